@@ -1,0 +1,218 @@
+"""Where a loss becomes an operator: CUDA tensors to Triton, others to the closed form; autograd; `torch.compile`.
+
+Three opaque operators, each over K terms (logits, label, weight):
+
+    fastgan::value              -> L
+    fastgan::gradient           -> scale * dL/dx_k
+    fastgan::value_and_gradient -> both, and the statistics, in one launch
+
+None saves anything or knows autograd. `_Value` and `_Gradient` are the differentiable pair above them: value forward,
+gradient backward (recomputed from the logits, the only thing saved), and for `create_graph=True` the gradient is itself
+differentiable, by the criterion's curvature. Forward-mode differentiation raises: neither has a jvp.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd import Function
+
+from fastgan import closed_form
+
+try:
+    from fastgan import kernels
+except ImportError:  # no Triton for this platform: the closed form runs everywhere
+    kernels = None
+
+BACKENDS = ("triton", "torch")
+
+
+def backend_for(device: torch.device) -> str:
+    """'triton' or 'torch' (the closed form): which one runs for tensors on `device`.
+
+    CUDA tensors go to Triton and others to the closed form, unless the environment variable FASTGAN_BACKEND says
+    otherwise. Triton runs on CPU tensors only where TRITON_INTERPRET=1 was set before fastgan was imported.
+    """
+    chosen = os.environ.get("FASTGAN_BACKEND") or ("triton" if device.type == "cuda" and kernels else "torch")
+    if chosen not in BACKENDS:
+        raise ValueError(f"FASTGAN_BACKEND: got {chosen!r}, expected 'triton' or 'torch'")
+    if chosen == "triton":
+        if kernels is None:
+            raise RuntimeError("FASTGAN_BACKEND: got 'triton', but Triton is not installed")
+        if device.type != "cuda" and not kernels.INTERPRETED:
+            raise RuntimeError(
+                f"FASTGAN_BACKEND: got 'triton' for tensors on {device.type}, expected CUDA tensors, "
+                "or TRITON_INTERPRET=1 in the environment before fastgan is imported"
+            )
+    return chosen
+
+
+def run(logits: Sequence[Tensor], labels, weights, criterion: str, n_real: int = 0, **kwargs):
+    """(loss, terms, grads), by whichever backend serves the logits' device. See `kernels.adversarial`."""
+    backend = kernels.adversarial if backend_for(logits[0].device) == "triton" else closed_form.terms
+    return backend(logits, labels, weights, criterion, n_real, **kwargs)
+
+
+# The operators. `Library.define` rather than `custom_op`: a quarter of the dispatch cost, and opaque all the same.
+
+_library = torch.library.Library("fastgan", "DEF")
+_library.define("value(Tensor[] logits, float[] labels, float[] weights, str criterion) -> Tensor")
+_library.define("gradient(Tensor[] logits, float[] labels, float[] weights, str criterion, Tensor scale) -> Tensor[]")
+_library.define(
+    "value_and_gradient(Tensor[] logits, float[] labels, float[] weights, str criterion, int n_real, Tensor? scale, "
+    "float factor) -> (Tensor, Tensor, Tensor[])"
+)
+
+
+def _value(logits, labels, weights, criterion):
+    return run(logits, labels, weights, criterion, value=True)[0]
+
+
+def _gradient(logits, labels, weights, criterion, scale):
+    return run(logits, labels, weights, criterion, value=False, gradient=True, scale=scale)[2]
+
+
+def _value_and_gradient(logits, labels, weights, criterion, n_real, scale, factor):
+    return run(
+        *(logits, labels, weights, criterion, n_real),
+        value=True,
+        statistics=True,
+        gradient=True,
+        scale=scale,
+        factor=factor,
+    )
+
+
+def _out(logits, shape):
+    dtype = torch.float64 if logits[0].dtype == torch.float64 else torch.float32
+    return logits[0].new_empty(shape, dtype=dtype)
+
+
+for _name, _implementation, _fake in (
+    ("value", _value, lambda logits, *_: _out(logits, ())),
+    ("gradient", _gradient, lambda logits, *_: [torch.empty_like(x) for x in logits]),
+    (
+        "value_and_gradient",
+        _value_and_gradient,
+        lambda logits, *_: (_out(logits, ()), _out(logits, (len(logits), 3)), [torch.empty_like(x) for x in logits]),
+    ),
+):
+    _library.impl(_name, _implementation, "CompositeExplicitAutograd")
+    torch.library.register_fake(f"fastgan::{_name}", _fake, lib=_library)
+
+
+def _traced(tensors: Sequence[Tensor]) -> bool:
+    """Whether somebody must see an operator here: a compiler, a dispatch mode, a transform, a tensor subclass.
+    Otherwise the implementation is called directly, which saves the dispatcher's time."""
+    return (
+        torch.compiler.is_compiling()
+        or torch._C._len_torch_dispatch_stack() > 0
+        or torch._C._are_functorch_transforms_active()
+        or any(type(x) is not Tensor and type(x) is not torch.nn.Parameter for x in tensors)
+    )
+
+
+class _Value(Function):
+    @staticmethod
+    def forward(labels, weights, criterion, *logits):
+        call = torch.ops.fastgan.value if _traced(logits) else _value
+        return call(logits, labels, weights, criterion)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.labels, ctx.weights, ctx.criterion, *logits = inputs
+        ctx.save_for_backward(*logits)
+
+    @staticmethod
+    def backward(ctx, grad_output):
+        wanted = [k for k, needed in enumerate(ctx.needs_input_grad[3:]) if needed]
+        logits = [ctx.saved_tensors[k] for k in wanted]
+        labels = tuple([ctx.labels[k] for k in wanted])
+        weights = tuple([ctx.weights[k] for k in wanted])
+        if torch.is_grad_enabled():  # create_graph=True
+            grads = _Gradient.apply(labels, weights, ctx.criterion, grad_output, *logits)
+        else:
+            call = torch.ops.fastgan.gradient if _traced(logits) else _gradient
+            grads = call(logits, labels, weights, ctx.criterion, grad_output)
+        result = [None] * len(ctx.needs_input_grad)
+        for k, grad in zip(wanted, grads):
+            result[3 + k] = grad
+        return tuple(result)
+
+    @staticmethod
+    def vmap(info, in_dims, labels, weights, criterion, *logits):
+        logits = _batched(info, in_dims[3:], logits)
+        return sum(w * _per_sample_value(x, y) for x, y, w in zip(logits, labels, weights)), 0
+
+
+class _Gradient(Function):
+    @staticmethod
+    def forward(labels, weights, criterion, grad_output, *logits):
+        call = torch.ops.fastgan.gradient if _traced([grad_output, *logits]) else _gradient
+        return tuple(call(logits, labels, weights, criterion, grad_output))
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.labels, ctx.weights, ctx.criterion, *tensors = inputs
+        ctx.save_for_backward(*tensors)
+
+    @staticmethod
+    def backward(ctx, *grads_of_grads):
+        grad_output, *logits = ctx.saved_tensors
+        of_output, of_logits = 0.0, []
+        for x, y, w, upstream in zip(logits, ctx.labels, ctx.weights, grads_of_grads):
+            wide, upstream = _wide(x), _wide(upstream) * (w / x.numel())
+            p = torch.sigmoid(wide)
+            of_output = of_output + (upstream * _slope(wide, y)).sum()
+            of_logits.append((grad_output * upstream * p * torch.sigmoid(-wide)).to(x.dtype))
+        return None, None, None, of_output, *of_logits
+
+    @staticmethod
+    def vmap(info, in_dims, labels, weights, criterion, grad_output, *logits):
+        if in_dims[3] is not None:
+            grad_output = grad_output.movedim(in_dims[3], 0)
+        logits = _batched(info, in_dims[4:], logits)
+        grads = []
+        for x, y, w in zip(logits, labels, weights):
+            scale = grad_output * (w / max(x[0].numel(), 1))
+            if scale.dim():
+                scale = scale.reshape(-1, *[1] * (x.dim() - 1))
+            grads.append((_slope(_wide(x), y) * scale).to(x.dtype))
+        return tuple(grads), (0,) * len(grads)
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x if x.dtype == torch.float64 else x.float()
+
+
+def _slope(x: Tensor, y: float) -> Tensor:
+    """sigmoid(x) - y, without cancellation for labels 0 and 1."""
+    return (1.0 - y) - torch.sigmoid(-x) if y >= 0.5 else torch.sigmoid(x) - y
+
+
+def _per_sample_value(x: Tensor, y: float) -> Tensor:
+    x = _wide(x).flatten(1) if x.dim() > 1 else _wide(x)[:, None]
+    return F.binary_cross_entropy_with_logits(x, torch.full_like(x, y), reduction="none").mean(1)
+
+
+def _batched(info, dims, tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Each tensor with the mapped dimension first."""
+    return [x.expand(info.batch_size, *x.shape) if dim is None else x.movedim(dim, 0) for x, dim in zip(tensors, dims)]
+
+
+def value(logits: Sequence[Tensor], labels, weights, criterion: str) -> Tensor:
+    """L, differentiable in the logits."""
+    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+        return _Value.apply(labels, weights, criterion, *logits)
+    # What `Function.apply` does when no transform is active, less its 12 us of signature binding.
+    return super(Function, _Value).apply(labels, weights, criterion, *logits)
+
+
+def value_and_gradient(logits: Sequence[Tensor], labels, weights, criterion: str, n_real: int, scale, factor):
+    """(L, terms, grads): no autograd, one launch."""
+    call = torch.ops.fastgan.value_and_gradient if _traced(logits) else _value_and_gradient
+    return call(logits, labels, weights, criterion, n_real, scale, factor)

@@ -1,0 +1,54 @@
+"""softplus and sigmoid, from one exponential, without cancellation.
+
+With e = exp(-|x|), which is in [0, 1] for every x:
+
+    softplus(x) = max(x, 0) + log1p(e)        sigmoid(-|x|) = e / (1 + e)
+
+In float32 both come from two special-function instructions, ex2 and rsqrt, and a cubic. Write q = rsqrt(1 + e) and
+v = e q. Then sigmoid(-|x|) = v q, and because e / sqrt(1 + e) = 2 sinh(log1p(e) / 2),
+
+    log1p(e) = 2 asinh(v / 2) = v P(v²),   v² in [0, 1/2]
+
+where the series of P falls by a factor of 8 a term: three coefficients reach 6e-8 relative, for every e > 0. (A
+polynomial in e itself takes eight for 1.5e-7, and log(1 + e) loses e altogether below 6e-8.)
+"""
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def widen(x, ACC: tl.constexpr):
+    """To the arithmetic dtype, exactly. bfloat16 is the upper half of a float32: as integers the compiler masks the odd
+    lanes of a 32-bit register in place, where its conversion instruction would extract and shift each one."""
+    if x.dtype == tl.bfloat16:
+        return (x.to(tl.uint16, bitcast=True).to(tl.uint32) << 16).to(tl.float32, bitcast=True)
+    return x.to(ACC)
+
+
+@triton.jit
+def exp_minus_abs(x):
+    """exp(-|x|) to 2 ulp for every x; exactly 0 for |x| >= 104, as float32 eager has it; NaN for NaN."""
+    if x.dtype == tl.float64:
+        return tl.exp(-tl.abs(x))
+    a = tl.minimum(tl.abs(x), 104.0, propagate_nan=tl.PropagateNan.ALL)  # keeps inf - inf out of the residual
+    t = a * -1.4426950408889634
+    e = tl.exp2(t)
+    # t is rounded, which alone is an error of up to |x| 2^-24 in e: put the residual -(a + t ln 2) back.
+    return e - e * tl.fma(t, 0.6931471805599453, a)
+
+
+@triton.jit
+def log1p_and_sigmoid(e):
+    """e = exp(-|x|) -> (log1p(e), sigmoid(-|x|))."""
+    w = 1.0 + e
+    if e.dtype == tl.float64:
+        d = w - 1.0  # Kahan's log1p: the rounding error of 1 + e cancels in log(w) / (w - 1)
+        log1p = tl.where(d == 0.0, e, tl.log(w) * (e / tl.where(d == 0.0, 1.0, d)))
+        return log1p, e / w
+    q = tl.rsqrt(w)
+    v = e * q
+    u = v * v
+    p = tl.fma(u, -0.00059656653, 0.00465945958)
+    p = tl.fma(p, u, -0.04166440675)
+    return v * tl.fma(p, u, 1.0), v * q

@@ -1,0 +1,42 @@
+"""Static metadata only: nothing is probed, compiled or downloaded at install time."""
+
+from pathlib import Path
+
+from setuptools import setup
+
+TRAIN = [
+    "matplotlib>=3.8",
+    "pillow>=10",
+    "scikit-learn>=1.4",
+    "tensorboard>=2.15",
+    "tqdm>=4.66",
+]
+BENCH = ["matplotlib>=3.8", "pytest>=8", "pytest-benchmark>=5", "tqdm>=4.66"]
+
+setup(
+    name="fastgan",
+    version="0.1.0",
+    description="Adversarial losses and GAN training steps in PyTorch: loss and gradients in one Triton launch",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    package_dir={"fastgan": "fastgan", "fastgan.kernels": "kernels"},
+    packages=["fastgan", "fastgan.kernels"],
+    install_requires=[
+        "torch>=2.10",
+        "triton>=3.6; platform_system == 'Linux'",
+        "numpy>=1.26",
+    ],
+    extras_require={
+        "train": TRAIN,
+        "bench": BENCH,
+        "test": [*TRAIN, *BENCH, "hypothesis>=6.100", "ruff>=0.8"],
+    },
+    entry_points={"console_scripts": ["fastgan = fastgan.cli:main"]},
+    classifiers=[
+        "Programming Language :: Python :: 3",
+        "Operating System :: POSIX :: Linux",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+)

@@ -1,0 +1,59 @@
+import os
+
+import torch
+
+CUDA = torch.cuda.is_available()
+if not CUDA:
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # the real kernels, on CPU tensors; before fastgan is imported
+
+import pytest  # noqa: E402
+
+RUNS = [("torch", "cpu")]  # (backend, device)
+if CUDA:
+    RUNS += [("triton", "cuda"), ("torch", "cuda")]
+elif os.environ["TRITON_INTERPRET"] == "1":
+    RUNS += [("triton", "cpu")]
+
+
+@pytest.fixture(params=RUNS, ids=lambda run: f"{run[0]}-{run[1]}")
+def device(request, monkeypatch):
+    """Runs a test once a backend, with that backend chosen; the value is the device its tensors go on."""
+    backend, device = request.param
+    monkeypatch.setenv("FASTGAN_BACKEND", backend)
+    return torch.device(device)
+
+
+@pytest.fixture
+def kernel_device(monkeypatch):
+    """The device where the Triton kernels run here, chosen as backend: the GPU, or the CPU through the interpreter."""
+    devices = [device for backend, device in RUNS if backend == "triton"]
+    if not devices:
+        pytest.skip("no GPU, and TRITON_INTERPRET is not 1")
+    monkeypatch.setenv("FASTGAN_BACKEND", "triton")
+    return torch.device(devices[0])
+
+
+@pytest.fixture
+def poisoned(monkeypatch):
+    """Fills what `torch.empty` and `torch.empty_like` return with NaN, so that an output nobody writes shows."""
+
+    def poison(function):
+        def allocate(*args, **kwargs):
+            out = function(*args, **kwargs)
+            return out.fill_(float("nan")) if out.is_floating_point() else out
+
+        return allocate
+
+    monkeypatch.setattr(torch, "empty", poison(torch.empty))
+    monkeypatch.setattr(torch, "empty_like", poison(torch.empty_like))
+
+
+def pytest_collection_modifyitems(config, items):
+    if not CUDA:
+        for item in items:
+            if "gpu" in item.keywords:
+                item.add_marker(pytest.mark.skip(reason="needs a CUDA device, and there is none"))
+    if not config.option.markexpr:
+        for item in items:
+            if "slow" in item.keywords:
+                item.add_marker(pytest.mark.skip(reason="slow; run apart with `pytest -m slow`"))
