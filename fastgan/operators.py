@@ -214,5 +214,6 @@ def value(logits: Sequence[Tensor], labels, weights, criterion: str) -> Tensor:
 
 def value_and_gradient(logits: Sequence[Tensor], labels, weights, criterion: str, n_real: int, scale, factor):
     """(L, terms, grads): no autograd, one launch."""
+    logits = [x.detach() for x in logits]
     call = torch.ops.fastgan.value_and_gradient if _traced(logits) else _value_and_gradient
     return call(logits, labels, weights, criterion, n_real, scale, factor)

@@ -7,7 +7,7 @@ import random
 
 import pytest
 import torch
-from oracle import DTYPES, LOSS_RTOL, assert_close, assert_loss, criterion, term
+from oracle import DTYPES, LOSS_RTOL, assert_close, assert_loss, criterion, term, ulp
 
 import fastgan
 
@@ -61,7 +61,7 @@ def test_discriminator_of_many_blocks(device, dtype, sizes):
 @pytest.mark.parametrize("magnitude", [8.0, 30.0, 60.0])
 @pytest.mark.parametrize("n", [1, 5000, 12000])
 def test_sure_logits(device, n, magnitude, sign):
-    """D sure and right on every logit (a loss of e^-|x|, all of it below float32's resolution of 1), or sure and wrong."""
+    """D sure and right on every logit (a loss of e^-|x|, lost where it is added to 1), or sure and wrong."""
     for dtype in (torch.float32, torch.float64):
         generator = torch.Generator().manual_seed(n)
         x = magnitude * (0.9 + 0.1 * torch.rand(n, generator=generator, dtype=torch.float64))
@@ -112,8 +112,10 @@ def test_labels_weight_and_scale(device, sizes, labels):
                     assert_close(got, want, dtype)
                 else:
                     parts = (torch.sigmoid(x.double()) + y) * weight * 3.7 / x.numel()
-                    rtol = {torch.float64: 1e-12, torch.float32: 1e-6}.get(dtype, torch.finfo(dtype).eps)
-                    assert ((got.double() - want).abs() <= rtol * parts).all()
+                    allowed = parts * (1e-12 if dtype == torch.float64 else 1e-6)
+                    if dtype in (torch.float16, torch.bfloat16):
+                        allowed += ulp(parts, dtype)
+                    assert ((got.double() - want).abs() <= allowed).all()
 
 
 def test_weights_of_half_are_halves(device):
@@ -234,24 +236,22 @@ def test_every_offset_and_nothing_outside_is_written(device, n):
         assert torch.equal(memory, before)
 
 
-def test_gradients_of_a_slice_stay_inside(kernel_device):
+def test_gradients_of_a_slice_stay_inside(kernel_device, monkeypatch):
     """The kernel writes exactly the gradient's elements, whatever lies beside them."""
     kernels = fastgan.operators.kernels
     for n in (100, 9000):
         memory = torch.full((n + 64,), 7.0, device=kernel_device)
         x = logits(n, 3.0, torch.float32, kernel_device)
-        like, memory_view = torch.empty_like, memory[32 : 32 + n]
-        torch.empty_like = lambda t: memory_view if t is x else like(t)
-        try:
+        inside = memory[32 : 32 + n]
+        with monkeypatch.context() as patch:
+            patch.setattr(torch, "empty_like", lambda _, inside=inside: inside)
             kernels.adversarial([x], (0.0,), (1.0,), "sigmoid_cross_entropy", 0, value=False, gradient=True)
-        finally:
-            torch.empty_like = like
         assert (memory[:32] == 7).all() and (memory[32 + n :] == 7).all()
-        assert_close(memory_view, term(x, 0.0)[1], torch.float32)
+        assert_close(inside, term(x, 0.0)[1], torch.float32)
 
 
 def test_program_order_does_not_matter(kernel_device, monkeypatch):
-    """The last program sums: whichever it is, the result is the same to the last bit, and the ticket is left at zero."""
+    """The last program sums: whichever it is, the result is the same to the last bit."""
     real, fake = (logits(n, 5.0, torch.float32, kernel_device) for n in (9000, 30000))
     results = [fastgan.discriminator_value_and_grad(real, fake)]
     if kernel_device.type == "cpu":
