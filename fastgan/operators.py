@@ -13,6 +13,7 @@ differentiable, by the criterion's curvature. Forward-mode differentiation raise
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Sequence
 
@@ -23,37 +24,45 @@ from torch.autograd import Function
 
 from fastgan import closed_form
 
-try:
-    from fastgan import kernels
-except ImportError:  # no Triton for this platform: the closed form runs everywhere
-    kernels = None
-
 BACKENDS = ("triton", "torch")
+
+
+@functools.cache
+def _kernels():
+    """`fastgan.kernels`, imported when first needed: Triton takes longer to import than the rest of this package. None
+    where there is no Triton: the closed form runs everywhere."""
+    try:
+        from fastgan import kernels
+    except ModuleNotFoundError as missing:
+        if missing.name != "triton":
+            raise
+        return None
+    return kernels
 
 
 def backend_for(device: torch.device) -> str:
     """'triton' or 'torch' (the closed form): which one runs for tensors on `device`.
 
     CUDA tensors go to Triton and others to the closed form, unless the environment variable FASTGAN_BACKEND says
-    otherwise. Triton runs on CPU tensors only where TRITON_INTERPRET=1 was set before fastgan was imported.
+    otherwise. Triton runs on CPU tensors only where TRITON_INTERPRET=1 was set before Triton was imported.
     """
-    chosen = os.environ.get("FASTGAN_BACKEND") or ("triton" if device.type == "cuda" and kernels else "torch")
+    chosen = os.environ.get("FASTGAN_BACKEND") or ("triton" if device.type == "cuda" and _kernels() else "torch")
     if chosen not in BACKENDS:
         raise ValueError(f"FASTGAN_BACKEND: got {chosen!r}, expected 'triton' or 'torch'")
     if chosen == "triton":
-        if kernels is None:
+        if _kernels() is None:
             raise RuntimeError("FASTGAN_BACKEND: got 'triton', but Triton is not installed")
-        if device.type != "cuda" and not kernels.INTERPRETED:
+        if device.type != "cuda" and not _kernels().INTERPRETED:
             raise RuntimeError(
                 f"FASTGAN_BACKEND: got 'triton' for tensors on {device.type}, expected CUDA tensors, "
-                "or TRITON_INTERPRET=1 in the environment before fastgan is imported"
+                "or TRITON_INTERPRET=1 in the environment of a new process"
             )
     return chosen
 
 
 def run(logits: Sequence[Tensor], labels, weights, criterion: str, n_real: int = 0, **kwargs):
     """(loss, terms, grads), by whichever backend serves the logits' device. See `kernels.adversarial`."""
-    backend = kernels.adversarial if backend_for(logits[0].device) == "triton" else closed_form.terms
+    backend = _kernels().adversarial if backend_for(logits[0].device) == "triton" else closed_form.terms
     return backend(logits, labels, weights, criterion, n_real, **kwargs)
 
 

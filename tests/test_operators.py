@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import fastgan
-from fastgan import operators
+from fastgan import kernels, operators
 
 CRITERION = "sigmoid_cross_entropy"
 
@@ -141,7 +141,7 @@ def test_autocast(device):
 @pytest.mark.parametrize("sizes", [(5, 7), (6000, 9000)], ids=str)
 def test_launches(kernel_device, sizes):
     """One launch for loss, statistics and both gradients; one forward and one backward for the drop-in."""
-    count = operators.kernels.launch_count
+    count = kernels.launch_count
     real, fake = (x.requires_grad_() for x in sides(kernel_device, *sizes))
     before = count()
     out = fastgan.discriminator_value_and_grad(real, fake, grad_scale=2.0)
