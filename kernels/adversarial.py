@@ -10,6 +10,7 @@ fixed order, so that a result is bit-identical from run to run. Small problems r
 from __future__ import annotations
 
 import functools
+import itertools
 import struct
 from collections.abc import Sequence
 
@@ -110,8 +111,8 @@ def adversarial_kernel(
     CRITERION: tl.constexpr,
     N_REAL: tl.constexpr,  # the first N_REAL terms are real data, the others generated
     SINGLE: tl.constexpr,  # one program does it all
-    MAX_PROGRAMS: tl.constexpr,
     BLOCK: tl.constexpr,
+    MAX_PROGRAMS: tl.constexpr,
 ):
     K: tl.constexpr = len(logits)
     GRAD: tl.constexpr = grads is not None
@@ -192,8 +193,8 @@ def adversarial_kernel(
 SINGLE_BELOW = 8192  # logits in all; below, one program is done before a ticket would be drawn
 
 
-def plan(sizes: Sequence[int], dtype: torch.dtype, processors: int) -> tuple[dict, tuple[int, ...]]:
-    """(launch configuration, ends): how many programs each term gets, in proportion to its tiles.
+def plan(sizes: Sequence[int], dtype: torch.dtype, processors: int) -> tuple[dict, dict, tuple[int, ...]]:
+    """(SINGLE and BLOCK, compiler options, ends): how many programs each term gets, in proportion to its tiles.
 
     A large problem gets as many programs as run at once: 5 of 128 threads on a multiprocessor at 96 registers a thread
     (4 at 128 for float64), the least at which no supported architecture spills. Each thread then has two 128-bit loads
@@ -203,18 +204,15 @@ def plan(sizes: Sequence[int], dtype: torch.dtype, processors: int) -> tuple[dic
     max_programs = min(MAX_PROGRAMS, (4 if double else 5) * processors)
     if sum(sizes) <= SINGLE_BELOW or max_programs < len(sizes):
         small = max(sizes) <= 1024
-        block = (512 if double else 1024) if small else (512 if double else 2048)
-        return dict(SINGLE=True, BLOCK=block, num_warps=4 if small else 8), (1,) * len(sizes)
-    config = dict(SINGLE=False, BLOCK=512 if double else 2048, num_warps=4, maxnreg=128 if double else 96)
-    tiles = [max(1, -(-n // config["BLOCK"])) for n in sizes]
+        block = 512 if double else 1024 if small else 2048
+        return dict(SINGLE=True, BLOCK=block), dict(num_warps=4 if small else 8), (1,) * len(sizes)
+    block = 512 if double else 2048
+    tiles = [max(1, -(-n // block)) for n in sizes]
     if sum(tiles) > max_programs:
         spare, all_tiles = max_programs - len(sizes), sum(tiles)
         tiles = [min(t, 1 + spare * t // all_tiles) for t in tiles]
-    ends, end = [], 0
-    for t in tiles:
-        end += t
-        ends.append(end)
-    return config, tuple(ends)
+    options = dict(num_warps=4, maxnreg=128 if double else 96)
+    return dict(SINGLE=False, BLOCK=block), options, tuple(itertools.accumulate(tiles))
 
 
 @functools.cache
@@ -272,23 +270,30 @@ def adversarial(
     double = dtype == torch.float64
     out_dtype = torch.float64 if double else torch.float32
     sizes = tuple([x.numel() for x in logits])
-    config, ends = plan(sizes, dtype, _processors(device))
+    shape, options, ends = plan(sizes, dtype, _processors(device))
 
     grads = [torch.empty_like(x) for x in logits] if gradient else None
     loss = torch.empty((), dtype=out_dtype, device=device) if value else None
     terms = torch.empty((len(logits), 3), dtype=out_dtype, device=device) if value and statistics else None
-    partials, counter = workspace(device) if value and not config["SINGLE"] else (None, None)
+    partials, counter = workspace(device) if value and not shape["SINGLE"] else (None, None)
 
     labels, labels_lo = _split(labels, double)
     weights, weights_lo = _split(weights, double)
+    (factor,), (factor_lo,) = _split((factor,), double)
     launch(
         adversarial_kernel,
         ends[-1],
         device,
         (
             *(tuple(logits), tuple(grads) if gradient else None, sizes, ends, labels, labels_lo, weights, weights_lo),
-            *(tuple([part[0] for part in _split((factor,), double)]), scale, loss, terms, partials, counter),
+            *((factor, factor_lo), scale, loss, terms, partials, counter),
         ),
-        dict(CRITERION=CRITERIA[criterion], N_REAL=n_real, MAX_PROGRAMS=MAX_PROGRAMS, **config),
+        dict(CRITERION=CRITERIA[criterion], N_REAL=n_real, **shape, MAX_PROGRAMS=MAX_PROGRAMS),
+        options,
+        key=(
+            *(criterion, n_real, dtype, None if scale is None else scale.dtype, value, statistics, gradient),
+            *(shape["SINGLE"], shape["BLOCK"], options["num_warps"], *[n > 2**31 - 1 for n in sizes]),
+        ),
+        given=tuple(logits) if scale is None else (*logits, scale),
     )
     return loss, terms, grads

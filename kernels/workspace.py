@@ -20,35 +20,40 @@ MAX_PROGRAMS = 1024
 _SLOTS = 4096  # captured launches before a memset node has to be recorded instead
 
 _eager: dict[tuple[torch.device, int], tuple[torch.Tensor, torch.Tensor]] = {}
-_captured: dict[torch.device, tuple[torch.Tensor, list[int]]] = {}
+_slots: dict[torch.device, tuple[torch.Tensor, list[int]]] = {}
 
 
 def workspace(device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
     """(partials: float64 of 3 * MAX_PROGRAMS, counter: int32 of 1, zero) for a launch enqueued now."""
-    if device.type != "cuda":  # the interpreter
-        return _of_stream(device, 0)
-    found = _of_stream(device, torch.cuda.current_stream(device).cuda_stream)
-    if not torch.cuda.is_current_stream_capturing():
-        return found
-    partials = torch.empty_like(found[0])
-    counters, free = _captured[device]
-    try:
-        slot = free.pop()  # atomic under several threads
-    except IndexError:
-        return partials, torch.zeros(1, dtype=torch.int32, device=device)
-    return partials, counters[slot : slot + 1]
+    if device.type != "cuda":
+        return _of_stream(device, 0)  # the interpreter
+    if torch.cuda.is_current_stream_capturing():
+        return _of_capture(device)
+    return _of_stream(device, torch.cuda.current_stream(device).cuda_stream)
 
 
 def _of_stream(device: torch.device, stream: int) -> tuple[torch.Tensor, torch.Tensor]:
-    key = (device, stream)
-    found = _eager.get(key)
+    found = _eager.get((device, stream))
     if found is None:
-        if device not in _captured:  # made with the first eager launch: a fill cannot be eager inside a capture
-            _captured.setdefault(device, (torch.zeros(_SLOTS, dtype=torch.int32, device=device), list(range(_SLOTS))))
-        partials = torch.empty(3 * MAX_PROGRAMS, dtype=torch.float64, device=device)
+        if device not in _slots:  # made now: inside a capture, the fill with zeros would be recorded and not done
+            counters = torch.zeros(4 * _SLOTS, dtype=torch.int32, device=device)
+            _slots.setdefault(device, (counters, list(range(0, 4 * _SLOTS, 4))))
         counter = torch.zeros(1, dtype=torch.int32, device=device)
-        found = _eager.setdefault(key, (partials, counter))
+        found = _eager.setdefault((device, stream), (_partials(device), counter))
     return found
+
+
+def _of_capture(device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    counters, free = _slots.get(device, (None, []))
+    try:
+        slot = free.pop()  # one operation, so two threads cannot get the same
+    except IndexError:
+        return _partials(device), torch.zeros(1, dtype=torch.int32, device=device)
+    return _partials(device), counters[slot : slot + 1]  # every fourth: 16-byte aligned, as the kernel takes it to be
+
+
+def _partials(device: torch.device) -> torch.Tensor:
+    return torch.empty(3 * MAX_PROGRAMS, dtype=torch.float64, device=device)
 
 
 def reset() -> None:

@@ -1,5 +1,7 @@
 """The operators under PyTorch's machinery: opcheck, compile, export, transforms, autocast; launches and allocations."""
 
+import importlib
+import inspect
 import threading
 
 import pytest
@@ -200,3 +202,19 @@ def test_reruns_are_bit_identical(device):
     for _ in range(10):
         again = fastgan.discriminator_value_and_grad(real, fake)
         assert torch.equal(again.terms, first.terms) and torch.equal(again.grad_real, first.grad_real)
+
+
+def test_launch_arguments_are_in_the_order_of_the_signature(kernel_device, monkeypatch):
+    """A compiled kernel is called with positions alone: arguments, then constants, as the kernel declares them."""
+    from fastgan.kernels import launch as module
+
+    recorded = []
+    adversarial = importlib.import_module("fastgan.kernels.adversarial")
+    monkeypatch.setattr(adversarial, "launch", lambda *args, **kwargs: recorded.append((args, kwargs)))
+    fastgan.discriminator_value_and_grad(*sides(kernel_device, 6000, 9000))
+    (kernel, programs, _, args, constants, options), kwargs = recorded[0]
+    names = [*inspect.signature(kernel.fn).parameters]
+    assert len(args) + len(constants) == len(names)
+    assert list(constants) == names[len(args) :]
+    assert programs == args[names.index("ends")][-1] > 1 and options["num_warps"] == 4
+    assert len(kwargs["given"]) == 2 and module.launch_count() >= 0

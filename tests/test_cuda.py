@@ -1,0 +1,221 @@
+"""What only a GPU can show: launches as the profiler counts them, no synchronisation, capture and replay, streams."""
+
+import pytest
+import torch
+from oracle import assert_close, assert_loss, term
+
+import fastgan
+from fastgan import kernels, operators
+
+pytestmark = pytest.mark.gpu
+SIZES = [(100, 128), (30_000, 40_000), (3_000_000, 2_000_001)]
+
+
+def sides(sizes, dtype=torch.float32, seed=0):
+    generator = torch.Generator("cuda").manual_seed(seed)
+    return [(3 * torch.randn(n, generator=generator, device="cuda")).to(dtype) for n in sizes]
+
+
+def training_path(real, fake):
+    out = fastgan.discriminator_value_and_grad(real, fake)
+    return [out.loss, out.terms, *out.grads]
+
+
+def drop_in(real, fake):
+    real, fake = real.detach().requires_grad_(), fake.detach().requires_grad_()
+    loss = fastgan.discriminator_loss(real, fake)
+    return [loss.detach(), *torch.autograd.grad(loss, [real, fake])]
+
+
+def test_cuda_tensors_go_to_triton():
+    assert operators.backend_for(torch.device("cuda")) == "triton"
+    assert operators.backend_for(torch.device("cpu")) == "torch"
+
+
+@pytest.mark.parametrize("sizes", SIZES, ids=str)
+@pytest.mark.parametrize(("path", "launches"), [(training_path, 1), (drop_in, 2)])
+def test_kernels_counted_by_the_profiler(path, launches, sizes):
+    inputs = sides(sizes)
+    grad_output = torch.ones((), device="cuda")
+    if path is drop_in:
+        real, fake = (x.requires_grad_() for x in inputs)
+
+        def path(real=real, fake=fake):
+            torch.autograd.grad(fastgan.discriminator_loss(real, fake), [real, fake], grad_output)
+
+        inputs = ()
+    path(*inputs)
+    torch.cuda.synchronize()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+        path(*inputs)
+        torch.cuda.synchronize()
+    names = [event.name for event in profile.events() if event.device_type == torch.autograd.DeviceType.CUDA]
+    assert len(names) == launches, names
+    assert all("adversarial_kernel" in name for name in names)
+
+
+@pytest.mark.parametrize("sizes", SIZES, ids=str)
+@pytest.mark.parametrize("path", [training_path, drop_in])
+def test_no_host_synchronisation(path, sizes):
+    inputs = sides(sizes)
+    scale = torch.tensor(3.0, device="cuda")
+    path(*inputs)
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        path(*inputs)
+        out = fastgan.discriminator_value_and_grad(*inputs, grad_scale=scale)
+        _ = out.loss_real, out.stats.error
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("sizes", SIZES, ids=str)
+@pytest.mark.parametrize("path", [training_path, drop_in])
+def test_capture_and_replay(path, sizes):
+    """Replayed on new data, a graph gives what an eager call gives, to the last bit, and again and again."""
+    static = sides(sizes)
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            path(*static)
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = path(*static)
+    for seed in range(1, 6):
+        fresh = sides(sizes, seed=seed)
+        for x, y in zip(static, fresh):
+            x.copy_(y)
+        graph.replay()
+        replayed = [x.clone() for x in captured]
+        for a, b in zip(replayed, path(*fresh)):
+            assert torch.equal(a, b)
+
+
+def test_a_graph_and_eager_launches_share_no_workspace():
+    """Replays on one stream beside eager launches on another, at once; two captured launches on parallel branches."""
+    static, eager_inputs = sides(SIZES[2]), sides(SIZES[2], seed=7)
+    training_path(*static)
+    torch.cuda.synchronize()
+    graph, branch = torch.cuda.CUDAGraph(), torch.cuda.Stream()
+    with torch.cuda.graph(graph):
+        branch.wait_stream(torch.cuda.current_stream())
+        first = training_path(*static)
+        with torch.cuda.stream(branch):
+            second = training_path(*static)
+        torch.cuda.current_stream().wait_stream(branch)
+    want, want_eager = training_path(*static), training_path(*eager_inputs)
+    other = torch.cuda.Stream()
+    torch.cuda.synchronize()
+    for _ in range(200):
+        graph.replay()
+        with torch.cuda.stream(other):
+            got = training_path(*eager_inputs)
+    torch.cuda.synchronize()
+    for a, b, c in zip(first, second, want):
+        assert torch.equal(a, c) and torch.equal(b, c)
+    for a, b in zip(got, want_eager):
+        assert torch.equal(a, b)
+
+
+def test_two_streams():
+    inputs = [sides((400_000, 300_000), seed=seed) for seed in range(2)]
+    want = [training_path(*x) for x in inputs]
+    streams = [torch.cuda.Stream() for _ in range(2)]
+    torch.cuda.synchronize()
+    results = []
+    for _ in range(300):
+        for stream, x in zip(streams, inputs):
+            with torch.cuda.stream(stream):
+                results.append(training_path(*x))
+    torch.cuda.synchronize()
+    for k, got in enumerate(results):
+        assert all(torch.equal(a, b) for a, b in zip(got, want[k % 2]))
+
+
+@pytest.mark.parametrize("sizes", SIZES[1:], ids=str)
+def test_ten_thousand_reruns_are_bit_identical(sizes):
+    inputs = sides(sizes)
+    want = training_path(*inputs)
+    differing = torch.zeros((), dtype=torch.long, device="cuda")
+    for _ in range(10_000):
+        for a, b in zip(training_path(*inputs), want):
+            differing += (a != b).any()
+    assert differing.item() == 0
+
+
+@pytest.mark.parametrize("sizes", SIZES, ids=str)
+def test_only_the_outputs_are_allocated(sizes):
+    inputs = sides(sizes)
+    training_path(*inputs)
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    out = training_path(*inputs)
+    rounded = sum(-(-x.numel() * x.element_size() // 512) * 512 for x in out)
+    assert torch.cuda.max_memory_allocated() - before <= rounded
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64], ids=str)
+def test_the_cached_launch_is_the_ordinary_launch(dtype, monkeypatch):
+    """Same bits either way; and a change of alignment, dtype or size class never reuses the wrong kernel."""
+    from fastgan.kernels import launch
+
+    for sizes in ((5, 7), (1000, 9000), (9001, 5)):
+        for offset in (0, 1):
+            real, fake = (x[offset:] for x in sides([n + offset for n in sizes], dtype))
+            results = []
+            for cached in (True, False):
+                monkeypatch.setattr(launch, "_CACHED", cached)
+                launch._compiled.clear()
+                results.append([training_path(real, fake) for _ in range(3)] + [drop_in(real, fake) for _ in range(2)])
+            for a, b in zip(*results):
+                assert all(torch.equal(x, y) for x, y in zip(a, b))
+            assert_close(results[0][0][2], term(real, 1.0)[1], dtype)
+    monkeypatch.setattr(launch, "_CACHED", True)
+
+
+def test_the_cached_launch_is_in_use():
+    from fastgan.kernels import launch
+
+    inputs = sides((50, 60))
+    training_path(*inputs)
+    assert (
+        (launch.triton.__version__[:3] in ("3.6", "3.7")) == launch._CACHED and bool(launch._compiled) == launch._CACHED
+    )
+
+
+def test_more_than_2_to_the_31_logits():
+    n = 2**31 + 4097
+    if torch.cuda.mem_get_info()[0] < 6 * n * 2:
+        pytest.skip("needs 26 GB of free device memory")
+    x = torch.full((n,), -1.0, dtype=torch.bfloat16, device="cuda")
+    x[-3:] = torch.tensor([2.0, -3.0, 4.0])
+    x[2**31 - 2 : 2**31 + 2] = torch.tensor([1.0, 2.0, 3.0, 4.0])
+    out = fastgan.generator_value_and_grad(x, "minimax", grad_scale=-float(n))
+    assert out.grad_fake.isfinite().all()
+    for window in (slice(0, 100), slice(2**31 - 100, 2**31 + 100), slice(n - 5000, n)):
+        assert_close(out.grad_fake[window], torch.sigmoid(x[window].double()), torch.bfloat16)
+    special = [1.0, 2.0, 3.0, 4.0, 2.0, -3.0, 4.0]
+    softplus = torch.nn.functional.softplus(torch.tensor([-1.0, *special], dtype=torch.float64))
+    want = (softplus[0] * (n - len(special)) + softplus[1:].sum()) / n
+    assert_loss(-out.loss, want, torch.bfloat16)
+
+
+def test_two_devices():
+    if torch.cuda.device_count() < 2:
+        pytest.skip("needs two GPUs")
+    for index in (1, 0):
+        real, fake = (x.to(f"cuda:{index}") for x in sides((9000, 7000)))
+        assert_close(fastgan.discriminator_value_and_grad(real, fake).grad_real, term(real, 1.0)[1], torch.float32)
+
+
+def test_reset_after_an_aborted_launch():
+    inputs = sides(SIZES[1])
+    want = training_path(*inputs)
+    _, counter = kernels.workspace.workspace(torch.device("cuda", torch.cuda.current_device()))
+    counter.fill_(3)  # what a killed launch leaves
+    kernels.reset_workspaces()
+    assert all(torch.equal(a, b) for a, b in zip(training_path(*inputs), want))
