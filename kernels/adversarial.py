@@ -55,12 +55,12 @@ def _tiles(
     for tile in range(first, full, stride):  # no mask: 128-bit accesses whatever n is
         offset = tile * BLOCK + lane
         x = widen(tl.load(x_ptr + offset), ACC)
-        value, slope = CRITERION(x, y, w)
-        if GRAD:
-            tl.store(g_ptr + offset, slope.to(g_ptr.dtype.element_ty))
-        values += _in_thread_sum(value, V)
         logits += _in_thread_sum(x, V)
         count += _in_thread_sum((x >= 0).to(tl.int32), V)
+        value, slope = CRITERION(x, y, w)
+        values += _in_thread_sum(value, V)
+        if GRAD:
+            tl.store(g_ptr + offset, slope.to(g_ptr.dtype.element_ty))
     tail = full * BLOCK
     if (tail < n) & (full % stride == first):  # the ragged tail belongs to one program
         inside = lane < n - tail  # not tail + lane < n: that sum can pass 2^31
@@ -92,12 +92,24 @@ def _write_term(terms, k, is_real: tl.constexpr, value, logit, count, n, weight)
     return loss
 
 
-@triton.jit(do_not_specialize=["sizes", "ends"])
+@triton.jit
+def _plain(v):
+    """Undoes `_odd`."""
+    return (v - 3) >> 1
+
+
+def _odd(v: int) -> int:
+    """An integer as the kernel takes it in a tuple, whose items Triton always specialises: a 1 would become a constant
+    of the compiled kernel and a multiple of 16 a kernel of its own. 2 v + 3 is neither, for any v >= 0."""
+    return 2 * v + 3
+
+
+@triton.jit
 def adversarial_kernel(
     logits,  # K pointers, one dtype: x_k, sizes[k] of them, dense
     grads,  # K pointers of the logits' dtype: where scale * dL/dx_k goes; or None
-    sizes,  # K ints
-    ends,  # K ints: programs [ends[k-1], ends[k]) own term k
+    sizes,  # K ints, each through `_odd`
+    ends,  # K ints, each through `_odd`: programs [ends[k-1], ends[k]) own term k
     labels,  # K floats, and what float32 dropped of them
     labels_lo,
     weights,  # K floats, and what float32 dropped of them
@@ -125,13 +137,14 @@ def adversarial_kernel(
         total = tl.zeros((), tl.float64)
         for k in tl.static_range(K):
             y = zero + labels[k] + labels_lo[k]
-            w = s * (zero + weights[k] + weights_lo[k]) / sizes[k].to(ACC)
+            n = _plain(sizes[k])
+            w = s * (zero + weights[k] + weights_lo[k]) / n.to(ACC)
             value, logit, count = _tiles(
-                logits[k], grads[k] if GRAD else logits[k], sizes[k], 0, 1, y, w, CRITERION, GRAD, BLOCK, ACC
+                logits[k], grads[k] if GRAD else logits[k], n, 0, 1, y, w, CRITERION, GRAD, BLOCK, ACC
             )
             if loss is not None:
                 weight = tl.zeros((), tl.float64) + weights[k] + weights_lo[k]
-                total += _write_term(terms, k, k < N_REAL, value, logit, count, sizes[k], weight)
+                total += _write_term(terms, k, k < N_REAL, value, logit, count, n, weight)
         if loss is not None:
             tl.store(loss, total.to(loss.dtype.element_ty))
     else:
@@ -140,19 +153,19 @@ def adversarial_kernel(
         pid = tl.program_id(0)
         x_ptr = logits[0]
         g_ptr = grads[0] if GRAD else logits[0]
-        n = sizes[0]
+        n = _plain(sizes[0])
         begin = pid * 0
-        end = ends[0]
+        end = _plain(ends[0])
         y = zero + labels[0] + labels_lo[0]
         w = zero + weights[0] + weights_lo[0]
         for k in tl.static_range(1, K):
-            mine = pid >= ends[k - 1]
+            mine = pid >= _plain(ends[k - 1])
             x_ptr = tl.where(mine, logits[k], x_ptr)
             if GRAD:
                 g_ptr = tl.where(mine, grads[k], g_ptr)
-            n = tl.where(mine, sizes[k], n)
-            begin = tl.where(mine, ends[k - 1], begin)
-            end = tl.where(mine, ends[k], end)
+            n = tl.where(mine, _plain(sizes[k]), n)
+            begin = tl.where(mine, _plain(ends[k - 1]), begin)
+            end = tl.where(mine, _plain(ends[k]), end)
             y = tl.where(mine, zero + labels[k] + labels_lo[k], y)
             w = tl.where(mine, zero + weights[k] + weights_lo[k], w)
         first = (pid - begin).to(n.dtype)
@@ -164,17 +177,17 @@ def adversarial_kernel(
             tl.store(partials + 2 * MAX_PROGRAMS + pid, count)
             tl.debug_barrier()  # Triton 3.6 puts none between a store and the atomic; needed if the stores are widened
             ticket = tl.atomic_add(counter, 1, sem="acq_rel", scope="gpu")
-            if ticket == ends[K - 1] - 1:  # the last program: every partial sum is visible
+            if ticket == _plain(ends[K - 1]) - 1:  # the last program: every partial sum is visible
                 i = tl.arange(0, MAX_PROGRAMS)
-                used = i < ends[K - 1]
+                used = i < _plain(ends[K - 1])
                 values = tl.load(partials + i, mask=used, other=0.0, cache_modifier=".cg")
                 logit_sums = tl.load(partials + MAX_PROGRAMS + i, mask=used, other=0.0, cache_modifier=".cg")
                 counts = tl.load(partials + 2 * MAX_PROGRAMS + i, mask=used, other=0.0, cache_modifier=".cg")
                 total = tl.zeros((), tl.float64)
                 for k in tl.static_range(K):
-                    own = i < ends[k]
+                    own = i < _plain(ends[k])
                     if k > 0:
-                        own = own & (i >= ends[k - 1])
+                        own = own & (i >= _plain(ends[k - 1]))
                     weight = tl.zeros((), tl.float64) + weights[k] + weights_lo[k]
                     total += _write_term(
                         terms,
@@ -183,7 +196,7 @@ def adversarial_kernel(
                         tl.sum(tl.where(own, values, 0.0), axis=0),
                         tl.sum(tl.where(own, logit_sums, 0.0), axis=0),
                         tl.sum(tl.where(own, counts, 0.0), axis=0),
-                        sizes[k],
+                        _plain(sizes[k]),
                         weight,
                     )
                 tl.store(loss, total.to(loss.dtype.element_ty))
@@ -277,22 +290,22 @@ def adversarial(
     terms = torch.empty((len(logits), 3), dtype=out_dtype, device=device) if value and statistics else None
     partials, counter = workspace(device) if value and not shape["SINGLE"] else (None, None)
 
-    labels, labels_lo = _split(labels, double)
-    weights, weights_lo = _split(weights, double)
-    (factor,), (factor_lo,) = _split((factor,), double)
+    (labels, labels_lo), (weights, weights_lo) = _split(labels, double), _split(weights, double)
+    odd_sizes, odd_ends = tuple([_odd(n) for n in sizes]), tuple([_odd(end) for end in ends])
     launch(
         adversarial_kernel,
         ends[-1],
         device,
         (
-            *(tuple(logits), tuple(grads) if gradient else None, sizes, ends, labels, labels_lo, weights, weights_lo),
-            *((factor, factor_lo), scale, loss, terms, partials, counter),
+            *(tuple(logits), tuple(grads) if gradient else None, odd_sizes, odd_ends),
+            *(labels, labels_lo, weights, weights_lo, tuple([part for (part,) in _split((factor,), double)]), scale),
+            *(loss, terms, partials, counter),
         ),
         dict(CRITERION=CRITERIA[criterion], N_REAL=n_real, **shape, MAX_PROGRAMS=MAX_PROGRAMS),
         options,
         key=(
             *(criterion, n_real, dtype, None if scale is None else scale.dtype, value, statistics, gradient),
-            *(shape["SINGLE"], shape["BLOCK"], options["num_warps"], *[n > 2**31 - 1 for n in sizes]),
+            *(shape["SINGLE"], shape["BLOCK"], options["num_warps"], *[n >= 2**31 for n in odd_sizes]),
         ),
         given=tuple(logits) if scale is None else (*logits, scale),
     )

@@ -30,15 +30,15 @@ MUTANTS = {
     ),
     "N of the other side, one program": (
         KERNEL,
-        "/ sizes[k].to(ACC)",
-        "/ sizes[0].to(ACC)",
+        "/ n.to(ACC)\n            value",
+        "/ _plain(sizes[0]).to(ACC)\n            value",
         "triton and discriminator",
         ACCURACY,
     ),
     "N of the other side": (
         KERNEL,
         "s * w / n.to(ACC)",
-        "s * w / sizes[0].to(ACC)",
+        "s * w / _plain(sizes[0]).to(ACC)",
         "triton and discriminator",
         ACCURACY,
     ),
@@ -46,7 +46,7 @@ MUTANTS = {
         *(
             KERNEL,
             "s * w / n.to(ACC)",
-            "s * w / (sizes[0] + sizes[K - 1]).to(ACC)",
+            "s * w / (_plain(sizes[0]) + _plain(sizes[K - 1])).to(ACC)",
             "triton and discriminator",
             ACCURACY,
         ),
@@ -70,8 +70,8 @@ MUTANTS = {
     ),
     "a program's sum left out": (
         KERNEL,
-        "used = i < ends[K - 1]",
-        "used = i < ends[K - 1] - 1",
+        "used = i < _plain(ends[K - 1])",
+        "used = i < _plain(ends[K - 1]) - 1",
         "triton and sure",
         ACCURACY,
     ),

@@ -1,0 +1,341 @@
+"""`python -m bench machine-code`: the kernels compiled for GPUs that are not here, and what the machine code says.
+
+The launcher is called as a training step calls it, with `launch` replaced by a recorder, so that the arguments, block
+sizes and warps are those it would really launch with. Each recorded launch is compiled ahead of time for sm_80, sm_90,
+sm_100 and gfx942 and disassembled with what the Triton wheel brings. No GPU is needed.
+
+Promises, for every launch:
+  loads and stores of full tiles are 128 bits wide    every target and dtype; on gfx942, whose warps have twice the
+                                                      threads, where a thread has 16 bytes of a tile
+  nothing spills                                      float32, bfloat16, float16
+  at most 26 instructions a logit in the tile loop    float32, bfloat16, float16 on sm_90, launches of many programs
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import importlib
+import multiprocessing
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from unittest import mock
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource, make_backend
+from triton.runtime.jit import create_function_from_signature
+
+from bench import environment
+from bench.contenders import DTYPES
+from bench.progress import progress
+
+TARGETS = {
+    "sm_80": GPUTarget("cuda", 80, 32),
+    "sm_90": GPUTarget("cuda", 90, 32),
+    "sm_100": GPUTarget("cuda", 100, 32),
+    "gfx942": GPUTarget("hip", "gfx942", 64),
+}
+MULTIPROCESSORS = {"sm_80": 108, "sm_90": 132, "sm_100": 148, "gfx942": 304}
+MOST_INSTRUCTIONS = 26.0
+TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
+# What is asked of the launcher: (name, logits of each side, value, gradient, scaled)
+CALLS = (
+    ("value_and_grad, 2 × 128", 128, True, True, False),
+    ("value_and_grad, 2 × 4096, scaled", 4096, True, True, True),
+    ("value_and_grad, 2 × 4194307", 2**22 + 3, True, True, False),  # no size known to be a multiple of anything
+    ("drop-in forward, 2 × 2^22", 2**22, True, False, False),
+    ("drop-in backward, 2 × 2^22", 2**22, False, True, True),
+)
+
+LEFT_OUT = {("float64", CALLS[1][0]), ("float64", CALLS[3][0])}  # slow to compile, and of few promises
+
+
+@dataclass(frozen=True)
+class Launch:
+    """A kernel with the arguments and options that the launcher gave it."""
+
+    name: str
+    dtype: str
+    kernel: object
+    grid: tuple
+    arguments: tuple
+    options: dict
+    key: tuple  # what the launcher thinks the binary depends on
+
+
+class Broken(Exception):
+    """The machine code could not be made or read."""
+
+
+class _Recorder:
+    """Stands in for a kernel: keeps what it would have been launched with."""
+
+    def __init__(self):
+        self.launches = []
+
+    def __getitem__(self, grid: tuple):
+        return lambda *arguments, **options: self.launches.append((grid, arguments, options))
+
+
+def recorded(
+    name: str,
+    dtype: str,
+    n: int | tuple[int, int],
+    value: bool,
+    gradient: bool,
+    scaled: bool,
+    target: str,
+) -> Launch:
+    """What `fastgan.kernels.adversarial` would launch for this call on such a GPU. n: logits of each side."""
+    module = importlib.import_module("fastgan.kernels.adversarial")
+    launching = importlib.import_module("fastgan.kernels.launch")
+    real_launch, found = module.launch, []
+
+    def launch(kernel, programs, device, *rest, **named):
+        recorder = _Recorder()
+        real_launch(recorder, programs, torch.device("cuda", 0), *rest, **named)
+        key = (*named["key"], *[x.data_ptr() % 16 == 0 for x in named["given"]])
+        found.extend(Launch(name, dtype, kernel, *launched, key) for launched in recorder.launches)
+
+    real, fake = (torch.empty(side, dtype=DTYPES[dtype]) for side in (n if isinstance(n, tuple) else (n, n)))
+    scale = torch.ones((), dtype=torch.float32) if scaled else None
+    with (
+        mock.patch.object(module, "launch", launch),
+        mock.patch.object(module, "_processors", lambda _: MULTIPROCESSORS[target]),
+        mock.patch.object(launching, "_compiled", {}),
+        mock.patch("torch.cuda.current_device", lambda: 0),
+    ):
+        module.adversarial(
+            [real, fake], (1.0, 0.0), (1.0, 1.0), "sigmoid_cross_entropy", 1,
+            value=value, statistics=value and gradient, gradient=gradient, scale=scale,
+        )  # fmt: skip
+    if len(found) != 1:
+        raise Broken(f"{name}: {len(found)} launches, expected 1")
+    return found[0]
+
+
+def specialised(launch: Launch, target: str) -> tuple[dict, dict, dict, dict]:
+    """(options, signature, constants, attributes) that Triton's just-in-time compiler makes of the arguments."""
+    backend = make_backend(TARGETS[target])
+    options = dict(launch.options)
+    if TARGETS[target].backend == "hip":
+        options.pop("maxnreg", None)
+    bind = create_function_from_signature(launch.kernel.signature, launch.kernel.params, backend)
+    bound, specialisation, rest = bind(*launch.arguments, **options)
+    parsed, signature, constants, attributes = launch.kernel._pack_args(backend, options, bound, specialisation, rest)
+    return parsed.__dict__, signature, constants, attributes
+
+
+def compiled(launch: Launch, target: str):
+    """The binary that this launch would run."""
+    options, signature, constants, attributes = specialised(launch, target)
+    source = ASTSource(fn=launch.kernel, signature=signature, constexprs=constants, attrs=attributes)
+    return triton.compile(source, target=TARGETS[target], options=options)
+
+
+def _tool(name: str, *arguments: str) -> str:
+    try:
+        return subprocess.run([str(TOOLS / name), *arguments], capture_output=True, text=True, timeout=60).stdout
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise Broken(f"{name} of the triton wheel did not run: {error}") from error
+
+
+def instructions(cubin: bytes) -> tuple[list[str], dict[str, int], str]:
+    """(instructions in order, {label: index of the instruction after it}, resource usage)."""
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        listing = _tool("nvdisasm", "-c", "-ndf", file.name) or _tool("cuobjdump", "-sass", file.name)
+        usage = _tool("cuobjdump", "-res-usage", file.name)
+    found, labels = [], {}
+    for line in listing.splitlines():
+        if label := re.match(r"\s*(\.L_?\w+):", line):
+            labels[label[1]] = len(found)
+        elif instruction := re.match(r"\s*/\*[0-9a-f]{4,}\*/\s+(.*?)\s*;", line):
+            found.append(instruction[1])
+    if not found:
+        raise Broken("nvdisasm listed no instructions")
+    return found, labels, usage
+
+
+def _opcode(instruction: str) -> str:
+    return re.sub(r"^@!?U?P\w+\s+", "", instruction).split()[0]
+
+
+def loops(code: list[str], labels: dict[str, int]) -> Iterator[list[str]]:
+    """Bodies of the innermost loops."""
+    spans = []
+    for i, instruction in enumerate(code):
+        if (branch := re.search(r"\bBRA\b.*`\((\.L_\w+)\)", instruction)) and branch[1] in labels:
+            begin = labels[branch[1]]
+            if begin < i - 1:  # `begin == i` is the trap after EXIT
+                spans.append((begin, i + 1))
+    for span in spans:
+        if not any(span[0] <= other[0] and other[1] <= span[1] and other != span for other in spans):
+            yield code[span[0] : span[1]]
+
+
+def nvidia(launch: Launch, binary) -> dict:
+    code, labels, usage = instructions(binary.asm["cubin"])
+    itemsize = DTYPES[launch.dtype].itemsize
+    row = {
+        key: int(re.search(rf"\b{name}:(\d+)", usage)[1]) for key, name in (("registers", "REG"), ("stack", "STACK"))
+    }
+    opcodes = [_opcode(i) for i in code]
+    row["spills"] = sum(op.split(".")[0] in ("LDL", "STL") for op in opcodes)
+    row["code"] = len(code)
+    row["atomics"] = sorted(set(re.findall(r"atom\.[\w.:]+", binary.asm["ptx"])))
+    row["tile_loops"] = []
+    for body in loops(code, labels):
+        opcodes = [_opcode(i) for i in body]
+        loads = [op for op in opcodes if op.startswith("LDG")]
+        stores = [op for op in opcodes if op.startswith("STG")]
+        if not loads:
+            continue
+        wide = sum(".128" in op for op in loads)
+        logits = wide * 16 // itemsize
+        row["tile_loops"].append(
+            {
+                "loads_128": wide,
+                "loads_narrow": len(loads) - wide,
+                "stores_128": sum(".128" in op for op in stores),
+                "stores_narrow": sum(".128" not in op for op in stores),
+                "instructions": len(body),
+                "spills": sum(op.split(".")[0] in ("LDL", "STL") for op in opcodes),
+                "special_function": sum(op.startswith("MUFU") for op in opcodes),
+                "instructions_a_logit": len(body) / (logits or 1),
+            }
+        )
+    return row
+
+
+def amd(launch: Launch, binary) -> dict:
+    text = binary.asm["amdgcn"]
+    names = {"registers": "vgpr_count", "stack": "private_segment_fixed_size", "spills": "vgpr_spill_count"}
+    row = {key: int(re.search(rf"\.{name}:\s+(\d+)", text)[1]) for key, name in names.items()}
+    row["code"] = len(re.findall(r"^\s+[svgb]\w*_\w+", text, re.M))
+    row["atomics"] = sorted(set(re.findall(r"(?:global|buffer|flat)_atomic_\w+", text)))
+    count = {
+        f"{kind}_128": len(re.findall(rf"(?:global|buffer|flat)_{kind[:-1]}_dwordx4\b", text))
+        for kind in ("loads", "stores")
+    }
+    row["tile_loops"] = [count | {"loads_narrow": None, "stores_narrow": None, "instructions_a_logit": None}]
+    return row
+
+
+def measure(launch: Launch, target: str) -> dict:
+    binary = compiled(launch, target)
+    row = {
+        "launch": launch.name,
+        "dtype": launch.dtype,
+        "target": target,
+        "programs": launch.grid[0],
+        "threads": binary.metadata.num_warps * TARGETS[target].warp_size,
+        "block": launch.options["BLOCK"],
+        "gradient": launch.arguments[launch.kernel.arg_names.index("grads")] is not None,
+    }
+    row |= (nvidia if TARGETS[target].backend == "cuda" else amd)(launch, binary)
+    row["broken"] = list(broken(row))
+    return row
+
+
+def broken(row: dict) -> Iterator[str]:
+    """The promises that this row breaks, one sentence each."""
+    double = row["dtype"] == "float64"
+    wide = row["target"] != "gfx942" or row["block"] // row["threads"] * DTYPES[row["dtype"]].itemsize >= 16
+    if not row["tile_loops"]:
+        yield "no tile loop found"
+    for loop in row["tile_loops"]:
+        if wide and (not loop["loads_128"] or loop["loads_narrow"]):
+            yield f"loads: {loop['loads_128']} of 128 bits, {loop['loads_narrow'] or 0} narrower"
+        if (
+            (wide or row["target"] != "gfx942")
+            and row["gradient"]
+            and (not loop["stores_128"] or loop["stores_narrow"])
+        ):
+            yield f"stores: {loop['stores_128']} of 128 bits, {loop['stores_narrow'] or 0} narrower"
+        if _counts(row) and loop["instructions_a_logit"] > MOST_INSTRUCTIONS:
+            yield f"{loop['instructions_a_logit']:.1f} instructions a logit, at most {MOST_INSTRUCTIONS:g}"
+    if not double and row["spills"]:
+        yield f"{row['spills']} spills"
+
+
+def _counts(row: dict) -> bool:
+    """Whether the number of instructions a logit is promised."""
+    return row["target"] == "sm_90" and row["dtype"] != "float64" and row["programs"] > 1
+
+
+def most_instructions(rows: list[dict]) -> float | None:
+    return max(
+        (tile["instructions_a_logit"] for row in rows if _counts(row) for tile in row["tile_loops"]), default=None
+    )
+
+
+def table(rows: list[dict]) -> str:
+    head = (
+        "launch",
+        "dtype",
+        "target",
+        "BLOCK/threads",
+        "registers",
+        "stack",
+        "spills",
+        "128-bit ld/st",
+        "instr/logit",
+        "",
+    )
+    lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
+    for row in rows:
+        tiles = row["tile_loops"]
+        wide = ", ".join(f"{loop['loads_128']}/{loop['stores_128']}" for loop in tiles)
+        each = [loop["instructions_a_logit"] for loop in tiles if loop["instructions_a_logit"] is not None]
+        cells = (
+            *(row["launch"], row["dtype"], row["target"], f"{row['block']}/{row['threads']}"),
+            *(row["registers"], row["stack"], row["spills"], wide, f"{max(each):.1f}" if each else ""),
+            "; ".join(row["broken"]) or "kept",
+        )
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    return "\n".join(lines)
+
+
+def _builds(target: str, dtype: str) -> list[dict]:
+    calls = [call for call in CALLS if (dtype, call[0]) not in LEFT_OUT]
+    return [measure(recorded(name, dtype, *arguments, target), target) for name, *arguments in calls]
+
+
+def rows(targets: Sequence[str], jobs: int) -> list[dict]:
+    """One row a build. Triton compiles on one thread, so `jobs` processes share the work."""
+    work = [(target, dtype) for target in targets for dtype in DTYPES]
+    jobs = min(jobs, len(work))
+    if jobs == 1:
+        return [row for item in progress(work, "machine code") for row in _builds(*item)]
+    with concurrent.futures.ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
+        futures = [pool.submit(_builds, *item) for item in work]
+        return [row for future in progress(futures, "machine code") for row in future.result()]
+
+
+def run(targets: str | None, path: Path | None, jobs: int | None = None) -> int:
+    chosen = targets.split(",") if targets else list(TARGETS)
+    if unknown := [name for name in chosen if name not in TARGETS]:
+        print(
+            f"python -m bench machine-code: target {unknown[0]!r}: expected one of {', '.join(TARGETS)}",
+            file=sys.stderr,
+        )
+        return 2
+    found = rows(chosen, jobs or os.cpu_count() or 1)
+    failed = [row for row in found if row["broken"]]
+    if path is not None:
+        header = environment.describe("cpu")
+        environment.write_json(path, {"environment": header, "rows": found, "broken": len(failed)})
+    print(table(found))
+    if (most := most_instructions(found)) is not None:
+        print(f"\nsm_90: at most {most:.1f} instructions a logit, {MOST_INSTRUCTIONS:g} promised")
+    print(f"{len(found) - len(failed)} of {len(found)} builds keep every promise")
+    return 1 if failed else 0

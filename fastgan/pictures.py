@@ -1,0 +1,111 @@
+"""Sample grids, scatter plots and training curves, as PNG bytes: whoever asks decides where they go."""
+
+from __future__ import annotations
+
+import io
+import math
+
+import numpy as np
+from torch import Tensor
+
+from fastgan.data import needs
+
+LN2 = math.log(2)
+
+
+def image_grid(images: Tensor, columns: int | None = None, min_side: int = 32) -> bytes:
+    """uint8 images (N, C, H, W), C 1 or 3, side by side from the top left, row by row; a PNG.
+
+    columns: None makes it as square as it can. Images below `min_side` pixels are enlarged by a whole factor, each
+    pixel to a square, so that a grid of 8x8 digits can be looked at."""
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise ImportError(needs("pillow")) from error
+    n, c, h, w = images.shape
+    columns = columns or math.ceil(math.sqrt(n))
+    rows, zoom, gap = math.ceil(n / columns), max(1, math.ceil(min_side / min(h, w))), 2
+    tiles = images.cpu().numpy().transpose(0, 2, 3, 1).repeat(zoom, axis=1).repeat(zoom, axis=2)
+    h, w = h * zoom, w * zoom
+    grid = np.full((rows * (h + gap) + gap, columns * (w + gap) + gap, c), 128, np.uint8)
+    for i, tile in enumerate(tiles):
+        top, left = gap + i // columns * (h + gap), gap + i % columns * (w + gap)
+        grid[top : top + h, left : left + w] = tile
+    out = io.BytesIO()
+    Image.fromarray(grid[..., 0] if c == 1 else grid).save(out, "png")
+    return out.getvalue()
+
+
+def scatter(points: Tensor, real: Tensor | None = None) -> bytes:
+    """Generated points (N, d) over real ones (M, d), in the first two coordinates, or histograms for d = 1; a PNG."""
+    figure, save = _figure(5, 5)
+    axes = figure.subplots()
+    sides = [("real", real, "0.6"), ("generated", points, "tab:red")]
+    for label, side, colour in sides:
+        if side is None:
+            continue
+        side = side.cpu().numpy()
+        if side.shape[1] == 1:
+            axes.hist(side[:, 0], bins=80, density=True, color=colour, alpha=0.6, label=label)
+        else:
+            axes.scatter(side[:, 0], side[:, 1], s=3, color=colour, alpha=0.6, label=label, linewidths=0)
+    if points.shape[1] > 1:
+        axes.set(xlabel="first coordinate", ylabel="second coordinate")
+        axes.set_aspect("equal", "datalim")
+    else:
+        axes.set(xlabel="x", ylabel="density")
+    axes.legend(loc="upper right", markerscale=3)
+    return save()
+
+
+def curves(records: list[dict], cross_entropy: bool = True) -> bytes:
+    """Losses of D and G and D's expected error over the steps, from the records of `metrics.jsonl`; a PNG.
+
+    Every record is drawn pale, their running mean over a fiftieth of the run strong. cross_entropy marks ln 2, the
+    loss of either network where D cannot tell (in halves, and for the generator's non-saturating loss)."""
+    figure, save = _figure(8, 6)
+    top, bottom = figure.subplots(2, 1, sharex=True)
+    step = np.array([r["step"] for r in records])
+    for axes, key, label, colour in (
+        (top, "loss_d", "discriminator", "tab:blue"),
+        (top, "loss_g", "generator", "tab:orange"),
+        (bottom, "error", "expected error of D", "tab:green"),
+    ):
+        value = np.array([r[key] for r in records], dtype=float)
+        axes.plot(step, value, color=colour, alpha=0.25, linewidth=0.8)
+        axes.plot(step, _running_mean(value, max(1, len(value) // 50)), color=colour, label=label)
+    if cross_entropy:
+        top.axhline(LN2, color="0.4", linestyle=":", label="ln 2")
+    bottom.axhline(0.5, color="0.4", linestyle=":", label="1/2: D cannot tell")
+    top.set(ylabel="loss (nats)" if cross_entropy else "loss")
+    bottom.set(xlabel="step", ylabel="share judged wrongly", ylim=(0, 0.75))
+    for axes in (top, bottom):
+        axes.legend(loc="upper right", ncols=3)
+        axes.grid(alpha=0.2)
+    return save()
+
+
+def _running_mean(value: np.ndarray, window: int) -> np.ndarray:
+    """The mean of the last `window` values, of fewer at the beginning."""
+    total = np.concatenate([[0.0], np.cumsum(value)])
+    last = np.arange(1, len(value) + 1)
+    first = np.maximum(last - window, 0)
+    return (total[last] - total[first]) / (last - first)
+
+
+def _figure(width: float, height: float):
+    """A figure without pyplot, which would keep it alive and look for a display, and a function that gives its PNG."""
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError(needs("matplotlib")) from error
+    figure = Figure(figsize=(width, height), dpi=110, layout="constrained")
+    FigureCanvasAgg(figure)
+
+    def save() -> bytes:
+        out = io.BytesIO()
+        figure.savefig(out, format="png")
+        return out.getvalue()
+
+    return figure, save

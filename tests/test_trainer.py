@@ -1,0 +1,353 @@
+"""The training step, exact resume, and checkpoints that cannot be used."""
+
+import math
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from fastgan import reference
+from fastgan.networks import build, mlp
+from fastgan.trainer import GANTrainer, read_checkpoint, to_numbers, write_atomically
+
+DATA = torch.randn(200, 2, generator=torch.Generator().manual_seed(1)) * torch.tensor([1.0, 0.3])
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Networks this small are slower with more, many times so beside other work."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def make(seed=0, dropout=0.0, **options):
+    torch.manual_seed(seed)
+    generator = nn.Sequential(mlp(4, 16, 16, 1), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(dropout), nn.Linear(16, 2))
+    return GANTrainer(generator, mlp(2, 1, 16, 2), latent_dim=4, seed=seed, **options)
+
+
+def state(trainer):
+    """Every tensor that training changes."""
+    found = {"random": trainer.random.get_state(), "torch": torch.get_rng_state()}
+    for name, part in trainer._parts().items():
+        values = part.state_dict()
+        if name.startswith("optimizer"):
+            values = {f"{i}.{k}": v for i, one in values["state"].items() for k, v in one.items()}
+        found |= {f"{name}.{k}": v.clone() for k, v in values.items()}
+    return found
+
+
+def assert_same(a, b):
+    assert a.keys() == b.keys()
+    different = [k for k in a if not torch.equal(a[k], b[k])]
+    assert not different
+
+
+@pytest.mark.parametrize("objective", ["nonsaturating", "minimax"])
+@pytest.mark.parametrize("r1", [0.0, 0.7])
+def test_step_is_the_textbook_step(objective, r1):
+    """Against losses with a graph, `.backward()` and two optimizers, as a GAN author writes them."""
+    ours, plain = make(objective=objective, r1=r1), make(objective=objective, r1=r1)
+    real = DATA[:32]
+    for _ in range(5):
+        got = to_numbers(ours.step(real))
+
+        fake = plain.generator(plain.latent(32)).detach()
+        x = real.clone().requires_grad_()
+        real_logits, fake_logits = plain.discriminator(x), plain.discriminator(fake)
+        loss_d = reference.discriminator_loss(real_logits, fake_logits, objective, weight=0.5)
+        (slope,) = torch.autograd.grad(real_logits.sum(), x, create_graph=True)
+        penalty = r1 / 2 * (slope**2).sum(dim=1).mean()
+        plain.optimizer_d.zero_grad()
+        (loss_d + penalty).backward()
+        plain.optimizer_d.step()
+        wrong = (real_logits < 0).double().mean() / 2 + (fake_logits >= 0).double().mean() / 2
+
+        loss_g = reference.generator_loss(plain.discriminator(plain.generator(plain.latent(32))), objective)
+        plain.optimizer_g.zero_grad()
+        loss_g.backward()
+        plain.optimizer_g.step()
+
+        expected = {
+            "loss_d": loss_d, "loss_g": loss_g, "error": wrong, "r1": penalty,
+            "real_logit": real_logits.mean(), "fake_logit": fake_logits.mean(),
+        }  # fmt: skip
+        assert got == pytest.approx({k: v.item() for k, v in expected.items()}, rel=1e-4, abs=1e-6)
+    for (name, a), b in zip(ours.generator.named_parameters(), plain.generator.parameters()):
+        if name != "0.2.bias":  # before the batch norm: its gradient is rounding error, which Adam brings to full size
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+    for a, b in zip(ours.discriminator.parameters(), plain.discriminator.parameters()):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_the_generator_step_leaves_no_gradient_in_the_discriminator():
+    trainer = make()
+    seen = {}
+    step_d, step_g = trainer.optimizer_d.step, trainer.optimizer_g.step
+
+    def after_d():
+        seen["d"] = [p.grad.clone() for p in trainer.discriminator.parameters()]
+        step_d()
+
+    def before_g():
+        assert not any(p.requires_grad for p in trainer.discriminator.parameters())
+        assert all(torch.equal(p.grad, g) for p, g in zip(trainer.discriminator.parameters(), seen["d"]))
+        seen["weights"] = [p.clone() for p in trainer.discriminator.parameters()]
+        step_g()
+
+    trainer.optimizer_d.step, trainer.optimizer_g.step = after_d, before_g
+    trainer.step(DATA[:16])
+    assert all(torch.equal(p, w) for p, w in zip(trainer.discriminator.parameters(), seen["weights"]))
+
+
+def test_values_hang_on_no_graph():
+    values = make().step(DATA[:16])
+    assert all(v.ndim == 0 and not v.requires_grad for v in values.values())
+
+
+def test_r1_of_a_linear_discriminator_is_gamma_half_w_squared():
+    torch.manual_seed(0)
+    discriminator = nn.Linear(2, 1)
+    expected = 0.7 / 2 * discriminator.weight.square().sum().item()
+    trainer = GANTrainer(nn.Linear(4, 2), discriminator, latent_dim=4, r1=0.7)
+    assert trainer.step(DATA[:16])["r1"].item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_lazy_r1_takes_every_nth_step_and_weighs_it_n_times():
+    lazy, eager = make(r1=0.5, r1_every=3), make(r1=0.5)
+    penalties = [lazy.step(DATA[:16])["r1"].item() for _ in range(7)]
+    assert [p > 0 for p in penalties] == [True, False, False, True, False, False, True]
+    assert penalties[0] == pytest.approx(3 * eager.step(DATA[:16])["r1"].item(), rel=1e-6)
+
+
+def test_logits_of_any_shape():
+    """A patch discriminator: many logits an image."""
+    torch.manual_seed(0)
+    generator, _ = build((1, 8, 8), 4, 4)
+    trainer = GANTrainer(generator, nn.Conv2d(1, 1, 3, stride=2), latent_dim=4)
+    history = trainer.fit(torch.randint(0, 256, (40, 1, 8, 8), dtype=torch.uint8), steps=4, batch=8, log_every=2)
+    assert [record["step"] for record in history] == [2, 4]
+    assert all(math.isfinite(v) for record in history for v in record.values())
+
+
+def test_average_of_the_weights():
+    """Against its recurrence, in float64."""
+    trainer = make(ema_decay=0.9)
+    first = [p.detach().double().clone() for p in trainer.generator.parameters()]
+    average = first
+    for t in range(120):
+        trainer.step(DATA[:16])
+        decay = min(0.9, (t + 1) / (t + 10))
+        average = [
+            decay * a + (1 - decay) * p.detach().double() for a, p in zip(average, trainer.generator.parameters())
+        ]
+    for a, b in zip(trainer.ema.parameters(), average):
+        torch.testing.assert_close(a.double(), b, rtol=1e-4, atol=1e-6)
+    moved = [not torch.equal(a.double(), f) for a, f in zip(trainer.ema.parameters(), first)]
+    assert all(moved)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_resume_is_exact(tmp_path, dropout):
+    straight = make(dropout=dropout)
+    torch.manual_seed(5)
+    history = straight.fit(DATA, steps=100, batch=16, log_every=10)
+    expected = state(straight)
+
+    first = make(dropout=dropout)
+    torch.manual_seed(5)
+    one = first.fit(DATA, steps=50, batch=16, log_every=10)
+    first.save(tmp_path / "half.pt")
+    second = make(dropout=dropout, seed=0)
+    second.fit(DATA, steps=7, batch=16)  # what it did before must not matter
+    second.load(tmp_path / "half.pt")
+    two = second.fit(DATA, steps=50, batch=16, log_every=10)
+    assert one + two == history
+    assert_same(state(second), expected)
+    assert torch.equal(second.sample(9, seed=3), straight.sample(9, seed=3))
+
+
+def test_resume_in_another_process_is_exact(tmp_path):
+    straight = make()
+    straight.fit(DATA, steps=60, batch=16)
+    half = make()
+    half.fit(DATA, steps=30, batch=16)
+    half.save(tmp_path / "half.pt")
+    code = (
+        "from tests.test_trainer import *; import sys; trainer = make(); trainer.load(sys.argv[1]);"
+        "trainer.fit(DATA, steps=30, batch=16); trainer.save(sys.argv[2])"
+    )
+    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    files = [str(tmp_path / "half.pt"), str(tmp_path / "whole.pt")]
+    threads = {"OMP_NUM_THREADS": "1"}
+    subprocess.run([sys.executable, "-c", code, *files], check=True, cwd=root, env={**os.environ, **threads})
+    resumed = make()
+    resumed.load(files[1])
+    a, b = state(resumed), state(straight)
+    del a["torch"], b["torch"]
+    assert_same(a, b)
+
+
+def test_seeds_and_sampling():
+    a, b, c = make(), make(), make(seed=1)
+    assert to_numbers(a.step(DATA[:16])) == to_numbers(b.step(DATA[:16])) != to_numbers(c.step(DATA[:16]))
+    samples = a.sample(300, seed=4)
+    before = state(a)
+    assert torch.equal(samples, a.sample(300, seed=4))
+    assert not torch.equal(samples, a.sample(300, seed=5))
+    assert_same(state(a), before)
+    assert samples.shape == (300, 2)
+    assert not samples.requires_grad
+
+
+def test_training_learns():
+    torch.manual_seed(0)
+    trainer = GANTrainer(mlp(4, 2, 32, 2), mlp(2, 1, 32, 2), latent_dim=4, r1=0.1)
+    data = DATA + torch.tensor([2.0, -1.0])
+    before = (trainer.sample(1000).mean(0) - data.mean(0)).norm()
+    trainer.fit(data, steps=600, batch=64)
+    samples = trainer.sample(1000)
+    assert before > 1.5
+    assert (samples.mean(0) - data.mean(0)).norm() < 0.25
+    torch.testing.assert_close(samples.std(0), data.std(0), rtol=0.35, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"objective": "wgan-gpx"}, "objective: got 'wgan-gpx', expected"),
+        ({"lr": 0.0}, "lr: got 0.0"),
+        ({"lr": math.nan}, "lr: got nan"),
+        ({"r1": -1.0}, "r1: got -1.0"),
+        ({"r1_every": 0}, "r1_every: got 0"),
+        ({"ema_decay": 1.5}, "ema_decay: got 1.5"),
+    ],
+)
+def test_bad_arguments(options, message):
+    with pytest.raises(ValueError, match=message):
+        make(**options)
+
+
+def test_more_bad_arguments():
+    with pytest.raises(ValueError, match="generator: got a module without parameters"):
+        GANTrainer(nn.Identity(), mlp(2, 1))
+    for name in ("steps", "batch", "log_every"):
+        with pytest.raises(ValueError, match=f"{name}: got 0, expected at least 1"):
+            make().fit(DATA, **{"steps": 1, "batch": 1, "log_every": 1} | {name: 0})
+    with pytest.raises(ValueError, match="count: got 0"):
+        make().sample(0)
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    trainer = make()
+    trainer.fit(DATA, steps=2, batch=8)
+    trainer.save(tmp_path / "checkpoint.pt")
+    return tmp_path / "checkpoint.pt"
+
+
+def test_checkpoint_cut_short_anywhere(checkpoint):
+    whole = checkpoint.read_bytes()
+    trainer = make()
+    before = state(trainer)
+    for size in (0, 1, 4, 100, len(whole) // 2, len(whole) - 100, len(whole) - 1):
+        checkpoint.write_bytes(whole[:size])
+        with pytest.raises(ValueError, match=r"checkpoint.pt: is cut short or damaged") as raised:
+            trainer.load(checkpoint)
+        assert "\n" not in str(raised.value)
+    assert_same(state(trainer), before)
+
+
+def test_no_checkpoint(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"nothing.pt: there is no such checkpoint"):
+        make().load(tmp_path / "nothing.pt")
+    torch.save({"weights": torch.zeros(3)}, tmp_path / "other.pt")
+    with pytest.raises(ValueError, match=r"other.pt: is no checkpoint of fastgan"):
+        make().load(tmp_path / "other.pt")
+
+
+def test_a_checkpoint_can_run_no_code(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "made"),)
+
+    torch.save({"format": 1, "evil": Evil()}, tmp_path / "evil.pt")
+    with pytest.raises(ValueError, match=r"evil.pt"):
+        read_checkpoint(tmp_path / "evil.pt")
+    assert not (tmp_path / "made").exists()
+
+
+def test_checkpoint_of_another_network_changes_nothing(checkpoint):
+    torch.manual_seed(0)
+    generator = make().generator
+    other = GANTrainer(generator, mlp(2, 1, 24, 2), latent_dim=4)
+    before = state(other)
+    with pytest.raises(
+        ValueError, match=r"is of another discriminator: 0.bias is \(16,\) in the file, expected \(24,\)"
+    ):
+        other.load(checkpoint)
+    assert_same(state(other), before)
+    with pytest.raises(ValueError, match=r"another discriminator: 4.bias is \(1,\) in the file, expected \(16,\)"):
+        GANTrainer(generator, mlp(2, 1, 16, 3), latent_dim=4).load(checkpoint)
+
+
+def test_checkpoint_of_other_settings_names_them(checkpoint):
+    with pytest.raises(ValueError, match=r"was trained with lr 0.002 and not 0.001, r1 0.5 and not 0.1"):
+        make(lr=1e-3, r1=0.1).load(checkpoint)
+
+
+def test_write_atomically_keeps_the_old_file(tmp_path):
+    path = tmp_path / "file"
+    write_atomically(path, lambda file: file.write(b"old"))
+
+    def fail(file):
+        file.write(b"half")
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match=r"cannot write .*file: No space left on device"):
+        write_atomically(path, fail)
+    assert path.read_bytes() == b"old"
+    assert [item.name for item in tmp_path.iterdir()] == ["file"]
+
+
+def test_training_imports_nothing_heavy():
+    code = (
+        "import sys, torch; before = set(sys.modules); import fastgan.trainer;"
+        "heavy = {'matplotlib', 'PIL', 'sklearn', 'tensorboard', 'tqdm', 'torchvision'};"
+        "sys.exit(', '.join(heavy & set(sys.modules) - before) or 0)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.gpu
+def test_a_step_does_not_wait_for_the_gpu():
+    torch.manual_seed(0)
+    generator, discriminator = build((1, 16, 16), 16, 8)
+    trainer = GANTrainer(generator, discriminator, latent_dim=16, device="cuda", r1_every=2)
+    data = torch.randint(0, 256, (100, 1, 16, 16), dtype=torch.uint8, device="cuda")
+    for _ in range(4):  # compiles the kernel, and fills Adam's state
+        trainer.step(trainer.draw(data, 32))
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _ in range(4):
+            values = trainer.step(trainer.draw(data, 32))
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert all(math.isfinite(v) for v in to_numbers(values).values())
+
+
+@pytest.mark.gpu
+def test_resume_on_the_gpu_goes_on(tmp_path):
+    torch.manual_seed(0)
+    trainer = GANTrainer(mlp(4, 2, 16, 1), mlp(2, 1, 16, 1), latent_dim=4, device="cuda")
+    trainer.fit(DATA, steps=20, batch=16)
+    trainer.save(tmp_path / "a.pt")
+    once = trainer.fit(DATA, steps=5, batch=16)
+    trainer.load(tmp_path / "a.pt")
+    assert trainer.fit(DATA, steps=5, batch=16) == once
