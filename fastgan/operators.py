@@ -25,6 +25,7 @@ from torch.autograd import Function
 from fastgan import closed_form
 
 BACKENDS = ("triton", "torch")
+chosen = os.environ.get("FASTGAN_BACKEND") or None  # read once: a look into the environment costs 2 us a call
 
 
 @functools.cache
@@ -43,13 +44,14 @@ def _kernels():
 def backend_for(device: torch.device) -> str:
     """'triton' or 'torch' (the closed form): which one runs for tensors on `device`.
 
-    CUDA tensors go to Triton and others to the closed form, unless the environment variable FASTGAN_BACKEND says
-    otherwise. Triton runs on CPU tensors only where TRITON_INTERPRET=1 was set before Triton was imported.
+    CUDA tensors go to Triton and others to the closed form, unless the environment variable FASTGAN_BACKEND said
+    otherwise when fastgan was imported. Triton runs on CPU tensors only where TRITON_INTERPRET=1 was set before Triton
+    was imported.
     """
-    chosen = os.environ.get("FASTGAN_BACKEND") or ("triton" if device.type == "cuda" and _kernels() else "torch")
-    if chosen not in BACKENDS:
-        raise ValueError(f"FASTGAN_BACKEND: got {chosen!r}, expected 'triton' or 'torch'")
-    if chosen == "triton":
+    backend = chosen or ("triton" if device.type == "cuda" and _kernels() else "torch")
+    if backend not in BACKENDS:
+        raise ValueError(f"FASTGAN_BACKEND: got {backend!r}, expected 'triton' or 'torch'")
+    if backend == "triton":
         if _kernels() is None:
             raise RuntimeError("FASTGAN_BACKEND: got 'triton', but Triton is not installed")
         if device.type != "cuda" and not _kernels().INTERPRETED:
@@ -57,7 +59,7 @@ def backend_for(device: torch.device) -> str:
                 f"FASTGAN_BACKEND: got 'triton' for tensors on {device.type}, expected CUDA tensors, "
                 "or TRITON_INTERPRET=1 in the environment of a new process"
             )
-    return chosen
+    return backend
 
 
 def run(logits: Sequence[Tensor], labels, weights, criterion: str, n_real: int = 0, **kwargs):
@@ -117,12 +119,12 @@ for _name, _implementation, _fake in (
 def _traced(tensors: Sequence[Tensor]) -> bool:
     """Whether somebody must see an operator here: a compiler, a dispatch mode, a transform, a tensor subclass.
     Otherwise the implementation is called directly, which saves the dispatcher's time."""
-    return (
-        torch.compiler.is_compiling()
-        or torch._C._len_torch_dispatch_stack() > 0
-        or torch._C._are_functorch_transforms_active()
-        or any(type(x) is not Tensor and type(x) is not torch.nn.Parameter for x in tensors)
-    )
+    if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack():
+        return True
+    for x in tensors:
+        if type(x) is not Tensor and type(x) is not torch.nn.Parameter:
+            return True
+    return torch._C._are_functorch_transforms_active()
 
 
 class _Value(Function):
@@ -138,19 +140,16 @@ class _Value(Function):
 
     @staticmethod
     def backward(ctx, grad_output):
-        wanted = [k for k, needed in enumerate(ctx.needs_input_grad[3:]) if needed]
-        logits = [ctx.saved_tensors[k] for k in wanted]
-        labels = tuple([ctx.labels[k] for k in wanted])
-        weights = tuple([ctx.weights[k] for k in wanted])
+        needed, logits, labels, weights = ctx.needs_input_grad[3:], ctx.saved_tensors, ctx.labels, ctx.weights
+        if not all(needed):
+            logits, labels, weights = ([v for v, n in zip(vs, needed) if n] for vs in (logits, labels, weights))
         if torch.is_grad_enabled():  # create_graph=True
             grads = _Gradient.apply(labels, weights, ctx.criterion, grad_output, *logits)
         else:
             call = torch.ops.fastgan.gradient if _traced(logits) else _gradient
             grads = call(logits, labels, weights, ctx.criterion, grad_output)
-        result = [None] * len(ctx.needs_input_grad)
-        for k, grad in zip(wanted, grads):
-            result[3 + k] = grad
-        return tuple(result)
+        grads = iter(grads)
+        return None, None, None, *[next(grads) if n else None for n in needed]
 
     @staticmethod
     def vmap(info, in_dims, labels, weights, criterion, *logits):
@@ -223,6 +222,7 @@ def value(logits: Sequence[Tensor], labels, weights, criterion: str) -> Tensor:
 
 def value_and_gradient(logits: Sequence[Tensor], labels, weights, criterion: str, n_real: int, scale, factor):
     """(L, terms, grads): no autograd, one launch."""
-    logits = [x.detach() for x in logits]
-    call = torch.ops.fastgan.value_and_gradient if _traced(logits) else _value_and_gradient
-    return call(logits, labels, weights, criterion, n_real, scale, factor)
+    if _traced(logits):
+        logits = [x.detach() for x in logits]
+        return torch.ops.fastgan.value_and_gradient(logits, labels, weights, criterion, n_real, scale, factor)
+    return _value_and_gradient(logits, labels, weights, criterion, n_real, scale, factor)

@@ -19,7 +19,7 @@ elif os.environ["TRITON_INTERPRET"] == "1":
 def device(request, monkeypatch):
     """Runs a test once a backend, with that backend chosen; the value is the device its tensors go on."""
     backend, device = request.param
-    monkeypatch.setenv("FASTGAN_BACKEND", backend)
+    monkeypatch.setattr("fastgan.operators.chosen", backend)
     return torch.device(device)
 
 
@@ -29,7 +29,7 @@ def kernel_device(monkeypatch):
     devices = [device for backend, device in RUNS if backend == "triton"]
     if not devices:
         pytest.skip("no GPU, and TRITON_INTERPRET is not 1")
-    monkeypatch.setenv("FASTGAN_BACKEND", "triton")
+    monkeypatch.setattr("fastgan.operators.chosen", "triton")
     return torch.device(devices[0])
 
 

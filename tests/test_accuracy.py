@@ -15,12 +15,13 @@ from fastgan import kernels
 pytestmark = pytest.mark.usefixtures("poisoned")
 
 # Either side of every path: one program; the small block and its neighbours; several programs; programs with several
-# tiles; tails of one logit; sides far apart; the closed form's block of 65,536 and its merging from 4,096 on.
+# tiles; tails of one logit; sides far apart; the closed form's two formulas.
 SIZES = [
     *[(1, 1), (2, 1), (1, 300), (1023, 1025), (1024, 1024), (5000, 3000)],
     *[(1, 9000), (2047, 8193), (4096, 4097), (33, 30001)],
 ]
-LARGE = [(65535, 65537), (70001, 131072)]
+LARGE = [(70001, 65537)]
+LARGER = [(131073, 262147), (524291, 131072)]  # the closed form's blocks of 2^18: one, two, a rest, tails
 
 
 def logits(n, magnitude, dtype, device, seed=0):
@@ -56,6 +57,17 @@ def test_discriminator(device, dtype, sizes, magnitude):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_discriminator_of_many_blocks(device, dtype, sizes):
     test_discriminator(device, dtype, sizes, 20.0)
+
+
+@pytest.mark.parametrize("sizes", LARGER, ids=str)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_closed_form_of_several_blocks(monkeypatch, dtype, sizes):
+    monkeypatch.setattr("fastgan.operators.chosen", "torch")
+    for magnitude in (2.0, 60.0):
+        test_discriminator(torch.device("cpu"), dtype, sizes, magnitude)
+    test_sure_logits(torch.device("cpu"), 300_001, 30.0, 1.0)
+    stats = fastgan.discriminator_value_and_grad(*(logits(n, 3.0, dtype, "cpu") for n in sizes)).stats
+    assert_loss(stats.fake_accuracy, (logits(sizes[1], 3.0, dtype, "cpu") < 0).double().mean(), dtype)
 
 
 @pytest.mark.parametrize("sign", [1.0, -1.0])

@@ -97,20 +97,18 @@ MUTANTS = {
     "curvature of the wrong sign": (
         *(OPERATORS, "p * torch.sigmoid(-wide)).to", "-p * torch.sigmoid(-wide)).to", "triton", AUTOGRAD),
     ),
-    "closed form: zero gradient": (CLOSED, "p.mul_(slope_weight)", "p.mul_(0.0)", "torch-cpu", ACCURACY),
-    "closed form: wrong sign": (CLOSED, "(-1.0 if flip else 1.0)", "(1.0 if flip else 1.0)", "torch-cpu", ACCURACY),
-    "closed form: merge without product": (CLOSED, "torch.addcmul(b, a, b).add_(a)", "a + b", "torch-cpu", ACCURACY),
-    "closed form: rest dropped": (CLOSED, ".sum().item() if rest else 0.0", ".sum().item() * 0", "torch-cpu", ACCURACY),
+    "closed form: zero gradient": (CLOSED, "grad.mul_(slope_weight)", "grad.mul_(0.0)", "torch-cpu", ACCURACY),
+    "closed form: zero gradient of a block": (CLOSED, " p.mul_(slope_weight)", " p.mul_(0.0)", "several", ACCURACY),
+    "closed form: wrong sign": (CLOSED, "(-weight if flip else weight)", "weight", "torch-cpu", ACCURACY),
+    "closed form: merge off by a hundredth": (CLOSED, "b, value=-1.0)", "b, value=-1.01)", "several", ACCURACY),
+    "closed form: rest dropped": (CLOSED, "torch.log1p(-m[-left:]).sum()", "(m.sum() * 0)", "several", ACCURACY),
+    "closed form: last block dropped": (CLOSED, "range(0, n, BLOCK)", "range(0, n - 4, BLOCK)", "several", ACCURACY),
     "closed form: infinities hidden": (
         *(CLOSED, "if not math.isfinite(mean_loss) or not math.isfinite(logit_sum):", "if False:"),
         *("torch-cpu and special", ACCURACY),
     ),
     "closed form: fence on the other side": (
-        CLOSED,
-        "torch.ge(wide, 0.0)",
-        "torch.gt(wide, 0.0)",
-        "torch-cpu and statistics",
-        ACCURACY,
+        *(CLOSED, "wide.numpy() >= 0", "wide.numpy() > 0", "torch-cpu and statistics", ACCURACY),
     ),
 }
 
