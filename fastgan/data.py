@@ -253,10 +253,34 @@ def _resized(images: np.ndarray, size: int) -> np.ndarray:
     return np.ascontiguousarray(images.transpose(0, 3, 1, 2))
 
 
+class _NoBar:
+    """What stands in for a bar where tqdm is not installed: training and loading go on without one."""
+
+    disable = True
+
+    def __init__(self, iterable):
+        self.iterable = iterable
+
+    def __iter__(self):
+        return iter(self.iterable)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def update(self, n: int) -> None:
+        pass
+
+    def set_postfix_str(self, text: str, refresh: bool = True) -> None:
+        pass
+
+
 def progress_bar(iterable=None, **options):
-    """tqdm's bar, counting samples; drawn only where stderr is a terminal."""
+    """tqdm's bar, counting samples; drawn only where tqdm is there and stderr is a terminal."""
     try:
         from tqdm import tqdm
-    except ImportError as error:
-        raise ImportError(needs("tqdm")) from error
+    except ImportError:
+        return _NoBar(iterable)
     return tqdm(iterable, unit=" img", unit_scale=True, dynamic_ncols=True, disable=not sys.stderr.isatty(), **options)
