@@ -1,7 +1,7 @@
 """The terms in PyTorch, for tensors no Triton kernel runs on: value and gradient by formula, not by autograd.
 
-On a CPU the cost is in the transcendental functions and in trips to memory, so the work goes block by block, in place,
-while a block is in cache, and
+On a CPU the cost is in the calls of operators, in the transcendental functions and in trips to memory. Small tensors
+take as few operators as can be; large ones go block by block, in place, while a block is in cache, and
 
 * one sigmoid a logit, p, serves the gradient and the loss: softplus(z) = max(z, 0) - log(1 - m), m = min(p, 1 - p);
 * a logarithm is taken of one number in four, the product of four 1 - m kept as its distance from 1.
@@ -20,9 +20,9 @@ from torch import Tensor
 
 BLOCK = 1 << 18  # logits: a few float32 buffers of this size stay in cache
 _SMALL = 1 << 17  # logits: below, calling more operators costs more than softplus
-_TINY = 1 << 12
+_TINY = 1 << 12  # logits: below, the operator that is slower an element is faster a call
 _WIDE = (torch.float32, torch.float64)
-_ONE = torch.ones(())
+_ONE = torch.ones((), device="cpu")
 _kept = threading.local()
 
 
@@ -155,7 +155,8 @@ def _scratch(dtype: torch.dtype) -> list[Tensor]:
     that is done in it."""
     kept = _kept.__dict__
     if dtype not in kept:
-        kept[dtype] = [torch.empty(BLOCK, dtype=dtype) for _ in range(3)]
+        with torch.inference_mode(False):  # made in inference mode, it could not be written to outside of it
+            kept[dtype] = [torch.empty(BLOCK, dtype=dtype, device="cpu") for _ in range(3)]
     return kept[dtype]
 
 

@@ -1,5 +1,7 @@
 """The drop-ins as autograd nodes: derivatives of every order, and the ways GAN code uses a loss."""
 
+import threading
+
 import pytest
 import torch
 from oracle import assert_close, term
@@ -164,3 +166,23 @@ def test_modules(device):
     assert "minimax" in repr(loss) and not list(loss.parameters()) and not loss.state_dict()
     with pytest.raises(ValueError, match="objective"):
         fastgan.losses.GeneratorLoss("minmax")
+
+
+def test_memory_kept_from_inference_mode_or_another_default_device_serves_later_calls():
+    """The closed form keeps scratch memory by thread: here a thread whose first call is under both."""
+    (fake,) = leaves("cpu", 140_001, dtype=torch.float32)
+    failures = []
+
+    def work():
+        try:
+            with torch.inference_mode(), torch.device("meta"):
+                first = fastgan.generator_loss(fake)
+            assert_close(fastgan.generator_value_and_grad(fake).grad_fake, term(fake, 1.0)[1], torch.float32)
+            assert first.device.type == "cpu" and torch.equal(first, fastgan.generator_loss(fake).detach())
+        except BaseException as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert not failures, failures
