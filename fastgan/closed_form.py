@@ -83,7 +83,7 @@ def _side_on_cpu(
         grad = torch.empty_like(x) if gradient else None
         softplus_sum, logit_sum, non_negative = _blocks(x, grad, flip, target, slope_weight, value, statistics)
     else:  # as few operators as can be: a call costs more than its arithmetic
-        wide = x if x.dtype in _WIDE else x.float()
+        wide = widen(x)
         z = wide.neg() if flip else wide
         if value:
             if n < _TINY:
@@ -105,7 +105,7 @@ def _side_on_cpu(
     z_sum = -logit_sum if flip else logit_sum
     mean_loss = (softplus_sum - target * z_sum) / n if n else math.nan
     if not math.isfinite(mean_loss) or not math.isfinite(logit_sum):  # infinite logits: what eager says of them
-        wide = _flat(x) if x.dtype in _WIDE else _flat(x).float()
+        wide = widen(_flat(x))
         mean_loss = F.binary_cross_entropy_with_logits(wide, torch.full_like(wide, label)).item()
     if not statistics:
         return (weight * mean_loss,), grad
@@ -184,11 +184,10 @@ def _side_anywhere(
     x: Tensor, label: float, weight: float, factor, is_real: bool, value: bool, statistics: bool, gradient: bool
 ) -> tuple[tuple[Tensor, ...] | None, Tensor | None]:
     """`_side_on_cpu` for any other device: whole tensors, and nothing read back to the host."""
-    wide = x if x.dtype in (torch.float32, torch.float64) else x.float()
+    wide = widen(x)
     grad = row = None
     if gradient:
-        slope = (1.0 - label) - torch.sigmoid(-wide) if label >= 0.5 else torch.sigmoid(wide) - label
-        grad = (slope * (factor * (weight / max(x.numel(), 1)))).to(x.dtype)
+        grad = (slope(wide, label) * (factor * (weight / max(x.numel(), 1)))).to(x.dtype)
     if value:
         row = (weight * F.binary_cross_entropy_with_logits(wide, torch.full_like(wide, label)),)
         if statistics:
@@ -196,6 +195,16 @@ def _side_anywhere(
             right = wide >= 0 if is_real else wide < 0
             row += (mean, torch.where(mean.isnan(), mean, right.to(wide.dtype).mean()))
     return row, grad
+
+
+def widen(x: Tensor) -> Tensor:
+    """To the arithmetic dtype: half precision to float32."""
+    return x if x.dtype in _WIDE else x.float()
+
+
+def slope(x: Tensor, y: float) -> Tensor:
+    """sigmoid(x) - y, without cancellation for labels 0 and 1."""
+    return (1.0 - y) - torch.sigmoid(-x) if y >= 0.5 else torch.sigmoid(x) - y
 
 
 def _dense(x: Tensor) -> Tensor:

@@ -173,9 +173,9 @@ class _Gradient(Function):
         grad_output, *logits = ctx.saved_tensors
         of_output, of_logits = 0.0, []
         for x, y, w, upstream in zip(logits, ctx.labels, ctx.weights, grads_of_grads):
-            wide, upstream = _wide(x), _wide(upstream) * (w / x.numel())
+            wide, upstream = closed_form.widen(x), closed_form.widen(upstream) * (w / x.numel())
             p = torch.sigmoid(wide)
-            of_output = of_output + (upstream * _slope(wide, y)).sum()
+            of_output = of_output + (upstream * closed_form.slope(wide, y)).sum()
             of_logits.append((grad_output * upstream * p * torch.sigmoid(-wide)).to(x.dtype))
         return None, None, None, of_output, *of_logits
 
@@ -189,21 +189,12 @@ class _Gradient(Function):
             scale = grad_output * (w / max(x[0].numel(), 1))
             if scale.dim():
                 scale = scale.reshape(-1, *[1] * (x.dim() - 1))
-            grads.append((_slope(_wide(x), y) * scale).to(x.dtype))
+            grads.append((closed_form.slope(closed_form.widen(x), y) * scale).to(x.dtype))
         return tuple(grads), (0,) * len(grads)
 
 
-def _wide(x: Tensor) -> Tensor:
-    return x if x.dtype == torch.float64 else x.float()
-
-
-def _slope(x: Tensor, y: float) -> Tensor:
-    """sigmoid(x) - y, without cancellation for labels 0 and 1."""
-    return (1.0 - y) - torch.sigmoid(-x) if y >= 0.5 else torch.sigmoid(x) - y
-
-
 def _per_sample_value(x: Tensor, y: float) -> Tensor:
-    x = _wide(x).flatten(1) if x.dim() > 1 else _wide(x)[:, None]
+    x = closed_form.widen(x).flatten(1) if x.dim() > 1 else closed_form.widen(x)[:, None]
     return F.binary_cross_entropy_with_logits(x, torch.full_like(x, y), reduction="none").mean(1)
 
 

@@ -48,6 +48,15 @@ def poisoned(monkeypatch):
     monkeypatch.setattr(torch, "empty_like", poison(torch.empty_like))
 
 
+@pytest.fixture
+def one_thread():
+    """Networks this small are slower with more, many times so beside other work."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 def pytest_collection_modifyitems(config, items):
     if not CUDA:
         for item in items:

@@ -16,13 +16,7 @@ from fastgan.trainer import GANTrainer, read_checkpoint, to_numbers, write_atomi
 DATA = torch.randn(200, 2, generator=torch.Generator().manual_seed(1)) * torch.tensor([1.0, 0.3])
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Networks this small are slower with more, many times so beside other work."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def make(seed=0, dropout=0.0, **options):
