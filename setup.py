@@ -22,7 +22,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     package_dir={"fastgan": "fastgan", "fastgan.kernels": "kernels"},
-    packages=["fastgan", "fastgan.kernels"],
+    packages=["fastgan", "fastgan.compat", "fastgan.kernels"],
     install_requires=[
         "torch>=2.10",
         "triton>=3.6; platform_system == 'Linux'",

@@ -8,11 +8,18 @@ CUDA tensors run on Triton kernels, others on a closed form in PyTorch; FASTGAN_
 
 from fastgan import losses, reference
 from fastgan.functional import (
+    adversarial_losses,
+    concatenated_discriminator_loss,
+    concatenated_discriminator_value_and_grad,
+    criterion_loss,
     discriminator_loss,
     discriminator_value_and_grad,
+    drift_penalty,
     generator_loss,
     generator_value_and_grad,
+    lecam_regularizer,
 )
+from fastgan.objectives import objectives
 from fastgan.values import Statistics, ValueAndGrad
 
 __version__ = "0.1.0"
@@ -20,11 +27,19 @@ __all__ = [
     "GANTrainer",
     "Statistics",
     "ValueAndGrad",
+    "adversarial_losses",
+    "compat",
+    "concatenated_discriminator_loss",
+    "concatenated_discriminator_value_and_grad",
+    "criterion_loss",
     "discriminator_loss",
     "discriminator_value_and_grad",
+    "drift_penalty",
     "generator_loss",
     "generator_value_and_grad",
+    "lecam_regularizer",
     "losses",
+    "objectives",
     "reference",
 ]
 
@@ -34,4 +49,8 @@ def __getattr__(name: str):
         from fastgan.trainer import GANTrainer
 
         return GANTrainer
+    if name == "compat":
+        import importlib
+
+        return importlib.import_module("fastgan.compat")
     raise AttributeError(f"module 'fastgan' has no attribute {name!r}")

@@ -18,6 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fastgan.criteria import CRITERIA
+
 BLOCK = 1 << 18  # logits: a few float32 buffers of this size stay in cache
 _SMALL = 1 << 17  # logits: below, calling more operators costs more than softplus
 _TINY = 1 << 12  # logits: below, the operator that is slower an element is faster a call
@@ -34,49 +36,204 @@ def terms(
     n_real: int,
     *,
     value: bool,
-    statistics: bool = False,
+    statistics: int = 0,
     gradient: bool = False,
+    partner_gradient: bool = False,
     scale: Tensor | None = None,
     factor: float = 1.0,
+    partners: Sequence[Tensor] = (),
+    targets: Sequence[Tensor] = (),
+    masks: Sequence[Tensor] = (),
+    shift: Tensor | None = None,
+    split: int = 0,
 ) -> tuple[Tensor | None, Tensor | None, list[Tensor] | None]:
-    """The contract of `kernels.adversarial`."""
-    if criterion != "sigmoid_cross_entropy":
-        raise NotImplementedError(criterion)
-    on_cpu = logits[0].is_cpu
-    side = _side_on_cpu if on_cpu else _side_anywhere
-    if scale is not None:
-        factor = factor * (scale.item() if on_cpu else scale)
-    double = logits[0].dtype == torch.float64
+    """The contract of `kernels.adversarial`. Its last two columns cost operators here: `statistics` 1 leaves NaN in them,
+    2 fills them."""
+    batches = logits
+    if split:
+        halves = [(x[: abs(split)], x[abs(split) :])[:: 1 if split > 0 else -1] for x in batches]
+        logits = [real for real, _ in halves] + [fake for _, fake in halves]
+    on_cpu, double = logits[0].is_cpu, logits[0].dtype == torch.float64
+    term = _term_on_cpu if on_cpu else _term_anywhere
+    factors = _per_term(scale, len(logits), on_cpu, factor)
+    shifts = None if shift is None else _per_term(shift, len(logits), on_cpu, 1.0)
+    slopes = gradient or partner_gradient
     rows, grads = [], []
     for k, x in enumerate(logits):
-        row, grad = side(x, labels[k], weights[k], factor, k < n_real, value, statistics, gradient)
+        if partners:
+            x = widen(x) - widen(partners[k])
+        if shifts is not None:
+            x = widen(x) - shifts[k]
+        y = targets[k] if targets else labels[k]
+        row, grad = term(
+            x, y, masks[k] if masks else None, weights[k], factors[k], criterion, k < n_real, value, statistics > 1, slopes
+        )
         rows.append(row)
-        grads.append(grad)
-    if not gradient:
+        grads.append(grad if grad is None or grad.dtype == logits[k].dtype else grad.to(logits[k].dtype))
+    if not slopes:
         grads = None
+    elif split:
+        half = len(batches)
+        grads = [torch.cat((grads[k], grads[half + k])[:: 1 if split > 0 else -1]) for k in range(half)]
+    elif partner_gradient:
+        grads = (grads if gradient else []) + [grad.neg() for grad in grads]
     if not value:
         return None, None, grads
     if on_cpu:  # through NumPy: torch.tensor of a list takes several times as long
         dtype = np.float64 if double else np.float32
         loss = torch.from_numpy(np.array(sum([row[0] for row in rows]), dtype))
+        if statistics == 1:
+            rows = [(*row, math.nan, math.nan) for row in rows]
         return loss, torch.from_numpy(np.array(rows, dtype)) if statistics else None, grads
+    if statistics == 1:
+        rows = [(*row, torch.full_like(row[0], torch.nan), torch.full_like(row[0], torch.nan)) for row in rows]
     table = torch.stack([torch.stack(row) for row in rows]).to(torch.float64 if double else torch.float32)
     return table[:, 0].sum(), table if statistics else None, grads
 
 
-def _side_on_cpu(
-    x: Tensor, label: float, weight: float, factor: float, is_real: bool, value: bool, statistics: bool, gradient: bool
+def _per_term(of: Tensor | None, terms: int, on_cpu: bool, factor: float) -> Sequence[float | Tensor]:
+    """factor times `of`, which holds one number or one a term."""
+    if of is None:
+        return (factor,) * terms
+    if of.numel() == 1:
+        return (factor * (of.item() if on_cpu else of.reshape(())),) * terms
+    return [factor * v for v in (of.tolist() if on_cpu else of.unbind())]
+
+
+def _term_on_cpu(
+    x: Tensor,
+    y: float | Tensor,
+    mask: Tensor | None,
+    weight: float,
+    factor: float,
+    criterion: str,
+    is_real: bool,
+    value: bool,
+    statistics: bool,
+    gradient: bool,
 ) -> tuple[tuple[float, ...] | None, Tensor | None]:
     """((weighted loss, mean logit, share classified rightly), gradient) of one term, each if asked for."""
     x = x.detach()
     if not x.is_contiguous() or x.is_neg():
         x = _dense(x)
     n = x.numel()
+    fast = _FAST.get(criterion) if mask is None and y.__class__ is float else None
+    slope_weight = weight * factor / n if n else 0.0
+    if fast is not None:
+        mean_loss, logit_sum, non_negative, grad = fast(x, y, slope_weight, value, statistics, gradient)
+    else:
+        mean_loss, grad = _by_formula(x, y, mask, criterion, slope_weight, value, gradient)
+        mean_loss = mean_loss.item() if value else 0.0
+        logit_sum = non_negative = None
+    if not value:
+        return None, grad
+    if not statistics:
+        return (weight * mean_loss,), grad
+    if logit_sum is None:
+        wide = widen(x)
+        logit_sum, non_negative = wide.sum().item(), np.count_nonzero(wide.numpy() >= 0)
+    mean = logit_sum / n if n else math.nan
+    share = math.nan if math.isnan(mean) else (non_negative if is_real else n - non_negative) / n
+    return (weight * mean_loss, mean, share), grad
+
+
+def _by_formula(
+    x: Tensor, y: float | Tensor, mask: Tensor | None, criterion: str, slope_weight, value: bool, gradient: bool
+) -> tuple[Tensor | None, Tensor | None]:
+    """(mean of mask times phi, gradient), whole tensors at a time."""
+    wide, phi = widen(x), CRITERIA[criterion]
+    if isinstance(y, Tensor):
+        y = y.to(wide.dtype)
+    mean_loss = grad = None
+    if value:
+        values = phi.value(wide, y)
+        mean_loss = (values if mask is None else values * mask).mean()
+    if gradient:
+        grad = phi.slope(wide, y)
+        grad = (grad if mask is None else grad * mask) * slope_weight
+        grad = grad.to(x.dtype)
+    return mean_loss, grad
+
+
+def _term_anywhere(
+    x: Tensor,
+    y: float | Tensor,
+    mask: Tensor | None,
+    weight: float,
+    factor: float | Tensor,
+    criterion: str,
+    is_real: bool,
+    value: bool,
+    statistics: bool,
+    gradient: bool,
+) -> tuple[tuple[Tensor, ...] | None, Tensor | None]:
+    """`_term_on_cpu` for any other device: nothing read back to the host."""
+    slope_weight = factor * (weight / max(x.numel(), 1))
+    mean_loss, grad = _by_formula(x, y, mask, criterion, slope_weight, value, gradient)
+    if not value:
+        return None, grad
+    row = (weight * mean_loss,)
+    if statistics:
+        wide = widen(x)
+        mean = wide.mean()
+        right = wide >= 0 if is_real else wide < 0
+        row += (mean, torch.where(mean.isnan(), mean, right.to(wide.dtype).mean()))
+    return row, grad
+
+
+def _least_squares(x: Tensor, y: float, slope_weight: float, value: bool, statistics: bool, gradient: bool):
+    wide = widen(x)
+    d = wide - y if y or wide is x else wide
+    n, total, grad = x.numel(), 0.0, None
+    logit_sum, non_negative = _side_statistics(wide) if statistics else (None, 0)
+    if value:
+        flat = _flat(d)
+        total = (torch.dot(flat, flat) if n <= _TINY else flat.square().sum()).item()
+    if gradient:
+        grad = _rounded(d.mul_(2.0 * slope_weight), x)
+    return total / n if n else math.nan, logit_sum, non_negative, grad
+
+
+def _hinge(x: Tensor, y: float, slope_weight: float, value: bool, statistics: bool, gradient: bool):
+    wide, s = widen(x), 2.0 * y - 1.0
+    gap = torch.add(_ONE.to(wide.dtype), wide, alpha=-s)
+    n, total, grad = x.numel(), 0.0, None
+    logit_sum, non_negative = _side_statistics(wide) if statistics else (None, 0)
+    if value:
+        total = gap.relu().sum().item()
+    if gradient:
+        slope = torch.tensor(-s * slope_weight, dtype=wide.dtype, device="cpu").expand_as(gap)
+        grad = _rounded(torch.ops.aten.threshold_backward(slope, gap, 0.0), x)
+    return total / n if n else math.nan, logit_sum, non_negative, grad
+
+
+def _wasserstein(x: Tensor, y: float, slope_weight: float, value: bool, statistics: bool, gradient: bool):
+    s, n, logit_sum, non_negative = 2.0 * y - 1.0, x.numel(), 0.0, 0
+    if value:
+        wide = widen(x)
+        logit_sum = wide.sum().item()
+        if statistics:
+            non_negative = np.count_nonzero(wide.numpy() >= 0)
+    grad = torch.full_like(x, -s * slope_weight) if gradient else None
+    return -s * logit_sum / n if n else math.nan, logit_sum, non_negative, grad
+
+
+def _side_statistics(wide: Tensor) -> tuple[float, int]:
+    return wide.sum().item(), np.count_nonzero(wide.numpy() >= 0)
+
+
+def _rounded(grad: Tensor, x: Tensor) -> Tensor:
+    return grad if grad.dtype == x.dtype else grad.to(x.dtype)
+
+
+def _sigmoid_cross_entropy(x: Tensor, label: float, slope_weight: float, value: bool, statistics: bool, gradient: bool):
     # phi is softplus(z) - t z with z = x, t = y for a label near 0, and z = -x, t = 1 - y for one near 1: what is left
     # of the label is at most 1/2, so nothing cancels.
+    n = x.numel()
     flip = label >= 0.5
     target = 1.0 - label if flip else label
-    slope_weight = (-weight if flip else weight) * factor / n if n else 0.0
+    if flip:
+        slope_weight = -slope_weight
     softplus_sum = logit_sum = 0.0
     non_negative, grad = 0, None
     if n >= _SMALL:
@@ -97,21 +254,24 @@ def _side_on_cpu(
             grad = z.sigmoid_() if flip else z.sigmoid()
             if target:
                 grad.sub_(target)
-            grad.mul_(slope_weight)
-            if wide is not x:
-                grad = grad.to(x.dtype)
+            grad = _rounded(grad.mul_(slope_weight), x)
     if not value:
-        return None, grad
+        return 0.0, 0.0, 0, grad
     z_sum = -logit_sum if flip else logit_sum
     mean_loss = (softplus_sum - target * z_sum) / n if n else math.nan
     if not math.isfinite(mean_loss) or not math.isfinite(logit_sum):  # infinite logits: what eager says of them
         wide = widen(_flat(x))
         mean_loss = F.binary_cross_entropy_with_logits(wide, torch.full_like(wide, label)).item()
-    if not statistics:
-        return (weight * mean_loss,), grad
-    mean = logit_sum / n if n else math.nan
-    share = math.nan if math.isnan(mean) else (non_negative if is_real else n - non_negative) / n
-    return (weight * mean_loss, mean, share), grad
+    return mean_loss, logit_sum, non_negative, grad
+
+
+# (x, label, slope weight, value?, statistics?, gradient?) -> (mean of phi, sum of x, how many x are >= 0, gradient)
+_FAST = {
+    "sigmoid_cross_entropy": _sigmoid_cross_entropy,
+    "least_squares": _least_squares,
+    "hinge": _hinge,
+    "wasserstein": _wasserstein,
+}
 
 
 def _blocks(
@@ -180,31 +340,9 @@ def _softplus_sum(x: Tensor, p: Tensor, flip: bool, one: Tensor, two: Tensor) ->
     return total - m.neg_().log1p_().sum().item()
 
 
-def _side_anywhere(
-    x: Tensor, label: float, weight: float, factor, is_real: bool, value: bool, statistics: bool, gradient: bool
-) -> tuple[tuple[Tensor, ...] | None, Tensor | None]:
-    """`_side_on_cpu` for any other device: whole tensors, and nothing read back to the host."""
-    wide = widen(x)
-    grad = row = None
-    if gradient:
-        grad = (slope(wide, label) * (factor * (weight / max(x.numel(), 1)))).to(x.dtype)
-    if value:
-        row = (weight * F.binary_cross_entropy_with_logits(wide, torch.full_like(wide, label)),)
-        if statistics:
-            mean = wide.mean()
-            right = wide >= 0 if is_real else wide < 0
-            row += (mean, torch.where(mean.isnan(), mean, right.to(wide.dtype).mean()))
-    return row, grad
-
-
 def widen(x: Tensor) -> Tensor:
     """To the arithmetic dtype: half precision to float32."""
     return x if x.dtype in _WIDE else x.float()
-
-
-def slope(x: Tensor, y: float) -> Tensor:
-    """sigmoid(x) - y, without cancellation for labels 0 and 1."""
-    return (1.0 - y) - torch.sigmoid(-x) if y >= 0.5 else torch.sigmoid(x) - y
 
 
 def _dense(x: Tensor) -> Tensor:

@@ -2,43 +2,83 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from fastgan import functional
+from fastgan.functional import Logits
 from fastgan.objectives import find
 
 
 class _Loss(nn.Module):
-    def __init__(self, objective: str, weight: float, real_label: float, fake_label: float):
+    def __init__(self, objective: str, settings: dict):
         super().__init__()
         find(objective)
-        functional._check_numbers(weight, real_label, fake_label)
-        self.objective = objective
-        self.settings = dict(weight=weight, real_label=real_label, fake_label=fake_label)
+        self.objective, self.settings = objective, settings
+        probe = torch.zeros(1)
+        self._probe(probe, probe if find(objective).relation else None)  # wrong settings are told of here
 
     def extra_repr(self) -> str:
         return ", ".join([repr(self.objective), *(f"{name}={value}" for name, value in self.settings.items())])
 
 
 class DiscriminatorLoss(_Loss):
-    """`fastgan.discriminator_loss`, its settings fixed: `DiscriminatorLoss("minimax")(real_logits, fake_logits)`."""
+    """`fastgan.discriminator_loss`, its settings fixed: `DiscriminatorLoss("hinge", weight=0.5)(real, fake)`.
 
-    def __init__(
-        self, objective: str = "minimax", *, weight: float = 1.0, real_label: float = 1.0, fake_label: float = 0.0
-    ):
-        super().__init__(objective, weight, real_label, fake_label)
+    settings: `discriminator_loss`'s keyword arguments, numbers and names."""
 
-    def forward(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+    def __init__(self, objective: str = "minimax", **settings):
+        super().__init__(objective, settings)
+
+    def _probe(self, fake: Tensor, real: Tensor | None) -> None:
+        functional.discriminator_loss(fake, fake, self.objective, **self.settings)
+
+    def forward(self, real_logits: Logits, fake_logits: Logits) -> Tensor:
         return functional.discriminator_loss(real_logits, fake_logits, self.objective, **self.settings)
 
 
 class GeneratorLoss(_Loss):
-    """`fastgan.generator_loss`, its settings fixed: `GeneratorLoss("nonsaturating")(fake_logits)`."""
+    """`fastgan.generator_loss`, its settings fixed: `GeneratorLoss("nonsaturating")(fake_logits)`; the relativistic
+    objectives also take the real logits.
 
-    def __init__(
-        self, objective: str = "nonsaturating", *, weight: float = 1.0, real_label: float = 1.0, fake_label: float = 0.0
-    ):
-        super().__init__(objective, weight, real_label, fake_label)
+    settings: `generator_loss`'s keyword arguments, numbers and names."""
 
-    def forward(self, fake_logits: Tensor) -> Tensor:
-        return functional.generator_loss(fake_logits, self.objective, **self.settings)
+    def __init__(self, objective: str = "nonsaturating", **settings):
+        super().__init__(objective, settings)
+
+    def _probe(self, fake: Tensor, real: Tensor | None) -> None:
+        functional.generator_loss(fake, self.objective, real_logits=real, **self.settings)
+
+    def forward(self, fake_logits: Logits, real_logits: Logits | None = None) -> Tensor:
+        return functional.generator_loss(fake_logits, self.objective, real_logits=real_logits, **self.settings)
+
+
+class LeCamEMA(nn.Module):
+    """LeCam regularisation with its moving averages (Tseng et al. 2021, section 4.2), on the device.
+
+        a_real <- decay a_real + (1 - decay) mean r,   a_fake likewise,   then   fastgan.lecam_regularizer
+
+    Buffers `real_anchor` and `fake_anchor`: float32, 0-d, zero at first. Nothing is read back to the host.
+    """
+
+    def __init__(self, decay: float = 0.99, weight: float = 1.0):
+        super().__init__()
+        for name, value in (("decay", decay), ("weight", weight)):
+            functional._check_number(name, value)
+        if not 0.0 <= decay <= 1.0:
+            raise ValueError(f"decay: got {decay}, expected a number in [0, 1]")
+        self.decay, self.weight = decay, weight
+        self.register_buffer("real_anchor", torch.zeros(()))
+        self.register_buffer("fake_anchor", torch.zeros(()))
+
+    @torch.no_grad()
+    def update(self, real_mean: Tensor, fake_mean: Tensor) -> None:
+        """real_mean, fake_mean: mean logits, `stats.real_mean` of a `value_and_grad` say."""
+        self.real_anchor.lerp_(real_mean.to(self.real_anchor), 1.0 - self.decay)
+        self.fake_anchor.lerp_(fake_mean.to(self.fake_anchor), 1.0 - self.decay)
+
+    def forward(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+        """The regulariser, at the anchors as they stand."""
+        return functional.lecam_regularizer(
+            real_logits, fake_logits, self.real_anchor, self.fake_anchor, weight=self.weight
+        )

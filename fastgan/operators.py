@@ -1,10 +1,10 @@
 """Where a loss becomes an operator: CUDA tensors to Triton, others to the closed form; autograd; `torch.compile`.
 
-Three opaque operators, each over K terms (logits, label, weight):
+Three opaque operators, each over K terms (logits, label, weight; see `Terms`):
 
-    fastgan::value              -> L
+    fastgan::value              -> L, and a row a term: weighted loss, mean logit, share classified rightly
     fastgan::gradient           -> scale * dL/dx_k
-    fastgan::value_and_gradient -> both, and the statistics, in one launch
+    fastgan::value_and_gradient -> both, in one launch
 
 None saves anything or knows autograd. `_Value` and `_Gradient` are the differentiable pair above them: value forward,
 gradient backward (recomputed from the logits, the only thing saved), and for `create_graph=True` the gradient is itself
@@ -16,6 +16,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -23,7 +24,9 @@ from torch import Tensor
 from torch.autograd import Function
 
 from fastgan import closed_form
+from fastgan.criteria import CRITERIA
 
+NOTHING, LOSSES, EVERYTHING = range(3)  # what `value` is to leave a row of for each term
 BACKENDS = ("triton", "torch")
 chosen = os.environ.get("FASTGAN_BACKEND") or None  # read once: a look into the environment costs 2 us a call
 
@@ -62,55 +65,127 @@ def backend_for(device: torch.device) -> str:
     return backend
 
 
-def run(logits: Sequence[Tensor], labels, weights, criterion: str, n_real: int = 0, **kwargs):
-    """(loss, terms, grads), by whichever backend serves the logits' device. See `kernels.adversarial`."""
-    backend = _kernels().adversarial if backend_for(logits[0].device) == "triton" else closed_form.terms
-    return backend(logits, labels, weights, criterion, n_real, **kwargs)
+class Terms(NamedTuple):
+    """L = sum_k weights[k] mean_i m phi(x, y) over K terms, what its logits have to be measured against, and nothing
+    else: no autograd, no launch. `kernels.adversarial` says what each field is.
+
+        x = logits[k][i] - partners[k][i] - shift[k],  y = targets[k][i] or labels[k],  m = masks[k][i] or 1
+    """
+
+    logits: Sequence[Tensor]
+    labels: tuple[float, ...]
+    weights: tuple[float, ...]
+    criterion: str
+    n_real: int = 0
+    partners: Sequence[Tensor] = ()
+    targets: Sequence[Tensor] = ()
+    masks: Sequence[Tensor] = ()
+    shift: Tensor | None = None
+    split: int = 0
+
+    def tensors(self) -> list[Tensor]:
+        return [*self.logits, *self.partners, *self.targets, *self.masks, *([] if self.shift is None else [self.shift])]
+
+    def layout(self) -> tuple:
+        """All but the tensors, and how many there are of each kind: what `of` needs to put them back."""
+        counts = (len(self.logits), len(self.partners), len(self.targets), len(self.masks))
+        return counts, self.labels, self.weights, self.criterion, self.n_real, self.split
+
+    @classmethod
+    def of(cls, layout: tuple, tensors: Sequence[Tensor]) -> Terms:
+        counts, labels, weights, criterion, n_real, split = layout
+        lists, begin = [], 0
+        for count in counts:
+            lists.append(tensors[begin : begin + count])
+            begin += count
+        shift = tensors[begin] if begin < len(tensors) else None
+        return cls(lists[0], labels, weights, criterion, n_real, *lists[1:], shift, split)
 
 
 # The operators. `Library.define` rather than `custom_op`: a quarter of the dispatch cost, and opaque all the same.
 
-_library = torch.library.Library("fastgan", "DEF")
-_library.define("value(Tensor[] logits, float[] labels, float[] weights, str criterion) -> Tensor")
-_library.define("gradient(Tensor[] logits, float[] labels, float[] weights, str criterion, Tensor scale) -> Tensor[]")
-_library.define(
-    "value_and_gradient(Tensor[] logits, float[] labels, float[] weights, str criterion, int n_real, Tensor? scale, "
-    "float factor) -> (Tensor, Tensor, Tensor[])"
+_TERMS = (
+    "Tensor[] logits, float[] labels, float[] weights, str criterion, int n_real, Tensor[] partners, Tensor[] targets, "
+    "Tensor[] masks, Tensor? shift, int split"
 )
+_library = torch.library.Library("fastgan", "DEF")
+_library.define(f"value({_TERMS}, int statistics) -> (Tensor, Tensor)")
+_library.define(f"gradient({_TERMS}, Tensor scale, bool of_logits, bool of_partners) -> Tensor[]")
+_library.define(f"value_and_gradient({_TERMS}, Tensor? scale, float factor) -> (Tensor, Tensor, Tensor[])")
 
 
-def _value(logits, labels, weights, criterion):
-    return run(logits, labels, weights, criterion, value=True)[0]
-
-
-def _gradient(logits, labels, weights, criterion, scale):
-    return run(logits, labels, weights, criterion, value=False, gradient=True, scale=scale)[2]
-
-
-def _value_and_gradient(logits, labels, weights, criterion, n_real, scale, factor):
-    return run(
+def _run(terms: Terms, **asked):
+    """(loss, rows, grads), by whichever backend serves the logits' device. See `kernels.adversarial`."""
+    logits, labels, weights, criterion, n_real, partners, targets, masks, shift, split = terms
+    backend = _kernels().adversarial if backend_for(logits[0].device) == "triton" else closed_form.terms
+    if not (partners or targets or masks or split) and shift is None:
+        return backend(logits, labels, weights, criterion, n_real, **asked)
+    return backend(
         *(logits, labels, weights, criterion, n_real),
+        **(asked | dict(partners=partners, targets=targets, masks=masks, shift=shift, split=split)),
+    )
+
+
+def _value(*arguments):
+    *terms, statistics = arguments
+    loss, rows, _ = _run(Terms(*terms), value=True, statistics=statistics)
+    return loss, loss.new_empty(0) if rows is None else rows
+
+
+def _gradient(*arguments):
+    *terms, scale, of_logits, of_partners = arguments
+    return _run(Terms(*terms), value=False, gradient=of_logits, partner_gradient=of_partners, scale=scale)[2]
+
+
+def _value_and_gradient(*arguments):
+    *terms, scale, factor = arguments
+    terms = Terms(*terms)
+    return _run(
+        terms,
         value=True,
-        statistics=True,
+        statistics=EVERYTHING,
         gradient=True,
+        partner_gradient=_of_partners(terms),
         scale=scale,
         factor=factor,
     )
 
 
-def _out(logits, shape):
-    dtype = torch.float64 if logits[0].dtype == torch.float64 else torch.float32
-    return logits[0].new_empty(shape, dtype=dtype)
+def _of_partners(terms: Terms) -> bool:
+    return bool(terms.partners) and terms.n_real > 0  # the generator's pairs: real data gets no gradient
+
+
+def _out(terms: Terms, shape):
+    dtype = torch.float64 if terms.logits[0].dtype == torch.float64 else torch.float32
+    return terms.logits[0].new_empty(shape, dtype=dtype)
+
+
+def _rows(terms: Terms):
+    return _out(terms, (len(terms.labels), 3))
+
+
+def _fake_value(*arguments):
+    *terms, statistics = arguments
+    terms = Terms(*terms)
+    return _out(terms, ()), _rows(terms) if statistics else _out(terms, (0,))
+
+
+def _fake_gradient(*arguments):
+    *terms, _, of_logits, of_partners = arguments
+    logits = Terms(*terms).logits
+    return [torch.empty_like(x) for x in logits] * (bool(of_logits) + bool(of_partners))
+
+
+def _fake_value_and_gradient(*arguments):
+    terms = Terms(*arguments[:-2])
+    grads = [torch.empty_like(x) for x in terms.logits] * (1 + _of_partners(terms))
+    return _out(terms, ()), _rows(terms), grads
 
 
 for _name, _implementation, _fake in (
-    ("value", _value, lambda logits, *_: _out(logits, ())),
-    ("gradient", _gradient, lambda logits, *_: [torch.empty_like(x) for x in logits]),
-    (
-        "value_and_gradient",
-        _value_and_gradient,
-        lambda logits, *_: (_out(logits, ()), _out(logits, (len(logits), 3)), [torch.empty_like(x) for x in logits]),
-    ),
+    ("value", _value, _fake_value),
+    ("gradient", _gradient, _fake_gradient),
+    ("value_and_gradient", _value_and_gradient, _fake_value_and_gradient),
 ):
     _library.impl(_name, _implementation, "CompositeExplicitAutograd")
     torch.library.register_fake(f"fastgan::{_name}", _fake, lib=_library)
@@ -128,74 +203,166 @@ def _traced(tensors: Sequence[Tensor]) -> bool:
 
 
 class _Value(Function):
+    """(L, rows) of the terms. Differentiable: L, and the first column of the rows, each term's weighted loss."""
+
     @staticmethod
-    def forward(labels, weights, criterion, *logits):
-        call = torch.ops.fastgan.value if _traced(logits) else _value
-        return call(logits, labels, weights, criterion)
+    def forward(layout, statistics, *tensors):
+        call = torch.ops.fastgan.value if _traced(tensors) else _value
+        return call(*Terms.of(layout, tensors), statistics)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        ctx.labels, ctx.weights, ctx.criterion, *logits = inputs
-        ctx.save_for_backward(*logits)
+        ctx.layout, _, *tensors = inputs
+        ctx.save_for_backward(*tensors)
+        ctx.set_materialize_grads(False)
 
     @staticmethod
-    def backward(ctx, grad_output):
-        needed, logits, labels, weights = ctx.needs_input_grad[3:], ctx.saved_tensors, ctx.labels, ctx.weights
-        if not all(needed):
-            logits, labels, weights = ([v for v, n in zip(vs, needed) if n] for vs in (logits, labels, weights))
-        if torch.is_grad_enabled():  # create_graph=True
-            grads = _Gradient.apply(labels, weights, ctx.criterion, grad_output, *logits)
+    def backward(ctx, grad_loss, grad_rows):
+        tensors, needed = ctx.saved_tensors, ctx.needs_input_grad[2:]
+        if grad_rows is None or not grad_rows.numel():
+            scale = grad_loss
         else:
-            call = torch.ops.fastgan.gradient if _traced(logits) else _gradient
-            grads = call(logits, labels, weights, ctx.criterion, grad_output)
-        grads = iter(grads)
-        return None, None, None, *[next(grads) if n else None for n in needed]
+            scale = grad_rows[:, 0] if grad_loss is None else grad_loss + grad_rows[:, 0]
+        if scale is None:
+            return (None,) * (2 + len(tensors))
+        terms = Terms.of(ctx.layout, tensors)
+        k = len(terms.logits)
+        grads = [None] * len(tensors)
+        if terms.split and torch.is_grad_enabled():  # the halves are differentiable slices
+            halves = unsplit(terms)
+            found = _Gradient.apply(halves.layout(), True, False, scale, *halves.tensors())
+            order = 1 if terms.split > 0 else -1
+            return None, None, *[torch.cat((found[i], found[k + i])[::order]) for i in range(k)]
+        if all(needed[:k]) or terms.partners or terms.split or terms.shift is not None:
+            which, some = range(k), terms
+        else:  # one side asks for gradients
+            which = [i for i in range(k) if needed[i]]
+            some = Terms(
+                *[tuple(values[i] for i in which) for values in (terms.logits, terms.labels, terms.weights)],
+                terms.criterion,
+                targets=[terms.targets[i] for i in which] if terms.targets else (),
+                masks=[terms.masks[i] for i in which] if terms.masks else (),
+            )
+            scale = scale[which] if scale.dim() else scale
+        of_shift = terms.shift is not None and needed[-1]
+        of_logits = any(needed[:k]) or of_shift
+        of_partners = any(needed[k : k + len(terms.partners)])
+        if torch.is_grad_enabled():  # create_graph=True
+            found = _Gradient.apply(some.layout(), of_logits, of_partners, scale, *some.tensors())
+        else:
+            call = torch.ops.fastgan.gradient if _traced(tensors) else _gradient
+            found = call(*some, scale, of_logits, of_partners)
+        if of_logits:
+            for i, grad in zip(which, found):
+                grads[i] = grad if needed[i] else None
+        if of_partners:
+            for i, grad in enumerate(found[-len(terms.partners) :]):
+                grads[k + i] = grad if needed[k + i] else None
+        if of_shift:
+            sums = [-closed_form.widen(grad).sum() for grad in found[:k]]
+            grads[-1] = torch.stack(sums).to(terms.shift.dtype)
+        return None, None, *grads
 
     @staticmethod
-    def vmap(info, in_dims, labels, weights, criterion, *logits):
-        logits = _batched(info, in_dims[3:], logits)
-        return sum(w * _per_sample_value(x, y) for x, y, w in zip(logits, labels, weights)), 0
+    def vmap(info, in_dims, layout, statistics, *tensors):
+        if statistics:
+            raise NotImplementedError("statistics: not under torch.func.vmap; ask for the loss alone there")
+        terms = Terms.of(layout, _batched(info, in_dims[2:], tensors))
+        loss = 0.0
+        for x, y, m, weight in _by_term(terms):
+            values = CRITERIA[terms.criterion].value(x, y)
+            values = values if m is None else values * m
+            loss = loss + weight * (values.flatten(1) if values.dim() > 1 else values[:, None]).mean(1)
+        return (loss, loss.new_empty(0)), (0, None)
+
+
+def unsplit(terms: Terms) -> Terms:
+    """The same terms with the sides of each batch as slices of it."""
+    at, order = abs(terms.split), 1 if terms.split > 0 else -1
+    halves = [(x[:at], x[at:])[::order] for x in terms.logits]
+    return terms._replace(logits=[real for real, _ in halves] + [fake for _, fake in halves], split=0)
+
+
+def elementwise(terms: Terms, k: int) -> Tensor:
+    """phi of every logit of term k, masked; by PyTorch's own operators, which autograd follows."""
+    x, y, mask = list(_by_term(terms))[k][:3]
+    if terms.criterion == "sigmoid_cross_entropy" and y.__class__ is float and y in (0.0, 1.0):
+        values = F.softplus(-x if y else x)  # one operator, and what code that reduces by itself calls
+    else:
+        values = CRITERIA[terms.criterion].value(x, y)
+    return values if mask is None else values * mask
+
+
+def _by_term(terms: Terms):
+    """(x, label, mask, weight) of each term, differentiable in what it is made of. One dimension may be mapped."""
+    if terms.split:
+        raise NotImplementedError("split: not under torch.func.vmap; pass the sides apart")
+    for k, x in enumerate(terms.logits):
+        x = closed_form.widen(x)
+        if terms.partners:
+            x = x - closed_form.widen(terms.partners[k])
+        if terms.shift is not None:
+            shift = terms.shift[..., k]
+            x = x - (shift.reshape(-1, *[1] * (x.dim() - 1)) if shift.dim() else shift)
+        y = terms.targets[k].to(x.dtype) if terms.targets else terms.labels[k]
+        yield x, y, terms.masks[k] if terms.masks else None, terms.weights[k]
 
 
 class _Gradient(Function):
+    """The gradients of `_Value`'s result at the logits, then at the partners, times `scale`; differentiable."""
+
     @staticmethod
-    def forward(labels, weights, criterion, grad_output, *logits):
-        call = torch.ops.fastgan.gradient if _traced([grad_output, *logits]) else _gradient
-        return tuple(call(logits, labels, weights, criterion, grad_output))
+    def forward(layout, of_logits, of_partners, scale, *tensors):
+        call = torch.ops.fastgan.gradient if _traced([scale, *tensors]) else _gradient
+        return tuple(call(*Terms.of(layout, tensors), scale, of_logits, of_partners))
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        ctx.labels, ctx.weights, ctx.criterion, *tensors = inputs
+        ctx.layout, ctx.of_logits, ctx.of_partners, *tensors = inputs
         ctx.save_for_backward(*tensors)
 
     @staticmethod
     def backward(ctx, *grads_of_grads):
-        grad_output, *logits = ctx.saved_tensors
-        of_output, of_logits = 0.0, []
-        for x, y, w, upstream in zip(logits, ctx.labels, ctx.weights, grads_of_grads):
-            wide, upstream = closed_form.widen(x), closed_form.widen(upstream) * (w / x.numel())
-            p = torch.sigmoid(wide)
-            of_output = of_output + (upstream * closed_form.slope(wide, y)).sum()
-            of_logits.append((grad_output * upstream * p * torch.sigmoid(-wide)).to(x.dtype))
-        return None, None, None, of_output, *of_logits
+        scale, *tensors = ctx.saved_tensors
+        terms = Terms.of(ctx.layout, tensors)
+        k, of_scale = len(terms.logits), []
+        grads = [None] * len(tensors)
+        of_shift = []
+        for i, (x, y, m, weight) in enumerate(_by_term(terms)):
+            upstream = 0.0  # at the gradient of x, which reaches the logits as it is and the partners negated
+            if ctx.of_logits:
+                upstream = upstream + closed_form.widen(grads_of_grads[i])
+            if ctx.of_partners:
+                upstream = upstream - closed_form.widen(grads_of_grads[(k if ctx.of_logits else 0) + i])
+            upstream = upstream * (weight / max(x.numel(), 1))
+            if m is not None:
+                upstream = upstream * m
+            phi = CRITERIA[terms.criterion]
+            of_scale.append((upstream * phi.slope(x, y)).sum())
+            grad = (scale[i] if scale.dim() else scale) * upstream * phi.curvature(x, y)
+            grads[i] = grad.to(terms.logits[i].dtype)
+            if terms.partners:
+                grads[k + i] = -grads[i]
+            of_shift.append(-grad.sum())
+        if terms.shift is not None:
+            grads[-1] = torch.stack(of_shift).to(terms.shift.dtype)
+        of_scale = torch.stack(of_scale) if scale.dim() else sum(of_scale)
+        return None, None, None, of_scale.to(scale.dtype), *grads
 
     @staticmethod
-    def vmap(info, in_dims, labels, weights, criterion, grad_output, *logits):
+    def vmap(info, in_dims, layout, of_logits, of_partners, scale, *tensors):
         if in_dims[3] is not None:
-            grad_output = grad_output.movedim(in_dims[3], 0)
-        logits = _batched(info, in_dims[4:], logits)
+            scale = scale.movedim(in_dims[3], 0)
+        terms = Terms.of(layout, _batched(info, in_dims[4:], tensors))
         grads = []
-        for x, y, w in zip(logits, labels, weights):
-            scale = grad_output * (w / max(x[0].numel(), 1))
-            if scale.dim():
-                scale = scale.reshape(-1, *[1] * (x.dim() - 1))
-            grads.append((closed_form.slope(closed_form.widen(x), y) * scale).to(x.dtype))
+        for i, (x, y, m, weight) in enumerate(_by_term(terms)):
+            own = (scale[..., i] if scale.dim() > (in_dims[3] is not None) else scale) * (weight / max(x[0].numel(), 1))
+            if own.dim():
+                own = own.reshape(-1, *[1] * (x.dim() - 1))
+            slope = CRITERIA[terms.criterion].slope(x, y)
+            grads.append(((slope if m is None else slope * m) * own).to(terms.logits[i].dtype))
+        grads = (grads if of_logits else []) + ([-g for g in grads] if of_partners else [])
         return tuple(grads), (0,) * len(grads)
-
-
-def _per_sample_value(x: Tensor, y: float) -> Tensor:
-    x = closed_form.widen(x).flatten(1) if x.dim() > 1 else closed_form.widen(x)[:, None]
-    return F.binary_cross_entropy_with_logits(x, torch.full_like(x, y), reduction="none").mean(1)
 
 
 def _batched(info, dims, tensors: Sequence[Tensor]) -> list[Tensor]:
@@ -203,17 +370,19 @@ def _batched(info, dims, tensors: Sequence[Tensor]) -> list[Tensor]:
     return [x.expand(info.batch_size, *x.shape) if dim is None else x.movedim(dim, 0) for x, dim in zip(tensors, dims)]
 
 
-def value(logits: Sequence[Tensor], labels, weights, criterion: str) -> Tensor:
-    """L, differentiable in the logits."""
+def value(terms: Terms, statistics: int = NOTHING) -> tuple[Tensor, Tensor]:
+    """(L, rows), differentiable in logits, partners and shift. rows: (K, 3) weighted loss, mean logit, share classified
+    rightly; empty for NOTHING, and the last two of no meaning for LOSSES."""
     if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
-        return _Value.apply(labels, weights, criterion, *logits)
+        return _Value.apply(terms.layout(), statistics, *terms.tensors())
     # What `Function.apply` does when no transform is active, less its 12 us of signature binding.
-    return super(Function, _Value).apply(labels, weights, criterion, *logits)
+    return super(Function, _Value).apply(terms.layout(), statistics, *terms.tensors())
 
 
-def value_and_gradient(logits: Sequence[Tensor], labels, weights, criterion: str, n_real: int, scale, factor):
-    """(L, terms, grads): no autograd, one launch."""
-    if _traced(logits):
-        logits = [x.detach() for x in logits]
-        return torch.ops.fastgan.value_and_gradient(logits, labels, weights, criterion, n_real, scale, factor)
-    return _value_and_gradient(logits, labels, weights, criterion, n_real, scale, factor)
+def value_and_gradient(terms: Terms, scale: Tensor | None, factor: float) -> tuple[Tensor, Tensor, list[Tensor]]:
+    """(L, rows, grads): no autograd, one launch."""
+    tensors = terms.tensors()
+    if _traced(tensors):
+        terms = Terms.of(terms.layout(), [x.detach() for x in tensors])
+        return torch.ops.fastgan.value_and_gradient(*terms, scale, factor)
+    return _value_and_gradient(*terms, scale, factor)

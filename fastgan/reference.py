@@ -1,97 +1,193 @@
 """The same losses in plain eager PyTorch, as a GAN author writes them.
 
 The oracle of the tests, the baseline of the benchmarks, and the shortest definition of what the fused functions return.
-Signatures are those of `fastgan`'s functions of the same name; nothing here is written for speed.
+Signatures are those of `fastgan`'s functions of the same name, less what only reduces or weighs; nothing here is
+written for speed. r and f are D's logits of real and of generated data.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastgan.values import ValueAndGrad
 
 _bce = nn.BCEWithLogitsLoss()
+_mse = nn.MSELoss()
+
+
+def _cross_entropy(x, label):
+    return _bce(x, label.to(x.dtype).expand_as(x) if isinstance(label, Tensor) else torch.full_like(x, label))
+
+
+def _absolute_error(x, label):
+    return (torch.sigmoid(x) - label).abs().mean()
+
+
+def _least_squares(x, label):
+    return _mse(x, label.to(x.dtype).expand_as(x) if isinstance(label, Tensor) else torch.full_like(x, label))
+
+
+def _hinge(x, label):
+    return F.relu(1 - x).mean() if label else F.relu(1 + x).mean()
+
+
+def _wasserstein(x, label):
+    return -x.mean() if label else x.mean()
+
+
+# A player's loss is a list of parts, (logits, their loss, whether they are of real data), made of r, f and the labels.
+
+
+def _two_sides(phi: Callable, half: float = 1.0) -> Callable:
+    return lambda r, f, real, fake: [(r, half * phi(r, real), True), (f, half * phi(f, fake), False)]
+
+
+def _as_real(phi: Callable) -> Callable:
+    return lambda r, f, real, fake: [(f, phi(f, real), False)]
+
+
+def _against_fake(phi: Callable, half: float = 1.0) -> Callable:
+    return lambda r, f, real, fake: [(f, -half * phi(f, fake), False)]
+
+
+def _average(phi: Callable) -> Callable:
+    return lambda r, f, real, fake: _two_sides(phi)(r - f.mean(), f - r.mean(), real, fake)
+
+
+def _against_average(phi: Callable) -> Callable:
+    return lambda r, f, real, fake: _average(phi)(r, f, fake, real)
+
+
+def _contrast(r, f, real, fake):
+    r, f = r - f.flatten().logsumexp(0), f + (-r).flatten().logsumexp(0)
+    return _two_sides(_cross_entropy)(r, f, real, fake)
+
+
+def _contrast_swapped(r, f, real, fake):
+    r, f = r + (-f).flatten().logsumexp(0), f - r.flatten().logsumexp(0)
+    return _two_sides(_cross_entropy)(r, f, fake, real)
+
+
+def _pairs(r, f, real, fake):
+    return [(r - f, _cross_entropy(r - f, real), True)]
+
+
+def _pairs_swapped(r, f, real, fake):
+    return [(f - r, _cross_entropy(f - r, real), False)]
+
+
+# name: (D's loss, G's loss, the labels of real and generated data)
+LOSSES = {
+    "minimax": (_two_sides(_cross_entropy), _against_fake(_cross_entropy), (1.0, 0.0)),
+    "nonsaturating": (_two_sides(_cross_entropy), _as_real(_cross_entropy), (1.0, 0.0)),
+    "absolute_error": (_two_sides(_absolute_error, 0.5), _against_fake(_absolute_error, 0.5), (1.0, 0.0)),
+    "least_squares": (_two_sides(_least_squares), _as_real(_least_squares), (1.0, 0.0)),
+    "hinge": (_two_sides(_hinge), _as_real(_wasserstein), (1.0, 0.0)),
+    "clamped_hinge": (_two_sides(_hinge), _as_real(_hinge), (1.0, 0.0)),
+    "wasserstein": (_two_sides(_wasserstein), _as_real(_wasserstein), (1.0, 0.0)),
+    "relativistic": (_pairs, _pairs_swapped, (1.0, 0.0)),
+    "relativistic_average": (_average(_cross_entropy), _against_average(_cross_entropy), (1.0, 0.0)),
+    "relativistic_average_least_squares": (_average(_least_squares), _against_average(_least_squares), (1.0, -1.0)),
+    "relativistic_average_hinge": (_average(_hinge), _against_average(_hinge), (1.0, 0.0)),
+    "dual_contrastive": (_contrast, _contrast_swapped, (1.0, 0.0)),
+}
 
 
 def discriminator_loss(
-    real_logits: Tensor,
-    fake_logits: Tensor,
+    real_logits: Tensor | Sequence,
+    fake_logits: Tensor | Sequence,
     objective: str = "minimax",
     *,
     weight: float = 1.0,
-    real_label: float = 1.0,
-    fake_label: float = 0.0,
+    real_label: float | Tensor | None = None,
+    fake_label: float | Tensor | None = None,
+    reduce_discriminators: str = "sum",
 ) -> Tensor:
-    """weight * (mean BCE(real, real_label) + mean BCE(fake, fake_label)); each side averaged by itself."""
-    _check_objective(objective)
-    loss_real = _bce(real_logits, torch.full_like(real_logits, real_label))
-    loss_fake = _bce(fake_logits, torch.full_like(fake_logits, fake_label))
-    return weight * (loss_real + loss_fake)
+    """weight * (mean phi(real, real_label) + mean phi(fake, fake_label)); each side averaged by itself."""
+    parts = _parts(0, real_logits, fake_logits, objective, real_label, fake_label)
+    count = len(_tensors(fake_logits)) if reduce_discriminators == "mean" else 1
+    return weight * (sum(loss for _, loss, _ in parts) / count)
 
 
 def generator_loss(
-    fake_logits: Tensor,
+    fake_logits: Tensor | Sequence,
     objective: str = "nonsaturating",
     *,
+    real_logits: Tensor | Sequence | None = None,
     weight: float = 1.0,
-    real_label: float = 1.0,
-    fake_label: float = 0.0,
+    real_label: float | Tensor | None = None,
+    fake_label: float | Tensor | None = None,
+    reduce_discriminators: str = "sum",
 ) -> Tensor:
     """nonsaturating: weight * mean BCE(fake, real_label). minimax: -weight * mean BCE(fake, fake_label), saturating."""
-    _check_objective(objective)
-    if objective == "nonsaturating":
-        return weight * _bce(fake_logits, torch.full_like(fake_logits, real_label))
-    return -weight * _bce(fake_logits, torch.full_like(fake_logits, fake_label))
+    parts = _parts(1, real_logits, fake_logits, objective, real_label, fake_label)
+    count = len(_tensors(fake_logits)) if reduce_discriminators == "mean" else 1
+    return weight * (sum(loss for _, loss, _ in parts) / count)
 
 
 def discriminator_value_and_grad(
-    real_logits: Tensor,
-    fake_logits: Tensor,
+    real_logits: Tensor | Sequence,
+    fake_logits: Tensor | Sequence,
     objective: str = "minimax",
     *,
     weight: float = 1.0,
-    real_label: float = 1.0,
-    fake_label: float = 0.0,
+    real_label: float | Tensor | None = None,
+    fake_label: float | Tensor | None = None,
     grad_scale: Tensor | float | None = None,
 ) -> ValueAndGrad:
-    """`discriminator_loss`, its two sides, and what backward leaves at the logits, times `grad_scale`."""
-    _check_objective(objective)
-    real, fake = real_logits.detach().requires_grad_(), fake_logits.detach().requires_grad_()
-    loss_real = weight * _bce(real, torch.full_like(real, real_label))
-    loss_fake = weight * _bce(fake, torch.full_like(fake, fake_label))
-    return _value_and_grad([(real, loss_real, real >= 0), (fake, loss_fake, fake < 0)], grad_scale, n_real=1)
+    """`discriminator_loss`, its parts, and what backward leaves at the logits, times `grad_scale`."""
+    real, fake = ([x.detach().requires_grad_() for x in _tensors(xs)] for xs in (real_logits, fake_logits))
+    parts = _parts(0, real, fake, objective, real_label, fake_label)
+    return _value_and_grad(parts, weight, [*real, *fake], len(real), grad_scale, not isinstance(real_logits, Tensor))
 
 
 def generator_value_and_grad(
-    fake_logits: Tensor,
+    fake_logits: Tensor | Sequence,
     objective: str = "nonsaturating",
     *,
+    real_logits: Tensor | Sequence | None = None,
     weight: float = 1.0,
-    real_label: float = 1.0,
-    fake_label: float = 0.0,
+    real_label: float | Tensor | None = None,
+    fake_label: float | Tensor | None = None,
     grad_scale: Tensor | float | None = None,
 ) -> ValueAndGrad:
-    """`generator_loss` and what backward leaves at the logits, times `grad_scale`."""
-    fake = fake_logits.detach().requires_grad_()
-    loss = generator_loss(fake, objective, weight=weight, real_label=real_label, fake_label=fake_label)
-    return _value_and_grad([(fake, loss, fake < 0)], grad_scale, n_real=0)
+    """`generator_loss` and what backward leaves at the logits of generated data, times `grad_scale`."""
+    fake = [x.detach().requires_grad_() for x in _tensors(fake_logits)]
+    real = None if real_logits is None else [x.detach() for x in _tensors(real_logits)]
+    parts = _parts(1, real, fake, objective, real_label, fake_label)
+    return _value_and_grad(parts, weight, fake, 0, grad_scale, not isinstance(fake_logits, Tensor))
 
 
-def _value_and_grad(
-    sides: list[tuple[Tensor, Tensor, Tensor]], grad_scale: Tensor | float | None, n_real: int
-) -> ValueAndGrad:
-    """sides: (logits, their loss, where D is right)."""
-    loss = sum(side_loss for _, side_loss, _ in sides)
-    grads = torch.autograd.grad(loss if grad_scale is None else loss * grad_scale, [x for x, _, _ in sides])
+def _parts(player: int, real_logits, fake_logits, objective: str, real_label, fake_label) -> list:
+    """(logits, loss, of real data?) over all discriminators, real data first."""
+    if objective not in LOSSES:
+        raise ValueError(f"objective: got {objective!r}, expected one of {', '.join(map(repr, LOSSES))}")
+    formula, own = LOSSES[objective][player], LOSSES[objective][2]
+    labels = [y if given is None else given for given, y in zip((real_label, fake_label), own)]
+    fake = _tensors(fake_logits)
+    real = fake if real_logits is None else _tensors(real_logits)
+    parts = [part for r, f in zip(real, fake) for part in formula(r, f, *labels)]
+    return sorted(parts, key=lambda part: not part[2])
+
+
+def _tensors(logits: Tensor | Sequence) -> list[Tensor]:
+    if isinstance(logits, Tensor):
+        return [logits]
+    return [x[-1] if isinstance(x, (list, tuple)) else x for x in logits]
+
+
+def _value_and_grad(parts, weight, leaves, real_grads: int, grad_scale, listed: bool) -> ValueAndGrad:
+    loss = weight * sum(part for _, part, _ in parts)
+    grads = torch.autograd.grad(loss if grad_scale is None else loss * grad_scale, leaves)
+    rows = []
     with torch.no_grad():
-        rows = [
-            torch.stack([side_loss, x.mean(), torch.where(x.mean().isnan(), torch.nan, right.to(x.dtype).mean())])
-            for x, side_loss, right in sides
-        ]
-    return ValueAndGrad(loss.detach(), torch.stack(rows), grads, n_real)
-
-
-def _check_objective(objective: str) -> None:
-    if objective not in ("minimax", "nonsaturating"):
-        raise ValueError(f"objective: got {objective!r}, expected 'minimax' or 'nonsaturating'")
+        for x, part, is_real in parts:
+            right = (x >= 0) if is_real else (x < 0)
+            share = torch.where(x.mean().isnan(), torch.nan, right.to(x.dtype).mean())
+            rows.append(torch.stack([weight * part, x.mean(), share]))
+    n_real = sum(is_real for _, _, is_real in parts)
+    return ValueAndGrad(loss.detach(), torch.stack(rows), grads, n_real, listed, real_grads)

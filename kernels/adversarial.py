@@ -22,7 +22,7 @@ from torch import Tensor
 from .criteria import CRITERIA
 from .launch import launch
 from .numerics import widen
-from .workspace import MAX_PROGRAMS, workspace
+from .workspace import MAX_PROGRAMS, MAX_TERMS, workspace
 
 
 @triton.jit
@@ -32,12 +32,57 @@ def _in_thread_sum(v, V: tl.constexpr):
 
 
 @triton.jit
+def _at(
+    x_ptr,
+    g_ptr,
+    b_ptr,
+    h_ptr,
+    t_ptr,
+    m_ptr,
+    offset,
+    inside,
+    shift,
+    y,
+    w,
+    CRITERION: tl.constexpr,
+    GRAD: tl.constexpr,
+    ACC: tl.constexpr,
+):
+    """Reads one tile, writes its gradients; returns (x, criterion at x). `inside` is the tail's mask, or None."""
+    other: tl.constexpr = None if inside is None else 0.0
+    x = widen(tl.load(x_ptr + offset, mask=inside, other=other), ACC)
+    if b_ptr is not None:
+        x -= widen(tl.load(b_ptr + offset, mask=inside, other=other), ACC)
+    if shift is not None:
+        x -= shift
+    if t_ptr is not None:
+        y = tl.load(t_ptr + offset, mask=inside, other=other).to(ACC)
+    if m_ptr is not None:
+        m = tl.load(m_ptr + offset, mask=inside, other=other).to(ACC)
+        value, slope = CRITERION(x, y, w * m)
+        value *= m
+    else:
+        value, slope = CRITERION(x, y, w)
+    if GRAD:
+        if g_ptr is not None:
+            tl.store(g_ptr + offset, slope.to(x_ptr.dtype.element_ty), mask=inside)
+        if h_ptr is not None:
+            tl.store(h_ptr + offset, (-slope).to(x_ptr.dtype.element_ty), mask=inside)
+    return x, value
+
+
+@triton.jit
 def _tiles(
     x_ptr,  # logits of one term
-    g_ptr,  # where their gradient goes, if GRAD
-    n,  # how many
+    g_ptr,  # where their gradient goes; or None
+    b_ptr,  # partner: what is subtracted from each logit; or None
+    h_ptr,  # where the partner's gradient goes; or None
+    t_ptr,  # a label for each logit; or None, then y
+    m_ptr,  # a weight for each logit; or None
+    n,  # how many logits
     first,  # tiles first, first + stride, ... are this program's
     stride,
+    shift,  # subtracted from every logit, ACC; or None
     y,  # label, ACC
     w,  # weight / n, times the gradient's scale, ACC
     CRITERION: tl.constexpr,
@@ -53,23 +98,20 @@ def _tiles(
     count = tl.zeros([BLOCK // V], tl.int32)
     full = n // BLOCK
     for tile in range(first, full, stride):  # no mask: 128-bit accesses whatever n is
-        offset = tile * BLOCK + lane
-        x = widen(tl.load(x_ptr + offset), ACC)
+        x, value = _at(
+            x_ptr, g_ptr, b_ptr, h_ptr, t_ptr, m_ptr, tile * BLOCK + lane, None, shift, y, w, CRITERION, GRAD, ACC
+        )
+        values += _in_thread_sum(value, V)
         logits += _in_thread_sum(x, V)
         count += _in_thread_sum((x >= 0).to(tl.int32), V)
-        value, slope = CRITERION(x, y, w)
-        values += _in_thread_sum(value, V)
-        if GRAD:
-            tl.store(g_ptr + offset, slope.to(g_ptr.dtype.element_ty))
     tail = full * BLOCK
     if (tail < n) & (full % stride == first):  # the ragged tail belongs to one program
         inside = lane < n - tail  # not tail + lane < n: that sum can pass 2^31
-        x = widen(tl.load(x_ptr + tail + lane, mask=inside, other=0.0), ACC)
-        value, slope = CRITERION(x, y, w)
-        if GRAD:
-            tl.store(g_ptr + tail + lane, slope.to(g_ptr.dtype.element_ty), mask=inside)
+        x, value = _at(
+            x_ptr, g_ptr, b_ptr, h_ptr, t_ptr, m_ptr, tail + lane, inside, shift, y, w, CRITERION, GRAD, ACC
+        )
         values += _in_thread_sum(tl.where(inside, value, 0.0), V)
-        logits += _in_thread_sum(x, V)
+        logits += _in_thread_sum(tl.where(inside, x, 0.0), V)
         count += _in_thread_sum((inside & (x >= 0)).to(tl.int32), V)
     return (
         tl.sum(values.to(tl.float64), axis=0),
@@ -79,11 +121,11 @@ def _tiles(
 
 
 @triton.jit
-def _write_term(terms, k, is_real: tl.constexpr, value, logit, count, n, weight):
+def _write_term(terms, k, is_real, value, logit, count, n, weight):
     """One row of statistics; returns the term's weighted loss. 0 / 0 = NaN for an empty side, as `mean` has it."""
     n = n.to(tl.float64)
     mean = logit / n
-    share = count / n if is_real else (n - count) / n
+    share = tl.where(is_real, count, n - count) / n
     loss = weight * (value / n)
     if terms is not None:
         tl.store(terms + 3 * k, loss.to(terms.dtype.element_ty))
@@ -108,6 +150,10 @@ def _odd(v: int) -> int:
 def adversarial_kernel(
     logits,  # K pointers, one dtype: x_k, sizes[k] of them, dense
     grads,  # K pointers of the logits' dtype: where scale * dL/dx_k goes; or None
+    partners,  # K pointers: subtracted from the logits, element by element; or None
+    partner_grads,  # K pointers: where the negative of the gradient goes; or None
+    targets,  # K pointers: a label for every logit; or None, then labels
+    masks,  # K pointers: a weight for every logit; or None
     sizes,  # K ints, each through `_odd`
     ends,  # K ints, each through `_odd`: programs [ends[k-1], ends[k]) own term k
     labels,  # K floats, and what float32 dropped of them
@@ -115,23 +161,27 @@ def adversarial_kernel(
     weights,  # K floats, and what float32 dropped of them
     weights_lo,
     factor,  # float and what float32 dropped of it: multiplies the gradients only
-    scale,  # 0-d on the device: multiplies the gradients only, before they are rounded; or None
+    scale,  # 0-d, or [K], on the device: multiplies the gradients only, before they are rounded; or None
+    shift,  # [K] on the device: subtracted from the logits of each term; or None
     loss,  # 0-d ACC: L; or None, then nothing is summed
     terms,  # [K, 3] ACC: weighted loss, mean logit, share D classifies rightly; or None
     partials,  # [3, MAX_PROGRAMS] float64 scratch
-    counter,  # int32, zero before and after
+    counter,  # [MAX_TERMS + 1] int32, zero before and after
     CRITERION: tl.constexpr,
     N_REAL: tl.constexpr,  # the first N_REAL terms are real data, the others generated
+    SCALE_PER_TERM: tl.constexpr,
     SINGLE: tl.constexpr,  # one program does it all
     BLOCK: tl.constexpr,
     MAX_PROGRAMS: tl.constexpr,
+    MAX_TERMS: tl.constexpr,
+    FEW: tl.constexpr,  # terms that one program adds up; of more, each term's last program adds up its own
 ):
     K: tl.constexpr = len(logits)
-    GRAD: tl.constexpr = grads is not None
+    GRAD: tl.constexpr = (grads is not None) or (partner_grads is not None)
     ACC: tl.constexpr = tl.float64 if logits[0].dtype.element_ty == tl.float64 else tl.float32
     zero = tl.zeros((), ACC)
     s = zero + factor[0] + factor[1]
-    if scale is not None:
+    if scale is not None and not SCALE_PER_TERM:
         s *= tl.load(scale).to(ACC)
     if SINGLE:
         total = tl.zeros((), tl.float64)
@@ -139,8 +189,26 @@ def adversarial_kernel(
             y = zero + labels[k] + labels_lo[k]
             n = _plain(sizes[k])
             w = s * (zero + weights[k] + weights_lo[k]) / n.to(ACC)
+            if SCALE_PER_TERM:
+                w *= tl.load(scale + k).to(ACC)
+            x0 = tl.load(shift + k).to(ACC) if shift is not None else None
             value, logit, count = _tiles(
-                logits[k], grads[k] if GRAD else logits[k], n, 0, 1, y, w, CRITERION, GRAD, BLOCK, ACC
+                logits[k],
+                grads[k] if grads is not None else None,
+                partners[k] if partners is not None else None,
+                partner_grads[k] if partner_grads is not None else None,
+                targets[k] if targets is not None else None,
+                masks[k] if masks is not None else None,
+                n,
+                0,
+                1,
+                x0,
+                y,
+                w,
+                CRITERION,
+                GRAD,
+                BLOCK,
+                ACC,
             )
             if loss is not None:
                 weight = tl.zeros((), tl.float64) + weights[k] + weights_lo[k]
@@ -152,58 +220,108 @@ def adversarial_kernel(
         # stay kernel parameters (16-byte aligned, baked into a graph's node).
         pid = tl.program_id(0)
         x_ptr = logits[0]
-        g_ptr = grads[0] if GRAD else logits[0]
+        g_ptr = grads[0] if grads is not None else None
+        b_ptr = partners[0] if partners is not None else None
+        h_ptr = partner_grads[0] if partner_grads is not None else None
+        t_ptr = targets[0] if targets is not None else None
+        m_ptr = masks[0] if masks is not None else None
         n = _plain(sizes[0])
+        term = pid * 0
         begin = pid * 0
         end = _plain(ends[0])
         y = zero + labels[0] + labels_lo[0]
         w = zero + weights[0] + weights_lo[0]
+        weight = tl.zeros((), tl.float64) + weights[0] + weights_lo[0]
         for k in tl.static_range(1, K):
             mine = pid >= _plain(ends[k - 1])
             x_ptr = tl.where(mine, logits[k], x_ptr)
-            if GRAD:
+            if grads is not None:
                 g_ptr = tl.where(mine, grads[k], g_ptr)
+            if partners is not None:
+                b_ptr = tl.where(mine, partners[k], b_ptr)
+            if partner_grads is not None:
+                h_ptr = tl.where(mine, partner_grads[k], h_ptr)
+            if targets is not None:
+                t_ptr = tl.where(mine, targets[k], t_ptr)
+            if masks is not None:
+                m_ptr = tl.where(mine, masks[k], m_ptr)
             n = tl.where(mine, _plain(sizes[k]), n)
+            term = tl.where(mine, k, term)
             begin = tl.where(mine, _plain(ends[k - 1]), begin)
             end = tl.where(mine, _plain(ends[k]), end)
             y = tl.where(mine, zero + labels[k] + labels_lo[k], y)
             w = tl.where(mine, zero + weights[k] + weights_lo[k], w)
+            if K > FEW:
+                weight = tl.where(mine, tl.zeros((), tl.float64) + weights[k] + weights_lo[k], weight)
         first = (pid - begin).to(n.dtype)
         stride = (end - begin).to(n.dtype)
-        value, logit, count = _tiles(x_ptr, g_ptr, n, first, stride, y, s * w / n.to(ACC), CRITERION, GRAD, BLOCK, ACC)
+        if SCALE_PER_TERM:
+            w *= tl.load(scale + term).to(ACC)
+        x0 = tl.load(shift + term).to(ACC) if shift is not None else None
+        w = s * w / n.to(ACC)
+        value, logit, count = _tiles(
+            x_ptr, g_ptr, b_ptr, h_ptr, t_ptr, m_ptr, n, first, stride, x0, y, w, CRITERION, GRAD, BLOCK, ACC
+        )
         if loss is not None:
             tl.store(partials + pid, value)  # scalar stores: by the thread that takes the ticket below
             tl.store(partials + MAX_PROGRAMS + pid, logit)
             tl.store(partials + 2 * MAX_PROGRAMS + pid, count)
             tl.debug_barrier()  # Triton 3.6 puts none between a store and the atomic; needed if the stores are widened
-            ticket = tl.atomic_add(counter, 1, sem="acq_rel", scope="gpu")
-            if ticket == _plain(ends[K - 1]) - 1:  # the last program: every partial sum is visible
-                i = tl.arange(0, MAX_PROGRAMS)
-                used = i < _plain(ends[K - 1])
-                values = tl.load(partials + i, mask=used, other=0.0, cache_modifier=".cg")
-                logit_sums = tl.load(partials + MAX_PROGRAMS + i, mask=used, other=0.0, cache_modifier=".cg")
-                counts = tl.load(partials + 2 * MAX_PROGRAMS + i, mask=used, other=0.0, cache_modifier=".cg")
-                total = tl.zeros((), tl.float64)
-                for k in tl.static_range(K):
-                    own = i < _plain(ends[k])
-                    if k > 0:
-                        own = own & (i >= _plain(ends[k - 1]))
-                    weight = tl.zeros((), tl.float64) + weights[k] + weights_lo[k]
-                    total += _write_term(
-                        terms,
-                        k,
-                        k < N_REAL,
-                        tl.sum(tl.where(own, values, 0.0), axis=0),
-                        tl.sum(tl.where(own, logit_sums, 0.0), axis=0),
-                        tl.sum(tl.where(own, counts, 0.0), axis=0),
-                        _plain(sizes[k]),
-                        weight,
-                    )
-                tl.store(loss, total.to(loss.dtype.element_ty))
-                tl.atomic_xchg(counter, 0, sem="relaxed")  # the next launch, or graph replay, finds it clean
+            if K <= FEW:
+                ticket = tl.atomic_add(counter, 1, sem="acq_rel", scope="gpu")
+                if ticket == _plain(ends[K - 1]) - 1:  # the last program: every partial sum is visible
+                    i = tl.arange(0, MAX_PROGRAMS)
+                    values, logit_sums, counts = _partial_sums(partials, i, i < _plain(ends[K - 1]), MAX_PROGRAMS)
+                    total = tl.zeros((), tl.float64)
+                    for k in tl.static_range(K):
+                        own = i < _plain(ends[k])
+                        if k > 0:
+                            own = own & (i >= _plain(ends[k - 1]))
+                        weight = tl.zeros((), tl.float64) + weights[k] + weights_lo[k]
+                        total += _write_term(
+                            terms,
+                            k,
+                            k < N_REAL,
+                            tl.sum(tl.where(own, values, 0.0), axis=0),
+                            tl.sum(tl.where(own, logit_sums, 0.0), axis=0),
+                            tl.sum(tl.where(own, counts, 0.0), axis=0),
+                            _plain(sizes[k]),
+                            weight,
+                        )
+                    tl.store(loss, total.to(loss.dtype.element_ty))
+                    tl.atomic_xchg(counter, 0, sem="relaxed")  # the next launch, or graph replay, finds it clean
+            else:
+                # Two tickets: the last program of a term adds up the term, the last of those adds up the terms.
+                ticket = tl.atomic_add(counter + 1 + term, 1, sem="acq_rel", scope="gpu")
+                if ticket == end - begin - 1:
+                    i = tl.arange(0, MAX_PROGRAMS)
+                    values, logits_, counts = _partial_sums(partials, i, (i >= begin) & (i < end), MAX_PROGRAMS)
+                    value, logit, count = tl.sum(values, axis=0), tl.sum(logits_, axis=0), tl.sum(counts, axis=0)
+                    part = _write_term(terms, term, term < N_REAL, value, logit, count, n, weight)
+                    tl.atomic_xchg(counter + 1 + term, 0, sem="relaxed")
+                    tl.store(partials + begin, part)  # where this term's first partial sum was, which is used up
+                    tl.debug_barrier()
+                    ticket = tl.atomic_add(counter, 1, sem="acq_rel", scope="gpu")
+                    if ticket == K - 1:
+                        total = tl.zeros((), tl.float64)
+                        for k in tl.static_range(K):
+                            at = partials + (_plain(ends[k - 1]) if k > 0 else 0)
+                            total += tl.load(at, cache_modifier=".cg")
+                        tl.store(loss, total.to(loss.dtype.element_ty))
+                        tl.atomic_xchg(counter, 0, sem="relaxed")
+
+
+@triton.jit
+def _partial_sums(partials, i, used, MAX_PROGRAMS: tl.constexpr):
+    """What programs i left: (sums of values, of logits, of logits >= 0)."""
+    values = tl.load(partials + i, mask=used, other=0.0, cache_modifier=".cg")
+    logits = tl.load(partials + MAX_PROGRAMS + i, mask=used, other=0.0, cache_modifier=".cg")
+    counts = tl.load(partials + 2 * MAX_PROGRAMS + i, mask=used, other=0.0, cache_modifier=".cg")
+    return values, logits, counts
 
 
 SINGLE_BELOW = 8192  # logits in all; below, one program is done before a ticket would be drawn
+FEW = 4  # terms; of more, a single program's code, one copy of the tiles a term, would be too long
 
 
 def plan(sizes: Sequence[int], dtype: torch.dtype, processors: int) -> tuple[dict, dict, tuple[int, ...]]:
@@ -214,8 +332,9 @@ def plan(sizes: Sequence[int], dtype: torch.dtype, processors: int) -> tuple[dic
     of a half-precision tile, or four of a float32 one, under way.
     """
     double = dtype == torch.float64
-    max_programs = min(MAX_PROGRAMS, (4 if double else 5) * processors)
-    if sum(sizes) <= SINGLE_BELOW or max_programs < len(sizes):
+    max_programs = max(len(sizes), min(MAX_PROGRAMS, (4 if double else 5) * processors))
+    total = sum(sizes)
+    if total <= SINGLE_BELOW and len(sizes) <= FEW:
         small = max(sizes) <= 1024
         block = 512 if double else 1024 if small else 2048
         return dict(SINGLE=True, BLOCK=block), dict(num_warps=4 if small else 8), (1,) * len(sizes)
@@ -258,6 +377,27 @@ def _split(values: Sequence[float], double: bool) -> tuple[tuple[float, ...], tu
     return high, tuple([v - h for v, h in zip(values, high)])
 
 
+def _like(x: Tensor, other: Tensor) -> Tensor:
+    """`other` expanded to the shape of x, its elements in the order in which those of x lie in memory."""
+    other = other.expand(x.shape)
+    if other.stride() == x.stride() and not other.is_neg():
+        return other
+    return torch.empty_like(x, dtype=other.dtype).copy_(other)
+
+
+def _halves(x: Tensor, split: int) -> tuple[Tensor, Tensor]:
+    """(real rows, generated rows) of a batch of both: real first for split > 0, generated first for split < 0."""
+    first, second = x[: abs(split)], x[abs(split) :]
+    return (first, second) if split > 0 else (second, first)
+
+
+def _terms_of(batches: Sequence[Tensor], split: int) -> list[Tensor]:
+    if not split:
+        return list(batches)
+    halves = [_halves(x, split) for x in batches]
+    return [real for real, _ in halves] + [fake for _, fake in halves]
+
+
 def adversarial(
     logits: Sequence[Tensor],
     labels: Sequence[float],
@@ -268,45 +408,93 @@ def adversarial(
     value: bool,
     statistics: bool = False,
     gradient: bool = False,
+    partner_gradient: bool = False,
     scale: Tensor | None = None,
     factor: float = 1.0,
+    partners: Sequence[Tensor] = (),
+    targets: Sequence[Tensor] = (),
+    masks: Sequence[Tensor] = (),
+    shift: Tensor | None = None,
+    split: int = 0,
 ) -> tuple[Tensor | None, Tensor | None, list[Tensor] | None]:
-    """(loss, terms, grads) of the terms (logits[k], labels[k], weights[k]), each None unless asked for: one launch.
+    """(loss, terms, grads) of the terms (logits[k], labels[k], weights[k]), each None unless asked for: one launch for
+    every MAX_TERMS terms.
 
     logits: tensors of one floating dtype on one device, of any shapes; checked by the caller. loss is 0-d and terms is
     (K, 3), float32 (float64 for float64 logits); grads have the shapes and dtype of the logits, times `factor` and
-    `scale` (one element, on the device), both applied in float32 before rounding.
+    `scale` (one element, or one a term, on the device), both applied in float32 before rounding.
+    partners: as the logits, in shape and dtype; subtracted from them. With `partner_gradient`, their gradients come
+    after those of the logits in `grads`.
+    targets, masks: a label and a weight for every logit, of one floating dtype each; they expand to the logits' shape.
+    shift: one number a term, on the device; subtracted from its logits.
+    split: each of `logits` is a batch of |split| real rows and then generated ones, or for a negative `split` of that
+    many generated rows and then real ones. The terms are the real parts, then the generated ones; the gradients are
+    those of whole batches.
     """
     logits = [_dense(x) for x in logits]
-    first = logits[0]
-    device, dtype = first.device, first.dtype
+    device, dtype = logits[0].device, logits[0].dtype
     double = dtype == torch.float64
     out_dtype = torch.float64 if double else torch.float32
+    partners = [_like(x, b) for x, b in zip(logits, partners)]
+    targets = [_like(x, t) for x, t in zip(logits, targets)]
+    masks = [_like(x, m) for x, m in zip(logits, masks)]
+    whole = [torch.empty_like(x) for x in logits] if gradient else []
+    partner_grads = [torch.empty_like(x) for x in logits] if partner_gradient else []
+    logits, grads = _terms_of(logits, split), _terms_of(whole, split)
+    k = len(logits)
+    terms = torch.empty((k, 3), dtype=out_dtype, device=device) if value and statistics else None
+    losses = []
+    for i in range(0, k, MAX_TERMS):
+        own = slice(i, i + MAX_TERMS)
+        loss = torch.empty((), dtype=out_dtype, device=device) if value else None
+        losses.append(loss)
+        _launch(
+            *(logits[own], grads[own], partners[own], partner_grads[own], targets[own], masks[own]),
+            *(labels[own], weights[own], criterion, max(0, n_real - i), scale if scale is None or not scale.dim() else scale[own]),
+            *(factor, None if shift is None else shift[own], loss, None if terms is None else terms[own]),
+        )
+    loss = losses[0] if len(losses) == 1 or not value else torch.stack(losses).sum()
+    return loss, terms, whole + partner_grads if gradient or partner_gradient else None
+
+
+def _launch(
+    logits, grads, partners, partner_grads, targets, masks,
+    labels, weights, criterion, n_real, scale, factor, shift, loss, terms,
+):  # fmt: skip
+    device, dtype = logits[0].device, logits[0].dtype
+    double = dtype == torch.float64
     sizes = tuple([x.numel() for x in logits])
     shape, options, ends = plan(sizes, dtype, _processors(device))
-
-    grads = [torch.empty_like(x) for x in logits] if gradient else None
-    loss = torch.empty((), dtype=out_dtype, device=device) if value else None
-    terms = torch.empty((len(logits), 3), dtype=out_dtype, device=device) if value and statistics else None
-    partials, counter = workspace(device) if value and not shape["SINGLE"] else (None, None)
-
+    partials, counter = workspace(device) if loss is not None and not shape["SINGLE"] else (None, None)
     (labels, labels_lo), (weights, weights_lo) = _split(labels, double), _split(weights, double)
     odd_sizes, odd_ends = tuple([_odd(n) for n in sizes]), tuple([_odd(end) for end in ends])
+    given = [*logits, *partners, *targets, *masks]
+    given += [x for x in (scale, shift) if x is not None]
+    lists = (grads, partners, partner_grads, targets, masks)
     launch(
         adversarial_kernel,
         ends[-1],
         device,
         (
-            *(tuple(logits), tuple(grads) if gradient else None, odd_sizes, odd_ends),
+            *(tuple(logits), *[tuple(tensors) if tensors else None for tensors in lists], odd_sizes, odd_ends),
             *(labels, labels_lo, weights, weights_lo, tuple([part for (part,) in _split((factor,), double)]), scale),
-            *(loss, terms, partials, counter),
+            *(shift, loss, terms, partials, counter),
         ),
-        dict(CRITERION=CRITERIA[criterion], N_REAL=n_real, **shape, MAX_PROGRAMS=MAX_PROGRAMS),
+        dict(
+            CRITERION=CRITERIA[criterion],
+            N_REAL=n_real,
+            SCALE_PER_TERM=scale is not None and scale.numel() > 1,
+            **shape,
+            MAX_PROGRAMS=MAX_PROGRAMS,
+            MAX_TERMS=MAX_TERMS,
+            FEW=FEW,
+        ),
         options,
         key=(
-            *(criterion, n_real, dtype, None if scale is None else scale.dtype, value, statistics, gradient),
+            *(criterion, n_real, loss is None, terms is None, *[bool(tensors) for tensors in lists], len(logits)),
             *(shape["SINGLE"], shape["BLOCK"], options["num_warps"], *[n >= 2**31 for n in odd_sizes]),
+            *[x.dtype for x in (logits[0], *targets[:1], *masks[:1])],
+            *[(x.dtype, x.numel() > 1) if x is not None else None for x in (scale, shift)],
         ),
-        given=tuple(logits) if scale is None else (*logits, scale),
+        given=tuple(given),
     )
-    return loss, terms, grads

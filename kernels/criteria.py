@@ -1,7 +1,10 @@
 """The criteria: a scalar loss phi(x, y) of a logit x and its label y, with its slope d phi / dx.
 
-A criterion is one device function, (logits, label) -> (value, slope), in the dtype of `logits`. NaN must come out of
-both as NaN, and an infinite logit must give what eager PyTorch gives.
+A criterion is one device function, (logits, label, w) -> (value, w * slope), in the dtype of `logits`; label and w are
+scalars or as large as the logits. NaN comes out of the value as NaN, and an infinite logit gives what eager PyTorch
+gives. The same formulas in PyTorch, with the curvature, are in `fastgan/criteria.py`.
+
+Where a criterion knows real data and generated data only, s = 2 y - 1 is 1 for the label 1 and -1 for the label 0.
 """
 
 import triton
@@ -22,4 +25,107 @@ def sigmoid_cross_entropy(x, y, w):
     return value, tl.where(x >= 0, tl.fma(s, -w, (1.0 - y) * w), tl.fma(s, w, -y * w))
 
 
-CRITERIA = {"sigmoid_cross_entropy": sigmoid_cross_entropy}
+@triton.jit
+def absolute_error(x, y, w):
+    """phi = (1 - y) sigmoid(x) + y sigmoid(-x), which is |sigmoid(x) - y| for the labels 0 and 1."""
+    _, s = log1p_and_sigmoid(exp_minus_abs(x))
+    other = 1.0 - s
+    value = (1.0 - y) * tl.where(x >= 0, other, s) + y * tl.where(x >= 0, s, other)
+    return value, (1.0 - 2.0 * y) * w * (s * other)
+
+
+@triton.jit
+def least_squares(x, y, w):
+    """phi = (x - y)^2 (Mao et al. 2017, eq. 2)."""
+    d = x - y
+    return d * d, (2.0 * w) * d
+
+
+@triton.jit
+def hinge(x, y, w):
+    """phi = relu(1 - s x) (Lim and Ye 2017; Miyato et al. 2018, eq. 16). Slope at the knee: that of `F.relu`, 0."""
+    s = 2.0 * y - 1.0
+    t = 1.0 - s * x
+    return tl.maximum(t, 0.0, propagate_nan=tl.PropagateNan.ALL), tl.where(t <= 0, 0.0, -s * w)
+
+
+@triton.jit
+def hinge_clamp(x, y, w):
+    """`hinge`, written with `clamp(min=0)`: the slope at the knee is -s, and NaN has none."""
+    s = 2.0 * y - 1.0
+    t = 1.0 - s * x
+    return tl.maximum(t, 0.0, propagate_nan=tl.PropagateNan.ALL), tl.where(t >= 0, -s * w, 0.0)
+
+
+@triton.jit
+def hinge_min(x, y, w):
+    """`hinge`, written as -min(s x - 1, 0): the slope at the knee is -s / 2."""
+    s = 2.0 * y - 1.0
+    t = 1.0 - s * x
+    slope = tl.where(t < 0, 0.0, tl.where(t == 0, -0.5 * s * w, -s * w))
+    return tl.maximum(t, 0.0, propagate_nan=tl.PropagateNan.ALL), slope
+
+
+@triton.jit
+def wasserstein(x, y, w):
+    """phi = -s x (Arjovsky et al. 2017, eq. 2)."""
+    s = 2.0 * y - 1.0
+    return -s * x, tl.zeros(x.shape, x.dtype) - s * w
+
+
+@triton.jit
+def squared_hinge(x, y, w):
+    """phi = relu(-s x)^2: what LeCam regularisation asks of x = logit - anchor (Tseng et al. 2021, eq. 5)."""
+    s = 2.0 * y - 1.0
+    r = tl.maximum(-s * x, 0.0, propagate_nan=tl.PropagateNan.ALL)
+    return r * r, (-2.0 * s * w) * r
+
+
+@triton.jit
+def leaky_least_squares(x, y, w):
+    """phi = (leaky_relu(x, 0.05) - y)^2: MONAI's activation before the least squares."""
+    if x.dtype == tl.float64:  # a literal is float32: 1/20 has to be divided
+        low = x / 20.0
+        slope = tl.where(x > 0, 1.0, tl.full(x.shape, 1.0, tl.float64) / 20.0)
+    else:
+        low = x * 0.05
+        slope = tl.where(x > 0, 1.0, 0.05)
+    d = tl.where(x > 0, x, low) - y
+    return d * d, (2.0 * w) * d * slope
+
+
+@triton.jit
+def tanh_hinge(x, y, w):
+    """phi = relu(1 - s tanh(x)) = 2 sigmoid(-2 s x): MONAI's activation before the hinge."""
+    s = 2.0 * y - 1.0
+    _, p = log1p_and_sigmoid(exp_minus_abs(2.0 * x))
+    return 2.0 * tl.where(s * x >= 0, p, 1.0 - p), (-4.0 * s * w) * (p * (1.0 - p))
+
+
+@triton.jit
+def log_sigmoid_with_eps(x, y, w):
+    """phi = -log(sigmoid(x) + 1e-8), whatever the label: mimicry's non-saturating loss, whose slope dies for x << 0."""
+    one = tl.full(x.shape, 1.0, x.dtype)
+    eps = one / 100000000.0
+    _, s = log1p_and_sigmoid(exp_minus_abs(x))
+    p = tl.where(x >= 0, 1.0 - s, s) + eps
+    return -tl.log(p), -w * (s * (1.0 - s) / p)
+
+
+@triton.jit
+def cross_entropy(x, y, w):
+    """phi = -(y log x + (1 - y) log(1 - x)) of a probability x, its logarithms no less than -100: `nn.BCELoss`."""
+    log = tl.maximum(tl.log(x), -100.0, propagate_nan=tl.PropagateNan.ALL)
+    log_other = tl.maximum(tl.log(1.0 - x), -100.0, propagate_nan=tl.PropagateNan.ALL)
+    value = (y - 1.0) * log_other - y * log
+    floor = tl.full(x.shape, 1.0, x.dtype) / 1000000000000.0
+    return value, w * (x - y) / tl.maximum((1.0 - x) * x, floor, propagate_nan=tl.PropagateNan.ALL)
+
+
+CRITERIA = {
+    function.__name__: function
+    for function in (
+        *(sigmoid_cross_entropy, absolute_error, least_squares, hinge, hinge_clamp, hinge_min, wasserstein),
+        *(squared_hinge, leaky_least_squares, tanh_hinge, log_sigmoid_with_eps, cross_entropy),
+    )
+}

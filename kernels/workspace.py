@@ -17,6 +17,8 @@ from __future__ import annotations
 import torch
 
 MAX_PROGRAMS = 1024
+MAX_TERMS = 64  # of one launch: its parameters must fit in 4 KB
+_COUNTERS = MAX_TERMS + 4  # one a term and one for all; a multiple of 4 keeps every slot 16-byte aligned
 _SLOTS = 4096  # captured launches before a memset node has to be recorded instead
 
 _eager: dict[tuple[torch.device, int], tuple[torch.Tensor, torch.Tensor]] = {}
@@ -24,7 +26,7 @@ _slots: dict[torch.device, tuple[torch.Tensor, list[int]]] = {}
 
 
 def workspace(device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """(partials: float64 of 3 * MAX_PROGRAMS, counter: int32 of 1, zero) for a launch enqueued now."""
+    """(partials: float64 of 3 * MAX_PROGRAMS, counter: int32 of MAX_TERMS + 1, zero) for a launch enqueued now."""
     if device.type != "cuda":
         return _of_stream(device, 0)  # the interpreter
     if torch.cuda.is_current_stream_capturing():
@@ -36,9 +38,9 @@ def _of_stream(device: torch.device, stream: int) -> tuple[torch.Tensor, torch.T
     found = _eager.get((device, stream))
     if found is None:
         if device not in _slots:  # made now: inside a capture, the fill with zeros would be recorded and not done
-            counters = torch.zeros(4 * _SLOTS, dtype=torch.int32, device=device)
-            _slots.setdefault(device, (counters, list(range(0, 4 * _SLOTS, 4))))
-        counter = torch.zeros(1, dtype=torch.int32, device=device)
+            counters = torch.zeros(_COUNTERS * _SLOTS, dtype=torch.int32, device=device)
+            _slots.setdefault(device, (counters, list(range(0, _COUNTERS * _SLOTS, _COUNTERS))))
+        counter = torch.zeros(_COUNTERS, dtype=torch.int32, device=device)
         found = _eager.setdefault((device, stream), (_partials(device), counter))
     return found
 
@@ -48,8 +50,8 @@ def _of_capture(device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
     try:
         slot = free.pop()  # one operation, so two threads cannot get the same
     except IndexError:
-        return _partials(device), torch.zeros(1, dtype=torch.int32, device=device)
-    return _partials(device), counters[slot : slot + 1]  # every fourth: 16-byte aligned, as the kernel takes it to be
+        return _partials(device), torch.zeros(_COUNTERS, dtype=torch.int32, device=device)
+    return _partials(device), counters[slot : slot + _COUNTERS]
 
 
 def _partials(device: torch.device) -> torch.Tensor:
