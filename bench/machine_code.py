@@ -45,16 +45,36 @@ TARGETS = {
 MULTIPROCESSORS = {"sm_80": 108, "sm_90": 132, "sm_100": 148, "gfx942": 304}
 MOST_INSTRUCTIONS = 26.0
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
-# What is asked of the launcher: (name, logits of each side, value, gradient, scaled)
+
+
+@dataclass(frozen=True)
+class Call:
+    """What is asked of the launcher. sizes: logits of each side, a number or one a discriminator."""
+
+    name: str
+    sizes: int | tuple[int, ...]
+    value: bool
+    gradient: bool
+    scaled: bool
+    criterion: str = "sigmoid_cross_entropy"
+    pairs: bool = False
+
+
+HIFIGAN = tuple(16 * n for n in (102, 102, 105, 105, 110, 128, 65, 33))
 CALLS = (
-    ("value_and_grad, 2 × 128", 128, True, True, False),
-    ("value_and_grad, 2 × 4096, scaled", 4096, True, True, True),
-    ("value_and_grad, 2 × 4194307", 2**22 + 3, True, True, False),  # no size known to be a multiple of anything
-    ("drop-in forward, 2 × 2^22", 2**22, True, False, False),
-    ("drop-in backward, 2 × 2^22", 2**22, False, True, True),
+    Call("value_and_grad, 2 × 128", 128, True, True, False),
+    Call("value_and_grad, 2 × 4096, scaled", 4096, True, True, True),
+    Call("value_and_grad, 2 × 4194307", 2**22 + 3, True, True, False),  # no size known to be a multiple of anything
+    Call("drop-in forward, 2 × 2^22", 2**22, True, False, False),
+    Call("drop-in backward, 2 × 2^22", 2**22, False, True, True),
+    Call("HiFi-GAN's list, 2 × 8 tensors, least squares", HIFIGAN, True, True, False, "least_squares"),
+    Call("relativistic pairs, 2^22", 2**22, True, True, False, pairs=True),
 )
 
-LEFT_OUT = {("float64", CALLS[1][0]), ("float64", CALLS[3][0])}  # slow to compile, and of few promises
+LEFT_OUT = {  # slow to compile, and of few promises
+    *[("float64", CALLS[i].name) for i in (1, 3, 5, 6)],
+    *[("float16", CALLS[i].name) for i in (5, 6)],
+}
 
 
 @dataclass(frozen=True)
@@ -84,16 +104,8 @@ class _Recorder:
         return lambda *arguments, **options: self.launches.append((grid, arguments, options))
 
 
-def recorded(
-    name: str,
-    dtype: str,
-    n: int | tuple[int, int],
-    value: bool,
-    gradient: bool,
-    scaled: bool,
-    target: str,
-) -> Launch:
-    """What `fastgan.kernels.adversarial` would launch for this call on such a GPU. n: logits of each side."""
+def recorded(call: Call, dtype: str, target: str) -> Launch:
+    """What `fastgan.kernels.adversarial` would launch for this call on such a GPU."""
     module = importlib.import_module("fastgan.kernels.adversarial")
     launching = importlib.import_module("fastgan.kernels.launch")
     real_launch, found = module.launch, []
@@ -102,10 +114,12 @@ def recorded(
         recorder = _Recorder()
         real_launch(recorder, programs, torch.device("cuda", 0), *rest, **named)
         key = (*named["key"], *[x.data_ptr() % 16 == 0 for x in named["given"]])
-        found.extend(Launch(name, dtype, kernel, *launched, key) for launched in recorder.launches)
+        found.extend(Launch(call.name, dtype, kernel, *launched, key) for launched in recorder.launches)
 
-    real, fake = (torch.empty(side, dtype=DTYPES[dtype]) for side in (n if isinstance(n, tuple) else (n, n)))
-    scale = torch.ones((), dtype=torch.float32) if scaled else None
+    sizes = (call.sizes,) if isinstance(call.sizes, int) else call.sizes
+    real, fake = ([torch.empty(n, dtype=DTYPES[dtype]) for n in sizes] for _ in range(2))
+    logits = real if call.pairs else [*real, *fake]
+    scale = torch.ones((), dtype=torch.float32) if call.scaled else None
     with (
         mock.patch.object(module, "launch", launch),
         mock.patch.object(module, "_processors", lambda _: MULTIPROCESSORS[target]),
@@ -113,11 +127,12 @@ def recorded(
         mock.patch("torch.cuda.current_device", lambda: 0),
     ):
         module.adversarial(
-            [real, fake], (1.0, 0.0), (1.0, 1.0), "sigmoid_cross_entropy", 1,
-            value=value, statistics=value and gradient, gradient=gradient, scale=scale,
+            logits, (1.0,) * len(logits), (1.0,) * len(logits), call.criterion, len(real),
+            value=call.value, statistics=call.value and call.gradient, gradient=call.gradient,
+            partners=fake if call.pairs else (), partner_gradient=call.pairs and call.gradient, scale=scale,
         )  # fmt: skip
     if len(found) != 1:
-        raise Broken(f"{name}: {len(found)} launches, expected 1")
+        raise Broken(f"{call.name}: {len(found)} launches, expected 1")
     return found[0]
 
 
@@ -306,8 +321,8 @@ def table(rows: list[dict]) -> str:
 
 
 def _builds(target: str, dtype: str) -> list[dict]:
-    calls = [call for call in CALLS if (dtype, call[0]) not in LEFT_OUT]
-    return [measure(recorded(name, dtype, *arguments, target), target) for name, *arguments in calls]
+    calls = [call for call in CALLS if (dtype, call.name) not in LEFT_OUT]
+    return [measure(recorded(call, dtype, target), target) for call in calls]
 
 
 def rows(targets: Sequence[str], jobs: int) -> list[dict]:

@@ -47,7 +47,7 @@ def terms(
     shift: Tensor | None = None,
     split: int = 0,
 ) -> tuple[Tensor | None, Tensor | None, list[Tensor] | None]:
-    """The contract of `kernels.adversarial`. Its last two columns cost operators here: `statistics` 1 leaves NaN in them,
+    """The contract of `kernels.adversarial`. Its last two columns cost operators here: `statistics` 1 leaves 0 in them,
     2 fills them."""
     batches = logits
     if split:
@@ -83,10 +83,10 @@ def terms(
         dtype = np.float64 if double else np.float32
         loss = torch.from_numpy(np.array(sum([row[0] for row in rows]), dtype))
         if statistics == 1:
-            rows = [(*row, math.nan, math.nan) for row in rows]
+            rows = [(*row, 0.0, 0.0) for row in rows]
         return loss, torch.from_numpy(np.array(rows, dtype)) if statistics else None, grads
     if statistics == 1:
-        rows = [(*row, torch.full_like(row[0], torch.nan), torch.full_like(row[0], torch.nan)) for row in rows]
+        rows = [(*row, torch.zeros_like(row[0]), torch.zeros_like(row[0])) for row in rows]
     table = torch.stack([torch.stack(row) for row in rows]).to(torch.float64 if double else torch.float32)
     return table[:, 0].sum(), table if statistics else None, grads
 

@@ -173,12 +173,12 @@ def _fake_value(*arguments):
 def _fake_gradient(*arguments):
     *terms, _, of_logits, of_partners = arguments
     logits = Terms(*terms).logits
-    return [torch.empty_like(x) for x in logits] * (bool(of_logits) + bool(of_partners))
+    return [torch.empty_like(x) for _ in range(of_logits + of_partners) for x in logits]
 
 
 def _fake_value_and_gradient(*arguments):
     terms = Terms(*arguments[:-2])
-    grads = [torch.empty_like(x) for x in terms.logits] * (1 + _of_partners(terms))
+    grads = [torch.empty_like(x) for _ in range(1 + _of_partners(terms)) for x in terms.logits]
     return _out(terms, ()), _rows(terms), grads
 
 

@@ -24,6 +24,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from fastgan.data import progress_bar, to_unit
 from fastgan.functional import discriminator_value_and_grad, generator_value_and_grad
+from fastgan.objectives import find
 
 CHECKPOINT_FORMAT = 1
 CROSS_ENTROPY = ("minimax", "nonsaturating")  # objectives whose losses are ln 2 where D cannot tell
@@ -84,6 +85,7 @@ class GANTrainer:
         self.ema = copy.deepcopy(self.generator).eval().requires_grad_(False)
         self.latent_dim, self.lr, self.r1, self.r1_every = latent_dim, lr, r1, r1_every
         self.objective, self.weight, self.ema_decay = objective, weight, ema_decay
+        self.relativistic = find(objective).relation is not None
         adam = {"lr": lr, "betas": tuple(map(float, betas)), "fused": self.device.type in ("cpu", "cuda")}
         self.optimizer_g = torch.optim.Adam(self.generator.parameters(), **adam)
         self.optimizer_d = torch.optim.Adam(self.discriminator.parameters(), **adam)
@@ -126,7 +128,9 @@ class GANTrainer:
         # Generator. D only passes the gradient on, and gets none itself.
         self.discriminator.requires_grad_(False)
         fake_logits = self.discriminator(self.generator(self.latent(n)))
-        g = generator_value_and_grad(fake_logits, self.objective)
+        with torch.no_grad():  # what a relativistic generator compares with
+            seen = {"real_logits": self.discriminator(real)} if self.relativistic else {}
+        g = generator_value_and_grad(fake_logits, self.objective, **seen)
         self.optimizer_g.zero_grad()
         torch.autograd.backward([fake_logits], [*g.grads])
         self.optimizer_g.step()
@@ -136,7 +140,8 @@ class GANTrainer:
         stats = d.stats
         return {
             "loss_d": d.loss, "loss_g": g.loss, "error": stats.error, "real_logit": stats.real_mean,
-            "fake_logit": stats.fake_mean, "r1": penalty.detach(),
+            "fake_logit": stats.fake_mean if stats.fake_mean is not None else -stats.real_mean,  # of pairs: r - f, f - r
+            "r1": penalty.detach(),
         }  # fmt: skip
 
     def fit(self, data: Tensor, *, steps: int, batch: int = 64, log_every: int = 100) -> list[dict]:
@@ -239,8 +244,7 @@ def generate(generator: nn.Module, latent_dim: int, count: int, seed: int, batch
 
 def check_objective(objective: str) -> None:
     """Raises ValueError, naming the objectives there are, unless both networks have a loss of that name."""
-    generator_value_and_grad(torch.zeros(1), objective)
-    discriminator_value_and_grad(torch.zeros(1), torch.zeros(1), objective)
+    find(objective)
 
 
 def read_checkpoint(path: str | os.PathLike, device: torch.device | str = "cpu") -> dict:

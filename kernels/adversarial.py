@@ -324,8 +324,11 @@ SINGLE_BELOW = 8192  # logits in all; below, one program is done before a ticket
 FEW = 4  # terms; of more, a single program's code, one copy of the tiles a term, would be too long
 
 
-def plan(sizes: Sequence[int], dtype: torch.dtype, processors: int) -> tuple[dict, dict, tuple[int, ...]]:
+def plan(
+    sizes: Sequence[int], dtype: torch.dtype, processors: int, streams: int = 1
+) -> tuple[dict, dict, tuple[int, ...]]:
     """(SINGLE and BLOCK, compiler options, ends): how many programs each term gets, in proportion to its tiles.
+    streams: how many tensors are read for each logit.
 
     A large problem gets as many programs as run at once: 5 of 128 threads on a multiprocessor at 96 registers a thread
     (4 at 128 for float64), the least at which no supported architecture spills. Each thread then has two 128-bit loads
@@ -338,7 +341,7 @@ def plan(sizes: Sequence[int], dtype: torch.dtype, processors: int) -> tuple[dic
         small = max(sizes) <= 1024
         block = 512 if double else 1024 if small else 2048
         return dict(SINGLE=True, BLOCK=block), dict(num_warps=4 if small else 8), (1,) * len(sizes)
-    block = 512 if double else 2048
+    block = 512 if double else 2048 if streams == 1 else 1024  # two streams of 2048 spill in half precision
     tiles = [max(1, -(-n // block)) for n in sizes]
     if sum(tiles) > max_programs:
         spare, all_tiles = max_programs - len(sizes), sum(tiles)
@@ -432,6 +435,7 @@ def adversarial(
     those of whole batches.
     """
     logits = [_dense(x) for x in logits]
+    scale, shift = (None if v is None else v.contiguous() for v in (scale, shift))
     device, dtype = logits[0].device, logits[0].dtype
     double = dtype == torch.float64
     out_dtype = torch.float64 if double else torch.float32
@@ -464,7 +468,7 @@ def _launch(
     device, dtype = logits[0].device, logits[0].dtype
     double = dtype == torch.float64
     sizes = tuple([x.numel() for x in logits])
-    shape, options, ends = plan(sizes, dtype, _processors(device))
+    shape, options, ends = plan(sizes, dtype, _processors(device), 1 + bool(partners) + bool(targets) + bool(masks))
     partials, counter = workspace(device) if loss is not None and not shape["SINGLE"] else (None, None)
     (labels, labels_lo), (weights, weights_lo) = _split(labels, double), _split(weights, double)
     odd_sizes, odd_ends = tuple([_odd(n) for n in sizes]), tuple([_odd(end) for end in ends])

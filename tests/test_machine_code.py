@@ -35,7 +35,7 @@ def test_every_target_dtype_and_path_was_built(rows):
 
     built = {(row["launch"], row["dtype"], row["target"]) for row in rows}
     dtypes = ("float32", "bfloat16", "float16", "float64")
-    asked = {(call[0], dtype) for call in CALLS for dtype in dtypes} - {(call, dtype) for dtype, call in LEFT_OUT}
+    asked = {(call.name, dtype) for call in CALLS for dtype in dtypes} - {(call, dtype) for dtype, call in LEFT_OUT}
     assert built == {(*build, target) for build in asked for target in TARGETS}
     assert {row["programs"] == 1 for row in rows} == {True, False}
 
@@ -90,14 +90,16 @@ def test_a_broken_promise_is_named(rows):
 
 
 SIDES = [(1, 1), (1, 7), (7, 1), (7, 9), (16, 16), (16, 33), (128, 128), (1024, 1000), (4096, 4096), (4097, 4096)]
+SIDES += [(5, 17, 33), (1, 16, 4096), (1,), (3000,), (16, 16, 16, 16, 16), (1, 1, 300, 9000, 2, 16)]
 SIDES += [(1, 9000), (9000, 1), (2048, 32768), (33000, 33000), (100_000, 99_999), (2**20, 2**20), (2**20 + 1, 16)]
 SPECIALISED = """
 import json, sys
-from bench.machine_code import recorded, specialised
+from bench.machine_code import Call, recorded, specialised
 seen = {}
 for name, value, gradient in (("both", True, True), ("value", True, False), ("gradient", False, True)):
     for sides in json.loads(sys.argv[1]):
-        launch = recorded(name, "float32", tuple(sides), value, gradient, not value, "sm_90")
+        # both sides of these sizes: (1, 7) is four terms, of 1, 7, 1 and 7 logits
+        launch = recorded(Call(name, tuple(sides), value, gradient, not value), "float32", "sm_90")
         options, signature, constants, attributes = specialised(launch, "sm_90")
         binary = repr((signature, constants, attributes, sorted(options.items(), key=lambda item: item[0])))
         first, sides_first = seen.setdefault(launch.key, (binary, sides))

@@ -11,27 +11,29 @@ import torch
 
 ROOT = Path(__file__).parent.parent
 KERNEL, CRITERION, NUMERICS = "kernels/adversarial.py", "kernels/criteria.py", "kernels/numerics.py"
-OBJECTIVES, OPERATORS, CLOSED = "fastgan/objectives.py", "fastgan/operators.py", "fastgan/closed_form.py"
-ACCURACY, AUTOGRAD = "tests/test_accuracy.py", "tests/test_autograd.py"
+FUNCTIONAL, OPERATORS, CLOSED = "fastgan/functional.py", "fastgan/operators.py", "fastgan/closed_form.py"
+ACCURACY, AUTOGRAD, OBJECTIVES = "tests/test_accuracy.py", "tests/test_autograd.py", "tests/test_objectives.py"
 
 # name: (file, what stands there, what replaces it, backend, test file)
 MUTANTS = {
     "zero gradient": (KERNEL, "offset, slope.to(", "offset, (slope * 0).to(", "triton and discriminator", ACCURACY),
     "zero gradient in the tail": (
         KERNEL,
-        "lane, slope.to(",
-        "lane, (slope * 0).to(",
+        "tail + lane, inside, shift, y, w,",
+        "tail + lane, inside, shift, y, w * 0,",
         "triton and discriminator",
         ACCURACY,
     ),
     "swapped sides": (
-        *(OBJECTIVES, "(float(real_label), float(fake_label))", "(float(fake_label), float(real_label))"),
+        FUNCTIONAL,
+        'found.real_label), ("fake_label", fake_label, found.fake_label)',
+        'found.fake_label), ("fake_label", fake_label, found.real_label)',
         *("triton and discriminator", ACCURACY),
     ),
     "N of the other side, one program": (
         KERNEL,
-        "/ n.to(ACC)\n            value",
-        "/ _plain(sizes[0]).to(ACC)\n            value",
+        "weights_lo[k]) / n.to(ACC)",
+        "weights_lo[k]) / _plain(sizes[0]).to(ACC)",
         "triton and discriminator",
         ACCURACY,
     ),
@@ -70,8 +72,8 @@ MUTANTS = {
     ),
     "a program's sum left out": (
         KERNEL,
-        "used = i < _plain(ends[K - 1])",
-        "used = i < _plain(ends[K - 1]) - 1",
+        "i, i < _plain(ends[K - 1]), MAX",
+        "i, i < _plain(ends[K - 1]) - 1, MAX",
         "triton and sure",
         ACCURACY,
     ),
@@ -92,14 +94,14 @@ MUTANTS = {
         ACCURACY,
     ),
     "grad_output ignored": (
-        *(OPERATORS, "gradient=True, scale=scale)[2]", "gradient=True, scale=None)[2]", "triton", AUTOGRAD),
+        *(OPERATORS, "partner_gradient=of_partners, scale=scale)", "partner_gradient=of_partners, scale=None)", "triton", AUTOGRAD),
     ),
     "curvature of the wrong sign": (
-        *(OPERATORS, "p * torch.sigmoid(-wide)).to", "-p * torch.sigmoid(-wide)).to", "triton", AUTOGRAD),
+        *(OPERATORS, "upstream * phi.curvature(x, y)", "-upstream * phi.curvature(x, y)", "triton", AUTOGRAD),
     ),
     "closed form: zero gradient": (CLOSED, "grad.mul_(slope_weight)", "grad.mul_(0.0)", "torch-cpu", ACCURACY),
     "closed form: zero gradient of a block": (CLOSED, " p.mul_(slope_weight)", " p.mul_(0.0)", "several", ACCURACY),
-    "closed form: wrong sign": (CLOSED, "(-weight if flip else weight)", "weight", "torch-cpu", ACCURACY),
+    "closed form: wrong sign": (CLOSED, "slope_weight = -slope_weight", "pass", "torch-cpu", ACCURACY),
     "closed form: merge off by a hundredth": (CLOSED, "b, value=-1.0)", "b, value=-1.01)", "several", ACCURACY),
     "closed form: rest dropped": (CLOSED, "torch.log1p(-m[-left:]).sum()", "(m.sum() * 0)", "several", ACCURACY),
     "closed form: last block dropped": (CLOSED, "range(0, n, BLOCK)", "range(0, n - 4, BLOCK)", "several", ACCURACY),
@@ -110,6 +112,44 @@ MUTANTS = {
     "closed form: fence on the other side": (
         *(CLOSED, "wide.numpy() >= 0", "wide.numpy() > 0", "torch-cpu and statistics", ACCURACY),
     ),
+    "a list: a term's last program not found": (
+        *(KERNEL, "ticket == end - begin - 1", "ticket == end - begin", "triton and parts_and", OBJECTIVES),
+    ),
+    "a list: the last term left out": (
+        *(KERNEL, "total += tl.load(at,", "total += (k < K - 1) * tl.load(at,", "triton and parts_and", OBJECTIVES),
+    ),
+    "a list: one scale for all terms": (
+        *(KERNEL, "tl.load(scale + term)", "tl.load(scale)", "triton and each_part", OBJECTIVES),
+    ),
+    "a partner added": (
+        *(KERNEL, "x -= widen(tl.load(b_ptr", "x += widen(tl.load(b_ptr", "triton and relativistic-", OBJECTIVES),
+    ),
+    "a partner's gradient of the wrong sign": (
+        *(KERNEL, "(-slope).to(", "slope.to(", "triton and relativistic-", OBJECTIVES),
+    ),
+    "a shift ignored": (KERNEL, "x -= shift", "x -= 0 * shift", "triton and lecam", OBJECTIVES),
+    "an average without its gradient": (
+        *(OPERATORS, "-closed_form.widen(grad).sum()", "0 * closed_form.widen(grad).sum()"),
+        *("torch-cpu and detached", OBJECTIVES),
+    ),
+    "a mask left out of the gradient": (
+        *(KERNEL, "CRITERION(x, y, w * m)", "CRITERION(x, y, w)", "triton and masks", OBJECTIVES),
+    ),
+    "label tensors ignored": (KERNEL, "y = tl.load(t_ptr", "y = 0 * tl.load(t_ptr", "triton and label_t", OBJECTIVES),
+    "the sides of a batch swapped": (
+        *(KERNEL, "if split > 0 else (second, first)", "if split < 0 else (second, first)"),
+        *("triton and one_batch", OBJECTIVES),
+    ),
+    "the hinge's knee": (CRITERION, "tl.where(t <= 0, 0.0", "tl.where(t < 0, 0.0", "triton and knee", OBJECTIVES),
+    "least squares without its 2": (
+        *(CRITERION, "(2.0 * w) * d", "w * d", "triton and test_criterion and least", OBJECTIVES),
+    ),
+    "closed form: least squares without its 2": (
+        *(CLOSED, "2.0 * slope_weight", "slope_weight", "torch-cpu and test_criterion and least", OBJECTIVES),
+    ),
+    "closed form: the hinge's knee": (
+        *(CLOSED, "(slope, gap, 0.0)", "(slope, gap, -1e-6)", "torch-cpu and knee", OBJECTIVES),
+    ),
 }
 
 
@@ -119,7 +159,7 @@ def plant(folder, mutant=None):
     ignore = shutil.ignore_patterns("__pycache__")
     shutil.copytree(ROOT / "fastgan", package, ignore=ignore)
     shutil.copytree(ROOT / "kernels", package / "kernels", ignore=ignore)
-    for name in ("conftest.py", "oracle.py", "test_accuracy.py", "test_autograd.py"):
+    for name in ("conftest.py", "oracle.py", "test_accuracy.py", "test_autograd.py", "test_objectives.py"):
         shutil.copy(ROOT / "tests" / name, folder)
     if mutant:
         file, old, new = mutant

@@ -24,13 +24,25 @@ def test_opcheck(device, dtype):
     ops = torch.ops.fastgan
     for sizes in ((6, 9), (1, 3), (5000, 4000)):
         logits = sides(device, *sizes, dtype=dtype)
-        labels, weights, scale = [1.0, 0.0], [0.5, 0.5], torch.tensor(2.0, device=device)
-        torch.library.opcheck(ops.value, (logits, labels, weights, CRITERION))
-        torch.library.opcheck(ops.gradient, (logits, labels, weights, CRITERION, scale))
-        for s in (scale, None):
-            torch.library.opcheck(ops.value_and_gradient, (logits, labels, weights, CRITERION, 1, s, 3.0))
+        scale, shift = torch.tensor(2.0, device=device), torch.tensor([0.1, 0.2], device=device)
+        others = [x.flip(0) for x in logits]
+        for terms in (
+            operators.Terms(logits, (1.0, 0.0), (0.5, 0.5), CRITERION, 1),
+            operators.Terms(logits, (1.0, 1.0), (0.5, 0.5), CRITERION, 2, partners=others, shift=shift),
+            operators.Terms(logits, (0.0, 0.0), (1.0, 2.0), "least_squares", 1, targets=others, masks=others),
+            operators.Terms([x for x in logits if len(x) > 1], *[(1.0, 0.0) * 2] * 2, "hinge", 2, split=-1)
+            if min(sizes) > 1
+            else operators.Terms(logits[1:], (1.0, 0.0), (1.0, 1.0), "hinge", 1, split=1),
+        ):
+            for statistics in (operators.NOTHING, operators.LOSSES, operators.EVERYTHING):
+                torch.library.opcheck(ops.value, (*terms, statistics))
+            for of_logits, of_partners in ((True, bool(terms.partners)), (not terms.partners, True))[: 1 + bool(terms.partners)]:
+                torch.library.opcheck(ops.gradient, (*terms, scale, of_logits, of_partners))
+            for s in (scale, None):
+                torch.library.opcheck(ops.value_and_gradient, (*terms, s, 3.0))
     channels_last = sides(device, 96)[0].reshape(2, 3, 4, 4).contiguous(memory_format=torch.channels_last)
-    torch.library.opcheck(ops.gradient, ([channels_last], [1.0], [1.0], CRITERION, scale))
+    terms = operators.Terms([channels_last], (1.0,), (1.0,), CRITERION)
+    torch.library.opcheck(ops.gradient, (*terms, scale, True, False))
 
 
 @pytest.mark.parametrize("compiler", ["aot_eager", "inductor"])
