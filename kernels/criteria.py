@@ -116,7 +116,10 @@ def log_sigmoid_with_eps(x, y, w):
 def cross_entropy(x, y, w):
     """phi = -(y log x + (1 - y) log(1 - x)) of a probability x, its logarithms no less than -100: `nn.BCELoss`."""
     log = tl.maximum(tl.log(x), -100.0, propagate_nan=tl.PropagateNan.ALL)
-    log_other = tl.maximum(tl.log(1.0 - x), -100.0, propagate_nan=tl.PropagateNan.ALL)
+    u = 1.0 - x  # Kahan's log1p: the rounding error of 1 - x cancels in log(u) / (u - 1)
+    d = tl.where(u == 1.0, 1.0, u - 1.0)
+    log_other = tl.where(u == 1.0, -x, tl.log(u) * (-x / d))
+    log_other = tl.maximum(log_other, -100.0, propagate_nan=tl.PropagateNan.ALL)
     value = (y - 1.0) * log_other - y * log
     floor = tl.full(x.shape, 1.0, x.dtype) / 1000000000000.0
     return value, w * (x - y) / tl.maximum((1.0 - x) * x, floor, propagate_nan=tl.PropagateNan.ALL)
