@@ -56,6 +56,8 @@ def _stages(folder: Path, quick: bool, cuda: bool, commit: str | None) -> list[S
     bench = [PYTHON, "-m", "bench"]
     losses = [*bench, "losses", "--out", str(folder), "--limit", "60" if quick else "220"]
     losses += ["--quick"] * quick + (["--commit", commit] if commit else [])
+    lists = [*bench, "lists", "--out", str(folder), "--limit", "40" if quick else "100"]
+    lists += ["--quick"] * quick + ["--budget", "0.5"] * (not quick) + (["--commit", commit] if commit else [])
     uncached = (("PYTORCH_NO_CUDA_MEMORY_CACHING", "1"),)  # else every tensor lies in one allocation to the checker
     sanitizer = ["compute-sanitizer", "--error-exitcode", "9", "--target-processes", "application-only", "--tool"]
     profiler = ["ncu", "--clock-control", "none", "--kernel-name", "regex:adversarial", "--launch-count", "6"]
@@ -70,6 +72,7 @@ def _stages(folder: Path, quick: bool, cuda: bool, commit: str | None) -> list[S
         Stage("losses", losses, "losses.log", 70 if quick else 270),
         Stage("tests", pytest, "pytest.log", 60 if quick else 170),
         Stage("checks", [*bench, "checks"], "checks.log", 50, needs_cuda),
+        Stage("lists", lists, "lists.log", 50 if quick else 125),
         Stage(
             "memcheck",
             [*sanitizer, "memcheck", PYTHON, "-m", "bench.workload", "small"],
@@ -165,13 +168,15 @@ def _made_since(file: Path, clock: float) -> bool:
 def _promises(folder: Path, clock: float) -> str:
     """The table of promises, from the numbers of this run only."""
     found = []
-    for name in ("losses.json", "machine_code.json"):
+    for name in ("losses.json", "lists.json", "machine_code.json"):
         if not _made_since(folder / name, clock):
             found.append((f"everything that {name} shows", "the file was not written", promises.UNMEASURED))
             continue
         results = json.loads((folder / name).read_text(encoding="utf-8"))
         if name == "losses.json":
             found += promises.losses(results)
+        elif name == "lists.json":
+            found += promises.lists(results)
         else:
             kept, broken = len(results["rows"]) - results["broken"], results["broken"]
             what = "machine code: 128-bit accesses, no spills, at most 26 instructions a logit"
@@ -188,7 +193,7 @@ def _copy(out: Path, folder: Path, clock: float, summary: str, logs: dict[str, s
     files |= {name: logs[name] for name in ("ncu.log", "sanitizer.log") if name in logs}
     for name, text in files.items():
         (out / name).write_bytes(text.encode()[-MOST_BYTES:])
-    for name in ("losses.json", "losses.png", "machine_code.json"):  # losses.md is drawn from losses.json
+    for name in ("losses.json", "lists.json", "machine_code.json"):  # tables and pictures are drawn from them
         source = folder / name
         if (
             _made_since(source, clock)

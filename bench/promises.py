@@ -55,6 +55,37 @@ def _worst(
     return what, f"{value:.2f}{unit} at worst ({where})", "met" if good(value) else "not met"
 
 
+def lists(results: dict) -> list[Promise]:
+    """What `python -m bench lists` is held to: CPU speed, and on a GPU the launches of HiFi-GAN's D list."""
+    by_name = {
+        cell["name"]: {row["contender"]: row for row in cell["rows"] if "host_us" in row} for cell in results["cells"]
+    }
+    if results["device_type"] == "cuda":
+        rows = []
+        for name, allowed, what in (
+            ("value_and_grad", {1}, "value_and_grad of HiFi-GAN's D list: 1 kernel launch, by the profiler"),
+            ("drop-in", {2, 3}, "drop-in for HiFi-GAN's D list: 2 kernel launches, and the fill that starts autograd"),
+        ):
+            counted = by_name.get("hifigan-d", {}).get(name, {}).get("launches")
+            verdict = UNMEASURED if counted is None else "met" if counted in allowed else "not met"
+            rows.append((what, "" if counted is None else str(counted), verdict))
+        return [*rows, _gate(results)]
+    rows = [
+        _at_least(
+            f"drop-in ≥ 1.5× eager, {what}", by_name.get(name, {}).get("drop-in", {}).get("host_speedup"), 1.5, times
+        )
+        for name, what in (("hifigan-d", "HiFi-GAN's D list"), ("real-esrgan-d", "Real-ESRGAN's D"))
+    ]
+    found = [
+        (row["host_speedup"]["median"], name)
+        for name, contenders in by_name.items()
+        for contender, row in contenders.items()
+        if contender == "drop-in" and "host_speedup" in row
+    ]
+    rows.append(_worst("drop-in never slower than eager, any configuration", found, lambda v: v >= 1, "×"))
+    return [*rows, _gate(results)]
+
+
 def _cpu(results: dict) -> list[Promise]:
     promised = [("value_and_grad", 128, 2.0), ("value_and_grad", 2**18, 2.5), ("value_and_grad", 2**22, 2.5)]
     promised += [("drop-in", 2**18, 1.8)]

@@ -9,9 +9,11 @@ take as few operators as can be; large ones go block by block, in place, while a
 
 from __future__ import annotations
 
+import functools
 import math
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -22,6 +24,8 @@ from fastgan.criteria import CRITERIA
 
 BLOCK = 1 << 18  # logits: a few float32 buffers of this size stay in cache
 _SMALL = 1 << 17  # logits: below, calling more operators costs more than softplus
+_NATIVE_BELOW = 1 << 16  # logits: above, an own node costs less than what autograd's take in memory
+_SHORT = 1 << 13  # logits: the most that a norm in float32 adds up as exactly as promised
 _TINY = 1 << 12  # logits: below, the operator that is slower an element is faster a call
 _WIDE = (torch.float32, torch.float64)
 _ONE = torch.ones((), device="cpu")
@@ -56,8 +60,17 @@ def terms(
     on_cpu, double = logits[0].is_cpu, logits[0].dtype == torch.float64
     term = _term_on_cpu if on_cpu else _term_anywhere
     factors = _per_term(scale, len(logits), on_cpu, factor)
-    shifts = None if shift is None else _per_term(shift, len(logits), on_cpu, 1.0)
     slopes = gradient or partner_gradient
+    if (
+        on_cpu
+        and len(logits) > 2
+        and criterion in _LISTS
+        and not (partners or targets or masks or split or shift is not None)
+    ):
+        many = _short_list(logits, labels, weights, factors, criterion, n_real, value, statistics, slopes)
+        if many is not None:
+            return many
+    shifts = None if shift is None else _per_term(shift, len(logits), on_cpu, 1.0)
     rows, grads = [], []
     for k, x in enumerate(logits):
         if partners:
@@ -66,7 +79,16 @@ def terms(
             x = widen(x) - shifts[k]
         y = targets[k] if targets else labels[k]
         row, grad = term(
-            x, y, masks[k] if masks else None, weights[k], factors[k], criterion, k < n_real, value, statistics > 1, slopes
+            x,
+            y,
+            masks[k] if masks else None,
+            weights[k],
+            factors[k],
+            criterion,
+            k < n_real,
+            value,
+            statistics > 1,
+            slopes,
         )
         rows.append(row)
         grads.append(grad if grad is None or grad.dtype == logits[k].dtype else grad.to(logits[k].dtype))
@@ -79,16 +101,175 @@ def terms(
         grads = (grads if gradient else []) + [grad.neg() for grad in grads]
     if not value:
         return None, None, grads
-    if on_cpu:  # through NumPy: torch.tensor of a list takes several times as long
-        dtype = np.float64 if double else np.float32
-        loss = torch.from_numpy(np.array(sum([row[0] for row in rows]), dtype))
+    if on_cpu:
         if statistics == 1:
             rows = [(*row, 0.0, 0.0) for row in rows]
-        return loss, torch.from_numpy(np.array(rows, dtype)) if statistics else None, grads
+        return *_results(rows, statistics, double), grads
     if statistics == 1:
         rows = [(*row, torch.zeros_like(row[0]), torch.zeros_like(row[0])) for row in rows]
     table = torch.stack([torch.stack(row) for row in rows]).to(torch.float64 if double else torch.float32)
     return table[:, 0].sum(), table if statistics else None, grads
+
+
+def native(terms) -> Tensor | None:
+    """The loss of one or two small tensors by operators whose derivatives autograd knows; None for others.
+
+    A node of Python's costs autograd more than it takes to compute the gradient of a few thousand logits. Of the
+    cross-entropy with hard labels nothing is saved but the logits, as ever; else something as small as they are.
+    """
+    logits, labels, weights, criterion, _, partners, targets, masks, shift, split = terms
+    form = _NATIVE.get(criterion)
+    if form is None or len(logits) > 2 or masks or split:
+        return None
+    total = None
+    for k, x in enumerate(logits):
+        if not 0 < x.numel() < _NATIVE_BELOW or not x.is_cpu or x.is_neg():
+            return None
+        if x.dtype not in _WIDE:
+            x = x.float()
+        if partners:
+            x = x - partners[k]
+        if shift is not None:
+            x = x - shift[k]
+        loss = form(x, targets[k] if targets else labels[k])
+        if loss is None:
+            return None
+        if weights[k] != 1.0:
+            loss = loss * _constant(weights[k], loss.dtype)
+        total = loss if total is None else total + loss
+    return total
+
+
+def _native_cross_entropy(x: Tensor, y: float | Tensor) -> Tensor | None:
+    """softplus(-x) is -softplus(x, beta=-1), which saves x and not -x. Neither value nor slope cancels."""
+    if not math.isfinite(np.add.reduce(x.detach().numpy(), axis=None)):
+        return None  # infinite logits: what `BCEWithLogitsLoss` says of them
+    if isinstance(y, Tensor):
+        return torch.lerp(F.softplus(x, 1.0, 50.0), -F.softplus(x, -1.0, 50.0), y.to(x.dtype)).mean()
+    if y == 1.0:
+        return -F.softplus(x, -1.0, 50.0).mean()
+    return F.softplus(x, 1.0, 50.0).mean() if y == 0.0 else None
+
+
+def _native_hinge(x: Tensor, y: float | Tensor) -> Tensor | None:
+    return None if isinstance(y, Tensor) else torch.relu(1.0 - x if y else 1.0 + x).mean()
+
+
+def _native_wasserstein(x: Tensor, y: float | Tensor) -> Tensor | None:
+    return None if isinstance(y, Tensor) else -x.mean() if y else x.mean()
+
+
+def _native_least_squares(x: Tensor, y: float | Tensor) -> Tensor:
+    return F.mse_loss(x, y.to(x.dtype) if isinstance(y, Tensor) else _constant(y, x.dtype).expand_as(x))
+
+
+def _native_probabilities(x: Tensor, y: float | Tensor) -> Tensor:
+    return F.binary_cross_entropy(x, y.to(x.dtype) if isinstance(y, Tensor) else _constant(y, x.dtype).expand_as(x))
+
+
+_NATIVE = {
+    "sigmoid_cross_entropy": _native_cross_entropy,
+    "least_squares": _native_least_squares,
+    "hinge": _native_hinge,
+    "wasserstein": _native_wasserstein,
+    "cross_entropy": _native_probabilities,
+}
+
+
+def _results(rows: list[tuple[float, ...]], statistics: int, double: bool) -> tuple[Tensor, Tensor | None]:
+    """(loss, terms) of numbers; through NumPy: torch.tensor of a list takes several times as long."""
+    dtype = np.float64 if double else np.float32
+    loss = torch.from_numpy(np.array(sum([row[0] for row in rows]), dtype))
+    return loss, torch.from_numpy(np.array(rows, dtype)) if statistics else None
+
+
+def _short_list(
+    logits: Sequence[Tensor],
+    labels,
+    weights,
+    factors,
+    criterion: str,
+    n_real: int,
+    value: bool,
+    statistics: int,
+    slopes: bool,
+) -> tuple[Tensor | None, Tensor | None, list[Tensor] | None] | None:
+    """`terms` of several small tensors: an operator call costs more than its arithmetic, and one over a list costs a
+    third of as many calls from Python. None where the tensors are not that small."""
+    sizes = [x.numel() for x in logits]
+    if max(sizes) > _SHORT or min(sizes) < 1:
+        return None
+    with torch.no_grad():
+        dense = [x if x.is_contiguous() else _dense(x) for x in logits]
+        wide = [widen(x) for x in dense]
+        form = _LISTS[criterion]
+        gaps = form.gap(wide, labels)
+        loss = rows = grads = None
+        if value:
+            norms = torch.stack(torch._foreach_norm(form.positive(gaps), form.power)).tolist()
+            means = [norm**form.power / n for norm, n in zip(norms, sizes)]
+            rows = [(weight * mean, 0.0, 0.0) for weight, mean in zip(weights, means)]
+            if statistics > 1:
+                for k, (x, n) in enumerate(zip(wide, sizes)):
+                    logit_sum, non_negative = _side_statistics(x)
+                    share = (non_negative if k < n_real else n - non_negative) / n
+                    rows[k] = (rows[k][0], logit_sum / n, share if logit_sum == logit_sum else math.nan)
+            loss, rows = _results(rows, statistics, wide[0].dtype == torch.float64)
+        if slopes:
+            slopes = [form.factor(y) * w * f / n for y, w, f, n in zip(labels, weights, factors, sizes)]
+            slopes = torch.from_numpy(np.array(slopes, np.float64 if wide[0].dtype == torch.float64 else np.float32))
+            grads = list(torch._foreach_mul(form.slope(gaps), slopes.unbind()))
+            if wide[0] is not dense[0]:
+                grads = [grad.to(x.dtype) for grad, x in zip(grads, dense)]
+    return loss, rows, grads
+
+
+class _List(NamedTuple):
+    """A criterion over a list: phi is positive(gap)^power, its slope the factor of the label times slope(gap)."""
+
+    gap: Callable
+    positive: Callable
+    power: int
+    slope: Callable
+    factor: Callable
+
+
+@functools.cache
+def _constant(value: float, dtype: torch.dtype) -> Tensor:
+    """0-d: an operator takes it as it is, where a number of Python's costs it 2 us to wrap."""
+    return torch.full((), value, dtype=dtype, device="cpu")
+
+
+def _list_differences(wide, labels):
+    if not any(labels):
+        return wide
+    if len(set(labels)) == 1:
+        return torch._foreach_add(wide, _constant(-labels[0], wide[0].dtype))
+    return [x - _constant(y, x.dtype) if y else x for x, y in zip(wide, labels)]
+
+
+def _list_hinge_gaps(wide, labels):
+    gaps = torch._foreach_mul(wide, [_constant(1.0 - 2.0 * y, wide[0].dtype) for y in labels])
+    torch._foreach_add_(gaps, _constant(1.0, wide[0].dtype))
+    return gaps
+
+
+def _list_hinge_slope(gaps):
+    inside = torch._foreach_clamp_min(gaps, 0.0)
+    torch._foreach_sign_(inside)
+    return inside
+
+
+_LISTS = {
+    "least_squares": _List(_list_differences, lambda gaps: gaps, 2, lambda gaps: gaps, lambda y: 2.0),
+    "hinge": _List(
+        _list_hinge_gaps,
+        lambda gaps: torch._foreach_clamp_min(gaps, 0.0),
+        1,
+        _list_hinge_slope,
+        lambda y: 1.0 - 2.0 * y,
+    ),
+}
 
 
 def _per_term(of: Tensor | None, terms: int, on_cpu: bool, factor: float) -> Sequence[float | Tensor]:

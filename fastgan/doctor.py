@@ -100,7 +100,9 @@ def self_test(device: torch.device, dtype: torch.dtype, sizes: tuple[int, ...] =
                     loss.backward()
                     # where positive and negative logits may cancel, an error counts against what was added up
                     size = exact.loss.abs().clamp(min=_summed(logits) if objective in _SIGNED else 0.0)
-                    worst_loss = max(worst_loss, *((v.cpu() - exact.loss).abs().div(size).item() for v in (out.loss, loss)))
+                    worst_loss = max(
+                        worst_loss, *((v.cpu() - exact.loss).abs().div(size).item() for v in (out.loss, loss))
+                    )
                     gradients = [*zip(out.grads, exact.grads), *zip((x.grad for x in here), exact.grads)]
                     worst_gradient = max(worst_gradient, *(_error(g, e, dtype) for g, e in gradients))
     return worst_loss, worst_gradient

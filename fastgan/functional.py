@@ -259,7 +259,9 @@ def concatenated_discriminator_loss(
     Other arguments, result and errors are those of `discriminator_loss`; objectives that compare the sides are not for
     this function.
     """
-    terms, _ = _concatenated(logits, objective, fake_first, split, weight, real_label, fake_label, reduce_discriminators)
+    terms, _ = _concatenated(
+        logits, objective, fake_first, split, weight, real_label, fake_label, reduce_discriminators
+    )
     return operators.value(terms)[0]
 
 
@@ -361,7 +363,12 @@ def adversarial_losses(
 
 
 def lecam_regularizer(
-    real_logits: Logits, fake_logits: Logits, real_anchor: float | Tensor, fake_anchor: float | Tensor, *, weight: float = 1.0
+    real_logits: Logits,
+    fake_logits: Logits,
+    real_anchor: float | Tensor,
+    fake_anchor: float | Tensor,
+    *,
+    weight: float = 1.0,
 ) -> Tensor:
     """mean relu(r - fake_anchor)^2 + mean relu(real_anchor - f)^2 (Tseng et al. 2021, eq. 5, in the one-sided form of
     the public code). The anchors are moving averages of the mean logits, as `losses.LeCamEMA` keeps them: numbers, or
@@ -457,7 +464,6 @@ def _relative_terms(
     shift = torch.stack([*shifts[0], *shifts[1]])
     shift = shift.detach() if detach_average else shift
     return Terms((*real, *fake), labels, scales * len(labels), found.criterion, len(real), shift=shift)
-
 
 
 def _concatenated(logits, objective, fake_first, split, weight, real_label, fake_label, reduce_discriminators):

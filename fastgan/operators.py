@@ -370,11 +370,20 @@ def _batched(info, dims, tensors: Sequence[Tensor]) -> list[Tensor]:
     return [x.expand(info.batch_size, *x.shape) if dim is None else x.movedim(dim, 0) for x, dim in zip(tensors, dims)]
 
 
-def value(terms: Terms, statistics: int = NOTHING) -> tuple[Tensor, Tensor]:
+def _special(tensors: Sequence[Tensor]) -> bool:
+    """Whether a loss needs the operators' own rules: forward-mode differentiation raises there."""
+    return torch.autograd.forward_ad._current_level >= 0 or _traced(tensors)
+
+
+def value(terms: Terms, statistics: int = NOTHING) -> tuple[Tensor, Tensor | None]:
     """(L, rows), differentiable in logits, partners and shift. rows: (K, 3) weighted loss, mean logit, share classified
-    rightly; empty for NOTHING, and the last two of no meaning for LOSSES."""
+    rightly; of no meaning for NOTHING, and the last two of no meaning for LOSSES."""
     if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
         return _Value.apply(terms.layout(), statistics, *terms.tensors())
+    if not statistics and chosen in (None, "torch") and terms.logits[0].is_cpu and not _special(terms.logits):
+        loss = closed_form.native(terms)
+        if loss is not None:
+            return loss, None
     # What `Function.apply` does when no transform is active, less its 12 us of signature binding.
     return super(Function, _Value).apply(terms.layout(), statistics, *terms.tensors())
 

@@ -107,9 +107,7 @@ def _tiles(
     tail = full * BLOCK
     if (tail < n) & (full % stride == first):  # the ragged tail belongs to one program
         inside = lane < n - tail  # not tail + lane < n: that sum can pass 2^31
-        x, value = _at(
-            x_ptr, g_ptr, b_ptr, h_ptr, t_ptr, m_ptr, tail + lane, inside, shift, y, w, CRITERION, GRAD, ACC
-        )
+        x, value = _at(x_ptr, g_ptr, b_ptr, h_ptr, t_ptr, m_ptr, tail + lane, inside, shift, y, w, CRITERION, GRAD, ACC)
         values += _in_thread_sum(tl.where(inside, value, 0.0), V)
         logits += _in_thread_sum(tl.where(inside, x, 0.0), V)
         count += _in_thread_sum((inside & (x >= 0)).to(tl.int32), V)
@@ -454,7 +452,13 @@ def adversarial(
         losses.append(loss)
         _launch(
             *(logits[own], grads[own], partners[own], partner_grads[own], targets[own], masks[own]),
-            *(labels[own], weights[own], criterion, max(0, n_real - i), scale if scale is None or not scale.dim() else scale[own]),
+            *(
+                labels[own],
+                weights[own],
+                criterion,
+                max(0, n_real - i),
+                scale if scale is None or not scale.dim() else scale[own],
+            ),
             *(factor, None if shift is None else shift[own], loss, None if terms is None else terms[own]),
         )
     loss = losses[0] if len(losses) == 1 or not value else torch.stack(losses).sum()

@@ -94,7 +94,13 @@ MUTANTS = {
         ACCURACY,
     ),
     "grad_output ignored": (
-        *(OPERATORS, "partner_gradient=of_partners, scale=scale)", "partner_gradient=of_partners, scale=None)", "triton", AUTOGRAD),
+        *(
+            OPERATORS,
+            "partner_gradient=of_partners, scale=scale)",
+            "partner_gradient=of_partners, scale=None)",
+            "triton",
+            AUTOGRAD,
+        ),
     ),
     "curvature of the wrong sign": (
         *(OPERATORS, "upstream * phi.curvature(x, y)", "-upstream * phi.curvature(x, y)", "triton", AUTOGRAD),

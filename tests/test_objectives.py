@@ -148,7 +148,11 @@ def sides(shapes, dtype, device, seed=0, spread=2.0):
     ]
 
 
-SHAPES = {"tensor": [(9,)], "three": [(3, 4), (5, 1, 3), (2, 2, 2)], "six": [(3, 4), (700,), (7, 1), (1,), (2000,), (5,)]}
+SHAPES = {
+    "tensor": [(9,)],
+    "three": [(3, 4), (5, 1, 3), (2, 2, 2)],
+    "six": [(3, 4), (700,), (7, 1), (1,), (2000,), (5,)],
+}
 
 
 def close_to(got, want, dtype, size):
@@ -447,7 +451,11 @@ A, B = torch.zeros(4), torch.zeros(3, 2)
 BAD = {
     "an empty list": (ValueError, "real_logits: got an empty list", lambda: fastgan.discriminator_loss([], [])),
     "an empty inner list": (ValueError, r"fake_logits\[1\]: got an empty", lambda: fastgan.generator_loss([[A], []])),
-    "unequal lists": (ValueError, "fake_logits: got 1 tensors, expected 2", lambda: fastgan.discriminator_loss([A, B], [A])),
+    "unequal lists": (
+        ValueError,
+        "fake_logits: got 1 tensors, expected 2",
+        lambda: fastgan.discriminator_loss([A, B], [A]),
+    ),
     "two dtypes in a list": (
         *(ValueError, r"real_logits\[1\].*float64.*float32.*real_logits\[0\]"),
         lambda: fastgan.discriminator_loss([A, B.double()], [A, B]),
@@ -481,7 +489,11 @@ BAD = {
         *(ValueError, "real_label: got -1.*1 .real. or 0"),
         lambda: fastgan.discriminator_loss(A, A, "hinge", real_label=-1),
     ),
-    "a negative probability": (ValueError, "fake_label.*-0.2", lambda: fastgan.discriminator_loss(A, A, fake_label=-0.2)),
+    "a negative probability": (
+        ValueError,
+        "fake_label.*-0.2",
+        lambda: fastgan.discriminator_loss(A, A, fake_label=-0.2),
+    ),
     "no real logits to compare with": (
         *(ValueError, "real_logits: got none.*'relativistic'"),
         lambda: fastgan.generator_loss(A, "relativistic"),

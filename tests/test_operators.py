@@ -36,7 +36,9 @@ def test_opcheck(device, dtype):
         ):
             for statistics in (operators.NOTHING, operators.LOSSES, operators.EVERYTHING):
                 torch.library.opcheck(ops.value, (*terms, statistics))
-            for of_logits, of_partners in ((True, bool(terms.partners)), (not terms.partners, True))[: 1 + bool(terms.partners)]:
+            for of_logits, of_partners in ((True, bool(terms.partners)), (not terms.partners, True))[
+                : 1 + bool(terms.partners)
+            ]:
                 torch.library.opcheck(ops.gradient, (*terms, scale, of_logits, of_partners))
             for s in (scale, None):
                 torch.library.opcheck(ops.value_and_gradient, (*terms, s, 3.0))
@@ -60,8 +62,8 @@ def test_compile_fullgraph_with_dynamic_shapes(device, compiler):
             loss = function(real, fake)
             (3 * loss).backward()
             results.append((loss, real.grad, fake.grad))
-        for eager, other in zip(*results):
-            torch.testing.assert_close(other, eager, rtol=1e-6, atol=0)
+        for eager, other in zip(*results):  # of the generated logits, the sum of two gradients of opposite sign
+            torch.testing.assert_close(other, eager, rtol=1e-6, atol=0 if not eager.dim() else 5e-7 / min(sizes))
 
 
 def test_compile_value_and_grad(device):

@@ -70,7 +70,9 @@ def flat(of) -> list[Tensor]:
     return [of]
 
 
-def check(ours, theirs, *arguments, rtol: float | None = None, grad_rtol: float | None = None, same_dtype: bool = False):
+def check(
+    ours, theirs, *arguments, rtol: float | None = None, grad_rtol: float | None = None, same_dtype: bool = False
+):
     """rtol, grad_rtol: relative tolerances of results and gradients, the library's promises by default."""
     mine, exact = copied(arguments), copied(arguments, torch.float64)
     dtype = next(t.dtype for t in tensors(mine) if t.is_floating_point())

@@ -1,0 +1,255 @@
+"""AudioCraft (facebookresearch/audiocraft, EnCodec's training): the losses of `audiocraft/adversarial/losses.py`.
+
+In `audiocraft/adversarial/__init__.py`, below its own import of `.losses`:
+
+    from fastgan.compat.audiocraft import AdversarialLoss, get_adv_criterion, get_fake_criterion, get_real_criterion
+
+The functions take one tensor each, one launch each. `AdversarialLoss` with criteria of this module takes one launch for
+all sub-adversaries, and for both sides in `train_adv`; with other callables it calls them one by one, as upstream.
+
+At the knee of the hinge the slope is that of `-min(x - 1, 0)`, as upstream: -1/2 where a real logit is 1.
+
+Differences: an unknown `loss_type` is a ValueError, not an AssertionError; `hinge2_loss` of no logits lies on their
+device, not on the CPU; `AdversarialLoss` counts a sub-adversary without logits as 0, where upstream adds a tensor of
+shape (1,) to a 0-d one, which raises; float16 and bfloat16 logits give float32 losses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+
+import torch
+from torch import Tensor, nn
+
+from fastgan import functional
+
+try:
+    from flashy import distrib
+except ImportError:  # what audiocraft synchronises processes with; needed for more than one process only
+    distrib = None
+
+__all__ = [
+    "ADVERSARIAL_LOSSES",
+    "AdversarialLoss",
+    "get_adv_criterion",
+    "get_fake_criterion",
+    "get_real_criterion",
+    "hinge2_loss",
+    "hinge_fake_loss",
+    "hinge_loss",
+    "hinge_real_loss",
+    "mse_fake_loss",
+    "mse_loss",
+    "mse_real_loss",
+]
+
+
+def mse_loss(x: Tensor) -> Tensor:
+    """mean (x - 1)^2, 0-d; of no logits a 0 of shape (1,), as upstream. TypeError where x is not a floating tensor."""
+    return _guarded(x, mse_loss)
+
+
+def hinge_loss(x: Tensor) -> Tensor:
+    """-mean x. Result and errors are those of `mse_loss`."""
+    return _guarded(x, hinge_loss)
+
+
+def hinge2_loss(x: Tensor) -> Tensor:
+    """-mean min(x - 1, 0). Result and errors are those of `mse_loss`."""
+    return _guarded(x, hinge2_loss)
+
+
+def mse_real_loss(x: Tensor) -> Tensor:
+    """mean (x - 1)^2, 0-d; NaN of no logits. TypeError where x is not a floating tensor."""
+    return _loss(x, mse_real_loss)
+
+
+def mse_fake_loss(x: Tensor) -> Tensor:
+    """mean x^2. Result and errors are those of `mse_real_loss`."""
+    return _loss(x, mse_fake_loss)
+
+
+def hinge_real_loss(x: Tensor) -> Tensor:
+    """-mean min(x - 1, 0). Result and errors are those of `mse_real_loss`."""
+    return _loss(x, hinge_real_loss)
+
+
+def hinge_fake_loss(x: Tensor) -> Tensor:
+    """-mean min(-x - 1, 0). Result and errors are those of `mse_real_loss`."""
+    return _loss(x, hinge_fake_loss)
+
+
+_TERMS = {  # the criterion and label of each
+    mse_loss: ("least_squares", 1.0),
+    hinge_loss: ("wasserstein", 1.0),
+    hinge2_loss: ("hinge_min", 1.0),
+    mse_real_loss: ("least_squares", 1.0),
+    mse_fake_loss: ("least_squares", 0.0),
+    hinge_real_loss: ("hinge_min", 1.0),
+    hinge_fake_loss: ("hinge_min", 0.0),
+}
+
+
+_GUARDED = (mse_loss, hinge_loss, hinge2_loss)  # 0 of no logits
+
+
+def _loss(x: Tensor, which: Callable) -> Tensor:
+    criterion, label = _TERMS[which]
+    return functional.criterion_loss(x, label, criterion)
+
+
+def _guarded(x: Tensor, which: Callable) -> Tensor:
+    return _loss(x, which) if x.numel() else torch.zeros(1, device=x.device)
+
+
+_CRITERIA = {  # those of the generator, of real and of generated data
+    "mse": (mse_loss, mse_real_loss, mse_fake_loss),
+    "hinge": (hinge_loss, hinge_real_loss, hinge_fake_loss),
+    "hinge2": (hinge2_loss, hinge_real_loss, hinge_fake_loss),
+}
+ADVERSARIAL_LOSSES = list(_CRITERIA)
+
+
+def get_adv_criterion(loss_type: str) -> Callable[[Tensor], Tensor]:
+    """The generator's loss: `mse_loss`, `hinge_loss` or `hinge2_loss` for "mse", "hinge" or "hinge2"; or ValueError."""
+    return _find(loss_type)[0]
+
+
+def get_real_criterion(loss_type: str) -> Callable[[Tensor], Tensor]:
+    """D's loss of real data: `mse_real_loss` for "mse", `hinge_real_loss` for "hinge" and "hinge2"; or ValueError."""
+    return _find(loss_type)[1]
+
+
+def get_fake_criterion(loss_type: str) -> Callable[[Tensor], Tensor]:
+    """D's loss of generated data: `mse_fake_loss` for "mse", `hinge_fake_loss` for "hinge" and "hinge2"; or
+    ValueError."""
+    return _find(loss_type)[2]
+
+
+def _find(loss_type: str) -> tuple[Callable, Callable, Callable]:
+    if loss_type not in ADVERSARIAL_LOSSES:
+        raise ValueError(f"loss_type: got {loss_type!r}, expected 'mse', 'hinge' or 'hinge2'")
+    return _CRITERIA[loss_type]
+
+
+class AdversarialLoss(nn.Module):
+    """An adversary, its optimizer and its losses.
+
+        fake = model(x);  adv.train_adv(fake, real);  loss, feature_loss = adv(fake, real)
+
+    Args:
+        adversary: signals -> (a list of logits, a list of lists of feature maps), an entry for each sub-adversary.
+        optimizer: of the adversary's parameters. Its state is saved with this module's, under "optimizer".
+        loss, loss_real, loss_fake: the generator's loss, and the adversary's of real and of generated data: functions
+            of this module, or any others of a tensor.
+        loss_feat: a function of two lists of feature maps, of generated and of real data.
+        normalize: divide the losses by the number of sub-adversaries.
+
+    Raises:
+        RuntimeError: several processes, and no `flashy` to synchronise them with.
+    """
+
+    def __init__(
+        self,
+        adversary: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        loss: Callable[[Tensor], Tensor],
+        loss_real: Callable[[Tensor], Tensor],
+        loss_fake: Callable[[Tensor], Tensor],
+        loss_feat: Callable[[list[Tensor], list[Tensor]], Tensor] | None = None,
+        normalize: bool = True,
+    ):
+        super().__init__()
+        self.adversary = adversary
+        if distrib is not None:
+            distrib.broadcast_model(self.adversary)
+        elif _processes() > 1:
+            raise RuntimeError("AdversarialLoss: got several processes, expected flashy, which synchronises them")
+        self.optimizer = optimizer
+        self.loss, self.loss_real, self.loss_fake, self.loss_feat = loss, loss_real, loss_fake, loss_feat
+        self.normalize = normalize
+
+    def _save_to_state_dict(self, destination, prefix, keep_vars):
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        destination[prefix + "optimizer"] = self.optimizer.state_dict()
+
+    def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs):
+        self.optimizer.load_state_dict(state_dict.pop(prefix + "optimizer"))
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+    def get_adversary_pred(self, x: Tensor) -> tuple[list[Tensor], list[list[Tensor]]]:
+        """(logits, feature maps) of the adversary; TypeError where it returns anything else, ValueError for none."""
+        logits, maps = self.adversary(x)
+        if not _are_tensors(logits):
+            raise TypeError(f"adversary: got logits in a {type(logits).__name__}, expected a list of tensors")
+        if not isinstance(maps, list) or not all(_are_tensors(found) for found in maps):
+            raise TypeError(
+                f"adversary: got feature maps in a {type(maps).__name__}, expected a list of lists of tensors"
+            )
+        if not logits:
+            raise ValueError("adversary: got no logits, expected a tensor of them for each sub-adversary")
+        return logits, maps
+
+    def train_adv(self, fake: Tensor, real: Tensor) -> Tensor:
+        """One optimizer step of the adversary. Returns its loss, 0-d: loss_fake(f_k) + loss_real(r_k), summed over
+        k, or averaged where `normalize`. No gradient reaches `fake` and `real`."""
+        of_fake, _ = self.get_adversary_pred(fake.detach())
+        of_real, _ = self.get_adversary_pred(real.detach())
+        loss = self._total((self.loss_fake, of_fake), (self.loss_real, of_real))
+        self.optimizer.zero_grad()
+        with nullcontext() if distrib is None else distrib.eager_sync_model(self.adversary):
+            loss.backward()
+        self.optimizer.step()
+        return loss
+
+    def forward(self, fake: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
+        """(adversarial loss, feature loss) of the generator, 0-d each; the second is 0 without `loss_feat`. The
+        adversary's parameters get no gradient. Sub-adversaries without logits count as 0."""
+        with _frozen(self.adversary):
+            of_fake, maps_of_fake = self.get_adversary_pred(fake)
+            _, maps_of_real = self.get_adversary_pred(real)
+            adv = self._total((self.loss, of_fake))
+            feat = torch.zeros((), device=fake.device)
+            if self.loss_feat:
+                for pair in zip(maps_of_fake, maps_of_real):
+                    feat = feat + self.loss_feat(*pair)
+        return adv, feat / len(of_fake) if self.normalize else feat
+
+    def _total(self, *sides: tuple[Callable, list[Tensor]]) -> Tensor:
+        """The losses of all sides' logits, summed or averaged; one launch where one criterion serves them all."""
+        weight = 1.0 / len(sides[0][1]) if self.normalize else 1.0
+        if any(which not in _TERMS for which, _ in sides):
+            return weight * sum(which(x) for which, logits in sides for x in logits)
+        by_criterion: dict[str, list] = {}
+        for which, logits in sides:
+            criterion, label = _TERMS[which]
+            if which in _GUARDED:
+                logits = [x for x in logits if x.numel()]
+            if logits:
+                by_criterion.setdefault(criterion, []).append((logits, label))
+        if not by_criterion:
+            return torch.zeros((), device=sides[0][1][0].device)
+        return sum(functional.adversarial_losses(s, c, weight=weight)[0] for c, s in by_criterion.items())
+
+
+def _are_tensors(found) -> bool:
+    return isinstance(found, list) and all(isinstance(x, Tensor) for x in found)
+
+
+def _processes() -> int:
+    several = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return torch.distributed.get_world_size() if several else 1
+
+
+@contextmanager
+def _frozen(module: nn.Module) -> Iterator[None]:
+    """No parameter of the module requires a gradient inside."""
+    trained = [p for p in module.parameters() if p.requires_grad]
+    for p in trained:
+        p.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for p in trained:
+            p.requires_grad_(True)

@@ -1,0 +1,80 @@
+"""BasicSR (XPixelGroup), and what takes its losses by name: Real-ESRGAN, GFPGAN, neosr and others.
+
+One import where training starts, and one word in the YAML file:
+
+    import fastgan.compat.basicsr          # in train.py, after `import basicsr`
+
+    gan_opt:
+      type: FusedGANLoss                   # instead of GANLoss; FusedMultiScaleGANLoss instead of MultiScaleGANLoss
+
+Where BasicSR is installed, this module enters both names into its LOSS_REGISTRY. By hand:
+`from fastgan.compat.basicsr import GANLoss` instead of `from basicsr.losses import GANLoss`.
+
+Differences: half-precision logits give a float32 loss. For `vanilla` a label outside [0, 1] is a ValueError.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from fastgan.compat._images import TypedGANLoss, expect_logits
+from fastgan.functional import Logits
+
+
+class GANLoss(TypedGANLoss):
+    """`GANLoss(gan_type)(input, target_is_real, is_disc=False)`, y being the label of the side that is asked for:
+
+        vanilla:         mean softplus(x) - y x,  `BCEWithLogitsLoss`
+        lsgan:           mean (x - y)^2
+        wgan:            -mean x for real, mean x for generated
+        wgan_softplus:   mean softplus(-x) for real, mean softplus(x) for generated
+        hinge:           D: mean relu(1 - x) for real, mean relu(1 + x) for generated;  G: -mean x for either
+
+    times `loss_weight`, unless `is_disc`.
+
+    Args:
+        gan_type: one of these five.
+        real_label_val, fake_label_val: y of each side.
+        loss_weight: multiplies the generator's loss alone.
+
+    input: D's logits, a tensor. The result is 0-d. Raises NotImplementedError for another type, as upstream does, and
+    TypeError or ValueError for other bad arguments.
+    """
+
+    types = ("vanilla", "lsgan", "wgan", "wgan_softplus", "hinge")
+
+    def forward(self, input: Tensor, target_is_real: bool, is_disc: bool = False) -> Tensor:
+        expect_logits("input", input, lists=False)
+        return self._loss(input, target_is_real, is_disc)
+
+
+class MultiScaleGANLoss(GANLoss):
+    """`GANLoss` of several discriminators, the mean over them, in one launch.
+
+    input: a list of tensors, a list of lists of features whose last tensors are the logits, or a tensor. Arguments,
+    result and errors else as in `GANLoss`."""
+
+    def forward(self, input: Logits, target_is_real: bool, is_disc: bool = False) -> Tensor:
+        expect_logits("input", input)
+        return self._loss(input, target_is_real, is_disc)
+
+
+class FusedGANLoss(GANLoss):
+    """`GANLoss` under the name it has in LOSS_REGISTRY."""
+
+
+class FusedMultiScaleGANLoss(MultiScaleGANLoss):
+    """`MultiScaleGANLoss` under the name it has in LOSS_REGISTRY."""
+
+
+def _register() -> None:
+    try:
+        from basicsr.utils.registry import LOSS_REGISTRY
+    except ImportError:  # not installed: the classes are there all the same
+        return
+    for loss in (FusedGANLoss, FusedMultiScaleGANLoss):
+        if loss.__name__ not in LOSS_REGISTRY:
+            LOSS_REGISTRY.register(loss)
+
+
+_register()

@@ -1,0 +1,81 @@
+"""Coqui TTS (coqui-ai/TTS, idiap/coqui-ai-TTS): the adversarial losses of `TTS/vocoder/layers/losses.py`.
+
+In that file, below its own definitions:
+
+    from fastgan.compat.coqui import HingeDLoss, HingeGLoss, MSEDLoss, MSEGLoss, _apply_D_loss, _apply_G_adv_loss
+
+or in your script, before the model is made:
+
+    import TTS.vocoder.layers.losses as losses, fastgan.compat.coqui as fused
+    for name in fused.__all__: setattr(losses, name, getattr(fused, name))
+
+The modules take a tensor, as upstream's do, or a list of them, one for each scale, in one launch: the mean over scales.
+The two functions hand them the list.
+
+Differences: `_apply_D_loss` returns the mean loss of real and of generated data over the scales, where upstream doubles
+the last scale's and forgets the others (the first value, which is trained on, is the same); float16 and bfloat16 scores
+give float32 losses; lists of different lengths are an error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+
+from fastgan import functional
+from fastgan.compat import _sides
+from fastgan.functional import Logits
+
+__all__ = ["HingeDLoss", "HingeGLoss", "MSEDLoss", "MSEGLoss", "_apply_D_loss", "_apply_G_adv_loss"]
+
+
+class MSEGLoss(nn.Module):
+    """mean (f - 1)^2. `score_real` are the scores of generated data that should look real; 0-d result. TypeError or
+    ValueError where it is neither a tensor of a floating dtype nor a list of them."""
+
+    def forward(self, score_real: Logits) -> Tensor:
+        return functional.criterion_loss(score_real, 1.0, "least_squares", reduce_discriminators="mean")
+
+
+class HingeGLoss(nn.Module):
+    """mean relu(1 - f), and not -mean f as elsewhere. Argument, result and errors are those of `MSEGLoss`."""
+
+    def forward(self, score_real: Logits) -> Tensor:
+        return functional.criterion_loss(score_real, 1.0, "hinge", reduce_discriminators="mean")
+
+
+class _DLoss(nn.Module):
+    criterion: str
+
+    def forward(self, score_fake: Logits, score_real: Logits) -> tuple[Tensor, Tensor, Tensor]:
+        loss, losses = _sides.losses(
+            *(self.criterion, ("score_real", score_real, 1.0), ("score_fake", score_fake, 0.0)),
+            reduce_discriminators="mean",
+        )
+        pair = losses if len(losses) == 2 else losses.view(2, -1).sum(1)
+        return loss, pair[0], pair[1]
+
+
+class MSEDLoss(_DLoss):
+    """(a + b, a, b) of a = mean (r - 1)^2 and b = mean f^2, 0-d each; generated data is the first argument.
+    One launch. TypeError or ValueError where they are not tensors of one floating dtype and device, or as many."""
+
+    criterion = "least_squares"
+
+
+class HingeDLoss(_DLoss):
+    """(a + b, a, b) of a = mean relu(1 - r) and b = mean relu(1 + f). Arguments, result and errors are those of
+    `MSEDLoss`."""
+
+    criterion = "hinge"
+
+
+def _apply_G_adv_loss(scores_fake: Logits, loss_func: Callable[[Logits], Tensor]) -> Tensor:
+    """loss_func, one of the modules above, of a tensor, or averaged over a list of scales; one launch."""
+    return loss_func(scores_fake)
+
+
+def _apply_D_loss(scores_fake: Logits, scores_real: Logits, loss_func: Callable) -> tuple[Tensor, Tensor, Tensor]:
+    """loss_func, one of the modules above, of a tensor a side, or averaged over lists of scales; one launch."""
+    return loss_func(score_fake=scores_fake, score_real=scores_real)

@@ -1,0 +1,47 @@
+"""Descript Audio Codec (descriptinc/descript-audio-codec): `GANLoss` of `dac/nn/loss.py`.
+
+    from dac.nn.loss import GANLoss              # before (the training script: `losses.GANLoss`)
+    from fastgan.compat.dac import GANLoss       # after
+
+No differences but that float16 and bfloat16 logits give float32 losses, and that a D which returns nothing is an error.
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fastgan import functional
+
+__all__ = ["GANLoss"]
+
+
+class GANLoss(nn.Module):
+    """Least squares and feature matching, of a discriminator that it runs itself.
+
+    Args:
+        discriminator: waveforms -> a list of lists of tensors: each discriminator's features and, last, its logits.
+            Registered as a module, as upstream: its parameters and state are this module's under "discriminator.".
+    """
+
+    def __init__(self, discriminator: nn.Module):
+        super().__init__()
+        self.discriminator = discriminator
+
+    def forward(self, fake, real) -> tuple[list[list[Tensor]], list[list[Tensor]]]:
+        """(D's outputs for generated data, for real data). fake, real: signals, whose waveforms are `.audio_data`."""
+        return self.discriminator(fake.audio_data), self.discriminator(real.audio_data)
+
+    def discriminator_loss(self, fake, real) -> Tensor:
+        """sum_k ( mean f_k^2 + mean (1 - r_k)^2 ), 0-d, in one launch. No gradient reaches `fake`, which is cloned and
+        detached first (so `AudioSignal.detach`, which works in place, leaves the caller's alone)."""
+        d_fake, d_real = self.forward(fake.clone().detach(), real)
+        return functional.discriminator_loss(d_real, d_fake, "least_squares")
+
+    def generator_loss(self, fake, real) -> tuple[Tensor, Tensor]:
+        """(sum_k mean (1 - f_k)^2, sum over features of mean |a - b|), 0-d each. No gradient through real features. The
+        first takes one launch; the second is PyTorch's own, 0 where D returns no features."""
+        d_fake, d_real = self.forward(fake, real)
+        loss_g = functional.generator_loss(d_fake, "least_squares")
+        pairs = [(a, b) for of_fake, of_real in zip(d_fake, d_real) for a, b in zip(of_fake[:-1], of_real[:-1])]
+        return loss_g, sum(F.l1_loss(a, b.detach()) for a, b in pairs)

@@ -1,0 +1,72 @@
+"""ESPnet (espnet2/gan_tts) and ParallelWaveGAN: the adversarial losses of `hifigan/loss.py` and `adversarial_loss.py`.
+
+    from espnet2.gan_tts.hifigan.loss import DiscriminatorAdversarialLoss, GeneratorAdversarialLoss, ...    # before
+    from parallel_wavegan.losses import DiscriminatorAdversarialLoss, GeneratorAdversarialLoss, ...         # or this
+    from fastgan.compat.espnet import DiscriminatorAdversarialLoss, GeneratorAdversarialLoss                # after
+
+At the knee of the hinge the slope is that of `-min(x - 1, 0)`, as upstream: -1/2 where a real logit is 1.
+
+Differences: an unknown `loss_type` is a ValueError, not an AssertionError; lists of different lengths are an error,
+where upstream leaves out what is left over; float16 and bfloat16 outputs give float32 losses.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from fastgan import functional
+from fastgan.compat import _sides
+from fastgan.functional import Logits
+
+__all__ = ["DiscriminatorAdversarialLoss", "GeneratorAdversarialLoss"]
+
+_OBJECTIVES = {"mse": ("least_squares", "least_squares"), "hinge": ("hinge", "hinge_min")}  # (G's, D's criterion)
+
+
+class _Loss(nn.Module):
+    def __init__(self, average_by_discriminators: bool = True, loss_type: str = "mse"):
+        super().__init__()
+        if loss_type not in _OBJECTIVES:
+            raise ValueError(f"loss_type: got {loss_type!r}, expected 'mse' or 'hinge'")
+        self.average_by_discriminators, self.loss_type = average_by_discriminators, loss_type
+
+    @property
+    def _reduce(self) -> str:
+        return "mean" if self.average_by_discriminators else "sum"
+
+
+class GeneratorAdversarialLoss(_Loss):
+    """mean (f - 1)^2 for "mse", -mean f for "hinge"; averaged over the discriminators, or summed; one launch.
+
+    Args:
+        average_by_discriminators: average, not sum, over a list.
+        loss_type: "mse" or "hinge"; anything else is a ValueError.
+    """
+
+    def forward(self, outputs: Logits) -> Tensor:
+        """outputs: f, a tensor, a list of tensors, or a list of lists whose last tensors are the logits. Returns 0-d.
+        TypeError or ValueError where they are not tensors of one floating dtype and device, or a list is empty."""
+        objective = _OBJECTIVES[self.loss_type][0]
+        return functional.generator_loss(outputs, objective, reduce_discriminators=self._reduce)
+
+
+class DiscriminatorAdversarialLoss(_Loss):
+    """mean (r - 1)^2 and mean f^2 for "mse", -mean min(r - 1, 0) and -mean min(-f - 1, 0) for "hinge"; each averaged
+    over the discriminators, or summed; one launch for both.
+
+    Args: those of `GeneratorAdversarialLoss`.
+    """
+
+    def forward(self, outputs_hat: Logits, outputs: Logits) -> tuple[Tensor, Tensor]:
+        """outputs_hat, outputs: f and r, generated data first; each a tensor, a list of tensors, or a list of lists
+        whose last tensors are the logits. Returns (loss of real data, loss of generated data), 0-d.
+
+        TypeError or ValueError where they are not tensors of one floating dtype and device, or are empty lists or lists
+        of different lengths."""
+        criterion = _OBJECTIVES[self.loss_type][1]
+        _, losses = _sides.losses(
+            *(criterion, ("outputs", outputs, 1.0), ("outputs_hat", outputs_hat, 0.0)),
+            reduce_discriminators=self._reduce,
+        )
+        pair = losses if len(losses) == 2 else losses.view(2, -1).sum(1)
+        return pair[0], pair[1]

@@ -1,0 +1,74 @@
+"""stylegan2-pytorch, lightweight-gan and gigagan-pytorch (lucidrains): their adversarial losses.
+
+stylegan2_pytorch.py, lightweight_gan.py: delete the functions of these names and add
+
+    from fastgan.compat.lucidrains import dual_contrastive_loss, gen_hinge_loss, hinge_loss
+
+gigagan_pytorch.py: the same with
+
+    from fastgan.compat.lucidrains import discriminator_hinge_loss, generator_hinge_loss
+
+The sign is inverted there: D gives low values to real data, so that D minimises relu(1 + r) + relu(1 - f) and G the
+mean of f. (`dual_contrastive_loss` is not inverted.) Argument orders are upstream's: the real side first in
+`hinge_loss`, the generated side first in `gen_hinge_loss`.
+
+Differences: logits of different shapes are averaged each by itself (upstream broadcasts them, or fails); half-precision
+logits give float32 losses (upstream: half); gigagan's two also take lists, one launch for all scales.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from fastgan import functional
+from fastgan.compat._logits import check
+
+
+def hinge_loss(real: Tensor, fake: Tensor) -> Tensor:
+    """D's loss, mean relu(1 + real) + mean relu(1 - fake), 0-d; slope 0 at the knee.
+
+    real, fake: D's logits, (batch,) upstream, any shapes here.
+
+    Raises:
+        TypeError, ValueError: not a floating tensor; an empty one; two dtypes or devices.
+    """
+    check(real=real, fake=fake)
+    return functional.discriminator_loss(fake, real, "hinge")  # the sides swapped: the label 0 is the real one's
+
+
+def gen_hinge_loss(fake: Tensor, real: Tensor | None) -> Tensor:
+    """G's loss, mean fake, 0-d. `real` has no part in it: upstream's training passes None. Errors as `hinge_loss`."""
+    check(fake=fake)
+    return functional.criterion_loss(fake, 0.0, "wasserstein")
+
+
+def dual_contrastive_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+    """mean_i softplus(log sum_j exp f_j - r_i) + mean_j softplus(log sum_i exp(-r_i) + f_j), 0-d (Yu et al. 2021).
+
+    D's loss in this order; upstream calls it as G's with the sides swapped, generated logits first. Upstream builds two
+    N x N matrices of logits for two cross-entropies; these are the same numbers and gradients in O(N).
+
+    real_logits, fake_logits: of any shapes, and not necessarily the same: all of a side's logits count as one list.
+    Errors as in `hinge_loss`.
+    """
+    check(real_logits=real_logits, fake_logits=fake_logits)
+    return functional.discriminator_loss(real_logits, fake_logits, "dual_contrastive")
+
+
+def discriminator_hinge_loss(real: Tensor | Sequence[Tensor], fake: Tensor | Sequence[Tensor]) -> Tensor:
+    """gigagan's `hinge_loss`. Of lists (a scale each), the sum over the scales: one launch instead of a loop.
+
+    Errors as in `hinge_loss`, and ValueError for lists of different lengths."""
+    check(lists=True, real=real, fake=fake)
+    lengths = [1 if isinstance(x, Tensor) else len(x) for x in (real, fake)]
+    if lengths[0] != lengths[1]:
+        raise ValueError(f"fake: got {lengths[1]} tensors, expected {lengths[0]}, as many as real")
+    return functional.discriminator_loss(fake, real, "hinge")
+
+
+def generator_hinge_loss(fake: Tensor | Sequence[Tensor]) -> Tensor:
+    """mean fake, 0-d. Of a list (a scale each), the sum over the scales. Errors as in `hinge_loss`."""
+    check(lists=True, fake=fake)
+    return functional.criterion_loss(fake, 0.0, "wasserstein")

@@ -1,0 +1,94 @@
+"""mimicry (kwotsin): `torch_mimicry/modules/losses.py`.
+
+    from torch_mimicry.modules import losses   ->  from fastgan.compat import mimicry as losses
+
+The generated side comes first, except in `wasserstein_loss_dis`. Differences: logits of any shape (upstream's labels
+are (batch, 1) and want the same of the logits); labels outside [0, 1] are refused; half-precision logits give float32
+losses.
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from fastgan import functional
+from fastgan.compat._logits import check
+
+
+def minimax_loss_gen(output_fake: Tensor, real_label_val: float = 1.0, **kwargs) -> Tensor:
+    """mean bce(output_fake, real_label_val) with bce(x, y) = softplus(x) - y x; 0-d. The non-saturating loss, that is.
+
+    output_fake: logits, (batch, 1) upstream.
+    kwargs: of `torch.nn.functional.binary_cross_entropy_with_logits`. "sum" as `reduction` is fused, too; "none" gives
+        the logits' shape. With `weight` or `pos_weight` PyTorch's own operator runs.
+
+    Raises:
+        TypeError, ValueError: not a floating tensor; an empty one; a label outside [0, 1]; a reduction other than
+            "mean", "sum" and "none".
+    """
+    check(output_fake=output_fake)
+    _check_options(kwargs, real_label_val=real_label_val)
+    if kwargs.keys() - {"reduction"}:
+        return _unfused(output_fake, real_label_val, kwargs)
+    return functional.criterion_loss(output_fake, real_label_val, **kwargs)
+
+
+def minimax_loss_dis(
+    output_fake: Tensor, output_real: Tensor, real_label_val: float = 1.0, fake_label_val: float = 0.0, **kwargs
+) -> Tensor:
+    """mean bce(output_real, real_label_val) + mean bce(output_fake, fake_label_val), 0-d; one launch.
+
+    kwargs, errors: as in `minimax_loss_gen`; also ValueError for two dtypes, devices or, with reduction="none", shapes.
+    """
+    check(output_fake=output_fake, output_real=output_real)
+    _check_options(kwargs, real_label_val=real_label_val, fake_label_val=fake_label_val)
+    if kwargs.keys() - {"reduction"}:
+        return _unfused(output_real, real_label_val, kwargs) + _unfused(output_fake, fake_label_val, kwargs)
+    labels = dict(real_label=real_label_val, fake_label=fake_label_val)
+    return functional.discriminator_loss(output_real, output_fake, **labels, **kwargs)
+
+
+def ns_loss_gen(output_fake: Tensor) -> Tensor:
+    """-mean log(sigmoid(output_fake) + 1e-8), 0-d: upstream's form, epsilon and all.
+
+    The epsilon caps the loss at 18.4 and kills the gradient where D is sure: at a logit of -20 the slope is -0.17, at
+    -25 -0.0014, where that of softplus(-x) is -1. `minimax_loss_gen` is the loss without it. The epsilon counts for
+    half-precision logits, too (in upstream's float16 arithmetic it rounds to 0). Errors as in `minimax_loss_gen`.
+    """
+    check(output_fake=output_fake)
+    return functional.criterion_loss(output_fake, 1.0, "log_sigmoid_with_eps")
+
+
+def wasserstein_loss_dis(output_real: Tensor, output_fake: Tensor) -> Tensor:
+    """mean output_fake - mean output_real, 0-d. The real side comes first, here alone. Errors as elsewhere."""
+    check(output_real=output_real, output_fake=output_fake)
+    return functional.discriminator_loss(output_real, output_fake, "wasserstein")
+
+
+def wasserstein_loss_gen(output_fake: Tensor) -> Tensor:
+    """-mean output_fake, 0-d. Errors as in `minimax_loss_gen`."""
+    check(output_fake=output_fake)
+    return functional.generator_loss(output_fake, "wasserstein")
+
+
+def hinge_loss_dis(output_fake: Tensor, output_real: Tensor) -> Tensor:
+    """mean relu(1 - output_real) + mean relu(1 + output_fake), 0-d; slope 0 at the knee. Errors as elsewhere."""
+    check(output_fake=output_fake, output_real=output_real)
+    return functional.discriminator_loss(output_real, output_fake, "hinge")
+
+
+def hinge_loss_gen(output_fake: Tensor) -> Tensor:
+    """-mean output_fake, 0-d. Errors as in `minimax_loss_gen`."""
+    check(output_fake=output_fake)
+    return functional.generator_loss(output_fake, "hinge")
+
+
+def _check_options(kwargs: dict, **labels) -> None:
+    for name, label in labels.items():
+        functional._check_label(name, label, "sigmoid_cross_entropy")
+    functional._check_choice("reduction", kwargs.get("reduction", "mean"), ("mean", "sum", "none"))
+
+
+def _unfused(logits: Tensor, label: float, kwargs: dict) -> Tensor:
+    return F.binary_cross_entropy_with_logits(logits, logits.new_full(logits.shape, label), **kwargs)

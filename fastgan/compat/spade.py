@@ -1,0 +1,111 @@
+"""NVlabs/SPADE.
+
+In train.py, after its imports; the model asks `models.networks` for its loss:
+
+    import models.networks, fastgan.compat.spade
+    models.networks.GANLoss = fastgan.compat.spade.GANLoss
+
+All scales take one launch. To take both sides in it as well, and neither slice the batch nor fill its gradient with
+zeros, let `discriminate` return `discriminator_out` before `divide_pred`, and in `compute_discriminator_loss`:
+
+    D_losses["D"] = fastgan.compat.spade.discriminator_loss(discriminator_out, self.opt.gan_mode)
+    # instead of "D_Fake" and "D_real", whose sum this is; the trainer adds up what is in the dictionary
+
+Difference: half-precision logits give a float32 loss.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from fastgan import functional, operators
+from fastgan.compat._images import expect_known, expect_logits
+from fastgan.functional import Logits, criterion_loss
+
+_OBJECTIVES = {"ls": "least_squares", "original": "minimax", "w": "wasserstein", "hinge": "hinge"}
+_CRITERIA = {
+    "ls": "least_squares",
+    "original": "sigmoid_cross_entropy",
+    "w": "wasserstein",
+    "hinge": "hinge_min",  # -min(x - 1, 0): half the slope at the knee
+}
+
+
+class GANLoss(nn.Module):
+    """`GANLoss(gan_mode)(input, target_is_real, for_discriminator=True)`, y being the label of the side asked for:
+
+        ls:         mean (x - y)^2
+        original:   mean softplus(x) - y x,  `binary_cross_entropy_with_logits`
+        w:          -mean x for real, mean x for generated
+        hinge:      D: mean max(1 - x, 0) for real, mean max(1 + x, 0) for generated;  G: -mean x
+
+    and the mean over the scales. The hinge's slope at its knee is 1/2.
+
+    Args:
+        target_real_label, target_fake_label: y of each side.
+        tensor, opt: not used; labels are made where and of what dtype the logits are.
+
+    input: a tensor, a list of tensors, or a list of lists of features whose last tensors are the logits. The result is
+    0-d for a tensor and of shape (1,) for a list. Raises ValueError for another mode, and for a generator's hinge loss
+    that does not aim for real (upstream: AssertionError).
+    """
+
+    def __init__(
+        self,
+        gan_mode: str,
+        target_real_label: float = 1.0,
+        target_fake_label: float = 0.0,
+        tensor=torch.FloatTensor,
+        opt=None,
+    ):
+        super().__init__()
+        expect_known("gan_mode", gan_mode, _CRITERIA, ValueError)
+        self.real_label, self.fake_label = target_real_label, target_fake_label
+        self.Tensor, self.gan_mode, self.opt = tensor, gan_mode, opt
+
+    def get_target_tensor(self, input: Tensor, target_is_real: bool) -> Tensor:
+        """The label as large as `input`, of its dtype and device. The loss has no use for it."""
+        return input.new_full((1,), self.real_label if target_is_real else self.fake_label).expand_as(input)
+
+    def get_zero_tensor(self, input: Tensor) -> Tensor:
+        """Zeros as large as `input`. The loss has no use for them."""
+        return input.new_zeros(1).expand_as(input)
+
+    def loss(self, input: Logits, target_is_real: bool, for_discriminator: bool = True) -> Tensor:
+        """The same, 0-d whatever `input` is."""
+        expect_logits("input", input)
+        criterion = _CRITERIA[self.gan_mode]
+        if self.gan_mode in ("ls", "original"):
+            label = self.real_label if target_is_real else self.fake_label
+        else:
+            label = 1.0 if target_is_real else 0.0
+        if self.gan_mode == "hinge" and not for_discriminator:
+            if not target_is_real:
+                raise ValueError("target_is_real: got False, expected True: the generator's hinge loss aims for real")
+            criterion = "wasserstein"
+        return criterion_loss(input, label, criterion, reduce_discriminators="mean")
+
+    def forward(self, input: Logits, target_is_real: bool, for_discriminator: bool = True) -> Tensor:
+        loss = self.loss(input, target_is_real, for_discriminator)
+        return loss if isinstance(input, Tensor) else loss.reshape(1)
+
+
+def discriminator_loss(
+    pred: Logits, gan_mode: str = "hinge", target_real_label: float = 1.0, target_fake_label: float = 0.0
+) -> Tensor:
+    """Ours, not SPADE's: D's loss of both sides, from D's output on the concatenated batch, generated half first.
+
+        criterion(fake_half, False) + criterion(real_half, True)        criterion = GANLoss(gan_mode, ...)
+
+    Args:
+        pred: D's output before `divide_pred`: logits of 2 B rows, a list of them, or a list of lists of features.
+
+    Result and errors are those of `GANLoss`; also ValueError for an odd number of rows.
+    """
+    expect_known("gan_mode", gan_mode, _CRITERIA, ValueError)
+    expect_logits("pred", pred)
+    labels = (target_real_label, target_fake_label) if gan_mode in ("ls", "original") else (None, None)
+    terms, listed = functional._concatenated(pred, _OBJECTIVES[gan_mode], True, None, 1.0, *labels, "mean")
+    loss = operators.value(terms._replace(criterion=_CRITERIA[gan_mode]))[0]
+    return loss.reshape(1) if listed else loss

@@ -1,0 +1,162 @@
+"""taming-transformers, and what took its losses over: latent-diffusion, Stable Diffusion, diffusers' autoencoder
+example, LlamaGen, Open-MAGVIT2, Open-Sora-Plan.
+
+Where the losses are imported:
+
+    from taming.modules.losses.vqperceptual import *             # before (ldm/modules/losses/contperceptual.py)
+    from fastgan.compat.taming import *                          # added below it: the later import wins
+
+Where they are defined (taming/modules/losses/vqperceptual.py, LlamaGen's vq_loss.py, Open-Sora-Plan's losses), add
+below the definitions, with the names that file has:
+
+    from fastgan.compat.taming import hinge_d_loss, vanilla_d_loss
+
+`-torch.mean(logits_fake)`, which these projects write inline, is `hinge_gen_loss`. The adaptive weight (two
+`autograd.grad(..., retain_graph=True)` to the last layer) works as it is: the losses stand several backward passes.
+
+Differences: LlamaGen's `non_saturating_*` pass logits and labels to the cross-entropy in the wrong order (its issue
+#84: D's gradient for real data is constant and there is none for generated data); here they do not, so training with
+them changes. `hinge_d_loss_with_exemplar_weights` also takes video logits, and its weights are constants. `LeCAM_EMA`
+keeps 0-d tensors, not numbers read back with `.item()`. float16 and bfloat16 logits give float32 losses.
+"""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from fastgan import functional
+
+__all__ = [
+    "LeCAM_EMA",
+    "adopt_weight",
+    "hinge_d_loss",
+    "hinge_d_loss_with_exemplar_weights",
+    "hinge_gen_loss",
+    "lecam_reg",
+    "non_saturate_discriminator_loss",
+    "non_saturate_gen_loss",
+    "non_saturating_d_loss",
+    "non_saturating_gen_loss",
+    "vanilla_d_loss",
+]
+
+_Weight = TypeVar("_Weight")
+
+
+def adopt_weight(weight: _Weight, global_step: int, threshold: int = 0, value: _Weight = 0.0) -> _Weight:
+    """`value` before step `threshold`, `weight` from there on."""
+    return value if global_step < threshold else weight
+
+
+def hinge_d_loss(logits_real: Tensor, logits_fake: Tensor) -> Tensor:
+    """1/2 (mean relu(1 - r) + mean relu(1 + f)), 0-d; one launch.
+
+    Args:
+        logits_real, logits_fake: r and f, tensors of any shapes, (B, 1, 30, 30) say, of one dtype and device.
+
+    Raises:
+        TypeError, ValueError: they are not.
+    """
+    return _d_loss(logits_real, logits_fake, "hinge")
+
+
+def vanilla_d_loss(logits_real: Tensor, logits_fake: Tensor) -> Tensor:
+    """1/2 (mean softplus(-r) + mean softplus(f)). Arguments, result and errors are those of `hinge_d_loss`."""
+    return _d_loss(logits_real, logits_fake, "minimax")
+
+
+def non_saturating_d_loss(logits_real: Tensor, logits_fake: Tensor) -> Tensor:
+    """1/2 (mean bce(r, 1) + mean bce(f, 0)), which is `vanilla_d_loss`: LlamaGen's with the order of its arguments put
+    right. Arguments, result and errors are those of `hinge_d_loss`."""
+    return _d_loss(logits_real, logits_fake, "minimax")
+
+
+def hinge_gen_loss(logit_fake: Tensor) -> Tensor:
+    """-mean f, 0-d; one launch. TypeError or ValueError where f is not a dense tensor of a floating dtype."""
+    return functional.generator_loss(logit_fake, "hinge")
+
+
+def non_saturating_gen_loss(logit_fake: Tensor) -> Tensor:
+    """mean bce(f, 1) = mean softplus(-f): LlamaGen's with the order of its arguments put right. Result and errors are
+    those of `hinge_gen_loss`."""
+    return functional.generator_loss(logit_fake, "nonsaturating")
+
+
+def non_saturate_discriminator_loss(logits_real: Tensor, logits_fake: Tensor) -> Tensor:
+    """mean_b softplus(-mean r_b) + mean_b softplus(mean f_b), not halved: Open-MAGVIT2's, of each image's mean logit.
+
+    logits_real, logits_fake: (B, ...), (B, 1, H, W) upstream. Result and errors are those of `hinge_d_loss`. The means
+    are PyTorch's own operators; the rest is one launch."""
+    return functional.discriminator_loss(logits_real, logits_fake, "minimax", patch_mean=True)
+
+
+def non_saturate_gen_loss(logits_fake: Tensor) -> Tensor:
+    """mean_b softplus(-mean f_b): Open-MAGVIT2's, of each image's mean logit. Result and errors are those of
+    `hinge_gen_loss`."""
+    return functional.generator_loss(logits_fake, "nonsaturating", patch_mean=True)
+
+
+def hinge_d_loss_with_exemplar_weights(logits_real: Tensor, logits_fake: Tensor, weights: Tensor) -> Tensor:
+    """1/2 ( sum_b w_b mean relu(1 - r_b) + sum_b w_b mean relu(1 + f_b) ) / sum_b w_b, 0-d.
+
+    Args:
+        logits_real, logits_fake: (B, ...), of as many dimensions as you like: upstream's mean over dimensions 1 to 3 is
+            right for (B, 1, H, W) alone, and mixes samples and columns for video, (B, 1, T, H, W).
+        weights: (B,), one for each sample, of real and of generated data alike. Constants: no gradient reaches them.
+
+    Raises:
+        TypeError: `weights` is not a tensor.
+        ValueError: it is not (B,), or what `hinge_d_loss` raises.
+    """
+    if not isinstance(weights, Tensor):
+        raise TypeError(f"weights: got {type(weights).__name__}, expected a torch.Tensor")
+    for name, x in (("logits_real", logits_real), ("logits_fake", logits_fake)):
+        if tuple(weights.shape) != tuple(x.shape[:1]):
+            got, wanted = tuple(weights.shape), tuple(x.shape[:1])
+            raise ValueError(f"weights: got shape {got}, expected {wanted}, a weight for each sample of {name}")
+    real, fake = (weights.reshape(-1, *[1] * (x.dim() - 1)) for x in (logits_real, logits_fake))
+    return functional.discriminator_loss(
+        logits_real, logits_fake, "hinge", weight=0.5, real_weights=real, fake_weights=fake
+    )
+
+
+class LeCAM_EMA:
+    """Moving averages of the mean logits, for `lecam_reg`; Open-MAGVIT2's.
+
+        logits_real_ema <- decay logits_real_ema + (1 - decay) mean r,   logits_fake_ema likewise
+
+    Numbers until the first `update`, then 0-d tensors on the logits' device, float32 (float64 for float64 logits):
+    nothing is read back to the host.
+    """
+
+    def __init__(self, init: float = 0.0, decay: float = 0.999):
+        self.logits_real_ema: float | Tensor = init
+        self.logits_fake_ema: float | Tensor = init
+        self.decay = decay
+
+    @torch.no_grad()
+    def update(self, logits_real: Tensor, logits_fake: Tensor) -> None:
+        """Move both averages towards the mean logits of real and of generated data."""
+        self.logits_real_ema = self._moved(self.logits_real_ema, logits_real)
+        self.logits_fake_ema = self._moved(self.logits_fake_ema, logits_fake)
+
+    def _moved(self, average: float | Tensor, logits: Tensor) -> Tensor:
+        mean = logits.mean(dtype=torch.promote_types(logits.dtype, torch.float32))
+        return mean * (1.0 - self.decay) + average * self.decay
+
+
+def lecam_reg(real_pred: Tensor, fake_pred: Tensor, lecam_ema: LeCAM_EMA) -> Tensor:
+    """mean relu(r - logits_fake_ema)^2 + mean relu(logits_real_ema - f)^2 (Tseng et al. 2021, eq. 5), 0-d; one launch.
+
+    Args:
+        real_pred, fake_pred: r and f. TypeError or ValueError as in `hinge_d_loss`.
+        lecam_ema: a `LeCAM_EMA`, or what else has its two averages as numbers or 0-d tensors.
+    """
+    return functional.lecam_regularizer(real_pred, fake_pred, lecam_ema.logits_real_ema, lecam_ema.logits_fake_ema)
+
+
+def _d_loss(logits_real: Tensor, logits_fake: Tensor, objective: str) -> Tensor:
+    return functional.discriminator_loss(logits_real, logits_fake, objective, weight=0.5)

@@ -1,0 +1,50 @@
+"""Vocos (gemelo-ai/vocos): the adversarial losses of `vocos/loss.py`, a hinge on both sides.
+
+    from vocos.loss import DiscriminatorLoss, GeneratorLoss, ...         # before
+    from fastgan.compat.vocos import DiscriminatorLoss, GeneratorLoss    # after, or below it: the later import wins
+
+At the knee the slope is that of `clamp`, as upstream: -1 where a real logit is 1.
+
+Differences: what upstream reads back to the host with `.item()` (r_losses, g_losses) are 0-d detached tensors here;
+float16 and bfloat16 outputs give float32 losses; lists of different lengths are an error.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from fastgan.compat import _sides
+from fastgan.functional import Logits
+
+__all__ = ["DiscriminatorLoss", "GeneratorLoss"]
+
+
+class GeneratorLoss(nn.Module):
+    """L = sum_k mean max(1 - f_k, 0); one launch for all discriminators."""
+
+    def forward(self, disc_outputs: Logits) -> tuple[Tensor, list[Tensor]]:
+        """disc_outputs: f_k, a list of tensors, of any shapes and one dtype.
+
+        Returns L, 0-d, and the losses of the discriminators, 0-d and differentiable. TypeError or ValueError where they
+        are not tensors of one floating dtype and device, or where there are none."""
+        loss, losses = _sides.losses("hinge_clamp", ("disc_outputs", disc_outputs, 1.0))
+        return loss, list(losses.unbind())
+
+
+class DiscriminatorLoss(nn.Module):
+    """L = sum_k ( mean max(1 - r_k, 0) + mean max(1 + f_k, 0) ); one launch for all discriminators and both sides."""
+
+    def forward(
+        self, disc_real_outputs: Logits, disc_generated_outputs: Logits
+    ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+        """disc_real_outputs, disc_generated_outputs: r_k and f_k, lists of as many tensors.
+
+        Returns L, 0-d, and the losses of the discriminators on real and on generated data, detached 0-d tensors.
+        TypeError or ValueError where the arguments are not tensors of one floating dtype and device, or are empty lists
+        or lists of different lengths."""
+        loss, losses = _sides.losses(
+            *("hinge_clamp", ("disc_real_outputs", disc_real_outputs, 1.0)),
+            ("disc_generated_outputs", disc_generated_outputs, 0.0),
+        )
+        found = list(losses.detach().unbind())
+        return loss, found[: len(found) // 2], found[len(found) // 2 :]
