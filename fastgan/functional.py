@@ -154,7 +154,7 @@ def discriminator_value_and_grad(
 ) -> ValueAndGrad:
     """`discriminator_loss`, its parts, its gradients at the logits and D's accuracy, in one launch and no autograd.
 
-        minimax: dL/dr_i = weight / N (sigmoid(r_i) - real_label)        dL/df_j = weight / M (sigmoid(f_j) - fake_label)
+        minimax:  dL/dr_i = weight / N (sigmoid(r_i) - real_label),  dL/df_j = weight / M (sigmoid(f_j) - fake_label)
 
     Each logit is read once and each gradient written once. Continue the backward pass with
 
@@ -277,7 +277,7 @@ def concatenated_discriminator_value_and_grad(
     reduce_discriminators: str = "sum",
     grad_scale: Tensor | float | None = None,
 ) -> ValueAndGrad:
-    """`concatenated_discriminator_loss` and its gradient in one launch: grads has one tensor for each of the logits', of
+    """`concatenated_discriminator_loss` and its gradient in one launch: grads has a tensor for each of the logits', of
     whole batches. See `discriminator_value_and_grad`."""
     terms, listed = _concatenated(
         logits, objective, fake_first, split, weight, real_label, fake_label, reduce_discriminators
@@ -480,7 +480,7 @@ def _concatenated(logits, objective, fake_first, split, weight, real_label, fake
     for i, t in enumerate(x):
         if not t.dim() or t.shape[0] != rows or not 0 < split < rows:
             raise ValueError(
-                f"logits{_at(i, x)}: got shape {tuple(t.shape)}, expected {rows} rows, {split} of them of the first kind"
+                f"logits{_at(i, x)}: got shape {tuple(t.shape)}, expected {rows} rows, {split} of them of one kind"
             )
     sides = (("real_label", real_label, found.real_label), ("fake_label", fake_label, found.fake_label))
     labels, targets = _labels(found.criterion, sides, (x, x))

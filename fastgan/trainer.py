@@ -140,7 +140,7 @@ class GANTrainer:
         stats = d.stats
         return {
             "loss_d": d.loss, "loss_g": g.loss, "error": stats.error, "real_logit": stats.real_mean,
-            "fake_logit": stats.fake_mean if stats.fake_mean is not None else -stats.real_mean,  # of pairs: r - f, f - r
+            "fake_logit": -stats.real_mean if stats.fake_mean is None else stats.fake_mean,  # of pairs: r - f, f - r
             "r1": penalty.detach(),
         }  # fmt: skip
 

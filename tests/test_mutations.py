@@ -108,8 +108,17 @@ MUTANTS = {
     "closed form: zero gradient": (CLOSED, "grad.mul_(slope_weight)", "grad.mul_(0.0)", "torch-cpu", ACCURACY),
     "closed form: zero gradient of a block": (CLOSED, " p.mul_(slope_weight)", " p.mul_(0.0)", "several", ACCURACY),
     "closed form: wrong sign": (CLOSED, "slope_weight = -slope_weight", "pass", "torch-cpu", ACCURACY),
-    "closed form: merge off by a hundredth": (CLOSED, "b, value=-1.0)", "b, value=-1.01)", "several", ACCURACY),
-    "closed form: rest dropped": (CLOSED, "torch.log1p(-m[-left:]).sum()", "(m.sum() * 0)", "several", ACCURACY),
+    "closed form: one of sixteen left out": (CLOSED, ".view(16, -1), 0", ".view(16, -1)[1:], 0", "several", ACCURACY),
+    "closed form: rest dropped": (CLOSED, "r[n - rest :].log().sum()", "(r.sum() * 0)", "several", ACCURACY),
+    "closed form: how sure D is lost": (CLOSED, "if not total < _SURE * n:", "if True:", "several", ACCURACY),
+    "small losses: softplus off by 1e-5": (
+        *(CLOSED, "return -F.softplus(x, -1.0, 50.0).mean()", "return -F.softplus(x, -1.00001, 50.0).mean()"),
+        *("torch-cpu and discriminator", ACCURACY),
+    ),
+    "small losses: infinities hidden": (
+        *(CLOSED, "if not math.isfinite(np.add.reduce(", "if math.isnan(0.0 if True else np.add.reduce(", "torch-cpu and special"),
+        ACCURACY,
+    ),
     "closed form: last block dropped": (CLOSED, "range(0, n, BLOCK)", "range(0, n - 4, BLOCK)", "several", ACCURACY),
     "closed form: infinities hidden": (
         *(CLOSED, "if not math.isfinite(mean_loss) or not math.isfinite(logit_sum):", "if False:"),
