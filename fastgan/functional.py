@@ -358,6 +358,10 @@ def adversarial_losses(
     scale = float(weight) * _share(reduce_discriminators, len(tensors[0]))
     logits = [x for xs in tensors for x in xs]
     terms = Terms(logits, labels, (scale,) * len(logits), criterion, len(tensors[0]), (), targets)
+    small = operators.small_losses(terms)
+    if small is not None:
+        losses = torch.stack(small)
+        return losses.sum(), losses
     loss, rows = operators.value(terms, operators.LOSSES)
     return loss, rows[:, 0]
 
@@ -613,7 +617,7 @@ def _labels(criterion: str, sides, logits) -> tuple[tuple[float, ...], Sequence[
             _check_label(name, label, criterion)
             labels += [float(label)] * len(xs)
             targets += [None] * len(xs)
-    if all(t is None for t in targets):
+    if not any(t is not None for t in targets):
         return tuple(labels), ()
     flat = list(itertools.chain.from_iterable(logits))
     dtype = torch.float64 if flat[0].dtype == torch.float64 else torch.float32
@@ -624,7 +628,7 @@ def _labels(criterion: str, sides, logits) -> tuple[tuple[float, ...], Sequence[
 
 def _masks(sides, logits) -> Sequence[Tensor]:
     """Weights over their mean, so that the mean of weight times phi is sum m phi / sum m; none where none is given."""
-    if all(weights is None for _, weights in sides):
+    if not any(weights is not None for _, weights in sides):
         return ()
     masks = []
     for (name, weights), xs in zip(sides, logits):
@@ -674,6 +678,8 @@ def _refuse_weights(objective: str, **weights) -> None:
 
 
 def _check_label(name: str, label: float, criterion: str) -> None:
+    if label.__class__ is float and label in (0.0, 1.0):
+        return  # fit for every criterion
     _check_number(name, label)
     allowed = criteria.find(criterion).labels
     if allowed == "probability" and not 0.0 <= label <= 1.0:

@@ -375,15 +375,22 @@ def _special(tensors: Sequence[Tensor]) -> bool:
     return torch.autograd.forward_ad._current_level >= 0 or _traced(tensors)
 
 
+def small_losses(terms: Terms) -> list[Tensor] | None:
+    """The loss of each term, where they are so small that autograd's own nodes are faster than ours: on a CPU."""
+    if chosen not in (None, "torch") or not terms.logits[0].is_cpu or _special(terms.logits):
+        return None
+    return closed_form.native(terms)
+
+
 def value(terms: Terms, statistics: int = NOTHING) -> tuple[Tensor, Tensor | None]:
     """(L, rows), differentiable in logits, partners and shift. rows: (K, 3) weighted loss, mean logit, share classified
     rightly; of no meaning for NOTHING, and the last two of no meaning for LOSSES."""
     if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
         return _Value.apply(terms.layout(), statistics, *terms.tensors())
-    if not statistics and chosen in (None, "torch") and terms.logits[0].is_cpu and not _special(terms.logits):
-        loss = closed_form.native(terms)
-        if loss is not None:
-            return loss, None
+    if not statistics:
+        losses = small_losses(terms)
+        if losses is not None:
+            return (losses[0] if len(losses) == 1 else losses[0] + losses[1]), None
     # What `Function.apply` does when no transform is active, less its 12 us of signature binding.
     return super(Function, _Value).apply(terms.layout(), statistics, *terms.tensors())
 

@@ -116,7 +116,12 @@ MUTANTS = {
         *("torch-cpu and discriminator", ACCURACY),
     ),
     "small losses: infinities hidden": (
-        *(CLOSED, "if not math.isfinite(np.add.reduce(", "if math.isnan(0.0 if True else np.add.reduce(", "torch-cpu and special"),
+        *(
+            CLOSED,
+            "if not math.isfinite(np.add.reduce(",
+            "if math.isnan(0.0 if True else np.add.reduce(",
+            "torch-cpu and special",
+        ),
         ACCURACY,
     ),
     "closed form: last block dropped": (CLOSED, "range(0, n, BLOCK)", "range(0, n - 4, BLOCK)", "several", ACCURACY),
@@ -160,10 +165,10 @@ MUTANTS = {
         *(CRITERION, "(2.0 * w) * d", "w * d", "triton and test_criterion and least", OBJECTIVES),
     ),
     "closed form: least squares without its 2": (
-        *(CLOSED, "2.0 * slope_weight", "slope_weight", "torch-cpu and test_criterion and least", OBJECTIVES),
+        *(CLOSED, "2.0 * slope_weight", "slope_weight", "what_is_small and least", OBJECTIVES),
     ),
     "closed form: the hinge's knee": (
-        *(CLOSED, "(slope, gap, 0.0)", "(slope, gap, -1e-6)", "torch-cpu and knee", OBJECTIVES),
+        *(CLOSED, "(slope, gap, 0.0)", "(slope, gap, -1e-6)", "what_is_small and hinge", OBJECTIVES),
     ),
 }
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from oracle import DTYPES, LOSS_RTOL, assert_close
 
 import fastgan
-from fastgan import criteria, kernels, reference
+from fastgan import closed_form, criteria, kernels, reference
 
 pytestmark = pytest.mark.usefixtures("poisoned")
 
@@ -101,6 +101,19 @@ def test_the_knee_is_that_of_the_operator(device, criterion):
             (eager,) = torch.autograd.grad(FORMULAS[criterion](x, label) * n, x)
             assert torch.equal(grad, torch.full_like(x, -at * knee))
             torch.testing.assert_close(grad, eager, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("criterion", sorted(closed_form._NATIVE))
+def test_the_closed_form_of_what_is_small(monkeypatch, criterion):
+    """Small losses on a CPU take PyTorch's own nodes; what larger ones take is right for small ones too."""
+    monkeypatch.setattr("fastgan.operators.chosen", "torch")
+    monkeypatch.setattr("fastgan.closed_form._NATIVE_BELOW", 0)
+    for label in (1.0, 0.0):
+        for n in (7, 1030):
+            test_criterion(torch.device("cpu"), criterion, label, n)
+    test_gradcheck_and_gradgradcheck(torch.device("cpu"), criterion)
+    if criterion == "hinge":
+        test_the_knee_is_that_of_the_operator(torch.device("cpu"), criterion)
 
 
 @pytest.mark.parametrize("value", [INF, -INF, NAN, 1e30, -1e30, 0.0, -0.0])
