@@ -141,7 +141,7 @@ def native(terms) -> list[Tensor] | None:
 
 def _one_label(labels: Tensor) -> float | Tensor:
     """The number that all labels are (a tensor of ones, of zeros), or the tensor."""
-    values = labels.numpy()
+    values = labels.resolve_neg().numpy()
     first = values.flat[0]
     return float(first) if (values == first).all() else labels
 
@@ -157,19 +157,23 @@ def _native_cross_entropy(x: Tensor, y: float | Tensor) -> Tensor | None:
     return F.softplus(x, 1.0, 50.0).mean() if y == 0.0 else None
 
 
+def _soft(y: float | Tensor) -> bool:
+    return isinstance(y, Tensor) or y not in (0.0, 1.0)
+
+
 def _native_hinge(x: Tensor, y: float | Tensor) -> Tensor | None:
-    return None if isinstance(y, Tensor) else torch.relu(1.0 - x if y else 1.0 + x).mean()
+    return None if _soft(y) else torch.relu(1.0 - x if y else 1.0 + x).mean()
 
 
 def _native_hinge_min(x: Tensor, y: float | Tensor) -> Tensor | None:
-    if isinstance(y, Tensor):
+    if _soft(y):
         return None
     one = _constant(1.0, x.dtype)
     return -torch.minimum((x if y else -x) - one, _constant(0.0, x.dtype)).mean()
 
 
 def _native_wasserstein(x: Tensor, y: float | Tensor) -> Tensor | None:
-    return None if isinstance(y, Tensor) else -x.mean() if y else x.mean()
+    return None if _soft(y) else -x.mean() if y else x.mean()
 
 
 def _native_least_squares(x: Tensor, y: float | Tensor) -> Tensor:
@@ -250,10 +254,11 @@ class _List(NamedTuple):
     factor: Callable
 
 
-@functools.cache
+@functools.lru_cache(maxsize=256)
 def _constant(value: float, dtype: torch.dtype) -> Tensor:
     """0-d: an operator takes it as it is, where a number of Python's costs it 2 us to wrap."""
-    return torch.full((), value, dtype=dtype, device="cpu")
+    with torch.inference_mode(False):  # autograd may have to save it
+        return torch.full((), value, dtype=dtype, device="cpu")
 
 
 def _list_differences(wide, labels):

@@ -27,13 +27,26 @@ def drop_in(real, fake):
     return [loss.detach(), *torch.autograd.grad(loss, [real, fake])]
 
 
+def list_path(real, fake):
+    """Five discriminators a side: ten terms, which take a ticket each and one for all."""
+    lists = [[*x.tensor_split(5)] for x in (real, fake)]
+    out = fastgan.discriminator_value_and_grad(*lists, "hinge")
+    return [out.loss, out.terms, *out.grads]
+
+
+def pairs_path(real, fake):
+    n = min(len(real), len(fake))
+    out = fastgan.discriminator_value_and_grad(real[:n], fake[:n], "relativistic")
+    return [out.loss, out.terms, *out.grads]
+
+
 def test_cuda_tensors_go_to_triton():
     assert operators.backend_for(torch.device("cuda")) == "triton"
     assert operators.backend_for(torch.device("cpu")) == "torch"
 
 
 @pytest.mark.parametrize("sizes", SIZES, ids=str)
-@pytest.mark.parametrize(("path", "launches"), [(training_path, 1), (drop_in, 2)])
+@pytest.mark.parametrize(("path", "launches"), [(training_path, 1), (drop_in, 2), (list_path, 1), (pairs_path, 1)])
 def test_kernels_counted_by_the_profiler(path, launches, sizes):
     inputs = sides(sizes)
     grad_output = torch.ones((), device="cuda")
@@ -55,7 +68,7 @@ def test_kernels_counted_by_the_profiler(path, launches, sizes):
 
 
 @pytest.mark.parametrize("sizes", SIZES, ids=str)
-@pytest.mark.parametrize("path", [training_path, drop_in])
+@pytest.mark.parametrize("path", [training_path, drop_in, list_path, pairs_path])
 def test_no_host_synchronisation(path, sizes):
     inputs = sides(sizes)
     scale = torch.tensor(3.0, device="cuda")
@@ -71,7 +84,7 @@ def test_no_host_synchronisation(path, sizes):
 
 
 @pytest.mark.parametrize("sizes", SIZES, ids=str)
-@pytest.mark.parametrize("path", [training_path, drop_in])
+@pytest.mark.parametrize("path", [training_path, drop_in, list_path, pairs_path])
 def test_capture_and_replay(path, sizes):
     """Replayed on new data, a graph gives what an eager call gives, to the last bit, and again and again."""
     static = sides(sizes)
@@ -118,6 +131,38 @@ def test_a_graph_and_eager_launches_share_no_workspace():
         assert torch.equal(a, c) and torch.equal(b, c)
     for a, b in zip(got, want_eager):
         assert torch.equal(a, b)
+
+
+def test_the_drop_ins_of_codebases_wait_for_nothing():
+    """HiFi-GAN's sixteen tensors: a launch forward, a launch backward, no wait; and the moving averages of LeCam."""
+    from fastgan.compat import hifigan, studiogan, taming
+
+    shapes = [(16, n) for n in (102, 102, 105, 105, 110, 128, 65, 33)]
+    real, fake = ([torch.randn(s, device="cuda", requires_grad=True) for s in shapes] for _ in range(2))
+    ema = fastgan.losses.LeCamEMA().cuda()
+
+    def step():
+        loss, real_losses, fake_losses = hifigan.discriminator_loss(real, fake)
+        loss.backward()
+        hifigan.generator_loss(fake)[0].backward()
+        stats = fastgan.discriminator_value_and_grad(real[0], fake[0], "hinge").stats
+        ema.update(stats.real_mean, stats.fake_mean)
+        ema(real[0], fake[0]).backward()
+        taming.hinge_d_loss(real[0], fake[0]).backward()
+        studiogan.d_ls(real[0], fake[0]).backward()
+        return real_losses, fake_losses
+
+    step()
+    before = kernels.launch_count()
+    loss, *_ = hifigan.discriminator_loss(real, fake)
+    loss.backward()
+    assert kernels.launch_count() == before + 2
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        step()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
 
 
 def test_two_streams():

@@ -1,5 +1,6 @@
 """The suite bites: each deliberate bug, planted in a copy of the sources, makes it fail."""
 
+import concurrent.futures
 import os
 import shutil
 import subprocess
@@ -191,20 +192,37 @@ def plant(folder, mutant=None):
 
 def run(folder, test_file, only):
     return subprocess.run(
-        [sys.executable, "-m", "pytest", "-x", "-q", "-W", "ignore", "-k", only, Path(test_file).name],
+        [
+            *(sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-W", "ignore"),
+            *("-k", only, Path(test_file).name),
+        ],
         cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"},
+        env={**os.environ, "PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         timeout=300,
     )
 
 
+@pytest.fixture(scope="module")
+def results(request, tmp_path_factory):
+    """{name: what the tests said of that mutant, or will}: one run a processor, each on one thread."""
+
+    def of(name):
+        folder = tmp_path_factory.mktemp("mutant")
+        file, old, new, only, test_file = MUTANTS[name]
+        plant(folder, (file, old, new))
+        return run(folder, test_file, only)
+
+    asked = [item.callspec.params["name"] for item in request.session.items if "test_mutant_is_caught" in item.name]
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        yield {name: pool.submit(of, name) for name in asked if name in MUTANTS}
+        pool.shutdown(cancel_futures=True)
+
+
 @pytest.mark.parametrize("name", MUTANTS)
-def test_mutant_is_caught(tmp_path, name):
-    file, old, new, backend, test_file = MUTANTS[name]
-    plant(tmp_path, (file, old, new))
-    result = run(tmp_path, test_file, backend)
+def test_mutant_is_caught(results, name):
+    result = results[name].result()
     assert result.returncode == 1 and "1 failed" in result.stdout, result.stdout[-3000:] + result.stderr[-1000:]
     assert "ImportError" not in result.stdout and "SyntaxError" not in result.stdout
 

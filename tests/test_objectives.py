@@ -5,6 +5,7 @@ difference itself has lost digits that no float32 logit had.
 """
 
 import importlib
+from pathlib import Path
 
 import pytest
 import torch
@@ -295,6 +296,32 @@ def test_label_tensors(device, objective):
         assert torch.equal(out.loss, got.detach())
 
 
+def test_label_tensors_of_one_number(device):
+    """Ones and zeros, as most code makes them, give what the numbers give; a half is no side, whatever it is."""
+    (x,), _ = sides([(4, 5)], torch.float32, device)
+    x.requires_grad_()
+    for criterion in ("sigmoid_cross_entropy", "least_squares", "hinge", "hinge_min", "wasserstein", "squared_hinge"):
+        for y in (1.0, 0.0, 0.5):
+            got = fastgan.criterion_loss(x, torch.full((4, 1), y, device=device), criterion)
+            want = criteria.CRITERIA[criterion].value(x, y).mean()
+            torch.testing.assert_close(got, want, rtol=2e-6, atol=1e-7)
+            (g,), (w,) = torch.autograd.grad(got, x), torch.autograd.grad(want, x)
+            torch.testing.assert_close(g, w, rtol=2e-5, atol=1e-7)
+
+
+def test_a_loss_of_inference_mode_leaves_nothing_that_training_trips_over():
+    (x,), _ = sides([(4, 5)], torch.float32, "cpu")
+    for criterion in ("least_squares", "hinge", "hinge_min"):
+        with torch.inference_mode():
+            fastgan.criterion_loss([x, x, x], 1, criterion, weight=0.123)
+            fastgan.criterion_loss(x, 1, criterion, weight=0.123)
+        leaf = x.clone().requires_grad_()
+        (
+            fastgan.criterion_loss([leaf] * 3, 1, criterion) + fastgan.criterion_loss(leaf, 1, criterion, weight=0.123)
+        ).backward()
+        assert leaf.grad.isfinite().all()
+
+
 def test_weights_and_masks(device):
     """sum m phi / sum m, with a weight a logit or a sample, and a mask of truth values."""
     (real,), (fake,) = sides([(4, 1, 40, 60)], torch.float32, device)
@@ -550,6 +577,9 @@ def test_bad_input_is_named(case):
 def test_the_list_of_objectives_is_complete():
     found = fastgan.objectives()
     assert set(found) == set(reference.LOSSES)
+    readme = (Path(__file__).parent.parent / "README.md").read_text()
+    for name, objective in found.items():
+        assert f"| `{name}` | {objective.discriminator} | {objective.generator} |" in readme
     for objective in found.values():
         assert objective.discriminator and objective.generator and objective.source
     found.clear()

@@ -23,15 +23,15 @@ def tensors(of) -> list[Tensor]:
     return [t for item in of for t in tensors(item)] if isinstance(of, (list, tuple, type({}.values()))) else []
 
 
-def copied(of, dtype=None):
+def copied(of, dtype=None, device="cpu"):
     """The same structure with leaves of its own, of `dtype` if given; floating ones keep `requires_grad`."""
     if isinstance(of, Tensor):
-        copy = of.detach().clone(memory_format=torch.preserve_format)
+        copy = of.detach().to(device, copy=True, memory_format=torch.preserve_format)
         if of.is_floating_point():
             copy = (copy if dtype is None else copy.to(dtype)).requires_grad_(of.requires_grad)
         return copy
     if isinstance(of, (list, tuple)):
-        return type(of)(copied(item, dtype) for item in of)
+        return type(of)(copied(item, dtype, device) for item in of)
     return of
 
 
@@ -73,12 +73,23 @@ def flat(of) -> list[Tensor]:
 def check(
     ours, theirs, *arguments, rtol: float | None = None, grad_rtol: float | None = None, same_dtype: bool = False
 ):
-    """rtol, grad_rtol: relative tolerances of results and gradients, the library's promises by default."""
-    mine, exact = copied(arguments), copied(arguments, torch.float64)
+    """rtol, grad_rtol: relative tolerances of results and gradients, the library's promises by default. Where there is
+    a GPU, `ours` is checked on it as well; the exact result is the CPU's."""
+    for device in ["cpu", "cuda"][: 1 + torch.cuda.is_available()]:
+        if isinstance(ours, torch.nn.Module):
+            ours.to(device)
+        _check(ours, theirs, arguments, rtol, grad_rtol, same_dtype, device)
+    if isinstance(ours, torch.nn.Module):
+        ours.cpu()
+
+
+def _check(ours, theirs, arguments, rtol, grad_rtol, same_dtype, device):
+    mine, exact = copied(arguments, device=device), copied(arguments, torch.float64)
     dtype = next(t.dtype for t in tensors(mine) if t.is_floating_point())
     got, want = ours(*mine), theirs(*exact)
     assert structure(got) == structure(want), f"{structure(got)} is not {structure(want)}"
     got, want = flat(got), flat(want)
+    assert all(g.device.type == device for g in got)
     for g, w in zip(got, want):
         if same_dtype:
             assert g.dtype == dtype
