@@ -19,7 +19,15 @@ from fastgan.functional import (
     generator_value_and_grad,
     lecam_regularizer,
 )
+from fastgan.matching import feature_matching_loss, feature_matching_value_and_grad
 from fastgan.objectives import objectives
+from fastgan.penalties import (
+    approximate_r1_penalty,
+    dragan_penalty,
+    r1_penalty,
+    r2_penalty,
+    wgan_gp_penalty,
+)
 from fastgan.values import Statistics, ValueAndGrad
 
 __version__ = "0.1.0"
@@ -28,19 +36,26 @@ __all__ = [
     "Statistics",
     "ValueAndGrad",
     "adversarial_losses",
+    "approximate_r1_penalty",
     "compat",
     "concatenated_discriminator_loss",
     "concatenated_discriminator_value_and_grad",
     "criterion_loss",
     "discriminator_loss",
     "discriminator_value_and_grad",
+    "dragan_penalty",
     "drift_penalty",
+    "feature_matching_loss",
+    "feature_matching_value_and_grad",
     "generator_loss",
     "generator_value_and_grad",
     "lecam_regularizer",
     "losses",
     "objectives",
+    "r1_penalty",
+    "r2_penalty",
     "reference",
+    "wgan_gp_penalty",
 ]
 
 

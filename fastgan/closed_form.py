@@ -62,15 +62,13 @@ def terms(
     term = _term_on_cpu if on_cpu else _term_anywhere
     factors = _per_term(scale, len(logits), on_cpu, factor)
     slopes = gradient or partner_gradient
-    if (
-        on_cpu
-        and len(logits) > 2
-        and criterion in _LISTS
-        and not (partners or targets or masks or split or shift is not None)
-    ):
+    alone = on_cpu and shift is None and not (targets or masks or split)
+    if alone and not partners and len(logits) > 2 and criterion in _LISTS:
         many = _short_list(logits, labels, weights, factors, criterion, n_real, value, statistics, slopes)
         if many is not None:
             return many
+    if alone and partners and not any(labels) and criterion in _MATCHING:
+        return _matching(logits, partners, weights, factors, criterion, value, statistics, gradient, partner_gradient)
     shifts = None if shift is None else _per_term(shift, len(logits), on_cpu, 1.0)
     rows, grads = [], []
     for k, x in enumerate(logits):
@@ -298,6 +296,52 @@ _LISTS = {
 }
 
 
+_MATCHING = ("absolute", "least_squares")
+
+
+def _matching(
+    maps: Sequence[Tensor],
+    partners,
+    weights,
+    factors,
+    criterion: str,
+    value: bool,
+    statistics: int,
+    gradient: bool,
+    of_partners: bool,
+) -> tuple[Tensor | None, Tensor | None, list[Tensor] | None]:
+    """`terms` of differences, block by block: no difference is ever as large as a map."""
+    dtype = maps[0].dtype if maps[0].dtype in _WIDE else torch.float32
+    scratch, absolute = _scratch(dtype), criterion == "absolute"
+    rows, grads, partner_grads = [], [], []
+    for x, other, weight, factor in zip(maps, partners, weights, factors):
+        x, other = _dense(x.detach()), other.detach()
+        if other.stride() != x.stride() or other.is_neg():
+            other = torch.empty_like(x).copy_(other)
+        n = x.numel()
+        grad = torch.empty_like(x) if gradient or of_partners else None
+        flats = [None if t is None else _flat(t) for t in (x, other, grad)]
+        total, slope = 0.0, weight * factor / n * (1.0 if absolute else 2.0) if n else 0.0
+        for begin in range(0, n, BLOCK):
+            a, b, out = flats if n <= BLOCK else [None if t is None else t[begin : begin + BLOCK] for t in flats]
+            one, two = scratch[:2] if a.numel() == BLOCK else [buffer[: a.numel()] for buffer in scratch[:2]]
+            g = out if out is not None and out.dtype == dtype else one  # where the difference goes, then its slope
+            d = torch.sub(a, b, out=g) if a.dtype == dtype else g.copy_(a).sub_(b)
+            if value:
+                total += (torch.abs(d, out=two) if absolute else torch.mul(d, d, out=two)).sum().item()
+            if out is not None:
+                g = (d.sign_() if absolute else d).mul_(slope)
+                if out.dtype != dtype:
+                    out.copy_(g)
+        rows.append((weight * (total / n if n else math.nan), 0.0, 0.0))
+        if gradient:
+            grads.append(grad)
+        if of_partners:
+            partner_grads.append(grad.neg())
+    loss, table = _results(rows, statistics, dtype == torch.float64) if value else (None, None)
+    return loss, table, grads + partner_grads if gradient or of_partners else None
+
+
 def _per_term(of: Tensor | None, terms: int, on_cpu: bool, factor: float) -> Sequence[float | Tensor]:
     """factor times `of`, which holds one number or one a term."""
     if of is None:
@@ -508,8 +552,9 @@ def _blocks(
         if grad is not None:
             torch.sigmoid(torch.neg(wide, out=p) if flip else wide, out=p)
         if value:
-            softplus_sum += _softplus_sum(wide, None if grad is None else p, flip, *scratch[:2])
-            logit_sum += wide.sum().item()
+            block_sum = wide.sum().item()
+            softplus_sum += _softplus_sum(wide, None if grad is None else p, block_sum, flip, *scratch[:2])
+            logit_sum += block_sum
         if statistics:
             non_negative += int(torch.ge(wide, _constant(0.0, dtype), out=scratch[0]).sum().item())  # ones and zeros
         if grad is not None:
@@ -531,24 +576,37 @@ def _scratch(dtype: torch.dtype) -> list[Tensor]:
     return kept[dtype]
 
 
-def _softplus_sum(x: Tensor, p: Tensor | None, flip: bool, one: Tensor, two: Tensor) -> float:
+def _softplus_sum(x: Tensor, p: Tensor | None, x_sum: float, flip: bool, one: Tensor, two: Tensor) -> float:
     """sum softplus(z) = sum max(z, 0) - sum log r, r = sigmoid(|z|) = max(p, 1 - p), where z = -x if flip else x and
-    p = sigmoid(z), if it is there already. `one` and `two` are scratch of the size of x.
+    p = sigmoid(z), if it is there already. x_sum: that of x. `one` and `two` are scratch of the size of x.
 
     The logarithm is taken of products of 16 r, which are between 1/2 and 1. Of r near 1 the distance from 1 is lost,
-    6e-8 a logit, which counts only where there is no larger loss beside it: there the distances are added up."""
-    limit = torch.clamp(x, max=0.0, out=one) if flip else torch.clamp(x, min=0.0, out=one)
-    positive = -limit.sum().item() if flip else limit.sum().item()
-    r = torch.abs(x, out=one).sigmoid_() if p is None else torch.maximum(torch.sub(_ONE, p, out=one), p, out=one)
-    n, rest = r.numel(), r.numel() % 16
-    products = torch.prod(r[: n - rest].view(16, -1), 0, out=two[: n // 16])
-    total = positive - products.log_().sum().item()
+    6e-8 a logit, and without p max(z, 0) is half of |z| + z, which may cancel. Both count only where there is no larger
+    loss beside it: there each is added up by itself."""
+    n, rest = x.numel(), x.numel() % 16
+    if p is None:
+        r = torch.abs(x, out=one)
+        size = r.sum().item()
+        positive, enough = (size - x_sum if flip else size + x_sum) / 2, max(_SURE * n, _SURE * size)
+        r.sigmoid_()
+    else:
+        positive, enough = _positive_sum(x, flip, one), _SURE * n
+        r = torch.maximum(torch.sub(_ONE, p, out=one), p, out=one)
+    total = positive - torch.prod(r[: n - rest].view(16, -1), 0, out=two[: n // 16]).log_().sum().item()
     if rest:
         total -= r[n - rest :].log().sum().item()
-    if not total < _SURE * n:
+    if not total < enough:
         return total
+    positive = _positive_sum(x, flip, one)
     m = torch.abs(x, out=one).neg_().sigmoid_()  # 1 - r
     return positive - m.neg_().log1p_().sum().item()
+
+
+def _positive_sum(x: Tensor, flip: bool, scratch: Tensor) -> float:
+    """sum max(z, 0)."""
+    if flip:
+        return -torch.clamp(x, max=0.0, out=scratch).sum().item()
+    return torch.clamp(x, min=0.0, out=scratch).sum().item()
 
 
 def widen(x: Tensor) -> Tensor:
@@ -559,7 +617,9 @@ def widen(x: Tensor) -> Tensor:
 def _dense(x: Tensor) -> Tensor:
     """x if its elements fill one stretch of memory in some order of dimensions, else a contiguous copy."""
     x = x.resolve_neg()
-    return x if torch.empty_like(x).stride() == x.stride() else x.contiguous()
+    if x.is_contiguous():
+        return x
+    return x if torch.empty_like(x, device="meta").stride() == x.stride() else x.contiguous()
 
 
 def _flat(x: Tensor) -> Tensor:

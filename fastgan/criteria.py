@@ -147,6 +147,13 @@ CRITERIA = {
         labels="side",
         formula="relu(-s x)^2",
     ),
+    "absolute": Criterion(
+        lambda x, y: (x - y).abs(),
+        lambda x, y: torch.sign(x - y),
+        lambda x, y: _zero(x),
+        labels="number",
+        formula="|x - y|",
+    ),
     "leaky_least_squares": Criterion(
         lambda x, y: (_leaky(x) - y) ** 2,
         lambda x, y: 2.0 * (_leaky(x) - y) * _leaky_slope(x),

@@ -191,3 +191,24 @@ def _value_and_grad(parts, weight, leaves, real_grads: int, grad_scale, listed: 
             rows.append(torch.stack([weight * part, x.mean(), share]))
     n_real = sum(is_real for _, _, is_real in parts)
     return ValueAndGrad(loss.detach(), torch.stack(rows), grads, n_real, listed, real_grads)
+
+
+def feature_matching_loss(
+    fake_maps: Tensor | Sequence,
+    real_maps: Tensor | Sequence,
+    weights: Sequence[float] | None = None,
+    p: int = 1,
+    *,
+    detach_real: bool = True,
+) -> Tensor:
+    """sum_k w_k mean |fake_k - real_k|^p over all maps of all discriminators."""
+    fake, real = ([maps] if isinstance(maps, Tensor) else maps for maps in (fake_maps, real_maps))
+    fake, real = (
+        [x for layers in maps for x in (layers if isinstance(layers, (list, tuple)) else [layers])]
+        for maps in (fake, real)
+    )
+    loss = 0.0
+    for a, b, weight in zip(fake, real, weights or [1.0] * len(fake)):
+        b = b.detach() if detach_real else b
+        loss = loss + weight * (F.l1_loss(a, b) if p == 1 else F.mse_loss(a, b))
+    return loss

@@ -329,11 +329,12 @@ def plan(
     streams: how many tensors are read for each logit.
 
     A large problem gets as many programs as run at once: 5 of 128 threads on a multiprocessor at 96 registers a thread
-    (4 at 128 for float64), the least at which no supported architecture spills. Each thread then has two 128-bit loads
-    of a half-precision tile, or four of a float32 one, under way.
+    (4 at 128 for float64, 3 at 160 for long lists), the least at which no supported architecture spills. Each thread
+    then has two 128-bit loads of a half-precision tile, or four of a float32 one, under way.
     """
     double = dtype == torch.float64
-    max_programs = max(len(sizes), min(MAX_PROGRAMS, (4 if double else 5) * processors))
+    long = len(sizes) > 24  # the selects among so many terms' arguments need registers of their own
+    max_programs = max(len(sizes), min(MAX_PROGRAMS, (3 if long else 4 if double else 5) * processors))
     total = sum(sizes)
     if total <= SINGLE_BELOW and len(sizes) <= FEW:
         small = max(sizes) <= 1024
@@ -344,7 +345,7 @@ def plan(
     if sum(tiles) > max_programs:
         spare, all_tiles = max_programs - len(sizes), sum(tiles)
         tiles = [min(t, 1 + spare * t // all_tiles) for t in tiles]
-    options = dict(num_warps=4, maxnreg=128 if double else 96)
+    options = dict(num_warps=4, maxnreg=160 if long else 128 if double else 96)
     return dict(SINGLE=False, BLOCK=block), options, tuple(itertools.accumulate(tiles))
 
 

@@ -82,6 +82,13 @@ def squared_hinge(x, y, w):
 
 
 @triton.jit
+def absolute(x, y, w):
+    """phi = |x - y|, slope 0 where they are equal: feature matching, x the difference of two maps."""
+    d = x - y
+    return tl.abs(d), tl.where(d > 0, w, tl.where(d < 0, -w, 0.0 * w))
+
+
+@triton.jit
 def leaky_least_squares(x, y, w):
     """phi = (leaky_relu(x, 0.05) - y)^2: MONAI's activation before the least squares."""
     if x.dtype == tl.float64:  # a literal is float32: 1/20 has to be divided
@@ -129,6 +136,6 @@ CRITERIA = {
     function.__name__: function
     for function in (
         *(sigmoid_cross_entropy, absolute_error, least_squares, hinge, hinge_clamp, hinge_min, wasserstein),
-        *(squared_hinge, leaky_least_squares, tanh_hinge, log_sigmoid_with_eps, cross_entropy),
+        *(squared_hinge, absolute, leaky_least_squares, tanh_hinge, log_sigmoid_with_eps, cross_entropy),
     )
 }

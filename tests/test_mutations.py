@@ -111,7 +111,7 @@ MUTANTS = {
     "closed form: wrong sign": (CLOSED, "slope_weight = -slope_weight", "pass", "torch-cpu", ACCURACY),
     "closed form: one of sixteen left out": (CLOSED, ".view(16, -1), 0", ".view(16, -1)[1:], 0", "several", ACCURACY),
     "closed form: rest dropped": (CLOSED, "r[n - rest :].log().sum()", "(r.sum() * 0)", "several", ACCURACY),
-    "closed form: how sure D is lost": (CLOSED, "if not total < _SURE * n:", "if True:", "several", ACCURACY),
+    "closed form: how sure D is lost": (CLOSED, "if not total < enough:", "if True:", "several", ACCURACY),
     "small losses: softplus off by 1e-5": (
         *(CLOSED, "return -F.softplus(x, -1.0, 50.0).mean()", "return -F.softplus(x, -1.00001, 50.0).mean()"),
         *("torch-cpu and discriminator", ACCURACY),
@@ -151,7 +151,7 @@ MUTANTS = {
     "a shift ignored": (KERNEL, "x -= shift", "x -= 0 * shift", "triton and lecam", OBJECTIVES),
     "an average without its gradient": (
         *(OPERATORS, "-closed_form.widen(grad).sum()", "0 * closed_form.widen(grad).sum()"),
-        *("torch-cpu and detached", OBJECTIVES),
+        *("triton and detached", OBJECTIVES),
     ),
     "a mask left out of the gradient": (
         *(KERNEL, "CRITERION(x, y, w * m)", "CRITERION(x, y, w)", "triton and masks", OBJECTIVES),
@@ -208,15 +208,14 @@ def run(folder, test_file, only):
 def results(request, tmp_path_factory):
     """{name: what the tests said of that mutant, or will}: one run a processor, each on one thread."""
 
-    def of(name):
-        folder = tmp_path_factory.mktemp("mutant")
+    def of(name, folder):
         file, old, new, only, test_file = MUTANTS[name]
         plant(folder, (file, old, new))
         return run(folder, test_file, only)
 
     asked = [item.callspec.params["name"] for item in request.session.items if "test_mutant_is_caught" in item.name]
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        yield {name: pool.submit(of, name) for name in asked if name in MUTANTS}
+        yield {name: pool.submit(of, name, tmp_path_factory.mktemp("mutant")) for name in asked}
         pool.shutdown(cancel_futures=True)
 
 

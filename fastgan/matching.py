@@ -1,0 +1,128 @@
+"""Feature matching: what a discriminator makes of generated data against what it makes of real data, layer by layer.
+
+The one loss of a GAN that is bound by memory: HiFi-GAN's has 54 pairs of maps and 123 million elements a side. Maps are
+terms like logits are, with the real map as partner: one launch for every 64 pairs, forward and again backward, which
+reads both maps and writes the gradient. Nothing of the size of a map is allocated but the gradients.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from fastgan import operators
+from fastgan.functional import _at, _check_choice, _check_logits, _check_number, _scale
+from fastgan.operators import Terms
+from fastgan.values import ValueAndGrad
+
+Maps = Tensor | Sequence[Tensor] | Sequence[Sequence[Tensor]]
+
+
+def feature_matching_loss(
+    fake_maps: Maps,
+    real_maps: Maps,
+    weights: Sequence[float] | float | None = None,
+    p: int = 1,
+    *,
+    detach_real: bool = True,
+    exclude_last: bool = False,
+    reduce_layers: str = "sum",
+    reduce_discriminators: str = "sum",
+) -> Tensor:
+    """sum_k w_k mean |fake_k - real_k|^p over all maps k (Larsen et al. 2016; Wang et al. 2018, eq. 3).
+
+    Args:
+        fake_maps, real_maps: D's features of generated and of real data; float16, bfloat16, float32 or float64, one
+            dtype and one device, pairs of one shape. A tensor, a list of tensors (the layers of one discriminator), or
+            a list of lists (several discriminators).
+        weights: w_k, a number for all maps or one for each, in the order of the maps; 1 by default.
+        p: 1 or 2.
+        detach_real: let no gradient through the real maps. With False the real maps get the negative of it.
+        exclude_last: leave out the last map of each list, which is the logits in many codebases.
+        reduce_layers: "sum", or "mean" over the maps of each discriminator.
+        reduce_discriminators: "sum", or "mean" over the discriminators.
+
+    Returns:
+        0-d tensor, float32 (float64 for float64 maps), accumulated in float32 and across blocks in float64. The slope
+        of |x| at 0 is 0. Differentiable; nothing is saved but the maps.
+
+    Raises:
+        TypeError, ValueError: not tensors of one floating dtype and device, pairs of two shapes, lists of different
+            lengths, no maps, weights of the wrong length, another p; named by argument and position.
+    """
+    terms = _terms(fake_maps, real_maps, weights, p, exclude_last, reduce_layers, reduce_discriminators)
+    if detach_real:
+        terms = terms._replace(partners=[x.detach() for x in terms.partners])
+    return operators.value(terms)[0]
+
+
+def feature_matching_value_and_grad(
+    fake_maps: Maps,
+    real_maps: Maps,
+    weights: Sequence[float] | float | None = None,
+    p: int = 1,
+    *,
+    exclude_last: bool = False,
+    reduce_layers: str = "sum",
+    reduce_discriminators: str = "sum",
+    grad_scale: Tensor | float | None = None,
+) -> ValueAndGrad:
+    """`feature_matching_loss` and its gradients at the generated maps, which are `grads`, flat, in one launch for every
+    64 pairs: each map is read once and each gradient written once. Continue with
+
+        torch.autograd.backward(fake_maps, out.grads)
+
+    `out.losses_fake` has each map's part. Arguments and errors are those of `feature_matching_loss`; `grad_scale` is
+    that of `discriminator_value_and_grad`."""
+    terms = _terms(fake_maps, real_maps, weights, p, exclude_last, reduce_layers, reduce_discriminators)
+    scale, factor = _scale(grad_scale, terms.logits[0])
+    loss, rows, grads = operators.value_and_gradient(terms, scale, factor)
+    return ValueAndGrad(loss, rows, tuple(grads), 0, not isinstance(fake_maps, Tensor))
+
+
+def _terms(fake_maps, real_maps, weights, p, exclude_last, reduce_layers, reduce_discriminators) -> Terms:
+    if isinstance(p, bool) or p not in (1, 2):
+        raise ValueError(f"p: got {p!r}, expected 1 or 2")
+    for name, choice in (("reduce_layers", reduce_layers), ("reduce_discriminators", reduce_discriminators)):
+        _check_choice(name, choice, ("sum", "mean"))
+    fake, shares = _layers("fake_maps", fake_maps, exclude_last, reduce_layers, reduce_discriminators)
+    real, _ = _layers("real_maps", real_maps, exclude_last, reduce_layers, reduce_discriminators)
+    if len(real) != len(fake):
+        raise ValueError(f"real_maps: got {len(real)} maps, expected {len(fake)}, as many as fake_maps")
+    _check_logits(("fake_maps", fake), ("real_maps", real))
+    for i, (a, b) in enumerate(zip(fake, real)):
+        if a.shape != b.shape:
+            raise ValueError(f"real_maps{_at(i, real)}: got shape {tuple(b.shape)}, expected {tuple(a.shape)}")
+    if weights is None:
+        weights = 1.0
+    if isinstance(weights, Sequence) and not isinstance(weights, str):
+        if len(weights) != len(fake):
+            raise ValueError(f"weights: got {len(weights)} numbers, expected {len(fake)}, one for each map")
+    else:
+        weights = [weights] * len(fake)
+    for i, weight in enumerate(weights):
+        _check_number(f"weights[{i}]", weight)
+    scales = tuple([float(weight) * share for weight, share in zip(weights, shares)])
+    criterion = "absolute" if p == 1 else "least_squares"
+    return Terms(tuple(fake), (0.0,) * len(fake), scales, criterion, 0, tuple(real))
+
+
+def _layers(name: str, maps: Maps, exclude_last: bool, reduce_layers: str, reduce_discriminators: str):
+    """(all maps, the share of each in the loss)."""
+    if isinstance(maps, Tensor):
+        return [maps], [1.0]
+    if not isinstance(maps, (list, tuple)):
+        raise TypeError(f"{name}: got {type(maps).__name__}, expected a torch.Tensor, a list of them, or of lists")
+    nested = any(isinstance(layers, (list, tuple)) for layers in maps)
+    found, shares = [], []
+    for i, layers in enumerate(maps if nested else [maps]):
+        if not isinstance(layers, (list, tuple)):
+            raise TypeError(f"{name}[{i}]: got {type(layers).__name__}, expected a list, as its neighbours are")
+        layers = layers[:-1] if exclude_last else layers
+        share = 1.0 / len(layers) if layers and reduce_layers == "mean" else 1.0
+        found += layers
+        shares += [share / (len(maps) if nested and reduce_discriminators == "mean" else 1)] * len(layers)
+    if not found:
+        raise ValueError(f"{name}: got no maps, expected at least one")
+    return found, shares
