@@ -2,16 +2,20 @@
 
 In `audiocraft/adversarial/__init__.py`, below its own import of `.losses`:
 
-    from fastgan.compat.audiocraft import AdversarialLoss, get_adv_criterion, get_fake_criterion, get_real_criterion
+    from fastgan.compat.audiocraft import (
+        AdversarialLoss, FeatureMatchingLoss, get_adv_criterion, get_fake_criterion, get_real_criterion
+    )
 
 The functions take one tensor each, one launch each. `AdversarialLoss` with criteria of this module takes one launch for
-all sub-adversaries, and for both sides in `train_adv`; with other callables it calls them one by one, as upstream.
+all sub-adversaries, and for both sides in `train_adv`; with `FeatureMatchingLoss` it takes one for every 64 maps of
+them all. With other callables it calls them one by one, as upstream.
 
 At the knee of the hinge the slope is that of `-min(x - 1, 0)`, as upstream: -1/2 where a real logit is 1.
 
 Differences: an unknown `loss_type` is a ValueError, not an AssertionError; `hinge2_loss` of no logits lies on their
 device, not on the CPU; `AdversarialLoss` counts a sub-adversary without logits as 0, where upstream adds a tensor of
-shape (1,) to a 0-d one, which raises; float16 and bfloat16 logits give float32 losses.
+shape (1,) to a 0-d one, which raises; `FeatureMatchingLoss` does not compute the mean of |real| that upstream computes
+and drops, and its errors are ValueErrors, not AssertionErrors; float16 and bfloat16 logits give float32 losses.
 """
 
 from __future__ import annotations
@@ -23,6 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from fastgan import functional
+from fastgan.matching import Maps, feature_matching_loss
 
 try:
     from flashy import distrib
@@ -32,6 +37,7 @@ except ImportError:  # what audiocraft synchronises processes with; needed for m
 __all__ = [
     "ADVERSARIAL_LOSSES",
     "AdversarialLoss",
+    "FeatureMatchingLoss",
     "get_adv_criterion",
     "get_fake_criterion",
     "get_real_criterion",
@@ -133,6 +139,44 @@ def _find(loss_type: str) -> tuple[Callable, Callable, Callable]:
     return _CRITERIA[loss_type]
 
 
+class FeatureMatchingLoss(nn.Module):
+    """sum_k loss(fake_k, real_k) over the maps k of a sub-adversary, divided by their number where `normalize`.
+
+    Args:
+        loss: a module of two maps. An `L1Loss` or `MSELoss` that takes the mean is fused, one launch for every 64 maps;
+            any other is called map by map.
+        normalize: divide by the number of maps.
+    """
+
+    def __init__(self, loss: nn.Module | None = None, normalize: bool = True):
+        super().__init__()
+        self.loss = nn.L1Loss() if loss is None else loss
+        self.normalize = normalize
+
+    @property
+    def _power(self) -> int | None:
+        """The p of mean |a - b|^p, or None where `loss` is something else."""
+        power = {nn.L1Loss: 1, nn.MSELoss: 2}.get(type(self.loss))
+        return power if power and self.loss.reduction == "mean" else None
+
+    def forward(self, fmap_fake: Maps, fmap_real: Maps) -> Tensor:
+        """fmap_fake, fmap_real: lists of as many maps, pairs of one shape; where `loss` is fused also lists of them,
+        one for each sub-adversary, whose losses are added up. Gradients flow to both, as upstream. Returns 0-d.
+
+        ValueError for no maps, lists of different lengths, pairs of two shapes; TypeError for anything but tensors. The
+        messages call the arguments `fake_maps` and `real_maps`, and count the maps through."""
+        if self._power is not None:
+            reduce = "mean" if self.normalize else "sum"
+            return feature_matching_loss(fmap_fake, fmap_real, p=self._power, detach_real=False, reduce_layers=reduce)
+        if not fmap_fake or len(fmap_fake) != len(fmap_real):
+            raise ValueError(f"fmap_fake, fmap_real: got {len(fmap_fake)} and {len(fmap_real)} maps, expected as many")
+        for i, (fake, real) in enumerate(zip(fmap_fake, fmap_real)):
+            if fake.shape != real.shape:
+                raise ValueError(f"fmap_real[{i}]: got shape {tuple(real.shape)}, expected {tuple(fake.shape)}")
+        total = sum(self.loss(fake, real) for fake, real in zip(fmap_fake, fmap_real))
+        return total / len(fmap_fake) if self.normalize else total
+
+
 class AdversarialLoss(nn.Module):
     """An adversary, its optimizer and its losses.
 
@@ -143,7 +187,7 @@ class AdversarialLoss(nn.Module):
         optimizer: of the adversary's parameters. Its state is saved with this module's, under "optimizer".
         loss, loss_real, loss_fake: the generator's loss, and the adversary's of real and of generated data: functions
             of this module, or any others of a tensor.
-        loss_feat: a function of two lists of feature maps, of generated and of real data.
+        loss_feat: a function of two lists of feature maps, of generated and of real data; `FeatureMatchingLoss`, say.
         normalize: divide the losses by the number of sub-adversaries.
 
     Raises:
@@ -211,7 +255,9 @@ class AdversarialLoss(nn.Module):
             _, maps_of_real = self.get_adversary_pred(real)
             adv = self._total((self.loss, of_fake))
             feat = torch.zeros((), device=fake.device)
-            if self.loss_feat:
+            if maps_of_fake and isinstance(self.loss_feat, FeatureMatchingLoss) and self.loss_feat._power is not None:
+                feat = self.loss_feat(maps_of_fake, maps_of_real)
+            elif self.loss_feat:
                 for pair in zip(maps_of_fake, maps_of_real):
                     feat = feat + self.loss_feat(*pair)
         return adv, feat / len(of_fake) if self.normalize else feat

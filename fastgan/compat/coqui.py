@@ -1,8 +1,10 @@
-"""Coqui TTS (coqui-ai/TTS, idiap/coqui-ai-TTS): the adversarial losses of `TTS/vocoder/layers/losses.py`.
+"""Coqui TTS (coqui-ai/TTS, idiap/coqui-ai-TTS): the losses of D in `TTS/vocoder/layers/losses.py`.
 
 In that file, below its own definitions:
 
-    from fastgan.compat.coqui import HingeDLoss, HingeGLoss, MSEDLoss, MSEGLoss, _apply_D_loss, _apply_G_adv_loss
+    from fastgan.compat.coqui import (
+        HingeDLoss, HingeGLoss, MelganFeatureLoss, MSEDLoss, MSEGLoss, _apply_D_loss, _apply_G_adv_loss
+    )
 
 or in your script, before the model is made:
 
@@ -26,8 +28,17 @@ from torch import Tensor, nn
 from fastgan import functional
 from fastgan.compat import _sides
 from fastgan.functional import Logits
+from fastgan.matching import Maps, feature_matching_loss
 
-__all__ = ["HingeDLoss", "HingeGLoss", "MSEDLoss", "MSEGLoss", "_apply_D_loss", "_apply_G_adv_loss"]
+__all__ = [
+    "HingeDLoss",
+    "HingeGLoss",
+    "MSEDLoss",
+    "MSEGLoss",
+    "MelganFeatureLoss",
+    "_apply_D_loss",
+    "_apply_G_adv_loss",
+]
 
 
 class MSEGLoss(nn.Module):
@@ -69,6 +80,20 @@ class HingeDLoss(_DLoss):
     `MSEDLoss`."""
 
     criterion = "hinge"
+
+
+class MelganFeatureLoss(nn.Module):
+    """mean_k mean |fake_k - real_k| over all maps k of all discriminators; one launch for every 64 of them."""
+
+    def forward(self, fake_feats: Maps, real_feats: Maps) -> Tensor:
+        """fake_feats, real_feats: lists of lists of maps. Gradients flow to both, as upstream. Returns 0-d.
+
+        TypeError or ValueError where they are not tensors of one floating dtype and device, pairs of one shape, lists
+        of one length, or where there are none; named `fake_maps` and `real_maps`, and counted through."""
+        count = 1
+        if isinstance(fake_feats, (list, tuple)):
+            count = sum([len(maps) if isinstance(maps, (list, tuple)) else 1 for maps in fake_feats])
+        return feature_matching_loss(fake_feats, real_feats, 1.0 / max(count, 1), detach_real=False)
 
 
 def _apply_G_adv_loss(scores_fake: Logits, loss_func: Callable[[Logits], Tensor]) -> Tensor:

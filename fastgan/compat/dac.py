@@ -3,15 +3,16 @@
     from dac.nn.loss import GANLoss              # before (the training script: `losses.GANLoss`)
     from fastgan.compat.dac import GANLoss       # after
 
-No differences but that float16 and bfloat16 logits give float32 losses, and that a D which returns nothing is an error.
+No differences but that float16 and bfloat16 logits give float32 losses, and that a D which returns nothing, or not as
+many features of generated as of real data, is an error.
 """
 
 from __future__ import annotations
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastgan import functional
+from fastgan.matching import feature_matching_loss
 
 __all__ = ["GANLoss"]
 
@@ -38,10 +39,11 @@ class GANLoss(nn.Module):
         d_fake, d_real = self.forward(fake.clone().detach(), real)
         return functional.discriminator_loss(d_real, d_fake, "least_squares")
 
-    def generator_loss(self, fake, real) -> tuple[Tensor, Tensor]:
+    def generator_loss(self, fake, real) -> tuple[Tensor, Tensor | int]:
         """(sum_k mean (1 - f_k)^2, sum over features of mean |a - b|), 0-d each. No gradient through real features. The
-        first takes one launch; the second is PyTorch's own, 0 where D returns no features."""
+        first takes one launch, the second one for every 64 features; it is the number 0 where D returns no features."""
         d_fake, d_real = self.forward(fake, real)
         loss_g = functional.generator_loss(d_fake, "least_squares")
-        pairs = [(a, b) for of_fake, of_real in zip(d_fake, d_real) for a, b in zip(of_fake[:-1], of_real[:-1])]
-        return loss_g, sum(F.l1_loss(a, b.detach()) for a, b in pairs)
+        if not any(len(found) > 1 for found in d_fake):
+            return loss_g, 0
+        return loss_g, feature_matching_loss(d_fake, d_real, exclude_last=True)

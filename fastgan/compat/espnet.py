@@ -1,13 +1,15 @@
-"""ESPnet (espnet2/gan_tts) and ParallelWaveGAN: the adversarial losses of `hifigan/loss.py` and `adversarial_loss.py`.
+"""ESPnet (espnet2/gan_tts) and ParallelWaveGAN: the losses of D in `hifigan/loss.py`, and in `adversarial_loss.py` and
+`feat_match_loss.py`.
 
-    from espnet2.gan_tts.hifigan.loss import DiscriminatorAdversarialLoss, GeneratorAdversarialLoss, ...    # before
-    from parallel_wavegan.losses import DiscriminatorAdversarialLoss, GeneratorAdversarialLoss, ...         # or this
-    from fastgan.compat.espnet import DiscriminatorAdversarialLoss, GeneratorAdversarialLoss                # after
+    from espnet2.gan_tts.hifigan.loss import DiscriminatorAdversarialLoss, FeatureMatchLoss, ...       # before
+    from parallel_wavegan.losses import DiscriminatorAdversarialLoss, FeatureMatchLoss, ...            # or this; after:
+    from fastgan.compat.espnet import DiscriminatorAdversarialLoss, FeatureMatchLoss, GeneratorAdversarialLoss
 
 At the knee of the hinge the slope is that of `-min(x - 1, 0)`, as upstream: -1/2 where a real logit is 1.
 
 Differences: an unknown `loss_type` is a ValueError, not an AssertionError; lists of different lengths are an error,
-where upstream leaves out what is left over; float16 and bfloat16 outputs give float32 losses.
+where upstream leaves out what is left over; `FeatureMatchLoss` takes a list of tensors for the layers of one
+discriminator, where upstream takes the samples of each for layers; float16 and bfloat16 outputs give float32 losses.
 """
 
 from __future__ import annotations
@@ -17,8 +19,9 @@ from torch import Tensor, nn
 from fastgan import functional
 from fastgan.compat import _sides
 from fastgan.functional import Logits
+from fastgan.matching import Maps, feature_matching_loss
 
-__all__ = ["DiscriminatorAdversarialLoss", "GeneratorAdversarialLoss"]
+__all__ = ["DiscriminatorAdversarialLoss", "FeatureMatchLoss", "GeneratorAdversarialLoss"]
 
 _OBJECTIVES = {"mse": ("least_squares", "least_squares"), "hinge": ("hinge", "hinge_min")}  # (G's, D's criterion)
 
@@ -70,3 +73,36 @@ class DiscriminatorAdversarialLoss(_Loss):
         )
         pair = losses if len(losses) == 2 else losses.view(2, -1).sum(1)
         return pair[0], pair[1]
+
+
+class FeatureMatchLoss(nn.Module):
+    """mean |g - r| of each map, averaged or summed over the layers, then over the discriminators; one launch for every
+    64 maps.
+
+    Args:
+        average_by_layers, average_by_discriminators: average, not sum.
+        include_final_outputs: take the last map of each discriminator, its logits, as well.
+    """
+
+    def __init__(
+        self,
+        average_by_layers: bool = True,
+        average_by_discriminators: bool = True,
+        include_final_outputs: bool = False,
+    ):
+        super().__init__()
+        self.average_by_layers, self.average_by_discriminators = average_by_layers, average_by_discriminators
+        self.include_final_outputs = include_final_outputs
+
+    def forward(self, feats_hat: Maps, feats: Maps) -> Tensor:
+        """feats_hat, feats: g and r, generated data first; lists of lists of maps, or the list of one discriminator's.
+        No gradient through r. Returns 0-d.
+
+        TypeError or ValueError where they are not tensors of one floating dtype and device, pairs of one shape, lists
+        of one length, or where there are none; named `fake_maps` and `real_maps`, and counted through."""
+        return feature_matching_loss(
+            *(feats_hat, feats),
+            exclude_last=not self.include_final_outputs,
+            reduce_layers="mean" if self.average_by_layers else "sum",
+            reduce_discriminators="mean" if self.average_by_discriminators else "sum",
+        )

@@ -1,7 +1,8 @@
-"""HiFi-GAN (jik876/hifi-gan): the adversarial losses of `models.py`.
+"""HiFi-GAN (jik876/hifi-gan): the losses of `models.py`, adversarial and of feature matching.
 
-    from models import ..., generator_loss, discriminator_loss           # before
-    from fastgan.compat.hifigan import discriminator_loss, generator_loss    # after, or below it: the later import wins
+    from models import ..., feature_loss, generator_loss, discriminator_loss             # before
+    from fastgan.compat.hifigan import discriminator_loss, feature_loss, generator_loss  # after, or below it: the later
+                                                                                         # import wins
 
 Differences: what upstream reads back to the host with `.item()` (r_losses, g_losses; 16 waits a step) are 0-d tensors
 here, detached, which print and log as numbers do; float16 and bfloat16 outputs give float32 losses; lists of different
@@ -14,8 +15,33 @@ from torch import Tensor
 
 from fastgan.compat import _sides
 from fastgan.functional import Logits
+from fastgan.matching import Maps, feature_matching_loss
 
-__all__ = ["discriminator_loss", "generator_loss"]
+__all__ = ["discriminator_loss", "feature_loss", "generator_loss"]
+
+
+def feature_loss(fmap_r: Maps, fmap_g: Maps) -> Tensor:
+    """2 sum_k mean |r_k - g_k| over all maps k; one launch for every 64 of them.
+
+    The real maps are attached, as upstream. The gradients that D gets of them are used by nobody: `optim_d` zeroes D's
+    gradients before its own step. To save computing them, hand over real maps without a graph:
+
+        feature_loss([[x.detach() for x in maps] for maps in fmap_r], fmap_g)
+
+    or run D on real data under `torch.no_grad()` in the generator's step, where `y_d_r` has no other use.
+
+    Args:
+        fmap_r, fmap_g: r and g, for each discriminator the list of its maps of real and of generated data, of one
+            dtype, each pair of one shape.
+
+    Returns:
+        0-d tensor. The slope of |x| at 0 is 0.
+
+    Raises:
+        TypeError, ValueError: not tensors of one floating dtype and device, pairs of two shapes, lists of different
+            lengths, no maps. The messages call the arguments `real_maps` and `fake_maps`, and count the maps through.
+    """
+    return feature_matching_loss(fmap_g, fmap_r, 2.0, detach_real=False)
 
 
 def discriminator_loss(

@@ -5,7 +5,14 @@ In train.py, after its imports; the model asks `models.networks` for its loss:
     import models.networks, fastgan.compat.pix2pixhd
     models.networks.GANLoss = fastgan.compat.pix2pixhd.GANLoss
 
-All scales take one launch. Differences: half-precision logits give a float32 loss. A bare tensor is taken whole, where
+All scales take one launch. The feature matching of models/pix2pixHD_model.py is written out in its `forward`; one call
+takes the place of the loop, with one launch for all maps:
+
+    loss_G_GAN_Feat = fastgan.compat.pix2pixhd.feature_matching_loss(
+        pred_fake, pred_real, self.opt.lambda_feat, self.opt.n_layers_D
+    )
+
+Differences: half-precision logits give a float32 loss. A bare tensor is taken whole, where
 upstream takes its last sample. Label tensors are not kept: upstream's, kept by number of elements, can have another
 shape than the logits.
 """
@@ -15,8 +22,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from fastgan import matching
 from fastgan.compat._images import expect_logits
 from fastgan.functional import criterion_loss
+from fastgan.matching import Maps
 
 
 class GANLoss(nn.Module):
@@ -56,3 +65,26 @@ class GANLoss(nn.Module):
         if not isinstance(input, Tensor) and isinstance(input[0], Tensor):
             input = input[-1]  # one discriminator's features
         return criterion_loss(input, self.real_label if target_is_real else self.fake_label, self._criterion)
+
+
+def feature_matching_loss(pred_fake: Maps, pred_real: Maps, lambda_feat: float = 10.0, n_layers_D: int = 3) -> Tensor:
+    """The name is ours; pix2pixHD has no function for it. Its feature matching:
+
+        lambda_feat * 4 / (n_layers_D + 1) / num_D * sum_k mean |fake_k - real_k|
+
+    over all maps k but the last of each list, which is D's output. No gradient through the real maps. One launch for
+    every 64 maps.
+
+    Args:
+        pred_fake, pred_real: D's outputs for generated and real data, num_D lists of maps, pairs of one shape.
+        lambda_feat, n_layers_D: the options of these names, and their defaults.
+
+    Returns:
+        0-d tensor.
+
+    Raises:
+        TypeError, ValueError: not tensors of one floating dtype and device, pairs of two shapes, lists of different
+            lengths, no maps but the last; named `fake_maps` and `real_maps`, and counted through.
+    """
+    weight = lambda_feat * 4.0 / (n_layers_D + 1)
+    return matching.feature_matching_loss(pred_fake, pred_real, weight, exclude_last=True, reduce_discriminators="mean")

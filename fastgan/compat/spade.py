@@ -11,6 +11,11 @@ zeros, let `discriminate` return `discriminator_out` before `divide_pred`, and i
     D_losses["D"] = fastgan.compat.spade.discriminator_loss(discriminator_out, self.opt.gan_mode)
     # instead of "D_Fake" and "D_real", whose sum this is; the trainer adds up what is in the dictionary
 
+The feature matching of models/pix2pix_model.py is written out in `compute_generator_loss`; one call takes the place of
+the loop, with one launch for all maps:
+
+    G_losses["GAN_Feat"] = fastgan.compat.spade.feature_matching_loss(pred_fake, pred_real, self.opt.lambda_feat)
+
 Difference: half-precision logits give a float32 loss.
 """
 
@@ -19,9 +24,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from fastgan import functional, operators
+from fastgan import functional, matching, operators
 from fastgan.compat._images import expect_known, expect_logits
 from fastgan.functional import Logits, criterion_loss
+from fastgan.matching import Maps
 
 _OBJECTIVES = {"ls": "least_squares", "original": "minimax", "w": "wasserstein", "hinge": "hinge"}
 _CRITERIA = {
@@ -109,3 +115,27 @@ def discriminator_loss(
     terms, listed = functional._concatenated(pred, _OBJECTIVES[gan_mode], True, None, 1.0, *labels, "mean")
     loss = operators.value(terms._replace(criterion=_CRITERIA[gan_mode]))[0]
     return loss.reshape(1) if listed else loss
+
+
+def feature_matching_loss(pred_fake: Maps, pred_real: Maps, lambda_feat: float = 10.0) -> Tensor:
+    """The name is ours; SPADE has no function for it. Its feature matching:
+
+        lambda_feat / num_D * sum_k mean |fake_k - real_k|
+
+    over all maps k but the last of each list, which is D's output. No gradient through the real maps. One launch for
+    every 64 maps.
+
+    Args:
+        pred_fake, pred_real: the two halves of `divide_pred`, num_D lists of maps, pairs of one shape.
+        lambda_feat: the option of this name, and its default.
+
+    Returns:
+        Shape (1,), as upstream's.
+
+    Raises:
+        TypeError, ValueError: not tensors of one floating dtype and device, pairs of two shapes, lists of different
+            lengths, no maps but the last; named `fake_maps` and `real_maps`, and counted through.
+    """
+    return matching.feature_matching_loss(
+        pred_fake, pred_real, lambda_feat, exclude_last=True, reduce_discriminators="mean"
+    ).reshape(1)

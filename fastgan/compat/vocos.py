@@ -1,7 +1,8 @@
-"""Vocos (gemelo-ai/vocos): the adversarial losses of `vocos/loss.py`, a hinge on both sides.
+"""Vocos (gemelo-ai/vocos): the losses of D in `vocos/loss.py`: a hinge on both sides, and feature matching.
 
-    from vocos.loss import DiscriminatorLoss, GeneratorLoss, ...         # before
-    from fastgan.compat.vocos import DiscriminatorLoss, GeneratorLoss    # after, or below it: the later import wins
+    from vocos.loss import DiscriminatorLoss, FeatureMatchingLoss, GeneratorLoss, ...         # before
+    from fastgan.compat.vocos import DiscriminatorLoss, FeatureMatchingLoss, GeneratorLoss    # after, or below it: the
+                                                                                              # later import wins
 
 At the knee the slope is that of `clamp`, as upstream: -1 where a real logit is 1.
 
@@ -15,8 +16,9 @@ from torch import Tensor, nn
 
 from fastgan.compat import _sides
 from fastgan.functional import Logits
+from fastgan.matching import Maps, feature_matching_loss
 
-__all__ = ["DiscriminatorLoss", "GeneratorLoss"]
+__all__ = ["DiscriminatorLoss", "FeatureMatchingLoss", "GeneratorLoss"]
 
 
 class GeneratorLoss(nn.Module):
@@ -48,3 +50,16 @@ class DiscriminatorLoss(nn.Module):
         )
         found = list(losses.detach().unbind())
         return loss, found[: len(found) // 2], found[len(found) // 2 :]
+
+
+class FeatureMatchingLoss(nn.Module):
+    """sum_k mean |r_k - g_k| over all maps k of all discriminators; one launch for every 64 of them. No factor of 2, as
+    HiFi-GAN's has."""
+
+    def forward(self, fmap_r: Maps, fmap_g: Maps) -> Tensor:
+        """fmap_r, fmap_g: r and g, lists of lists of maps of real and of generated data. Gradients flow to both, as
+        upstream; what it takes to save those of r is said at `fastgan.compat.hifigan.feature_loss`. Returns 0-d.
+
+        TypeError or ValueError where they are not tensors of one floating dtype and device, pairs of one shape, lists
+        of one length, or where there are none; named `real_maps` and `fake_maps`, and counted through."""
+        return feature_matching_loss(fmap_g, fmap_r, detach_real=False)
