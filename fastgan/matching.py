@@ -111,6 +111,8 @@ def _terms(fake_maps, real_maps, weights, p, exclude_last, reduce_layers, reduce
 def _layers(name: str, maps: Maps, exclude_last: bool, reduce_layers: str, reduce_discriminators: str):
     """(all maps, the share of each in the loss)."""
     if isinstance(maps, Tensor):
+        if exclude_last:
+            raise TypeError(f"{name}: got a torch.Tensor, expected a list: exclude_last leaves out the last of a list")
         return [maps], [1.0]
     if not isinstance(maps, (list, tuple)):
         raise TypeError(f"{name}: got {type(maps).__name__}, expected a torch.Tensor, a list of them, or of lists")

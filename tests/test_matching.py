@@ -164,6 +164,7 @@ def test_bad_input():
             r"fake_maps\[1\]: got Tensor, expected a list",
             lambda: fastgan.feature_matching_loss([[a], b], [[a], b]),
         ),
+        (TypeError, "fake_maps: got a torch.Tensor", lambda: fastgan.feature_matching_loss(a, a, exclude_last=True)),
         (TypeError, "fake_maps: got str", lambda: fastgan.feature_matching_loss("maps", [a])),
         (
             ValueError,

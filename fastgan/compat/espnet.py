@@ -101,7 +101,8 @@ class FeatureMatchLoss(nn.Module):
         TypeError or ValueError where they are not tensors of one floating dtype and device, pairs of one shape, lists
         of one length, or where there are none; named `fake_maps` and `real_maps`, and counted through."""
         return feature_matching_loss(
-            *(feats_hat, feats),
+            feats_hat,
+            feats,
             exclude_last=not self.include_final_outputs,
             reduce_layers="mean" if self.average_by_layers else "sum",
             reduce_discriminators="mean" if self.average_by_discriminators else "sum",
