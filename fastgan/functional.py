@@ -301,9 +301,9 @@ def criterion_loss(
     Args:
         logits: as in `discriminator_loss`.
         label: 1 for real and 0 for generated, or what else the criterion takes; a tensor gives every logit its own.
-        criterion: "sigmoid_cross_entropy", "absolute_error", "least_squares", "hinge" (and "hinge_clamp", "hinge_min",
-            which differ at the knee), "wasserstein", "squared_hinge", "leaky_least_squares", "tanh_hinge",
-            "log_sigmoid_with_eps", "cross_entropy" (of probabilities).
+        criterion: "sigmoid_cross_entropy", "absolute_error", "least_squares", "absolute" (|x - y|), "hinge" (and
+            "hinge_clamp", "hinge_min", which differ at the knee), "wasserstein", "squared_hinge",
+            "leaky_least_squares", "tanh_hinge", "log_sigmoid_with_eps", "cross_entropy" (of probabilities).
         weight: multiplies the loss; a list has one number for each tensor.
         weights: a weight for every logit, or a mask; see `real_weights` of `discriminator_loss`.
 

@@ -28,6 +28,7 @@ FORMULAS = {
     "hinge_min": lambda x, y: -torch.min((x if y else -x) - 1, torch.zeros_like(x)).mean(),
     "wasserstein": lambda x, y: -x.mean() if y else x.mean(),
     "squared_hinge": lambda x, y: (F.relu(-x if y else x) ** 2).mean(),
+    "absolute": lambda x, y: F.l1_loss(x, torch.full_like(x, y)),
     "leaky_least_squares": lambda x, y: F.mse_loss(F.leaky_relu(x, 0.05), torch.full_like(x, y)),
     "tanh_hinge": lambda x, y: -torch.min(torch.tanh(x if y else -x) - 1, torch.zeros_like(x)).mean(),
     "log_sigmoid_with_eps": lambda x, y: -torch.log(torch.sigmoid(x) + 1e-8).mean(),
