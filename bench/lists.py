@@ -8,7 +8,6 @@ others are what a user can put in its place. Each is forward and backward, into 
 from __future__ import annotations
 
 import functools
-import gc
 import math
 import operator
 import time
@@ -720,13 +719,7 @@ def cell(device: str, configuration: Configuration, quick: bool, budget_s: float
         except Exception as error:  # a contender that cannot run here is a row that says so
             row["error"] = _one_line(error)
 
-    collecting = gc.isenabled()
-    gc.disable()
-    try:
-        samples = sample_rounds(host, calls, budget_s, at_least=5 if quick else 9)
-    finally:
-        if collecting:
-            gc.enable()
+    samples = sample_rounds(host, calls, budget_s, at_least=5 if quick else 9)
     for name, kinds in samples.items():
         row = rows[name]
         for kind, values in kinds.items():
@@ -807,27 +800,9 @@ def _shapes(cell: dict) -> str:
 
 
 def markdown(results: dict) -> str:
-    cuda, kinds, env = results["device_type"] == "cuda", _kinds(results), results["environment"]
-    commit = "unknown commit" if env["commit"] is None else f"commit {env['commit'][:12]}"
+    cuda, kinds = results["device_type"] == "cuda", _kinds(results)
     lines = [
-        f"# Adversarial losses of public codebases on {env['device']}",
-        "",
-        f"{env['date']}, {commit}{' with uncommitted changes' if env['dirty'] else ''}, torch {env['torch']}, "
-        f"triton {env['triton']}, Python {env['python']}"
-        + (f", driver {env['driver']}" if env["driver"] else "")
-        + ".",
-        f"Made by `{env['command']}` in {results.get('seconds', 0):g} s, on {env['cores']} cores with a load of "
-        f"{env['load']:g} before; drawn by `python -m bench report`.",
-        *report.BUSY * (not cuda and env["load"] > env["cores"] / 2),
-        "",
-        "## Promises",
-        "",
-        promises.table(promises.lists(results)),
-        "",
-        "## Contenders",
-        "",
-        *(f"* **{name}**: {what}" for name, what in results["contenders"].items()),
-        "",
+        *report.header("Adversarial losses of public codebases", results, promises.lists(results)),
         "## Times",
         "",
         HOW_TO_READ + (ON_A_GPU if cuda else ON_A_CPU),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import gc
+import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,20 +11,32 @@ import torch
 
 from bench import environment
 from bench.contenders import CONTENDERS, DTYPES, LOSS_SCALE, Contender, draw, why_wrong
+from bench.limits import limits
 from bench.measure import interval, machine, poison, ratio, sample_rounds
 from bench.progress import progress
+from bench.promises import losses as promises  # noqa: F401  part of a suite
 
-SIZES = [1, 16, 128, 2**10, 2**12, 2**14, 2**16, 2**18, 2**20, 2**22, 2**24]
+SIZES = [1, 16, 128, 2**10, 2**12, 2**14, 2**16, 2**18, 2**20, 2**22, 2**24]  # logits a side
+FEWER = [128, 2**12, 2**16, 2**18, 2**22]  # on a CPU, of the dtypes in which fewer people train there
+MORE = [2**26, 2**28]  # on a GPU
 QUICK_SIZES = [128, 2**18]
 GRAPH_UP_TO = 2**16
 COPY = "copy"
 COMPILE = "torch.compile"
 
 
+def cells(device: str, quick: bool) -> list[tuple[str, int]]:
+    """(dtype, logits a side) of a run, the dtype that most people train with first."""
+    if quick:
+        return [(dtype, n) for dtype in DTYPES for n in QUICK_SIZES]
+    if device == "cuda":
+        return [(dtype, n) for dtype in DTYPES for n in SIZES + MORE]
+    return [(dtype, n) for dtype in DTYPES for n in (SIZES if dtype == "float32" else FEWER)]
+
+
 def run(
     device: str,
-    sizes: Sequence[int] | None = None,
-    dtypes: Sequence[str] = tuple(DTYPES),
+    only: Sequence[str] | None = None,
     *,
     quick: bool = False,
     budget_s: float | None = None,
@@ -34,26 +46,32 @@ def run(
     out: Path | None = None,
     contenders: Sequence[Contender] = CONTENDERS,
 ) -> dict:
-    """The results, as they stand in losses.json. `out` is written after every cell, so that a stopped run is kept."""
-    if sizes is None:
-        sizes = QUICK_SIZES if quick else SIZES + ([2**26] if device == "cuda" else [])
+    """The results, as they stand in losses.json. `out` is written after every cell, so that a stopped run is kept.
+    only: cells, each as "float32 4096"; by default those of `cells`."""
+    wanted = cells(device, quick) if only is None else [(x.split()[0], int(x.split()[1])) for x in only]
     if budget_s is None:
         budget_s = 0.3 if quick else 1.0 if device == "cuda" else 3.0
     if limit_s is None:
         limit_s = 400.0 if device == "cuda" else 540.0
+    contenders = [c for c in contenders if c.on in (None, device)]
+    begin = time.perf_counter()
     results = {
+        "suite": "losses",
         "environment": environment.describe(device, commit),
         "device_type": device,
         "quick": quick,
         "contenders": {c.name: c.what for c in contenders} | {COPY: "a copy of as many bytes, into memory at hand"},
+        "limits": limits(machine(device, quick), quick),
         "cells": [],
         "skipped": [],
     }
-    begin = time.perf_counter()
-    bar = progress([(dtype, n) for dtype in dtypes for n in sizes], "losses")
+    bar = progress(wanted, "losses")
     for dtype, n in bar:
-        if limit_s is not None and time.perf_counter() - begin > limit_s:
-            results["skipped"].append({"dtype": dtype, "n": n, "why": f"the run's limit of {limit_s:g} s was reached"})
+        why = _too_large(device, dtype, n)
+        if time.perf_counter() - begin > limit_s:
+            why = f"the run's limit of {limit_s:g} s was reached"
+        if why:
+            results["skipped"].append({"dtype": dtype, "n": n, "why": why})
             continue
         bar.set_postfix_str(f"{dtype} {n}")
         results["cells"].append(cell(device, dtype, n, contenders, quick, budget_s, compiled))
@@ -63,6 +81,16 @@ def run(
     if out is not None:
         environment.write_json(out, results)
     return results
+
+
+def _too_large(device: str, dtype: str, n: int) -> str | None:
+    """What eager holds at once, and what the gate holds in float64, against the memory that is free."""
+    needed = n * (14 * DTYPES[dtype].itemsize + 80)
+    if device == "cuda":
+        free = torch.cuda.mem_get_info()[0]
+    else:
+        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return f"{needed / 1e9:.0f} GB of memory needed, {free / 1e9:.0f} GB free" if needed > free else None
 
 
 def cell(
@@ -85,7 +113,7 @@ def cell(
     rows, calls = {c.name: {"contender": c.name} for c in contenders}, {}
     for contender in contenders:
         row = rows[contender.name]
-        if contender.name == COMPILE and not compiled:
+        if contender.compiled and not compiled:
             row["error"] = "left out with --no-compile"
             continue
         try:
@@ -104,6 +132,7 @@ def cell(
                 for i in range(max(3, sets)):
                     calls[contender.name](i)
         except Exception as error:  # a contender that cannot run here is a row that says so
+            calls.pop(contender.name, None)
             row["error"] = _one_line(error)
     for row in rows.values():
         if not torch.isfinite(torch.tensor(row.get("worst_relative_error", 0.0))):
@@ -111,13 +140,7 @@ def cell(
     calls[COPY] = _copy(n, torch_dtype, device, sets)
     rows[COPY] = {"contender": COPY}
 
-    collecting = gc.isenabled()
-    gc.disable()
-    try:
-        samples = sample_rounds(host, calls, budget_s, at_least=5 if quick else 9)
-    finally:
-        if collecting:
-            gc.enable()
+    samples = sample_rounds(host, calls, budget_s, at_least=5 if quick else 9)
     for name, kinds in samples.items():
         row = rows[name]
         for kind, values in kinds.items():
@@ -131,7 +154,7 @@ def cell(
         row["share_of_copy"] = ratio(samples[COPY][moving], kinds[moving])
         row["launches"] = host.launches(calls[name])
         row["peak_bytes"] = host.peak_bytes(calls[name])
-        if device == "cuda" and n <= GRAPH_UP_TO:
+        if device == "cuda" and n <= GRAPH_UP_TO and name not in ("eager, CUDA graph", "reduce-overhead"):
             try:
                 row["graph_us"] = host.graph(calls[name])
             except Exception as error:
@@ -161,3 +184,24 @@ def _copy(n: int, dtype: torch.dtype, device: str, sets: int):
 def _one_line(error: Exception) -> str:
     text = str(error).strip().splitlines()
     return f"{type(error).__name__}: {text[0] if text else ''}"[:200]
+
+
+# The table, the pictures and the rows for README, drawn from a results file alone.
+
+
+def write(results: dict, folder: Path) -> list[Path]:
+    from bench import report
+
+    return report.write(results, folder)
+
+
+def markdown(results: dict) -> str:
+    from bench import report
+
+    return report.markdown(results)
+
+
+def summary(results: dict) -> str:
+    from bench import report
+
+    return report.summary(results)

@@ -6,6 +6,7 @@ machine falls on all of them. A sample is the mean of enough calls to last a mil
 
 from __future__ import annotations
 
+import gc
 import random
 import time
 from collections.abc import Callable, Sequence
@@ -39,6 +40,13 @@ def ratio(over: Sequence[float], under: Sequence[float], draws: int = 500, seed:
     pick = np.random.default_rng(seed).integers(0, len(a), (draws, len(a)))
     low, high = np.percentile(np.median(a[pick], axis=1) / np.median(b[pick], axis=1), (2.5, 97.5))
     return {"median": float(np.median(a) / np.median(b)), "low": float(low), "high": float(high)}
+
+
+def student(confidence: float, freedom: int) -> float:
+    """x with P(|T| < x) = confidence, of Student's t: with x = sqrt(freedom) tan(a), the density of a is cos^(f-1)."""
+    a = np.linspace(0.0, np.pi / 2, 100_001)[:-1]
+    total = np.cumsum(np.cos(a) ** (freedom - 1))
+    return float(np.sqrt(freedom) * np.tan(np.interp(confidence * total[-1], total, a)))
 
 
 class Cpu:
@@ -206,7 +214,19 @@ def sample_rounds(
     seed: int = 0,
 ) -> dict[str, dict[str, list[float]]]:
     """{contender: {kind of time: microseconds, one a round}}. Rounds end once every median's 95 % interval is within
-    `tight` of it, or the budget is spent."""
+    `tight` of it, or the budget is spent. No garbage is collected meanwhile."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        return _sample_rounds(machine, calls, budget_s, at_least, at_most, tight, seed)
+    finally:
+        if collecting:
+            gc.enable()
+
+
+def _sample_rounds(
+    machine: Cpu, calls: dict[str, Call], budget_s: float, at_least: int, at_most: int, tight: float, seed: int
+) -> dict[str, dict[str, list[float]]]:
     plans = {name: machine.plan(call) for name, call in calls.items()}
     samples = {name: {kind: [] for kind in machine.kinds} for name in calls}
     order, shuffle = list(calls), random.Random(seed)

@@ -63,14 +63,12 @@ def _bytes(value: float) -> str:
     return f"{value:.3g} GB"
 
 
-def markdown(results: dict) -> str:
-    cuda = results["device_type"] == "cuda"
-    kinds = ("host", "device") if cuda else ("host",)
-    moving = kinds[-1]
-    env = results["environment"]
+def header(title: str, results: dict, promised: list) -> list[str]:
+    """What a table of results begins with: where, when and how it was made, what was promised, who takes part."""
+    env, cuda = results["environment"], results["device_type"] == "cuda"
     commit = "unknown commit" if env["commit"] is None else f"commit {env['commit'][:12]}"
-    lines = [
-        f"# Discriminator loss and its gradients on {env['device']}",
+    return [
+        f"# {title} on {env['device']}",
         "",
         f"{env['date']}, {commit}{' with uncommitted changes' if env['dirty'] else ''}, torch {env['torch']}, "
         f"triton {env['triton']}, Python {env['python']}"
@@ -82,12 +80,21 @@ def markdown(results: dict) -> str:
         "",
         "## Promises",
         "",
-        promises.table(promises.losses(results)),
+        promises.table(promised),
         "",
         "## Contenders",
         "",
         *(f"* **{name}**: {what}" for name, what in results["contenders"].items()),
         "",
+    ]
+
+
+def markdown(results: dict) -> str:
+    cuda = results["device_type"] == "cuda"
+    kinds = ("host", "device") if cuda else ("host",)
+    moving = kinds[-1]
+    lines = [
+        *header("Discriminator loss and its gradients", results, promises.losses(results)),
         HOW_TO_READ + (ON_A_GPU if cuda else ON_A_CPU),
     ]
     head = ["n", "contender", *(f"{kind} µs" for kind in kinds), "vs eager", "GB/s", "of copy"]

@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fastgan import memory
 from fastgan.criteria import CRITERIA
 
 BLOCK = 1 << 18  # logits: a few float32 buffers of this size stay in cache
@@ -56,8 +57,7 @@ def terms(
     2 fills them."""
     batches = logits
     if split:
-        halves = [(x[: abs(split)], x[abs(split) :])[:: 1 if split > 0 else -1] for x in batches]
-        logits = [real for real, _ in halves] + [fake for _, fake in halves]
+        logits = split_sides(batches, split)
     on_cpu, double = logits[0].is_cpu, logits[0].dtype == torch.float64
     term = _term_on_cpu if on_cpu else _term_anywhere
     factors = _per_term(scale, len(logits), on_cpu, factor)
@@ -94,8 +94,7 @@ def terms(
     if not slopes:
         grads = None
     elif split:
-        half = len(batches)
-        grads = [torch.cat((grads[k], grads[half + k])[:: 1 if split > 0 else -1]) for k in range(half)]
+        grads = join_sides(grads, split)
     elif partner_gradient:
         grads = (grads if gradient else []) + [grad.neg() for grad in grads]
     if not value:
@@ -108,6 +107,19 @@ def terms(
         rows = [(*row, torch.zeros_like(row[0]), torch.zeros_like(row[0])) for row in rows]
     table = torch.stack([torch.stack(row) for row in rows]).to(torch.float64 if double else torch.float32)
     return table[:, 0].sum(), table if statistics else None, grads
+
+
+def split_sides(batches: Sequence[Tensor], split: int) -> list[Tensor]:
+    """The real parts of batches of both sides, then the generated ones; `split` as in `kernels.adversarial`."""
+    order = 1 if split > 0 else -1
+    halves = [(x[: abs(split)], x[abs(split) :])[::order] for x in batches]
+    return [real for real, _ in halves] + [fake for _, fake in halves]
+
+
+def join_sides(parts: Sequence[Tensor], split: int) -> list[Tensor]:
+    """Undoes `split_sides`."""
+    order, half = 1 if split > 0 else -1, len(parts) // 2
+    return [torch.cat((real, fake)[::order]) for real, fake in zip(parts[:half], parts[half:])]
 
 
 def native(terms) -> list[Tensor] | None:
@@ -278,7 +290,7 @@ def _positive(gaps):
 
 
 def _list_hinge_slope(gaps):
-    inside = torch._foreach_clamp_min(gaps, 0.0)
+    inside = _positive(gaps)
     torch._foreach_sign_(inside)
     return inside
 
@@ -381,8 +393,7 @@ def _term_on_cpu(
     if not statistics:
         return (weight * mean_loss,), grad
     if logit_sum is None:
-        wide = widen(x)
-        logit_sum, non_negative = wide.sum().item(), np.count_nonzero(wide.numpy() >= 0)
+        logit_sum, non_negative = _side_statistics(widen(x))
     mean = logit_sum / n if n else math.nan
     share = math.nan if math.isnan(mean) else (non_negative if is_real else n - non_negative) / n
     return (weight * mean_loss, mean, share), grad
@@ -490,7 +501,7 @@ def _sigmoid_cross_entropy(x: Tensor, label: float, slope_weight: float, value: 
     softplus_sum = logit_sum = 0.0
     non_negative, grad = 0, None
     if n >= _SMALL:
-        grad = torch.empty_like(x) if gradient else None
+        grad = memory.empty_like(x) if gradient else None
         softplus_sum, logit_sum, non_negative = _blocks(x, grad, flip, target, slope_weight, value, statistics)
     else:  # as few operators as can be: a call costs more than its arithmetic
         wide = widen(x)

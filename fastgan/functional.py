@@ -81,24 +81,16 @@ def discriminator_loss(
             lengths, logits of two devices or dtypes, a sparse tensor; named by argument and position.
     """
     found = find(objective)
-    real, fake = _listed("real_logits", real_logits), _listed("fake_logits", fake_logits)
-    _check_logits(("real_logits", real), ("fake_logits", fake))
-    if len(real) != len(fake):
-        raise ValueError(f"fake_logits: got {len(fake)} tensors, expected {len(real)}, as many as real_logits")
+    real, fake = _both_sides(real_logits, fake_logits)
     _check_number("weight", weight)
     _check_choice("reduction", reduction, REDUCTIONS)
     real, fake = _patches(patch_mean, real), _patches(patch_mean, fake)
     scale = weight * found.weight * _share(reduce_discriminators, len(real))
     if found.relation is not None:
-        terms = _relative_terms(found, real, fake, True, scale, real_label, fake_label, average_over, detach_average)
         _refuse_weights(objective, real_weights=real_weights, fake_weights=fake_weights)
-    else:
-        sides = (("real_label", real_label, found.real_label), ("fake_label", fake_label, found.fake_label))
-        labels, targets = _labels(found.criterion, sides, (real, fake))
-        masks = _masks((("real_weights", real_weights), ("fake_weights", fake_weights)), (real, fake))
-        terms = Terms(
-            (*real, *fake), labels, (scale,) * (2 * len(real)), found.criterion, len(real), (), targets, masks
-        )
+    terms = _discriminator_terms(found, real, fake, scale, real_label, fake_label, average_over, detach_average)
+    masks = _masks((("real_weights", real_weights), ("fake_weights", fake_weights)), (real, fake))
+    terms = terms._replace(masks=masks) if masks else terms
     return _reduced(terms, reduction)
 
 
@@ -178,21 +170,12 @@ def discriminator_value_and_grad(
         RuntimeError: under a `torch.func` transform or forward-mode AD, where `discriminator_loss` is the one to use.
     """
     found = find(objective)
-    real, fake = _listed("real_logits", real_logits), _listed("fake_logits", fake_logits)
-    _check_logits(("real_logits", real), ("fake_logits", fake))
-    if len(real) != len(fake):
-        raise ValueError(f"fake_logits: got {len(fake)} tensors, expected {len(real)}, as many as real_logits")
+    real, fake = _both_sides(real_logits, fake_logits)
     _check_number("weight", weight)
     scale = weight * found.weight * _share(reduce_discriminators, len(real))
 
     def make(real, fake):
-        if found.relation is not None:
-            return _relative_terms(
-                *(found, real, fake, True, scale, real_label, fake_label, average_over, detach_average)
-            )
-        sides = (("real_label", real_label, found.real_label), ("fake_label", fake_label, found.fake_label))
-        labels, targets = _labels(found.criterion, sides, (real, fake))
-        return Terms((*real, *fake), labels, (scale,) * (2 * len(real)), found.criterion, len(real), (), targets)
+        return _discriminator_terms(found, real, fake, scale, real_label, fake_label, average_over, detach_average)
 
     listed = not isinstance(real_logits, Tensor)
     if found.relation == "average":
@@ -349,12 +332,19 @@ def adversarial_losses(
 
     Other arguments and the errors are those of `criterion_loss`.
     """
+    named = [(f"sides[{i}]", logits, label) for i, (logits, label) in enumerate(sides)]
+    return _losses_of(named, criterion, weight, reduce_discriminators)
+
+
+def _losses_of(
+    sides: Sequence[tuple[str, Logits, Label]], criterion: str, weight: float = 1.0, reduce_discriminators: str = "sum"
+) -> tuple[Tensor, Tensor]:
+    """`adversarial_losses` of (name, logits, label), whose errors name the caller's own arguments."""
     criteria.find(criterion)
-    tensors = [_listed(f"sides[{i}]", logits) for i, (logits, _) in enumerate(sides)]
-    _check_logits(*[(f"sides[{i}]", x) for i, x in enumerate(tensors)])
+    tensors = [_listed(name, logits) for name, logits, _ in sides]
+    _check_logits(*[(name, x) for (name, _, _), x in zip(sides, tensors)])
     _check_number("weight", weight)
-    named = [(f"label of sides[{i}]", label, 0.0) for i, (_, label) in enumerate(sides)]
-    labels, targets = _labels(criterion, named, tensors)
+    labels, targets = _labels(criterion, [(f"label of {name}", label, 0.0) for name, _, label in sides], tensors)
     scale = float(weight) * _share(reduce_discriminators, len(tensors[0]))
     logits = [x for xs in tensors for x in xs]
     terms = Terms(logits, labels, (scale,) * len(logits), criterion, len(tensors[0]), (), targets)
@@ -393,6 +383,24 @@ def lecam_regularizer(
 def drift_penalty(real_logits: Logits, *, weight: float = 1e-3) -> Tensor:
     """weight * mean r^2: keeps a Wasserstein D from drifting (Karras et al. 2018, appendix A.1)."""
     return criterion_loss(real_logits, 0.0, "least_squares", weight=weight)
+
+
+def _both_sides(real_logits: Logits, fake_logits: Logits) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
+    real, fake = _listed("real_logits", real_logits), _listed("fake_logits", fake_logits)
+    _check_logits(("real_logits", real), ("fake_logits", fake))
+    if len(real) != len(fake):
+        raise ValueError(f"fake_logits: got {len(fake)} tensors, expected {len(real)}, as many as real_logits")
+    return real, fake
+
+
+def _discriminator_terms(
+    found: Objective, real, fake, scale, real_label, fake_label, average_over, detach_average
+) -> Terms:
+    if found.relation is not None:
+        return _relative_terms(found, real, fake, True, scale, real_label, fake_label, average_over, detach_average)
+    sides = (("real_label", real_label, found.real_label), ("fake_label", fake_label, found.fake_label))
+    labels, targets = _labels(found.criterion, sides, (real, fake))
+    return Terms((*real, *fake), labels, (scale,) * (2 * len(real)), found.criterion, len(real), (), targets)
 
 
 def _generator_terms(

@@ -229,10 +229,9 @@ class _Value(Function):
         k = len(terms.logits)
         grads = [None] * len(tensors)
         if terms.split and torch.is_grad_enabled():  # the halves are differentiable slices
-            halves = unsplit(terms)
+            halves = terms._replace(logits=closed_form.split_sides(terms.logits, terms.split), split=0)
             found = _Gradient.apply(halves.layout(), True, False, scale, *halves.tensors())
-            order = 1 if terms.split > 0 else -1
-            return None, None, *[torch.cat((found[i], found[k + i])[::order]) for i in range(k)]
+            return None, None, *closed_form.join_sides(found, terms.split)
         if all(needed[:k]) or terms.partners or terms.split or terms.shift is not None:
             which, some = range(k), terms
         else:  # one side asks for gradients
@@ -274,13 +273,6 @@ class _Value(Function):
             values = values if m is None else values * m
             loss = loss + weight * (values.flatten(1) if values.dim() > 1 else values[:, None]).mean(1)
         return (loss, loss.new_empty(0)), (0, None)
-
-
-def unsplit(terms: Terms) -> Terms:
-    """The same terms with the sides of each batch as slices of it."""
-    at, order = abs(terms.split), 1 if terms.split > 0 else -1
-    halves = [(x[:at], x[at:])[::order] for x in terms.logits]
-    return terms._replace(logits=[real for real, _ in halves] + [fake for _, fake in halves], split=0)
 
 
 def elementwise(terms: Terms, k: int) -> Tensor:

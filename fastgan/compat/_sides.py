@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from fastgan import operators
-from fastgan.functional import Logits, _check_logits, _listed, _share
-from fastgan.operators import Terms
+from fastgan.functional import Logits, _listed, _losses_of
 
 
 def losses(
@@ -21,14 +19,8 @@ def losses(
         L, 0-d, and losses, (sides x K,): mean_i phi(x_k[i], label), over K where `reduce_discriminators` is "mean".
         L is their sum. Both differentiable; one launch.
     """
-    listed = [_listed(name, logits) for name, logits, _ in sides]
-    _check_logits(*[(name, x) for (name, _, _), x in zip(sides, listed)])
-    count = len(listed[0])
-    for (name, _, _), x in zip(sides, listed):
-        if len(x) != count:
-            raise ValueError(f"{name}: got {len(x)} tensors, expected {count}, as many as {sides[0][0]}")
-    labels = tuple([label for _, _, label in sides for _ in range(count)])
-    weights = (_share(reduce_discriminators, count),) * len(labels)
-    terms = Terms([t for x in listed for t in x], labels, weights, criterion, count)
-    loss, rows = operators.value(terms, operators.LOSSES)
-    return loss, rows[:, 0]
+    counts = [len(_listed(name, logits)) for name, logits, _ in sides]
+    for (name, _, _), count in zip(sides, counts):
+        if count != counts[0]:
+            raise ValueError(f"{name}: got {count} tensors, expected {counts[0]}, as many as {sides[0][0]}")
+    return _losses_of(sides, criterion, reduce_discriminators=reduce_discriminators)
