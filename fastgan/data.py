@@ -1,15 +1,21 @@
-"""Training data, held whole in memory: images as uint8 (N, C, H, W), points as float32 (N, d).
+"""Training data: images as uint8, points as float32.
 
-`load` reads scikit-learn's digits, a folder of images, or one array out of an `.npy` or `.npz` file. Nothing is
-augmented and nothing shuffled: the trainer draws rows by random index.
+`load` reads scikit-learn's digits, the toy distributions `ring` and `grid`, a folder of images, one array out of an
+`.npy` or `.npz` file, or a table of Hugging Face's `datasets`. What fits is held whole (`Dataset`: it goes to the
+device once, and rows are drawn there by random index); images that do not fit are read as they are drawn (`Stream`).
 """
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import hashlib
+import math
 import os
+import signal
 import sys
 import warnings
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,11 +29,16 @@ FOLDER_SIZE = 64  # side for a folder of images where none is asked for
 MIN_SAMPLES = 16
 IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 DIGITS_HELD_OUT = 500
+TOY_COUNT = 50_000  # points of `ring` and of `grid`
+MEMORY_SHARE = 0.25  # images that take more than this share of the free memory are streamed
+TRIES = 100  # files in a row that a stream passes over as unreadable before it gives up
+RESTARTS = 3  # times in a run that dead workers of a stream are started again
+KINDS = "'digits', 'ring', 'grid', a folder of images, an .npy, .npz or .parquet file, or 'hub:NAME'"
 
 
-def needs(module: str) -> str:
+def needs(module: str, extra: str = "train") -> str:
     """The one line for a missing optional dependency."""
-    return f"{module} is not installed; it comes with: pip install 'fastgan[train]'"
+    return f"{module} is not installed; it comes with: pip install 'fastgan[{extra}]'"
 
 
 @dataclass
@@ -37,7 +48,8 @@ class Dataset:
     mean, scale: for points, the (d,) float32 mean and the one float by which the samples were shifted and divided, so
     that they have zero mean and unit scale; points = samples * scale + mean. None for images.
     held_out: samples (M, ...) of the same kind that are not to be trained on, or None. labels, held_out_labels: int64.
-    skipped: files that could not be read.
+    modes, mode_std: for toy points, the (K, d) centres of the Gaussians they are drawn from, and the deviation of each,
+    shifted and divided like the samples; None for other data. skipped: files that could not be read.
     """
 
     name: str
@@ -47,7 +59,17 @@ class Dataset:
     held_out: Tensor | None = None
     labels: Tensor | None = None
     held_out_labels: Tensor | None = None
+    modes: Tensor | None = None
+    mode_std: float | None = None
     skipped: tuple[str, ...] = ()
+
+    @property
+    def count(self) -> int:
+        return len(self.samples)
+
+    def some(self, n: int) -> Tensor:
+        """The first n samples, or all there are."""
+        return self.samples[:n]
 
     @property
     def is_images(self) -> bool:
@@ -62,6 +84,136 @@ class Dataset:
         digest = hashlib.blake2b(repr((self.sample_shape, str(self.samples.dtype))).encode(), digest_size=16)
         digest.update(self.samples.numpy().data)
         return digest.hexdigest()
+
+
+class Stream:
+    """Images that are read as they are drawn, by workers ahead of the training.
+
+    read: index -> (uint8 (size, size) or (size, size, 3), None), or (None, what is wrong with that image); it is sent
+    to the workers. channels: 1 or 3, to which every image is brought. identity: what tells this data from other data.
+    Stands in for a `Dataset` wherever samples are not asked for as a whole.
+    """
+
+    is_images = True
+    samples = mean = scale = held_out = labels = modes = mode_std = None
+    skipped: tuple[str, ...] = ()
+
+    def __init__(self, name: str, count: int, read: Callable, size: int, channels: int, identity: bytes):
+        self.name, self.count, self.read, self.identity = name, count, read, identity
+        self.sample_shape = (channels, size, size)
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> tuple[Tensor | None, list[str]]:
+        """The image at `index` and no problem; or the next that can be read, and what was wrong with those before."""
+        problems = []
+        for i in range(index, index + TRIES):
+            image, problem = self.read(i % self.count)
+            if image is not None:
+                return _channels_first(image, self.sample_shape[0]), problems
+            problems.append(problem)
+        return None, problems
+
+    def fingerprint(self) -> str:
+        """A hash of what the images are told by: of files their names and sizes, of a table some of its rows."""
+        return hashlib.blake2b(repr(self.sample_shape).encode() + self.identity, digest_size=16).hexdigest()
+
+    def some(self, n: int) -> Tensor:
+        """n images spread evenly over the data, or all there are: uint8 (n, C, H, W)."""
+        n = min(n, self.count)
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            images, problems = _collate(list(pool.map(self.__getitem__, [i * self.count // n for i in range(n)])))
+        return _readable(images, problems)
+
+    def batches(
+        self, seed: int, batch: int, first: int, *, workers: int = 2, pin: bool = False, rank: int = 0, ranks: int = 1
+    ) -> Iterator[tuple[Tensor, list[str]]]:
+        """Batch number `first`, the next, and so on without end: uint8 (batch, C, H, W), and what could not be read.
+
+        What a batch holds depends on its number, the seed, the rank and nothing else, so that training can go on where
+        it stopped: all images in random order, then all again in another. workers: processes; 0 reads in this one.
+        A worker that dies, as one does whom the system kills for memory, is replaced, with a line on stderr, and no
+        batch is lost or changed by it. Raises OSError where `TRIES` images in a row cannot be read, and RuntimeError
+        where workers died more than `RESTARTS` times."""
+        deaths = 0
+        while True:
+            loader = torch.utils.data.DataLoader(
+                self,
+                batch_sampler=_stream_rows(self.count, seed, batch, first, rank, ranks),
+                num_workers=workers,
+                collate_fn=_collate,
+                pin_memory=pin,
+                prefetch_factor=4 if workers else None,
+                worker_init_fn=_start_worker,
+                generator=torch.Generator(),  # else it takes a number from the global one, and resuming is not exact
+            )
+            try:
+                with _no_handler_of_dead_children():
+                    batches = iter(loader)
+                for images, problems in batches:
+                    yield _readable(images, problems), problems
+                    first += 1
+            except RuntimeError as error:
+                deaths += 1
+                if "DataLoader worker" not in str(error) or deaths > RESTARTS:
+                    raise
+                print(f"fastgan: {str(error).splitlines()[0]} Starting workers anew.", file=sys.stderr, flush=True)
+
+
+def _stream_rows(count: int, seed: int, batch: int, first: int, rank: int, ranks: int) -> Iterator[list[int]]:
+    """The rows of batch number `first`, the next, and so on; those of all ranks together are an endless sequence of
+    permutations of range(count), one after the other."""
+
+    @functools.lru_cache(maxsize=2)
+    def permutation(epoch: int) -> Tensor:
+        return torch.randperm(count, generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch))
+
+    at = (first * ranks + rank) * batch
+    while True:
+        yield [int(permutation(i // count)[i % count]) for i in range(at, at + batch)]
+        at += ranks * batch
+
+
+def _collate(drawn: list[tuple[Tensor | None, list[str]]]) -> tuple[Tensor | None, list[str]]:
+    """A batch of images, or None where one is missing, and all problems. It raises nothing: from a worker an error
+    would arrive wrapped in a traceback."""
+    images, problems = [image for image, _ in drawn], [problem for _, some in drawn for problem in some]
+    return None if any(image is None for image in images) else torch.stack(images), problems
+
+
+def _readable(images: Tensor | None, problems: list[str]) -> Tensor:
+    if images is None:
+        raise OSError(f"{TRIES} images in a row cannot be read, the first: {problems[0]}")
+    return images
+
+
+def _start_worker(_) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all processes; the training decides what it means
+
+
+@contextlib.contextmanager
+def _no_handler_of_dead_children() -> Iterator[None]:
+    """A loader's workers are started inside without the handler that comes with them: it raises wherever the training
+    just is, in the middle of a step or of a file. Without it, whoever waits for a dead worker's batch is told."""
+    try:
+        before = signal.getsignal(signal.SIGCHLD)
+        yield
+        signal.signal(signal.SIGCHLD, before)
+    except ValueError:  # not the main thread, where there are no handlers
+        return
+
+
+def draw(samples: Tensor, batch: int, random: torch.Generator, flip: bool = False) -> Tensor:
+    """`batch` random rows of `samples`, with replacement, as the networks see them; on the device of both."""
+    rows = torch.randint(len(samples), (batch,), generator=random, device=samples.device)
+    return to_unit(flipped(samples[rows], random) if flip else samples[rows])
+
+
+def flipped(images: Tensor, random: torch.Generator) -> Tensor:
+    """Images (N, C, H, W), each with probability 1/2 mirrored left to right."""
+    coin = torch.rand(len(images), generator=random, device=images.device) < 0.5
+    return torch.where(coin[:, None, None, None], images.flip(3), images)
 
 
 def to_unit(samples: Tensor) -> Tensor:
@@ -79,14 +231,21 @@ def to_points(samples: Tensor, mean: Tensor, scale: float) -> Tensor:
     return samples * scale + mean
 
 
-def load(source: str, size: int | None = None) -> Dataset:
+def load(
+    source: str, size: int | None = None, *, stream: bool | None = None, device: torch.device | str = "cpu"
+) -> Dataset | Stream:
     """The data that `source` names, images brought to size x size pixels (middle crop, then bicubic).
 
-    source: "digits" (scikit-learn's 1,797 handwritten digits, 8x8 grey, of which 500 are held out; never a folder of
-    that name: write ./digits for it), a folder (searched with its subfolders), an `.npy` file, or an `.npz` file that
-    holds one array. Arrays: uint8 (N, H, W) or (N, H, W, C) with C 1 or 3 are images, float (N, d) are points.
-    size: one of `SIZES`; None keeps 8 for digits, takes 64 for a folder, and for an array the smallest size that is not
-    below its images' shorter side. Points take none.
+    source: "digits" (scikit-learn's 1,797 handwritten digits, 8x8 grey, of which 500 are held out), "ring" (8 Gaussians
+    of deviation 0.02 on a circle of radius 2) and "grid" (25 of deviation 0.05, 2 apart), which are never folders of
+    that name (write ./digits for one); a folder of images (searched with its subfolders); an `.npy` file, or an `.npz`
+    file that holds one array: uint8 (N, H, W) or (N, H, W, C) with C 1 or 3 are images, float (N, d) are points. And,
+    with the extra `hub`: a `.parquet` file or a folder of them, a folder that `datasets` saved with `save_to_disk`, or
+    "hub:NAME" for the split `train` of a data set of the Hugging Face hub. The first column of images is taken.
+    size: one of `SIZES`; None keeps 8 for digits, takes 64 for a folder or a table, and for an array the smallest size
+    that is not below its images' shorter side. Points take none.
+    stream: read images of a folder or table as they are drawn; None does so where they would take more than
+    `MEMORY_SHARE` of the free memory of this machine, or of `device`.
 
     Raises FileNotFoundError, ValueError or ImportError, each with one line that says what came and what is expected.
     Images that cannot be read are left out and named in `Dataset.skipped`.
@@ -96,20 +255,42 @@ def load(source: str, size: int | None = None) -> Dataset:
     path = Path(source)
     if source == "digits":
         data = _digits(size or 8)
+    elif source in TOYS:
+        _no_size(source, size, 2)
+        data = _toy(source)
+    elif source.startswith("hub:"):
+        data = _table(source, _from_hub(source[4:]), size or FOLDER_SIZE, stream, device)
     elif path.is_dir():
-        data = _folder(path, size or FOLDER_SIZE)
+        data = _folder(path, size or FOLDER_SIZE, stream, device)
+    elif path.is_file() and path.suffix.lower() == ".parquet":
+        data = _table(source, _from_parquet([path]), size or FOLDER_SIZE, stream, device)
     elif path.is_file() and path.suffix.lower() in (".npy", ".npz"):
         data = _array(path, size)
     elif path.exists():
-        raise ValueError(f"DATA: got the file {source}, expected 'digits', a folder of images, or an .npy or .npz file")
+        raise ValueError(f"DATA: got the file {source}, expected {KINDS}")
     else:
-        raise FileNotFoundError(
-            f"DATA: {source} does not exist, expected 'digits', a folder of images, or an .npy or .npz file"
-        )
-    if len(data.samples) < MIN_SAMPLES:
+        raise FileNotFoundError(f"DATA: {source} does not exist, expected {KINDS}")
+    if stream and isinstance(data, Dataset):
+        raise ValueError(f"--stream: {source} is held in memory anyway; only folders and tables of images are streamed")
+    if data.count < MIN_SAMPLES:
         unread = f" ({len(data.skipped)} more could not be read)" if data.skipped else ""
-        raise ValueError(f"DATA: {source} holds {len(data.samples)} samples{unread}, expected at least {MIN_SAMPLES}")
+        raise ValueError(f"DATA: {source} holds {data.count} samples{unread}, expected at least {MIN_SAMPLES}")
     return data
+
+
+def free_memory(device: torch.device | str = "cpu") -> int:
+    """Bytes that are free in this machine's memory, or on a GPU; of both the less. Heeds a container's limit."""
+    free = math.inf
+    with contextlib.suppress(OSError, StopIteration):
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        free = 1024 * int(next(line for line in lines if line.startswith("MemAvailable")).split()[1])
+    with contextlib.suppress(OSError, ValueError):  # no such group, or "max"
+        group = Path("/sys/fs/cgroup")
+        used = int((group / "memory.current").read_text())
+        free = min(free, int((group / "memory.max").read_text()) - used)
+    if torch.device(device).type == "cuda":
+        free = min(free, torch.cuda.mem_get_info(device)[0])
+    return free
 
 
 def _digits(size: int) -> Dataset:
@@ -133,55 +314,186 @@ def _digits(size: int) -> Dataset:
     )
 
 
-def _folder(folder: Path, size: int) -> Dataset:
-    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
+def _toy(name: str) -> Dataset:
+    """Points around centres, the same ones for every run's seed."""
+    centres, std = TOYS[name]
+    random = torch.Generator().manual_seed(0)
+    chosen = torch.randint(len(centres), (TOY_COUNT,), generator=random)
+    points = centres[chosen] + std * torch.randn(TOY_COUNT, 2, generator=random)
+    data = _points(Path(name), points.numpy())
+    data.modes, data.mode_std = ((centres - data.mean) / data.scale).float(), std / data.scale
+    return data
+
+
+_CIRCLE = torch.arange(8, dtype=torch.float64) * (2 * math.pi / 8)
+_STEPS = torch.arange(-4, 5, 2, dtype=torch.float64)
+TOYS = {  # centres, deviation
+    "ring": (torch.stack([2 * _CIRCLE.cos(), 2 * _CIRCLE.sin()], dim=1), 0.02),
+    "grid": (torch.cartesian_prod(_STEPS, _STEPS), 0.05),
+}
+
+
+def _folder(folder: Path, size: int, stream: bool | None, device: torch.device | str) -> Dataset | Stream:
+    name = folder.resolve().name or "images"
+    if (folder / "state.json").is_file() or (folder / "dataset_dict.json").is_file():
+        return _table(str(folder), _from_disk(folder), size, stream, device)
+    everything = sorted(p for p in folder.rglob("*") if p.is_file())
+    files = [p for p in everything if p.suffix.lower() in IMAGE_SUFFIXES]
+    tables = [p for p in everything if p.suffix.lower() == ".parquet"]
+    if tables and not files:
+        return _table(str(folder), _from_parquet(tables), size, stream, device)
     if not files:
         raise ValueError(f"DATA: {folder} holds no image, expected files in {' '.join(sorted(IMAGE_SUFFIXES))}")
-    read = _image_reader(size)
+    _check_pillow()
+    read = functools.partial(_read_file, files, size)
+    if stream if stream is not None else _too_large(len(files), size, device):
+        identity = "".join(f"{file.relative_to(folder)}\n{file.stat().st_size}\n" for file in files).encode()
+        return _stream(name, str(folder), len(files), read, size, identity)
+    return _held(name, str(folder), len(files), read)
+
+
+def _too_large(count: int, size: int, device: torch.device | str) -> bool:
+    return count * 3 * size * size > MEMORY_SHARE * free_memory(device)
+
+
+def _held(name: str, source: str, count: int, read: Callable) -> Dataset:
+    """Every image that `read(0)` to `read(count - 1)` gives, in memory."""
     images, skipped = [], []
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         try:
-            results = progress_bar(pool.map(read, files), desc="reading images", total=len(files))
-            for file, (image, problem) in zip(files, results):
+            for image, problem in progress_bar(pool.map(read, range(count)), desc="reading images", total=count):
                 if image is None:
-                    skipped.append(f"{file} ({problem})")
+                    skipped.append(problem)
                 else:
                     images.append(image)
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
     if not images:
-        raise ValueError(f"DATA: none of the {len(files)} images in {folder} can be read; the first is {skipped[0]}")
-    grey = all(image.ndim == 2 for image in images)
-    if not grey:  # one colour image makes all of them three channels
-        images = [image if image.ndim == 3 else np.repeat(image[..., None], 3, axis=2) for image in images]
-    samples = torch.from_numpy(np.stack(images))
-    samples = samples[:, None] if grey else samples.permute(0, 3, 1, 2).contiguous()
-    return Dataset(folder.resolve().name or "images", samples, skipped=tuple(skipped))
+        raise ValueError(f"DATA: none of the {count} images in {source} can be read; the first is {skipped[0]}")
+    channels = 1 if all(image.ndim == 2 for image in images) else 3  # one colour image makes all of them so
+    samples = torch.empty(len(images), channels, *images[0].shape[:2], dtype=torch.uint8)
+    for i in range(len(images)):
+        samples[i] = _channels_first(images[i], channels)
+        images[i] = None  # not all of them twice in memory
+    return Dataset(name, samples, skipped=tuple(skipped))
 
 
-def _image_reader(size: int):
-    """file -> (uint8 (size, size) if it is grey, else (size, size, 3); None) or (None, what is wrong with it)."""
+def _stream(name: str, source: str, count: int, read: Callable, size: int, identity: bytes) -> Stream:
+    """Grey where all are that are looked at, up to a thousand spread over the data; any of colour becomes grey then."""
+    looked = min(count, 1000)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        images = [image for image, _ in pool.map(read, [i * count // looked for i in range(looked)])]
+    images = [image for image in images if image is not None]
+    if not images:
+        raise ValueError(f"DATA: none of {looked} images in {source} can be read; the first is {read(0)[1]}")
+    channels = 1 if all(image.ndim == 2 for image in images) else 3
+    return Stream(name, count, read, size, channels, identity)
+
+
+def _channels_first(image: np.ndarray, channels: int) -> Tensor:
+    """uint8 (H, W) or (H, W, 3) -> (channels, H, W)."""
+    if image.ndim == 2:
+        return torch.from_numpy(image.copy()).expand(channels, *image.shape)
+    if channels == 1:  # ITU-R 601 luma, as Pillow's "L"
+        return torch.from_numpy((image @ np.array([0.299, 0.587, 0.114])).round().astype(np.uint8))[None]
+    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+
+
+def _check_pillow() -> None:
     try:
-        from PIL import Image, ImageOps
+        import PIL  # noqa: F401
     except ImportError as error:
         raise ImportError(needs("pillow")) from error
 
-    def read(file: Path):
-        try:
-            with warnings.catch_warnings(), Image.open(file) as image:
-                warnings.simplefilter("ignore")
-                image.draft("RGB", (size, size))  # a large JPEG is decoded at a fraction of its size
-                image = ImageOps.exif_transpose(image)
-                if image.mode.startswith("I;16"):  # 16-bit grey, which convert("L") would clip and not scale
-                    image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-                image = image.convert("L" if image.mode in ("1", "L", "LA") else "RGB")
-                return np.asarray(ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC)), None
-        # A damaged file raises whatever its decoder happens to raise, SyntaxError and struct.error among them.
-        except Exception as error:
-            return None, str(error).split("\n")[0] or type(error).__name__
 
-    return read
+def _read_file(files: list[Path], size: int, index: int):
+    """(uint8 (size, size) if it is grey, else (size, size, 3); None) or (None, what is wrong with which file)."""
+    from PIL import Image
+
+    try:
+        with warnings.catch_warnings(), Image.open(files[index]) as image:
+            warnings.simplefilter("ignore")
+            return _cropped(image, size), None
+    # A damaged file raises whatever its decoder happens to raise, SyntaxError and struct.error among them.
+    except Exception as error:
+        return None, f"{files[index]} ({str(error).splitlines()[0] if str(error) else type(error).__name__})"
+
+
+def _cropped(image, size: int) -> np.ndarray:
+    """A Pillow image -> uint8 (size, size) if it is grey, else (size, size, 3)."""
+    from PIL import Image, ImageOps
+
+    image.draft("RGB", (size, size))  # a large JPEG is decoded at a fraction of its size
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I;16"):  # 16-bit grey, which convert("L") would clip and not scale
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    image = image.convert("L" if image.mode in ("1", "L", "LA") else "RGB")
+    return np.asarray(ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC))
+
+
+def _table(source: str, rows, size: int, stream: bool | None, device: torch.device | str) -> Dataset | Stream:
+    """The first column of images of a table of Hugging Face's `datasets`."""
+    import datasets
+
+    _check_pillow()
+    if isinstance(rows, dict):  # its splits
+        if "train" not in rows:
+            raise ValueError(f"DATA: {source} has the splits {', '.join(rows)}, expected one named train")
+        rows = rows["train"]
+    # Where a file was not written by `datasets`, images are structs of their bytes and their path.
+    for name, kind in rows.features.items():
+        if isinstance(kind, dict) and set(kind) == {"bytes", "path"}:
+            rows = rows.cast_column(name, datasets.Image())
+    columns = [name for name, kind in rows.features.items() if isinstance(kind, datasets.Image)]
+    if not columns:
+        raise ValueError(f"DATA: {source} has no column of images; its columns are {', '.join(rows.features)}")
+    rows = rows.select_columns(columns[0])
+    name = Path(source.removeprefix("hub:")).resolve().stem
+    read = functools.partial(_read_row, rows, columns[0], size)
+    if stream if stream is not None else _too_large(len(rows), size, device):
+        seen = [read(i * len(rows) // 64)[0] for i in range(64)]
+        identity = str(len(rows)).encode() + b"".join(b"" if image is None else image.tobytes() for image in seen)
+        return _stream(name, source, len(rows), read, size, identity)
+    return _held(name, source, len(rows), read)
+
+
+def _read_row(rows, column: str, size: int, index: int):
+    try:
+        return _cropped(rows[index][column], size), None
+    except Exception as error:  # of the image's decoder, as in _read_file
+        return None, f"row {index} ({str(error).splitlines()[0] if str(error) else type(error).__name__})"
+
+
+@contextlib.contextmanager
+def _hugging_face(source: str) -> Iterator:
+    """The module `datasets`, saying what it says in one line."""
+    try:
+        import datasets
+    except ImportError as error:
+        raise ImportError(needs("datasets", "hub")) from error
+    if not sys.stderr.isatty():
+        datasets.disable_progress_bars()
+    try:
+        yield datasets
+    except Exception as error:  # of the network, of the hub, of Arrow: dozens of classes
+        said = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"DATA: {source} cannot be read as a data set ({type(error).__name__}: {said})") from error
+
+
+def _from_hub(name: str):
+    with _hugging_face(f"hub:{name}") as datasets:
+        return datasets.load_dataset(name, split="train")
+
+
+def _from_disk(folder: Path):
+    with _hugging_face(str(folder)) as datasets:
+        return datasets.load_from_disk(str(folder))
+
+
+def _from_parquet(files: list[Path]):
+    with _hugging_face(str(files[0])) as datasets:
+        return datasets.Dataset.from_parquet([str(file) for file in files])
 
 
 def _array(path: Path, size: int | None) -> Dataset:
@@ -194,13 +506,17 @@ def _array(path: Path, size: int | None) -> Dataset:
         size = size or next((s for s in SIZES if s >= short), SIZES[-1])
         return Dataset(path.stem, torch.from_numpy(_resized(images, size)))
     if array.dtype in (np.float16, np.float32, np.float64) and array.ndim == 2 and array.shape[1] > 0:
-        if size is not None:
-            raise ValueError(f"--size: got {size}, but {path} holds points of {array.shape[1]} numbers, not images")
+        _no_size(str(path), size, array.shape[1])
         return _points(path, array)
     raise ValueError(
         f"DATA: {path} holds {array.dtype} of shape {array.shape}, "
         "expected images, uint8 (N, H, W) or (N, H, W, C) with C 1 or 3, or points, float (N, d)"
     )
+
+
+def _no_size(source: str, size: int | None, d: int) -> None:
+    if size is not None:
+        raise ValueError(f"--size: got {size}, but {source} holds points of {d} numbers, not images")
 
 
 def _read_array(path: Path) -> np.ndarray:

@@ -1,5 +1,12 @@
 """Reading training data: what comes out, and what is said of data that cannot be used."""
 
+import itertools
+import math
+import multiprocessing
+import os
+import signal
+import threading
+
 import numpy as np
 import pytest
 import torch
@@ -160,7 +167,7 @@ def bad(tmp_path):
     (tmp_path / "empty.npy").write_bytes(b"")
     pickled = array("pickled.npy", np.array([{"a": 1}] * 30, dtype=object))
     return [
-        (tmp_path / "nowhere", "does not exist, expected 'digits', a folder"),
+        (tmp_path / "nowhere", "does not exist, expected 'digits', 'ring', 'grid', a folder"),
         (empty, "holds no image"),
         (broken, "none of the 20 images"),
         (few, "holds 3 samples, expected at least 16"),
@@ -197,3 +204,237 @@ def test_bad_size(tmp_path):
     np.save(tmp_path / "points.npy", np.random.default_rng(0).normal(size=(30, 2)))
     with pytest.raises(ValueError, match=r"--size: got 8, but .* holds points of 2 numbers"):
         data.load(str(tmp_path / "points.npy"), 8)
+
+
+def take(stream, count, first=0, **options):
+    """`count` batches of 8 of a stream, and every problem on the way."""
+    batches = stream.batches(0, 8, first, **options)
+    taken = list(itertools.islice(batches, count))
+    batches.close()
+    return [images for images, _ in taken], [problem for _, problems in taken for problem in problems]
+
+
+def test_a_stream_gives_what_memory_holds_in_an_order_of_its_own(tmp_path):
+    folder = save_folder(tmp_path / "photos", n=24)
+    held, stream = data.load(str(folder), 16), data.load(str(folder), 16, stream=True)
+    assert (stream.count, stream.sample_shape, stream.is_images) == (24, (3, 16, 16), True)
+    assert torch.equal(stream.some(24), held.samples)
+    batches, problems = take(stream, 6, workers=0)
+    assert not problems
+    rows = {image.numpy().tobytes(): i for i, image in enumerate(held.samples)}
+    order = [rows[image.numpy().tobytes()] for image in torch.cat(batches)]
+    assert sorted(order[:24]) == sorted(order[24:]) == list(range(24))  # every image once, then again
+    assert order[:24] != order[24:] and order[:24] != list(range(24))
+    assert not all(map(torch.equal, batches, take_with_seed(stream, 1)))
+
+
+def take_with_seed(stream, seed):
+    return [images for images, _ in itertools.islice(stream.batches(seed, 8, 0, workers=0), 6)]
+
+
+def test_a_stream_goes_on_exactly_with_any_workers_and_leaves_the_random_state(tmp_path):
+    stream = data.load(str(save_folder(tmp_path / "photos", n=20)), 8, stream=True)
+    straight, _ = take(stream, 9, workers=0)
+    before = torch.get_rng_state()
+    resumed, _ = take(stream, 4, first=5, workers=2)
+    assert all(map(torch.equal, resumed, straight[5:]))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_ranks_share_a_stream(tmp_path):
+    """Two ranks with batches of 8 draw what one with batches of 16 does."""
+    stream = data.load(str(save_folder(tmp_path / "photos", n=20)), 8, stream=True)
+    ranks = [take(stream, 3, workers=0, rank=r, ranks=2)[0] for r in (0, 1)]
+    joint = [images for images, _ in itertools.islice(stream.batches(0, 16, 0, workers=0), 3)]
+    assert all(torch.equal(torch.cat([a, b]), whole) for a, b, whole in zip(*ranks, joint))
+
+
+def test_a_killed_worker_is_replaced_and_no_batch_changes(tmp_path, capsys):
+    stream = data.load(str(save_folder(tmp_path / "photos", n=20)), 8, stream=True)
+    expected, _ = take(stream, 40, workers=0)
+    batches = stream.batches(0, 8, 0, workers=1)
+    got = [next(batches)[0]]
+    (worker,) = multiprocessing.active_children()
+    os.kill(worker.pid, signal.SIGKILL)
+    got += [images for images, _ in itertools.islice(batches, 39)]
+    batches.close()
+    assert all(map(torch.equal, got, expected))
+    said = capsys.readouterr().err
+    assert "DataLoader worker" in said and "Starting workers anew" in said and said.count("\n") == 1
+
+
+def test_workers_that_keep_dying_end_the_stream(tmp_path, monkeypatch):
+    """Each ends itself where a real one is killed for memory: while it reads."""
+    stream = data.load(str(save_folder(tmp_path / "photos", n=20)), 8, stream=True)
+    stream.read = Suicide()
+    monkeypatch.setattr(data, "RESTARTS", 0)
+    with pytest.raises(RuntimeError, match="DataLoader worker"):
+        take(stream, 1, workers=1)
+
+
+class Suicide:
+    def __call__(self, index):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_files_that_vanish_from_a_stream(tmp_path, monkeypatch):
+    """The next file takes the place of one that is gone, and is named; where none is left the stream ends."""
+    folder = save_folder(tmp_path / "photos", n=20)
+    stream = data.load(str(folder), 8, stream=True)
+    expected, _ = take(stream, 5, workers=0)
+    fourth = stream[4][0]
+    (folder / "003.png").unlink()
+    (folder / "011.png").write_bytes(b"no more")
+    assert torch.equal(stream[3][0], fourth)
+    got, problems = take(stream, 5, workers=2)
+    assert len(problems) == 4 and all("003.png (" in p or "011.png (" in p for p in problems)
+    assert sum(not torch.equal(a, b) for a, b in zip(torch.cat(got), torch.cat(expected))) == 4
+    for file in folder.iterdir():
+        file.unlink()
+    for workers in (0, 1):
+        with pytest.raises(OSError, match=r"100 images in a row cannot be read, the first: .*png") as raised:
+            take(stream, 1, workers=workers)
+        assert "\n" not in str(raised.value)
+
+
+def test_a_stream_of_grey_files_and_one_of_colour(tmp_path):
+    folder = save_folder(tmp_path / "grey", n=20, mode="L", side=8)
+    stream = data.load(str(folder), 8, stream=True)
+    assert stream.sample_shape == (1, 8, 8)
+    Image.fromarray(images(1, 8, 8)[0]).save(folder / "003.png")  # after it was looked at
+    luma = np.asarray(Image.open(folder / "003.png").convert("L")).astype(int)
+    assert abs(stream[3][0][0].numpy().astype(int) - luma).max() <= 1
+    assert data.load(str(folder), 8, stream=True).sample_shape == (3, 8, 8)
+
+
+def test_what_does_not_fit_is_streamed(tmp_path, monkeypatch):
+    folder = save_folder(tmp_path / "photos", n=20)
+    assert isinstance(data.load(str(folder), 8), data.Dataset)
+    monkeypatch.setattr(data, "free_memory", lambda device: 4 * 20 * 3 * 8 * 8 - 1)
+    assert isinstance(data.load(str(folder), 8), data.Stream)
+    assert isinstance(data.load(str(folder), 8, stream=False), data.Dataset)
+    monkeypatch.setattr(data, "free_memory", lambda device: 4 * 20 * 3 * 8 * 8)
+    assert isinstance(data.load(str(folder), 8), data.Dataset)
+    with pytest.raises(ValueError, match="--stream: digits is held in memory anyway"):
+        data.load("digits", stream=True)
+
+
+def test_free_memory_is_what_this_machine_has():
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    assert 2**20 < data.free_memory() <= total
+
+
+def test_a_stream_tells_when_its_files_have_changed(tmp_path):
+    folder = save_folder(tmp_path / "photos", n=20)
+    before = data.load(str(folder), 8, stream=True).fingerprint()
+    assert data.load(str(folder), 8, stream=True).fingerprint() == before
+    assert data.load(str(folder), 16, stream=True).fingerprint() != before
+    (folder / "003.png").rename(folder / "renamed.png")
+    assert data.load(str(folder), 8, stream=True).fingerprint() != before
+
+
+def test_streams_outside_the_main_thread(tmp_path):
+    stream = data.load(str(save_folder(tmp_path / "photos", n=20)), 8, stream=True)
+    got = []
+    thread = threading.Thread(target=lambda: got.extend(take(stream, 2, workers=1)[0]))
+    thread.start()
+    thread.join(60)
+    assert len(got) == 2
+
+
+def test_flips_are_half_of_the_images_and_come_from_the_generator():
+    samples = torch.arange(2000 * 3 * 2 * 4).reshape(2000, 3, 2, 4).remainder(251).to(torch.uint8)
+    once = data.flipped(samples, torch.Generator().manual_seed(0))
+    assert torch.equal(once, data.flipped(samples, torch.Generator().manual_seed(0)))
+    mirrored = (once == samples.flip(3)).flatten(1).all(1)
+    kept = (once == samples).flatten(1).all(1)
+    assert (mirrored ^ kept).all()
+    assert abs(mirrored.double().mean() - 0.5) < 4 * 0.5 / math.sqrt(2000)
+    random = torch.Generator().manual_seed(3)
+    drawn = data.draw(samples, 500, random, flip=True)
+    random.manual_seed(3)
+    rows = torch.randint(2000, (500,), generator=random)
+    assert torch.equal(drawn, data.to_unit(data.flipped(samples[rows], random)))
+    random.manual_seed(3)
+    assert torch.equal(data.draw(samples, 500, random), data.to_unit(samples[rows]))
+
+
+@pytest.mark.parametrize(("name", "count", "std"), [("ring", 8, 0.02), ("grid", 25, 0.05)])
+def test_toy_points(name, count, std):
+    toy = data.load(name)
+    assert toy.samples.shape == (50_000, 2)
+    assert toy.modes.shape == (count, 2)
+    distance, nearest = torch.cdist(toy.samples, toy.modes).min(1)
+    share = torch.bincount(nearest, minlength=count) / 50_000
+    assert ((share * count - 1).abs() < 6 * math.sqrt(count / 50_000)).all()
+    # of a two-dimensional Gaussian: mean squared distance 2 std^2
+    assert (distance.square().mean() / 2).sqrt().item() == pytest.approx(toy.mode_std, rel=0.02)
+    assert toy.mode_std * toy.scale == pytest.approx(std)
+    centres = data.to_points(toy.modes, toy.mean, toy.scale)
+    radius = centres.norm(dim=1) if name == "ring" else centres.abs().max()
+    torch.testing.assert_close(radius, torch.full_like(radius, 2.0 if name == "ring" else 4.0), rtol=1e-4, atol=0)
+    assert torch.equal(data.load(name).samples, toy.samples)
+    with pytest.raises(ValueError, match=f"--size: got 8, but {name} holds points"):
+        data.load(name, 8)
+
+
+@pytest.fixture
+def table():
+    """24 rows of images and labels, as Hugging Face's `datasets` holds them."""
+    hugging_face = pytest.importorskip("datasets", reason="needs the extra `hub`")
+    rows = {"image": [Image.fromarray(pixels) for pixels in images(24, 16, 16)], "label": list(range(24))}
+    features = hugging_face.Features({"label": hugging_face.Value("int64"), "image": hugging_face.Image()})
+    return hugging_face.Dataset.from_dict(rows, features=features)
+
+
+def test_tables_of_hugging_face(tmp_path, table, monkeypatch):
+    import datasets as hugging_face
+
+    monkeypatch.setattr(hugging_face.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    expected = torch.from_numpy(images(24, 16, 16)).permute(0, 3, 1, 2)
+    table.save_to_disk(tmp_path / "saved")
+    hugging_face.DatasetDict(train=table, test=table.select(range(3))).save_to_disk(tmp_path / "split")
+    (tmp_path / "parquet").mkdir()
+    table.to_parquet(tmp_path / "parquet" / "part-0.parquet")
+    for source in ("saved", "split", "parquet", "parquet/part-0.parquet"):
+        held = data.load(str(tmp_path / source), 16)
+        assert torch.equal(held.samples, expected), source
+        stream = data.load(str(tmp_path / source), 16, stream=True)
+        assert stream.count == 24
+        assert torch.equal(stream.some(24), expected)
+    assert data.load(str(tmp_path / "saved"), 16).name == "saved"
+    drawn, _ = take(data.load(str(tmp_path / "saved"), 16, stream=True), 3, workers=1)
+    assert {bytes(i.numpy()) for i in torch.cat(drawn)} == {bytes(i.contiguous().numpy()) for i in expected}
+
+
+def test_bad_tables_of_hugging_face(tmp_path, table, monkeypatch):
+    import datasets as hugging_face
+
+    monkeypatch.setattr(hugging_face.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    table.remove_columns("image").save_to_disk(tmp_path / "no_images")
+    hugging_face.DatasetDict(a=table, b=table).save_to_disk(tmp_path / "splits")
+    (tmp_path / "cut.parquet").write_bytes(b"PAR1 and nothing more")
+    (tmp_path / "damaged").mkdir()
+    (tmp_path / "damaged" / "state.json").write_text("{")
+    for source, message in [
+        ("no_images", "has no column of images; its columns are label"),
+        ("splits", "has the splits a, b, expected one named train"),
+        ("cut.parquet", "cannot be read as a data set"),
+        ("damaged", "cannot be read as a data set"),
+    ]:
+        with pytest.raises(ValueError, match=message) as raised:
+            data.load(str(tmp_path / source), 8)
+        assert source in str(raised.value) and "\n" not in str(raised.value)
+
+
+def test_a_hub_that_cannot_be_reached_is_one_line(tmp_path):
+    pytest.importorskip("datasets", reason="needs the extra `hub`")
+    import subprocess
+    import sys
+
+    code = "from fastgan import data; data.load('hub:nobody/nothing')"
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
+    result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 1
+    last = result.stderr.strip().splitlines()[-1]
+    assert "ValueError: DATA: hub:nobody/nothing cannot be read as a data set (" in last
