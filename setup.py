@@ -11,6 +11,8 @@ TRAIN = [
     "tensorboard>=2.15",
     "tqdm>=4.66",
 ]
+METRICS = ["torchmetrics>=1.4"]
+HUB = ["datasets>=3"]
 BENCH = ["matplotlib>=3.8", "pytest>=8", "pytest-benchmark>=5", "tqdm>=4.66"]
 
 setup(
@@ -22,7 +24,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     package_dir={"fastgan": "fastgan", "fastgan.kernels": "kernels"},
-    packages=["fastgan", "fastgan.compat", "fastgan.kernels"],
+    packages=["fastgan", "fastgan.compat", "fastgan.game", "fastgan.kernels"],
     install_requires=[
         "torch>=2.10",
         "triton>=3.6; platform_system == 'Linux'",
@@ -31,7 +33,9 @@ setup(
     extras_require={
         "train": TRAIN,
         "bench": BENCH,
-        "test": [*TRAIN, *BENCH, "hypothesis>=6.100", "ruff>=0.8"],
+        "metrics": METRICS,
+        "hub": HUB,
+        "test": [*TRAIN, *METRICS, *BENCH, "hypothesis>=6.100", "ruff>=0.8"],
     },
     entry_points={"console_scripts": ["fastgan = fastgan.cli:main"]},
     classifiers=[

@@ -19,11 +19,14 @@ from fastgan.functional import (
     generator_value_and_grad,
     lecam_regularizer,
 )
+from fastgan.gradients import clip_gradient_norm_, clip_gradient_value_, gradient_norm
 from fastgan.matching import feature_matching_loss, feature_matching_value_and_grad
 from fastgan.objectives import objectives
 from fastgan.penalties import (
     approximate_r1_penalty,
+    approximate_r2_penalty,
     dragan_penalty,
+    path_length_penalty,
     r1_penalty,
     r2_penalty,
     wgan_gp_penalty,
@@ -37,6 +40,9 @@ __all__ = [
     "ValueAndGrad",
     "adversarial_losses",
     "approximate_r1_penalty",
+    "approximate_r2_penalty",
+    "clip_gradient_norm_",
+    "clip_gradient_value_",
     "compat",
     "concatenated_discriminator_loss",
     "concatenated_discriminator_value_and_grad",
@@ -47,11 +53,14 @@ __all__ = [
     "drift_penalty",
     "feature_matching_loss",
     "feature_matching_value_and_grad",
+    "game",
     "generator_loss",
     "generator_value_and_grad",
+    "gradient_norm",
     "lecam_regularizer",
     "losses",
     "objectives",
+    "path_length_penalty",
     "r1_penalty",
     "r2_penalty",
     "reference",
@@ -64,8 +73,8 @@ def __getattr__(name: str):
         from fastgan.trainer import GANTrainer
 
         return GANTrainer
-    if name == "compat":
+    if name in ("compat", "game"):
         import importlib
 
-        return importlib.import_module("fastgan.compat")
+        return importlib.import_module(f"fastgan.{name}")
     raise AttributeError(f"module 'fastgan' has no attribute {name!r}")

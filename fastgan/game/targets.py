@@ -1,0 +1,90 @@
+"""The named targets of `fastgan game`: one Gaussian and two in one dimension, a ring of 8 and a grid of 25 in two."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.distributions import Categorical, Distribution, Independent, MixtureSameFamily, Normal
+
+NAMES = ("gaussian", "mixture", "ring", "grid")
+
+
+class Target(NamedTuple):
+    """A mixture of Gaussians of one standard deviation, of zero mean and unit scale (the root mean square of all its
+    numbers). modes: (K, d); weights: (K,)."""
+
+    name: str
+    modes: Tensor
+    std: float
+    weights: Tensor
+
+    @property
+    def d(self) -> int:
+        return self.modes.shape[1]
+
+    @property
+    def distribution(self) -> Distribution:
+        """In float64; of a number where d is 1."""
+        mixture = Categorical(self.weights.double())
+        modes = self.modes.double()
+        if self.d == 1:
+            return MixtureSameFamily(mixture, Normal(modes[:, 0], self.std))
+        return MixtureSameFamily(mixture, Independent(Normal(modes, self.std), 1))
+
+    def draw(self, n: int, generator: torch.Generator) -> Tensor:
+        """(n, d) float32 on the generator's device."""
+        device = generator.device
+        which = torch.multinomial(self.weights.to(device), n, replacement=True, generator=generator)
+        noise = torch.randn(n, self.d, generator=generator, device=device)
+        return self.modes.to(device)[which] + self.std * noise
+
+    def cells(self, x: Tensor, count: int = 32) -> Tensor:
+        """The cell of each point (N, d), of K `count` cells with weights / count of p_t each: in one dimension intervals
+        between quantiles of a mode, in two the product of 4 distances from its centre and `count` / 4 directions."""
+        x = x.detach().double().cpu()
+        offset = x[:, None] - self.modes.double()
+        nearest = offset.square().sum(2).argmin(1)
+        offset = offset[torch.arange(len(x)), nearest] / self.std
+        if self.d == 1:
+            place = (torch.special.ndtr(offset[:, 0]) * count).long()
+        else:
+            ring = ((1 - (-offset.square().sum(1) / 2).exp()) * 4).long().clamp(max=3)
+            turn = torch.atan2(offset[:, 1], offset[:, 0]) / (2 * math.pi) + 0.5
+            place = ring * (count // 4) + (turn * (count // 4)).long().clamp(max=count // 4 - 1)
+        return nearest * count + place.clamp(max=count - 1)
+
+    def divergences(self, x: Tensor, count: int = 32) -> tuple[float, float]:
+        """(TV, JSD) of p_t and the distribution of the points, over the cells; blind to what differs inside a cell. Of
+        N points of the target itself the first is about sqrt(cells / (2 pi N))."""
+        cells = len(self.modes) * count
+        p_g = torch.bincount(self.cells(x, count), minlength=cells).double() / len(x)
+        p_t = (self.weights.double() / count).repeat_interleave(count)
+        m = (p_t + p_g) / 2
+        js = (torch.xlogy(p_t, p_t / m) + torch.xlogy(p_g, p_g / m)).sum() / 2
+        return ((p_t - p_g).abs().sum() / 2).item(), max(js.item(), 0.0)
+
+
+def target(name: str) -> Target:
+    """gaussian: one Gaussian. mixture: 0.4 N(-2, 0.5^2) + 0.6 N(2, 0.5^2). ring: 8 of std 0.02 on the unit circle. grid:
+    25 of std 0.05 at whole numbers, two apart. Shifted and scaled to zero mean and unit scale."""
+    if name == "gaussian":
+        return _normalised(name, torch.zeros(1, 1), 1.0)
+    if name == "mixture":
+        return _normalised(name, torch.tensor([[-2.0], [2.0]]), 0.5, torch.tensor([0.4, 0.6]))
+    if name == "ring":
+        angle = torch.arange(8) * (2 * math.pi / 8)
+        return _normalised(name, torch.stack([angle.cos(), angle.sin()], 1), 0.02)
+    if name == "grid":
+        side = torch.linspace(-4, 4, 5)
+        return _normalised(name, torch.cartesian_prod(side, side), 0.05)
+    raise ValueError(f"PAIR: got {name!r}, expected one of {', '.join(NAMES)}")
+
+
+def _normalised(name: str, modes: Tensor, std: float, weights: Tensor | None = None) -> Target:
+    weights = torch.full((len(modes),), 1 / len(modes)) if weights is None else weights
+    modes = modes - weights @ modes
+    scale = math.sqrt((weights @ modes.square()).mean().item() + std**2)
+    return Target(name, modes / scale, std / scale, weights)
