@@ -5,9 +5,9 @@
     from fastgan.compat.vits import discriminator_loss, feature_loss, generator_loss   # after, or below it: the later
                                                                                        # import wins
 
-Upstream widens half precision with `.float()` and computes in float32; the kernel does so as it reads, so float16 and
-bfloat16 outputs and maps, from under autocast, give the same float32 losses and no copies are made. Call them under
-`autocast(enabled=False)` as before, or not: autocast does not touch them.
+`clip_grad_value_` is that of `commons.py`. Upstream widens half precision with `.float()` and computes in float32; the
+kernel does so as it reads, so float16 and bfloat16 outputs and maps, from under autocast, give the same float32 losses
+and no copies are made. Call them under `autocast(enabled=False)` as before, or not: autocast does not touch them.
 
 Differences: those of `fastgan.compat.hifigan`, but for half precision, and float64 outputs, which upstream narrows to
 float32, stay float64.
@@ -15,12 +15,31 @@ float32, stay float64.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from torch import Tensor
 
 from fastgan.compat.hifigan import discriminator_loss, generator_loss
+from fastgan.gradients import clip_gradient_value_
 from fastgan.matching import Maps, feature_matching_loss
 
-__all__ = ["discriminator_loss", "feature_loss", "generator_loss"]
+__all__ = ["clip_grad_value_", "discriminator_loss", "feature_loss", "generator_loss"]
+
+
+def clip_grad_value_(parameters: Tensor | Iterable[Tensor], clip_value: float | None, norm_type: float = 2) -> Tensor:
+    """`commons.clip_grad_value_`: clamps gradients to [-clip_value, clip_value], or does not, for None, and returns the
+    norm of all of them before.
+
+        commons.clip_grad_value_ = fastgan.compat.vits.clip_grad_value_      # in train.py, after `import commons`
+
+    Differences: the norm is a 0-d tensor on the device, which prints and logs as a number does, where upstream waits
+    for the device once a parameter to make a float of it; half-precision gradients have a float32 norm; norm_type may
+    be infinite.
+
+    Raises:
+        TypeError, ValueError: not tensors, sparse gradients, a clip_value < 0, a norm_type not > 0.
+    """
+    return clip_gradient_value_(parameters, clip_value, norm_type)
 
 
 def feature_loss(fmap_r: Maps, fmap_g: Maps) -> Tensor:
