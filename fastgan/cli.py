@@ -1,7 +1,7 @@
 """The command line: `fastgan train`, `fastgan sample`, `fastgan doctor`.
 
-Exit codes: 0 done, 1 failed while running (no space left, training diverged, self-test failed), 2 bad arguments or
-input, 130 stopped by Ctrl-C. What goes wrong is said in one line on stderr.
+Exit codes: 0 done, or stopped by SIGTERM and saved; 1 failed while running (no space left, training diverged, self-test
+failed); 2 bad arguments or input; 130 stopped by Ctrl-C. What goes wrong is said in one line on stderr.
 """
 
 from __future__ import annotations
@@ -11,24 +11,27 @@ import contextlib
 import fcntl
 import importlib.util
 import io
+import itertools
 import json
 import math
+import os
 import platform
 import shlex
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 import fastgan
 from fastgan import data as datasets
-from fastgan import metrics, networks, pictures, trainer
+from fastgan import distributed as ranks
+from fastgan import metrics, networks, pictures, recipes, trainer
 
 OK, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 LOG_EVERY = 20  # steps
@@ -37,28 +40,38 @@ GRID = 64  # images in a picture of the run
 SCATTER = 2_000  # points in one
 PNG_LIMIT = 10_000  # samples in one PNG
 
-# What is trained where the command line does not say otherwise, by the images' side in pixels; None is for points.
-# Those for points and 8 pixels were measured (digits: coverage 0.96 with seeds 0 and 1); the others are starting
-# points, from DCGAN's widths and the penalties and learning rates that Mescheder et al. 2018 and their followers use.
-RECIPES = {
-    None: {"steps": 10_000, "batch": 256, "lr": 2e-3, "r1": 0.1, "latent_dim": 8, "width": 128},
-    8: {"steps": 5_000, "batch": 64, "lr": 2e-3, "r1": 0.5, "latent_dim": 32, "width": 16},
-    16: {"steps": 20_000, "batch": 64, "lr": 5e-4, "r1": 0.5, "latent_dim": 64, "width": 32},
-    32: {"steps": 50_000, "batch": 64, "lr": 5e-4, "r1": 0.5, "latent_dim": 128, "width": 64},
-    64: {"steps": 100_000, "batch": 64, "lr": 2e-4, "r1": 1.0, "latent_dim": 128, "width": 64},
-    128: {"steps": 200_000, "batch": 32, "lr": 2e-4, "r1": 2.0, "latent_dim": 128, "width": 64},
-}
+# What a run may be resumed with another value of, since no number of the training depends on it.
+FREE = (
+    *("steps", "device", "threads", "workers", "capture", "save_every"),
+    *("metrics_every", "metrics_samples", "inception", "features"),
+)
 
-TRAIN_HELP = """\
+TRAIN_HELP = f"""\
 examples:
   fastgan train digits                                 handwritten digits in about two minutes on two CPU cores
   fastgan train photos/ --size 32 --out runs/photos    a folder of images, cropped and resized to 32x32
   fastgan train points.npy --objective minimax         float points (N, d); .npz with one array as well
+  fastgan train ring                                   8 Gaussians on a circle; `grid`: 25 Gaussians
+  fastgan train photos/ --recipe r3gan --flip          a recipe by name, and every other image mirrored
+  fastgan train hub:ylecun/mnist --size 32             of the Hugging Face hub (pip install 'fastgan[hub]')
   fastgan train digits --out runs/digits-1 --resume    go on where the run stopped
+  torchrun --nproc-per-node 2 --max-restarts 3 -m fastgan train photos/ --out runs/photos
 
-The run's folder then holds config.json, metrics.jsonl, checkpoint.pt, curves.png, samples/ and TensorBoard events.
-Ctrl-C saves a checkpoint and stops. A resumed run goes on exactly: it takes its settings from the run, and those given
-again must be the same; only --steps may grow. On the CPU that holds to the last bit."""
+recipes (--recipe), from which every setting comes that is not given:
+{recipes.table()}
+
+The run's folder then holds config.json, metrics.jsonl, checkpoint.pt, curves.png, quality.png, samples/ and TensorBoard
+events. Ctrl-C and SIGTERM save a checkpoint and stop, with exit code 130 and 0. A resumed run goes on exactly: it takes
+its settings from the run, and those given again must be the same, except for those that no number depends on and
+--steps, which may grow. On the CPU that holds to the last bit.
+
+Every so often, and at the end, generated samples are compared with real ones: coverage, precision, recall, and Fréchet
+and kernel distances of features, which are named with the number: FD(digits-cnn) of a classifier of digits,
+FD(random-cnn) of a fixed random network. FID and KID are said only of Inception's features: --inception FILE takes
+StyleGAN's inception-2015-12-05.pt, and needs pip install 'fastgan[metrics]'.
+
+Started by torchrun, each process trains on its share: --batch samples each. The first one writes. With --max-restarts
+the processes go on from the last checkpoint where one has failed; that takes --out."""
 
 SAMPLE_HELP = """\
 examples:
@@ -105,127 +118,269 @@ def train(args: argparse.Namespace) -> int:
     with contextlib.ExitStack() as stack:
         with _refusing():  # everything is checked before anything is trained, and what is cheap first
             _check_packages()
-            run = stack.enter_context(RunFolder.open(args))
-            args.objective = args.objective or "nonsaturating"
-            trainer.check_objective(args.objective)
             device = _device(args.device)
-            data = datasets.load(args.data, args.size)
-            config = _config(args, data, device)
+            world = stack.enter_context(trainer.distributed(args.device and device.type))
+            device = world.device if world.size > 1 else device
+            run = stack.enter_context(RunFolder.open(args, world))
+            trainer.check_objective(args.objective or "nonsaturating")
+            data = datasets.load(args.data, args.size, stream=args.stream, device=device)
+            config = _config(args, data, device, world)
+            settings = config["settings"]
             run.check_data(config)
-            torch.set_num_threads(config["settings"]["threads"])
-            model = _trainer(config["settings"], data.sample_shape, device)
+            torch.set_num_threads(settings["threads"])
+            model = _trainer(settings, data.sample_shape, device)
+            settings["precision"] = model.settings["precision"]  # as chosen, where it was not given
             if run.resumed and run.checkpoint.exists():
                 model.load(run.checkpoint)
-            if model.step_number > config["settings"]["steps"]:
+            if model.step_number > settings["steps"]:
                 raise ValueError(f"--steps: got {args.steps}, but {run.path} is at step {model.step_number} already")
+            judge = None
+            if world.writes:
+                options = {name: settings[name] for name in ("inception", "features")}
+                judge = metrics.judge(data, settings["metrics_samples"], device=device, **options)
         for name in data.skipped[:5]:
-            _say(f"left out, as it cannot be read: {name}")
+            run.say(f"left out, as it cannot be read: {name}")
         if len(data.skipped) > 5:
-            _say(f"left out, as they cannot be read: {len(data.skipped) - 5} more")
-        with _failing():
+            run.say(f"left out, as they cannot be read: {len(data.skipped) - 5} more")
+        again = f"fastgan train {shlex.quote(args.data)} --out {shlex.quote(str(run.path))} --resume"
+        with _failing(again):
             run.start(config, model.step_number)
-            _say(
-                f"{run.path}: {len(data.samples):,} samples of shape {data.sample_shape} on {device}, "
-                f"{config['settings']['objective']}, step {model.step_number:,} of {config['settings']['steps']:,}"
+            many = f"{world.size} processes, " if world.size > 1 else ""
+            run.say(
+                f"{run.path}: {data.count:,} samples of shape {data.sample_shape}{', streamed,' * _streams(data)} on "
+                f"{device}, {many}{settings['recipe']}, {settings['objective']}, step {model.step_number:,} of "
+                f"{settings['steps']:,}"
             )
-            stopped = _train(model, data, config["settings"], run)
+            try:
+                stopped = _train(model, data, settings, run, judge, world)
+            except trainer.TrainingDiverged as error:
+                raise Failed(f"{error}; {run.last_checkpoint()}") from error
+            except Unreadable as error:
+                raise Failed(f"{_one_line(error)}; {run.last_checkpoint()}, to go on: {again}") from error
             if stopped:
-                again = f"fastgan train {shlex.quote(args.data)} --out {shlex.quote(str(run.path))} --resume"
-                _say(f"stopped and saved at step {model.step_number:,}; to go on: {again}")
-                return 128 + stopped
-            print(f"{run.path}: {_quality(model, data, run)}")
+                run.say(f"stopped and saved at step {model.step_number:,}; to go on: {again}")
+                return INTERRUPTED if stopped == signal.SIGINT else OK
+            if world.writes:
+                print(f"{run.path}: {metrics.described(run.quality or _quality(model, judge, run, 0.0))}")
     return OK
 
 
-def _train(model: trainer.GANTrainer, data: datasets.Dataset, settings: dict, run: RunFolder) -> int:
+class Unreadable(Exception):
+    """Data that cannot be read any more, between two steps."""
+
+
+def _train(
+    model: trainer.GANTrainer,
+    data: datasets.Dataset | datasets.Stream,
+    settings: dict,
+    run: RunFolder,
+    judge: metrics.Judge | None,
+    world: trainer.World,
+) -> int:
     """The loop. Returns 0, or the number of the signal that stopped it."""
-    samples, batch, steps = data.samples.to(model.device), settings["batch"], settings["steps"]
-    first, started = model.step_number, time.monotonic()
-    spoke = started
-    with _catching_signals() as signals, datasets.progress_bar(total=steps * batch, initial=first * batch) as bar:
-        while model.step_number < steps and not signals:
-            values = model.step(model.draw(samples, batch))
+    batch, steps = settings["batch"], settings["steps"]
+    first, clock, spoke = model.step_number, Clock(run.seconds), time.monotonic()
+    batches, window, stopped = _batches(model, data, settings, run, world), Window(model), 0
+    bar = datasets.progress_bar(total=steps * batch, initial=first * batch, **({} if world.writes else {"disable": 1}))
+    with _catching_signals() as signals, bar, contextlib.closing(batches):
+        while model.step_number < steps and not stopped:
+            try:
+                real = next(batches)
+            except Unreadable:
+                _save(model, data, run)
+                raise
+            window.add(model.step(real))
             step = model.step_number
             bar.update(batch)
-            if step % LOG_EVERY == 0 or step == steps:
-                record = trainer.to_numbers(values)  # the one place where the host waits for the device
-                if not all(map(math.isfinite, record.values())):
-                    raise Failed(f"training diverged at step {step} ({record}); the last checkpoint stands")
-                rate = (step - first) * batch / (time.monotonic() - started)
-                run.log({"step": step, **record, "images_per_s": round(rate, 1)})
+            judged = step == steps or (settings["metrics_every"] and step % settings["metrics_every"] == 0)
+            saved = step == steps or step % settings["save_every"] == 0
+            if step % LOG_EVERY == 0 or judged or saved:
+                record = window.read()  # the one place where the host waits for the device
+                rate = (step - first) * batch * world.size / (clock.seconds() - run.seconds)
+                record |= {"images_per_s": round(rate, 1), "seconds": round(clock.seconds(), 2)}
+                run.log({"step": step, **record, **run.unreadable})
                 bar.set_postfix_str(trainer.describe(record), refresh=False)
-                if bar.disable and time.monotonic() - spoke > 10:
+                if world.writes and bar.disable and time.monotonic() - spoke > 10:
                     spoke = time.monotonic()
-                    _say(f"step {step:,} of {steps:,}  {rate:,.0f} img/s  {trainer.describe(record)}")
-            if step % settings["save_every"] == 0 and step < steps:
-                _save(model, data, run)
-        _save(model, data, run)
-    return signals[0] if signals else 0
+                    run.say(f"step {step:,} of {steps:,}  {rate:,.0f} img/s  {trainer.describe(record)}")
+                stopped = _agreed(signals, world)
+            elif world.size == 1 and signals:
+                stopped = signals[0]
+            if world.writes and (judged or saved):
+                with clock.paused():
+                    if judged:
+                        _quality(model, judge, run, clock.seconds())
+                    if saved:
+                        _save(model, data, run)
+        if world.writes and stopped:
+            window.read()  # nothing that has diverged is saved
+            _save(model, data, run)
+    return stopped
 
 
-def _save(model: trainer.GANTrainer, data: datasets.Dataset, run: RunFolder) -> None:
+def _batches(
+    model: trainer.GANTrainer,
+    data: datasets.Dataset | datasets.Stream,
+    settings: dict,
+    run: RunFolder,
+    world: trainer.World,
+) -> Iterator[Tensor]:
+    """What each step sees, without end, on the device. Raises Unreadable where the data cannot be read any more."""
+    batch, flip, of_rank = settings["batch"], settings["flip"], {"rank": world.rank, "ranks": world.size}
+    if isinstance(data, datasets.Dataset):
+        samples = data.samples.to(model.device)
+        while True:
+            yield datasets.draw(samples, batch, model.random, flip, **of_rank)
+    cuda = model.device.type == "cuda"
+    options = {"workers": settings["workers"], "pin": cuda, **of_rank}
+    stream = data.batches(settings["seed"], batch, model.step_number, **options)
+    with contextlib.closing(stream):
+        while True:
+            try:
+                images, problems = next(stream)
+            except (OSError, RuntimeError) as error:  # RuntimeError: of workers that keep dying
+                raise Unreadable(_one_line(error)) from error
+            run.note_unreadable(problems)
+            images = images.to(model.device, non_blocking=True)
+            yield datasets.to_unit(datasets.flipped(images, model.random, **of_rank) if flip else images)
+
+
+def _agreed(signals: list[int], world: trainer.World) -> int:
+    """The signal that one of the processes has got, or 0; all of them stop at the same step."""
+    mine = signals[0] if signals else 0
+    if world.size == 1:
+        return mine
+    flag = torch.tensor(mine, device=world.device)
+    torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MAX)
+    return int(flag)
+
+
+class Window:
+    """The numbers of the steps since they were last read, on the device, so that a step that went wrong is named though
+    the host looks at few."""
+
+    def __init__(self, model: trainer.GANTrainer):
+        self.model, self.names, self.rows = model, [], []
+
+    def add(self, values: dict[str, Tensor]) -> None:
+        self.names = list(values)
+        self.rows.append(
+            torch.stack([value.float() for value in values.values()])
+        )  # a copy: the next step writes there
+
+    def read(self) -> dict[str, float]:
+        """The last step's numbers, the mean of all processes', which must all ask. Raises TrainingDiverged, naming the
+        first step with one that is not finite."""
+        if not self.rows:
+            return {}
+        table = torch.stack(self.rows)
+        if ranks.ranks() > 1:
+            table = ranks.mean_over_ranks(table)
+        records = [dict(zip(self.names, row)) for row in table.tolist()]
+        self.rows = []
+        for i, record in enumerate(records):
+            trainer.check_finite(self.model.step_number - len(records) + 1 + i, record)
+        return records[-1]
+
+
+class Clock:
+    """Seconds of training: what was before, and what has passed since, without pauses."""
+
+    def __init__(self, before: float):
+        self.started = time.monotonic() - before
+
+    def seconds(self) -> float:
+        return time.monotonic() - self.started
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        began = time.monotonic()
+        yield
+        self.started += time.monotonic() - began
+
+
+def _save(model: trainer.GANTrainer, data: datasets.Dataset | datasets.Stream, run: RunFolder) -> None:
     """Pictures first, the checkpoint last: where it is, everything up to its step is."""
+    if not run.writes:
+        return
+    trained = [p for part in (model.generator, model.discriminator) if part is not None for p in part.parameters()]
+    if not all(p.isfinite().all() for p in trained):
+        raise trainer.TrainingDiverged(model.step_number, {"a weight": math.nan})
     if data.is_images:
         picture = pictures.image_grid(datasets.to_uint8(model.sample(GRID)))
     else:
         picture = pictures.scatter(
             datasets.to_points(model.sample(SCATTER).cpu(), data.mean, data.scale),
-            datasets.to_points(data.samples[:SCATTER], data.mean, data.scale),
+            datasets.to_points(data.some(SCATTER), data.mean, data.scale),
         )
     run.write(f"samples/step_{model.step_number:06d}.png", picture)
     if run.records:
         run.write("curves.png", pictures.curves(run.records, cross_entropy=model.objective in trainer.CROSS_ENTROPY))
+    if run.qualities:
+        run.write("quality.png", pictures.quality(run.qualities))
     model.save(run.checkpoint)
+    run.saved_step = model.step_number
 
 
-def _quality(model: trainer.GANTrainer, data: datasets.Dataset, run: RunFolder) -> str:
-    """How good the trained generator is: logged, and as one line. Of images other than digits nothing is known."""
-    if data.held_out is not None:
-        # At 8x8, whatever the run's size, so that the numbers of all runs are of one kind.
-        real, held_out = (F.adaptive_avg_pool2d(datasets.to_unit(x), 8) for x in (data.samples, data.held_out))
-        generated = F.adaptive_avg_pool2d(model.sample(len(held_out), seed=1).cpu(), 8)
-        quality = metrics.digits_report(metrics.train_digits_classifier(real, data.labels), held_out, generated)
-        line = (
-            f"coverage {quality['coverage']:.3f} (k = 5, {len(generated)} generated against as many held-out digits), "
-            f"{quality['classes']} of 10 classes, FD(digits-cnn) {quality['fd_digits_cnn']:.3f}"
-        )
-    elif not data.is_images:
-        real = data.samples[:SCATTER]
-        quality = metrics.manifold_scores(real, model.sample(len(real), seed=1).cpu())._asdict()
-        line = f"coverage {quality['coverage']:.3f} (k = 5, {len(real)} generated against as many real points)"
-    else:
-        return "done"
-    run.log({"step": model.step_number, "quality": quality})
-    return line
+def _quality(model: trainer.GANTrainer, judge: metrics.Judge, run: RunFolder, seconds: float) -> dict[str, float]:
+    """How good the averaged generator is, logged and returned. Raises TrainingDiverged where it gives no numbers."""
+    generated = model.sample(judge.count, seed=1)
+    if not generated.isfinite().all():
+        raise trainer.TrainingDiverged(model.step_number, {"a generated sample": math.nan})
+    scores = judge(generated)
+    run.log({"step": model.step_number, "seconds": round(seconds, 2), "quality": scores})
+    return scores
 
 
-def _config(args: argparse.Namespace, data: datasets.Dataset, device: torch.device) -> dict:
+def _streams(data: datasets.Dataset | datasets.Stream) -> bool:
+    return isinstance(data, datasets.Stream)
+
+
+def _config(
+    args: argparse.Namespace, data: datasets.Dataset | datasets.Stream, device: torch.device, world: trainer.World
+) -> dict:
     """All that makes the run what it is. Arguments that were not given come from the recipe for this kind of data."""
-    recipe = RECIPES[data.sample_shape[-1] if data.is_images else None]
-    settings = {name: value if getattr(args, name) is None else getattr(args, name) for name, value in recipe.items()}
-    count = len(data.samples)
+    size = data.sample_shape[-1] if data.is_images else None
+    given = {name: value for name, value in vars(args).items() if value is not None}
+    settings = recipes.settings(args.recipe, size)
+    settings |= {name: given[name] for name in settings.keys() & given.keys()}
     if args.batch is None:
-        settings["batch"] = min(settings["batch"], count)
-    elif args.batch > count:
-        raise ValueError(f"--batch: got {args.batch}, but {args.data} has {count} samples to train on")
+        settings["batch"] = min(settings["batch"], data.count)
+    elif args.batch > data.count:
+        raise ValueError(f"--batch: got {args.batch}, but {args.data} has {data.count} samples to train on")
+    if args.flip and not data.is_images:
+        raise ValueError(f"--flip: {args.data} holds points, not images")
     # Networks this small gain a fifth from a second thread where the cores are free, and become many times slower where
     # they are not, as threads wait for each other at every operation.
-    small = not data.is_images or data.sample_shape[-1] == 8
-    settings |= {
-        "objective": args.objective,
-        "size": data.sample_shape[-1] if data.is_images else None,
-        "seed": args.seed or 0,
-        "device": device.type,
-        "threads": args.threads or (1 if small else torch.get_num_threads()),
-        "save_every": args.save_every or max(100, settings["steps"] // SAVES),
+    small = not data.is_images or size == 8
+    save_every = args.save_every or max(100, settings["steps"] // SAVES)
+    defaults = {
+        "size": size,
+        "seed": 0,
+        "step": "alternating",
+        "precision": None,
+        "compile": False,
+        "capture": None,
+        "accumulate": 1,
+        "flip": False,
+        "stream": _streams(data),
+        "workers": min(8, os.cpu_count() or 1),
+        "threads": 1 if small else torch.get_num_threads(),
+        "save_every": save_every,
+        "metrics_every": save_every,
+        "metrics_samples": 2_000,
+        "inception": None,
+        "features": None,
     }
+    settings |= {name: given.get(name, value) for name, value in defaults.items()}
+    settings |= {"device": device.type, "processes": world.size}
     return {
         "settings": settings,
         "data": {
             "source": args.data,
             "name": data.name,
             "sample_shape": list(data.sample_shape),
-            "count": count,
+            "count": data.count,
             "mean": None if data.mean is None else data.mean.tolist(),
             "scale": data.scale,
             "skipped": list(data.skipped),
@@ -237,22 +392,35 @@ def _config(args: argparse.Namespace, data: datasets.Dataset, device: torch.devi
 
 def _trainer(settings: dict, sample_shape: tuple[int, ...], device: torch.device) -> trainer.GANTrainer:
     torch.manual_seed(settings["seed"])  # of the networks' first weights
-    generator, discriminator = networks.build(sample_shape, settings["latent_dim"], settings["width"])
-    names = ("latent_dim", "objective", "lr", "r1", "seed")
+    shape = {name: settings[name] for name in ("latent_dim", "width", "networks")}
+    generator, discriminator = networks.build(sample_shape, **shape)
+    if settings["objective"] == "mmd":
+        discriminator = None
+    names = (
+        *("latent_dim", "objective", "weight", "lr", "betas", "r1", "r2", "r1_every", "ema_decay", "seed"),
+        *("step", "precision", "compile", "capture", "accumulate"),
+    )
     return trainer.GANTrainer(generator, discriminator, device=device, **{name: settings[name] for name in names})
 
 
 class RunFolder:
-    """The folder of one run: config.json, metrics.jsonl, TensorBoard events, samples/, curves.png and checkpoint.pt.
+    """The folder of one run: config.json, metrics.jsonl, TensorBoard events, samples/, curves.png, quality.png and
+    checkpoint.pt.
 
     One process at a time may have it open; that is what the lock on `.lock` says, which the system lifts when the
-    process ends, however it ends. Files are replaced whole, except metrics.jsonl and the events, which grow line by
-    line."""
+    process ends, however it ends. Of processes that train together the first one has it; the others write nothing.
+    Files are replaced whole, except metrics.jsonl and the events, which grow line by line."""
 
-    def __init__(self, path: Path, config: dict | None):
+    def __init__(self, path: Path, config: dict | None, world: trainer.World):
         self.path, self.config = path, config  # the config of the run to go on with, or None
+        self.world, self.writes = world, world.writes
         self.checkpoint = path / "checkpoint.pt"
         self.records: list[dict] = []  # what was logged of the training, for the curves
+        self.qualities: list[dict] = []  # and of the quality
+        self.quality: dict | None = None  # the last one, if it is of the step where training is
+        self.seconds = 0.0  # of training, when it starts
+        self.unreadable: dict[str, int] = {}
+        self.saved_step: int | None = None
 
     @property
     def resumed(self) -> bool:
@@ -260,57 +428,49 @@ class RunFolder:
 
     @classmethod
     @contextlib.contextmanager
-    def open(cls, args: argparse.Namespace) -> Iterator[RunFolder]:
-        """The folder that --out and --resume name, locked. With --resume its settings are put into `args`.
+    def open(cls, args: argparse.Namespace, world: trainer.World) -> Iterator[RunFolder]:
+        """The folder that --out and --resume name, locked. With --resume its settings are put into `args`, as they are
+        where torchrun has started the processes anew and the run is there.
 
         Raises ValueError or OSError where it cannot be used. Leaves nothing behind if the run does not start."""
         if args.resume and args.out is None:
             raise ValueError("--resume: needs --out, the folder of the run to go on with")
-        path = Path(args.out) if args.out else _next_free(Path("runs"), args.data)
-        if args.resume and not (path / "config.json").is_file():
-            raise ValueError(f"--out: {path} holds no run to resume, expected a folder with a config.json")
-        created = [folder for folder in (path, *path.parents) if not folder.exists()]
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-            lock = open(path / ".lock", "ab")  # noqa: SIM115 (the lock is held until the run ends)
-        except OSError as error:
-            raise ValueError(f"--out: cannot write to {path}: {error.strerror}") from error
-        with lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise ValueError(f"--out: {path} is in use by another process") from error
-            run = cls(path, None)
+        if world.size > 1 and args.out is None and int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", 0)):
+            raise ValueError("--out: torchrun --max-restarts needs it, to find the run again")
+        with contextlib.ExitStack() as stack:
+            path, args.resume = _of_first(world, lambda: stack.enter_context(_locked(args, world)))
+            run = cls(path, read_config(path) if args.resume else None, world)
             if args.resume:
                 run._resume(args)
-            elif any(item.name != ".lock" for item in path.iterdir()):
-                hint = "add --resume to go on with its run, or name" if (path / "config.json").exists() else "name"
-                raise ValueError(f"--out: {path} is not empty; {hint} another folder")
-            try:
-                yield run
-            finally:
-                if not (path / "config.json").exists():  # never started
-                    with contextlib.suppress(OSError):
-                        (path / ".lock").unlink()
-                        for folder in created:
-                            folder.rmdir()
+            yield run
 
     def _resume(self, args: argparse.Namespace) -> None:
-        for leftover in (*self.path.glob(".*.tmp"), *self.path.glob("samples/.*.tmp")):  # of a process that was killed
-            leftover.unlink()
-        self.config = read_config(self.path)
-        for name, value in self.config["settings"].items():
-            given = getattr(args, name)
+        if self.writes:
+            for leftover in (*self.path.glob(".*.tmp"), *self.path.glob("samples/.*.tmp")):  # of one that was killed
+                leftover.unlink()
+        settings = self.config["settings"]
+        if settings.get("processes", 1) != self.world.size:
+            raise ValueError(
+                f"{self.path} was trained by {settings.get('processes', 1)} processes, and is to go on with "
+                f"{self.world.size}; that would not be exact"
+            )
+        for name, value in settings.items():
+            given = getattr(args, name, None)
             if given is None:
                 setattr(args, name, value)
-            elif given != value and not (name == "steps" or (name == "device" and given.split(":")[0] == value)):
+            elif given != value and not (name in FREE and (name != "device" or given.split(":")[0] == value)):
                 option = "--" + name.replace("_", "-")
                 raise ValueError(
                     f"{option}: got {given}, but {self.path} was started with {value} and goes on with that"
                 )
 
     def check_data(self, config: dict) -> None:
-        """Raises ValueError where the run to go on with was trained on other data."""
+        """Raises ValueError where the run to go on with was trained on other data, or the processes see different."""
+        if self.world.size > 1:
+            seen = [None] * self.world.size
+            torch.distributed.all_gather_object(seen, config["data"]["fingerprint"])
+            if len(set(seen)) > 1:
+                raise ValueError(f"DATA: the processes see different data in {config['data']['source']}")
         if self.resumed and self.config["data"]["fingerprint"] != config["data"]["fingerprint"]:
             before, now = self.config["data"], config["data"]
             raise ValueError(
@@ -320,6 +480,8 @@ class RunFolder:
 
     def start(self, config: dict, step: int) -> None:
         """Write the config, and bring the log back to `step`, from where training goes on."""
+        if not self.writes:
+            return
         (self.path / "samples").mkdir(exist_ok=True)
         self.write("config.json", json.dumps(config, indent=2).encode() + b"\n")
         log = self.path / "metrics.jsonl"
@@ -328,19 +490,23 @@ class RunFolder:
             for line in log.read_text(encoding="utf-8").splitlines():
                 with contextlib.suppress(ValueError):  # a last line cut short
                     record = json.loads(line)
-                    # The quality of a finished run is logged after its last checkpoint, and will be measured again.
-                    again = "quality" in record and step == config["settings"]["steps"]
-                    if record["step"] < step or (record["step"] == step and not again):
+                    if record["step"] <= step:
                         records.append(record)
-        self.records = [record for record in records if "quality" not in record]
+        for record in records:
+            self._remember(record)
+        self.seconds = records[-1].get("seconds", 0.0) if records else 0.0
+        self.quality = self.qualities[-1]["quality"] if self.qualities and self.qualities[-1]["step"] == step else None
+        if step > 0:
+            self.saved_step = step
         self.write("metrics.jsonl", b"".join(map(_line, records)))
         self.write("events.out.tfevents.fastgan", _event(None) + b"".join(map(_event, records)))
 
     def log(self, record: dict) -> None:
         """Append to metrics.jsonl and the TensorBoard events."""
+        if not self.writes:
+            return
         record = {**record, "time": round(time.time(), 3)}
-        if "quality" not in record:
-            self.records.append(record)
+        self._remember(record)
         for name, content in (("metrics.jsonl", _line(record)), ("events.out.tfevents.fastgan", _event(record))):
             try:
                 with open(self.path / name, "ab") as file:
@@ -348,8 +514,87 @@ class RunFolder:
             except OSError as error:
                 raise OSError(error.errno, f"cannot write {self.path / name}: {error.strerror}") from error
 
+    def _remember(self, record: dict) -> None:
+        if "quality" in record:
+            self.qualities.append(record)
+            self.quality = record["quality"]
+        else:
+            self.records.append(record)
+
+    def note_unreadable(self, problems: list[str]) -> None:
+        """Counts images that could not be read, for the log, and names the first few."""
+        before = self.unreadable.get("unreadable", 0)
+        for problem in problems[: max(0, 5 - before)]:
+            _say(f"passed over, as it cannot be read: {problem}")
+        if problems:
+            self.unreadable = {"unreadable": before + len(problems)}
+
+    def last_checkpoint(self) -> str:
+        if self.saved_step is None:
+            return "no checkpoint was written yet"
+        return f"the last good checkpoint is {self.checkpoint} of step {self.saved_step:,}"
+
+    def say(self, line: str) -> None:
+        if self.writes:
+            _say(line)
+
     def write(self, name: str, content: bytes) -> None:
         trainer.write_atomically(self.path / name, lambda file: file.write(content))
+
+
+@contextlib.contextmanager
+def _locked(args: argparse.Namespace, world: trainer.World) -> Iterator[tuple[Path, bool]]:
+    """The run's folder, with its lock held, and whether its run is to go on."""
+    path, resume = Path(args.out) if args.out else None, args.resume
+    if world.restarts and path is not None and (path / "config.json").is_file():
+        resume = True
+    if resume and not (path / "config.json").is_file():
+        raise ValueError(f"--out: {path} holds no run to resume, expected a folder with a config.json")
+    created = []
+    try:
+        if path is None:
+            path, created = _next_free(Path("runs"), args.data)
+        else:
+            created = [folder for folder in (path, *path.parents) if not folder.exists()]
+            path.mkdir(parents=True, exist_ok=True)
+        lock = open(path / ".lock", "ab")  # noqa: SIM115 (the lock is held until the run ends)
+    except OSError as error:
+        raise ValueError(f"--out: cannot write to {path or 'runs'}: {error.strerror}") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise ValueError(f"--out: {path} is in use by another process") from error
+        if not resume and any(item.name != ".lock" for item in path.iterdir()):
+            hint = "add --resume to go on with its run, or name" if (path / "config.json").exists() else "name"
+            raise ValueError(f"--out: {path} is not empty; {hint} another folder")
+        try:
+            yield path, resume
+        finally:
+            if not (path / "config.json").exists():  # never started
+                with contextlib.suppress(OSError):
+                    (path / ".lock").unlink()
+                    for folder in created:
+                        folder.rmdir()
+
+
+def _of_first(world: trainer.World, make: Callable[[], Any]) -> Any:
+    """What the first process makes, for all of them; where it refuses, all do, and one says why."""
+    if world.size == 1:
+        return make()
+    message: list = [None, None]
+    error = None
+    if world.writes:
+        try:
+            message = [make(), None]
+        except (ValueError, OSError) as caught:
+            error, message = caught, [None, str(caught)]
+    torch.distributed.broadcast_object_list(message, 0)
+    if error is not None:
+        raise error
+    if message[1] is not None:
+        raise SystemExit(BAD_INPUT)
+    return message[0]
 
 
 def read_config(path: Path) -> dict:
@@ -365,11 +610,17 @@ def read_config(path: Path) -> dict:
     return config
 
 
-def _next_free(parent: Path, source: str) -> Path:
-    data = Path(source).resolve()
+def _next_free(parent: Path, source: str) -> tuple[Path, list[Path]]:
+    """A new folder, made here so that no other process gets the same, and all folders that were made for it."""
+    data = Path(source.removeprefix("hub:")).resolve()
     name = (data.name if data.is_dir() else data.stem) or "data"
-    taken = {item.name for item in parent.iterdir()} if parent.is_dir() else set()
-    return next(parent / f"{name}-{n}" for n in range(1, len(taken) + 2) if f"{name}-{n}" not in taken)
+    created = [folder for folder in (parent, *parent.parents) if not folder.exists()]
+    parent.mkdir(parents=True, exist_ok=True)
+    for n in itertools.count(1):
+        with contextlib.suppress(FileExistsError):
+            (parent / f"{name}-{n}").mkdir()
+            return parent / f"{name}-{n}", [parent / f"{name}-{n}", *created]
+    raise AssertionError
 
 
 def _line(record: dict) -> bytes:
@@ -386,7 +637,7 @@ def _event(record: dict | None) -> bytes:
     if record is None:
         event = Event(wall_time=time.time(), file_version="brain.Event:2")
     else:
-        values = record.get("quality", {k: v for k, v in record.items() if k not in ("step", "time")})
+        values = record.get("quality", {k: v for k, v in record.items() if k not in ("step", "time", "seconds")})
         prefix = "quality" if "quality" in record else "train"
         scalars = [Summary.Value(tag=f"{prefix}/{name}", simple_value=value) for name, value in values.items()]
         event = Event(wall_time=record["time"], step=record["step"], summary=Summary(value=scalars))
@@ -410,7 +661,8 @@ def sample(args: argparse.Namespace) -> int:
         if not out.parent.is_dir():
             raise ValueError(f"--out: the folder {out.parent} does not exist")
         settings, data = config["settings"], config["data"]
-        generator, _ = networks.build(tuple(data["sample_shape"]), settings["latent_dim"], settings["width"])
+        shape = {name: settings.get(name) for name in ("latent_dim", "width", "networks")}
+        generator, _ = networks.build(tuple(data["sample_shape"]), **shape)
         checkpoint = trainer.read_checkpoint(path / "checkpoint.pt")
         trainer.check_same_network(path / "checkpoint.pt", "generator", generator, checkpoint["ema"])
         generator.load_state_dict(checkpoint["ema"])
@@ -457,7 +709,7 @@ class _Parser(argparse.ArgumentParser):
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="fastgan", description="Train a generative adversarial network, and sample from it.")
     parser.add_argument("--version", action="version", version=f"fastgan {fastgan.__version__}")
-    commands = parser.add_subparsers(required=True, metavar="train | sample | doctor", parser_class=_Parser)
+    commands = parser.add_subparsers(required=True, metavar="train | sample | game | doctor", parser_class=_Parser)
 
     def command(name: str, run, what: str, epilog: str) -> argparse.ArgumentParser:
         one = commands.add_parser(
@@ -467,29 +719,75 @@ def _parser() -> argparse.ArgumentParser:
         return one
 
     one = command("train", train, "Train on DATA and keep everything of it in a run folder.", TRAIN_HELP)
-    one.add_argument("data", metavar="DATA", help="digits, a folder of images, or an .npy or .npz file")
+    one.add_argument("data", metavar="DATA", help=f"{datasets.KINDS} (a data set of the Hugging Face hub)")
+    one.add_argument("--recipe", metavar="NAME", help="dcgan-r1, dcgan, r3gan or points, see below")
     one.add_argument("--steps", type=_whole(1), metavar="N", help="training steps (digits: 5,000)")
-    one.add_argument("--batch", type=_whole(1), metavar="B", help="samples a step (digits: 64)")
+    one.add_argument("--batch", type=_whole(1), metavar="B", help="samples a step, in each process (digits: 64)")
     one.add_argument("--size", type=_whole(1), metavar="S", help="side of the images: 8, 16, 32, 64 or 128 pixels")
-    one.add_argument("--objective", metavar="NAME", help="the loss: nonsaturating (default), minimax, ...")
-    one.add_argument("--lr", type=float, metavar="X", help="Adam's learning rate (digits: 0.002)")
-    one.add_argument("--r1", type=float, metavar="X", help="weight of the R1 penalty, 0 for none (digits: 0.5)")
-    one.add_argument("--latent-dim", type=_whole(1), metavar="N", help="numbers the generator starts from (digits: 32)")
-    one.add_argument("--width", type=_whole(1), metavar="N", help="channels of the finest feature map (digits: 16)")
     one.add_argument("--seed", type=_whole(0), metavar="S", help="of weights, data order and noise (default 0)")
     one.add_argument("--out", metavar="DIR", help="the run's folder (default: the next free runs/NAME-N)")
     one.add_argument("--resume", action="store_true", help="go on with the run in --out")
-    one.add_argument("--device", metavar="D", help="cpu, cuda or cuda:N (default: cuda where there is one)")
-    one.add_argument(
+    one.add_argument("--save-every", type=_whole(1), metavar="N", help="steps between checkpoints (default: a twelfth)")
+
+    what = one.add_argument_group("the loss and the networks")
+    what.add_argument("--objective", metavar="NAME", help="the loss: nonsaturating, minimax, hinge, relativistic, ...")
+    what.add_argument("--lr", type=float, metavar="X", help="Adam's learning rate (digits: 0.002)")
+    what.add_argument("--r1", type=float, metavar="X", help="weight of the R1 penalty, 0 for none (digits: 0.5)")
+    what.add_argument("--r2", type=float, metavar="X", help="weight of the R2 penalty, on generated data (digits: 0)")
+    what.add_argument("--r1-every", type=_whole(1), metavar="N", help="take them at every N-th step, N times as heavy")
+    what.add_argument(
+        "--latent-dim", type=_whole(1), metavar="N", help="numbers the generator starts from (digits: 32)"
+    )
+    what.add_argument("--width", type=_whole(1), metavar="N", help="channels of the finest feature map (digits: 16)")
+
+    how = one.add_argument_group("the step")
+    how.add_argument(
+        "--step", choices=("alternating", "one-stage"), help="one-stage: one pass through D serves both (default: no)"
+    )
+    how.add_argument(
+        "--precision",
+        choices=("float32", "bfloat16", "float16"),
+        help="of the networks' passes (default: bfloat16 on GPUs that have it)",
+    )
+    yes_no = argparse.BooleanOptionalAction
+    how.add_argument("--compile", action=yes_no, help="torch.compile both networks (default: no)")
+    how.add_argument("--capture", action=yes_no, help="the step in one CUDA graph (default: where it can be)")
+    how.add_argument("--accumulate", type=_whole(1), metavar="N", help="go through a batch in N parts, for the memory")
+    how.add_argument("--device", metavar="D", help="cpu, cuda or cuda:N (default: cuda where there is one)")
+    how.add_argument(
         "--threads", type=_whole(1), metavar="N", help="CPU threads (default: all; 1 for digits and points)"
     )
-    one.add_argument("--save-every", type=_whole(1), metavar="N", help="steps between checkpoints (default: a twelfth)")
+
+    seen = one.add_argument_group("the data")
+    seen.add_argument("--flip", action=yes_no, help="mirror every other image left to right (default: no)")
+    seen.add_argument(
+        "--stream",
+        action=yes_no,
+        help=f"read images as they are drawn (default: where they take {datasets.MEMORY_SHARE:.0%} of free memory)",
+    )
+    seen.add_argument("--workers", type=_whole(0), metavar="N", help="processes that read a stream (default: up to 8)")
+
+    good = one.add_argument_group("how good it is")
+    good.add_argument(
+        "--metrics-every",
+        type=_whole(0),
+        metavar="N",
+        help="steps between comparisons (default: --save-every; 0: last)",
+    )
+    good.add_argument("--metrics-samples", type=_whole(16), metavar="N", help="samples compared (default 2,000)")
+    good.add_argument("--inception", metavar="FILE", help="Inception's weights, for FID and KID")
+    good.add_argument("--features", metavar="FILE", help="another network, as TorchScript: uint8 images -> features")
 
     one = command("sample", sample, "Draw samples from the averaged generator of a run.", SAMPLE_HELP)
     one.add_argument("run", metavar="RUN", help="the run's folder")
     one.add_argument("--count", type=_whole(1), default=64, metavar="N", help="how many (default 64)")
     one.add_argument("--seed", type=_whole(0), default=0, metavar="S", help="the same seed gives the same samples")
     one.add_argument("--out", metavar="FILE", help="FILE.png or FILE.npz (default: RUN/samples/seed_S.png)")
+
+    from fastgan.game import command as game  # not above: it imports this module
+
+    one = command("game", game.run, "Play the game of the theory on a named target, and draw it.", game.HELP)
+    game.add_arguments(one, _whole)
 
     command("doctor", doctor, "Say what this machine has and whether the kernels are right on it.", DOCTOR_HELP)
     return parser
@@ -563,12 +861,13 @@ def _refusing() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _failing() -> Iterator[None]:
+def _failing(again: str = "") -> Iterator[None]:
     """What goes wrong inside is the machine's fault. Anything else is a bug, and shows its traceback."""
     try:
         yield
     except (OSError, MemoryError, torch.OutOfMemoryError) as error:
-        raise Failed(f"{_one_line(error)}; what was saved before stands") from error
+        how = f"; to go on: {again}" if again else ""
+        raise Failed(f"{_one_line(error)}; what was saved before stands{how}") from error
 
 
 def _one_line(error: BaseException) -> str:

@@ -1,7 +1,7 @@
 """How far a trained pair of networks is from the equilibrium, and what only looks like it.
 
-D's expected error is 1/2 where p_g = p_t, for every D. It is also 1/2 for a D that says the same of everything, whatever
-p_g. So the error stands beside a distance here, and a D that gives no gradient is called dead.
+D's expected error is 1/2 where p_g = p_t, for every D. It is also 1/2 for a D that says the same of everything,
+whatever p_g. So the error stands beside a distance here, and a D that gives no gradient is called dead.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from fastgan.functional import discriminator_value_and_grad
 from fastgan.game.densities import Density, Source, read_pair
-from fastgan.game.theory import error_rate, expected_absolute_error, game_value, jensen_shannon, total_variation
+from fastgan.game.theory import error_rate, expected_absolute_error, jensen_shannon, total_variation
 from fastgan.networks import mlp
 
 
@@ -93,8 +93,7 @@ def _some_points(p_t: Source, p_g: Source, support) -> Tensor:
     """Where the two sides have their mass; (n,) for functions of a number, (n, d) for modules and above."""
     sides = read_pair(p_t, p_g, support)
     points = [side.landmarks if isinstance(side, Density) else side.points for side in sides]
-    found = torch.cat([p[:2048] for p in points if p is not None] or [torch.linspace(-3, 3, 256).double()[:, None]])
-    return found
+    return torch.cat([p[:2048] for p in points if p is not None] or [torch.linspace(-3, 3, 256).double()[:, None]])
 
 
 # ---- modes ----------------------------------------------------------------------------------------------------------
@@ -151,8 +150,8 @@ def mode_statistics(
 
 
 class TwoSampleTest(NamedTuple):
-    """error: of a fresh D on data it was not trained on, 1/2 where it cannot tell. p_value: of an error as small as this,
-    where it guesses."""
+    """error: of a fresh D on data it was not trained on, 1/2 where it cannot tell. p_value: of an error as small as
+    this, where it guesses."""
 
     error: float
     p_value: float

@@ -1,7 +1,7 @@
-"""Integrals over boxes of one or two dimensions: Gauss-Legendre rules on cells that are halved where they are not exact.
+"""Integrals over boxes of one or two dimensions: Gauss-Legendre rules on cells, halved where they are not exact.
 
-Kinks (|p_t - p_g| where the densities cross) and jumps (the edges of a uniform density) need no special treatment: cells
-shrink towards them geometrically.
+Kinks (|p_t - p_g| where the densities cross) and jumps (the edges of a uniform density) need no special treatment:
+cells shrink towards them geometrically.
 """
 
 from __future__ import annotations

@@ -42,8 +42,8 @@ class Target(NamedTuple):
         return self.modes.to(device)[which] + self.std * noise
 
     def cells(self, x: Tensor, count: int = 32) -> Tensor:
-        """The cell of each point (N, d), of K `count` cells with weights / count of p_t each: in one dimension intervals
-        between quantiles of a mode, in two the product of 4 distances from its centre and `count` / 4 directions."""
+        """The cell of each point (N, d), of K `count` cells with weights / count of p_t each: in one dimension
+        intervals between quantiles of a mode, in two the product of 4 distances from it and `count` / 4 directions."""
         x = x.detach().double().cpu()
         offset = x[:, None] - self.modes.double()
         nearest = offset.square().sum(2).argmin(1)
@@ -68,8 +68,8 @@ class Target(NamedTuple):
 
 
 def target(name: str) -> Target:
-    """gaussian: one Gaussian. mixture: 0.4 N(-2, 0.5^2) + 0.6 N(2, 0.5^2). ring: 8 of std 0.02 on the unit circle. grid:
-    25 of std 0.05 at whole numbers, two apart. Shifted and scaled to zero mean and unit scale."""
+    """gaussian: one Gaussian. mixture: 0.4 N(-2, 0.5^2) + 0.6 N(2, 0.5^2). ring: 8 of std 0.02 on the unit circle.
+    grid: 25 of std 0.05 two apart. Shifted and scaled to zero mean and unit scale."""
     if name == "gaussian":
         return _normalised(name, torch.zeros(1, 1), 1.0)
     if name == "mixture":

@@ -35,7 +35,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from fastgan.game.densities import Density, Samples, Source, integrals, read, read_pair
+from fastgan.game.densities import Density, Samples, Source, integrals, read_pair
 
 LN2 = math.log(2)
 

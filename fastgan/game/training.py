@@ -1,7 +1,7 @@
 """The game played: a generator trained on a named target, with a discriminator or directly, and watched.
 
-What is measured beside the losses is what the theory speaks of: D's expected error, how far p_g is from p_t, and with it
-the error that the best D would have.
+What is measured beside the losses is what the theory speaks of: D's expected error, how far p_g is from p_t, and with
+it the error that the best D would have.
 """
 
 from __future__ import annotations
@@ -60,8 +60,8 @@ class Settings(NamedTuple):
 
 
 class Frame(NamedTuple):
-    """A moment of the training, for the pictures. points: (SHOWN, d) of the generator. d: D(x) on `grid_points`, or None
-    without a D."""
+    """A moment of the training, for the pictures. points: (SHOWN, d) of the generator. d: D(x) on `grid_points`, or
+    None without a D."""
 
     step: int
     points: Tensor
@@ -151,7 +151,7 @@ def measure(trainer: GANTrainer, goal: Target, random: torch.Generator, count: i
     average: of the averaged generator, which sampling uses, and not the one that D plays against."""
     x_t, x_g = goal.draw(count, random), generated(trainer, count, random, average)
     if not x_g.isfinite().all():
-        raise FloatingPointError(f"training diverged at step {trainer.step_number}: the generator gives NaN or infinity")
+        raise FloatingPointError(f"training diverged at step {trainer.step_number}: G gives NaN or infinity")
     tv, js = goal.divergences(x_g)
     modes = mode_statistics(x_g, goal.modes.to(x_g.device), goal.std, goal.weights)
     found = {

@@ -53,9 +53,9 @@ class InverseTransform(nn.Module):
 def inverse_transform(quantile: Callable[[Tensor], Tensor] | Distribution | Tensor | tuple[Tensor, Tensor]):
     """The transformation method: a random variable from its quantile function F^-1, F the distribution function.
 
-    quantile: a function of tensors in [0, 1]; a torch.distributions object with an `icdf`; a tensor (N,) of samples, for
-        their empirical distribution function (the smallest sample with at least u N samples up to it); or a pair (x, F)
-        of tensors (N,), a table of the distribution function, linear in between.
+    quantile: a function of tensors in [0, 1]; a torch.distributions object with an `icdf`; a tensor (N,) of samples,
+        for their empirical distribution function (the smallest sample with at least u N samples up to it); or a pair
+        (x, F) of tensors (N,), a table of the distribution function, linear in between.
 
     Returns an `InverseTransform`: `.sample(n, generator=...)`, `.quantile(u)`.
 
@@ -128,9 +128,9 @@ def kolmogorov_smirnov(samples: Tensor, reference: Callable[[Tensor], Tensor] | 
 
 
 def kolmogorov_smirnov_threshold(n: int, m: int | None = None, *, level: float = 0.01) -> float:
-    """What `kolmogorov_smirnov` exceeds with probability `level` where both distributions are the same: sqrt(-ln(level /
-    2) / 2) sqrt(1/n + 1/m), the limit for large samples. 0.00515 at 1 % and n = 10^5; m is the number of samples on the
-    other side, where there are any."""
+    """What `kolmogorov_smirnov` exceeds with probability `level` where both distributions are the same:
+    sqrt(-ln(level / 2) / 2) sqrt(1/n + 1/m), the limit for large samples. 0.00515 at 1 % and n =
+    10^5; m is the number of samples on the other side, where there are any."""
     if n < 1 or (m is not None and m < 1):
         raise ValueError(f"n: got {n} and {m} samples, expected at least one")
     if not 0 < level < 1:

@@ -1,0 +1,200 @@
+"""`fastgan game`: train on a named target, draw what happened, and print it beside what the mathematics says."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import math
+import platform
+import time
+from pathlib import Path
+
+import torch
+
+import fastgan
+from fastgan import cli, data, trainer
+from fastgan.game import training
+from fastgan.game.targets import NAMES
+
+HELP = """\
+targets: gaussian and mixture (two Gaussians) on a line, ring (of 8) and grid (of 25) in the plane
+
+examples:
+  fastgan game mixture                         non-saturating loss and R1, 20 to 60 seconds on one CPU core
+  fastgan game ring --direct                   no discriminator: the generator matches the target by MMD
+  fastgan game ring --objective relativistic   relativistic pairing with R1 and R2
+  fastgan game mixture --objective absolute_error --r1 0 --r2 0    the theory's own loss as written: it fails
+
+The folder then holds game.json, game.gif and game.png: p_t, p_g, the learned D and the best one, D's error against 1/2
+and (1 - TV) / 2. TV is measured over cells that p_t gives equal shares to."""
+
+
+def add_arguments(parser: argparse.ArgumentParser, whole) -> None:
+    """whole: the argument type of whole numbers from a lowest one on."""
+    parser.add_argument("pair", metavar="PAIR", help="gaussian, mixture, ring or grid")
+    parser.add_argument("--objective", metavar="NAME", help="nonsaturating (default), relativistic, minimax, mmd, ...")
+    parser.add_argument("--direct", action="store_true", help="the same as --objective mmd: no discriminator")
+    parser.add_argument("--steps", type=whole(1), metavar="N", help="training steps (3,500 on a line, 10,000 else)")
+    parser.add_argument("--seconds", type=_positive, metavar="S", help="stop after S seconds, if that comes first")
+    parser.add_argument("--batch", type=whole(1), metavar="B", help="samples a step (default 256)")
+    parser.add_argument("--lr", type=_positive, metavar="X", help="Adam's learning rate at the start (default 0.002)")
+    parser.add_argument("--r1", type=_not_negative, metavar="X", help="weight of the R1 penalty (default 0.1)")
+    parser.add_argument("--r2", type=_not_negative, metavar="X", help="of R2 (default 0.1 for relativistic, else 0)")
+    parser.add_argument("--bandwidths", type=_positives, metavar="X,Y", help="of MMD, in units of the target's scale")
+    parser.add_argument("--seed", type=whole(0), metavar="S", help="of weights, data and noise (default 0)")
+    parser.add_argument("--out", metavar="DIR", help="where results go (default: the next free runs/game-PAIR-N)")
+    parser.add_argument("--device", metavar="D", help="cpu, cuda or cuda:N (default: cpu; these networks are small)")
+    parser.add_argument("--threads", type=whole(1), default=1, metavar="N", help="CPU threads (default 1)")
+
+
+def run(args: argparse.Namespace) -> int:
+    with cli._refusing():
+        settings = _settings(args)
+        for module, package in (("PIL", "pillow"), ("matplotlib",) * 2):
+            if importlib.util.find_spec(module) is None:
+                raise ImportError(data.needs(package))
+        folder = _folder(args)
+        torch.set_num_threads(args.threads)
+        training.make_trainer(settings)  # what it refuses is refused here
+    played = _play(settings)
+    with cli._failing():
+        from fastgan.game import pictures
+
+        _write(folder / "game.json", json.dumps(_record(played), indent=2).encode() + b"\n")
+        _write(folder / "game.png", pictures.picture(played))
+        _write(folder / "game.gif", pictures.animation(played))
+    print("\n".join(_table(played)))
+    print(f"{folder}: game.png, game.gif, game.json")
+    if played.stopped:
+        cli._say(f"stopped at step {played.trainer.step_number:,} of {settings.steps:,}")
+        return cli.INTERRUPTED
+    return cli.OK
+
+
+def _settings(args: argparse.Namespace) -> training.Settings:
+    if args.pair not in NAMES:
+        raise ValueError(f"PAIR: got {args.pair}, expected one of {', '.join(NAMES)}")
+    if args.direct and args.objective not in (None, "mmd"):
+        raise ValueError(f"--direct: means --objective mmd, and --objective {args.objective} was given")
+    objective = "mmd" if args.direct else args.objective
+    if objective not in (None, "mmd"):
+        trainer.check_objective(objective)
+    if objective != "mmd" and args.bandwidths is not None:
+        raise ValueError("--bandwidths: is for --direct, which has no discriminator")
+    if objective == "mmd":
+        for name in ("r1", "r2"):
+            if getattr(args, name):
+                raise ValueError(f"--{name}: got {getattr(args, name):g}, but MMD has no discriminator to penalise")
+    device = str(cli._device(args.device or "cpu"))
+    names = ("steps", "seconds", "batch", "lr", "r1", "r2", "bandwidths", "seed")
+    return training.settings_for(args.pair, objective, device=device, **{name: getattr(args, name) for name in names})
+
+
+def _folder(args: argparse.Namespace) -> Path:
+    """The empty folder that results go into, made if it is not there."""
+    path = Path(args.out) if args.out else cli._next_free(Path("runs"), f"game-{args.pair}")
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        taken = next(path.iterdir(), None)
+    except OSError as error:
+        raise ValueError(f"--out: cannot write to {path}: {error.strerror}") from error
+    if taken is not None:
+        raise ValueError(f"--out: {path} is not empty; name another folder")
+    return path
+
+
+def _play(settings: training.Settings) -> training.Played:
+    spoke = time.monotonic()
+    bar = data.progress_bar(total=settings.steps * settings.batch)
+
+    def on_step(step: int) -> None:
+        nonlocal spoke
+        bar.update(settings.batch)
+        if bar.disable and time.monotonic() - spoke > 10:
+            spoke = time.monotonic()
+            cli._say(f"step {step:,} of {settings.steps:,}")
+
+    with cli._failing(), cli._catching_signals() as signals, bar:
+        try:
+            return training.play(settings, on_step, lambda: bool(signals))
+        except FloatingPointError as error:
+            raise cli.Failed(str(error)) from error
+
+
+def _record(played: training.Played) -> dict:
+    return {
+        "settings": played.settings._asdict(),
+        "final": played.final,
+        "stopped": played.stopped,
+        "history": played.history,
+        "versions": {"fastgan": fastgan.__version__, "torch": torch.__version__, "python": platform.python_version()},
+    }
+
+
+def _write(path: Path, content: bytes) -> None:
+    trainer.write_atomically(path, lambda file: file.write(content))
+
+
+def _table(played: training.Played) -> list[str]:
+    """Measured values beside the theory's at the equilibrium, p_g = p_t."""
+    final, goal = played.final, played.target
+    rows = []
+    if "error" in final:
+        weight_and_loss = training.LOSS_AT_EQUILIBRIUM.get(played.settings.objective)
+        rows += [
+            ("D's expected absolute error", final["error"], 0.5, ""),
+            (
+                "D's error rate",
+                final["error_rate"],
+                0.5,
+                f"the best D's for this p_g: {final['bound']:.4f}",
+            ),
+            ("D's loss", final["loss_d"], weight_and_loss and weight_and_loss[1], "over both sides in equal parts"),
+        ]
+    rows += [
+        ("a fresh D's error rate", final["fresh_error"], 0.5, "trained on half of 8,000 samples a side"),
+        ("total variation", final["total_variation"], 0.0, f"chance gives {_chance(goal):.4f}"),
+        ("Jensen-Shannon (nats)", final["jensen_shannon"], 0.0, ""),
+    ]
+    if len(goal.modes) > 1:
+        rows += [
+            ("modes covered", final["modes"], len(goal.modes), "a fifth of their share, within 3 std"),
+            ("total variation of the modes", final["modes_tv"], 0.0, ""),
+            ("share within 3 std of a mode", final["within_3_std"], 0.9973 if goal.d == 1 else 1 - math.exp(-4.5), ""),
+        ]
+    lines = [f"{'':30}{'measured':>10}{'theory':>10}"]
+    for name, measured, theory, note in rows:
+        theory = "-" if theory is None else theory if isinstance(theory, int) else f"{theory:.4f}"
+        measured = measured if isinstance(measured, int) else f"{measured:.4f}"
+        lines.append(f"{name:30}{measured:>10}{theory:>10}  {note}".rstrip())
+    if final.get("dead"):
+        lines.append("D is dead: it gives the generator no gradient, and its error of 1/2 means nothing")
+    return lines
+
+
+def _chance(goal) -> float:
+    """The total variation that as many samples of the target itself would show."""
+    return math.sqrt(32 * len(goal.modes) / (2 * math.pi * training.MEASURED))
+
+
+def _number(text: str, fits, expected: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not (math.isfinite(value) and fits(value)):
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected {expected}")
+    return value
+
+
+def _positive(text: str) -> float:
+    return _number(text, lambda value: value > 0, "a number > 0")
+
+
+def _not_negative(text: str) -> float:
+    return _number(text, lambda value: value >= 0, "a number >= 0")
+
+
+def _positives(text: str) -> tuple[float, ...]:
+    return tuple(_number(part, lambda value: value > 0, "numbers > 0 with commas between") for part in text.split(","))

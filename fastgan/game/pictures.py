@@ -1,0 +1,129 @@
+"""The game in pictures, PNG and GIF bytes: p_t, p_g, the learned D against the best one, D's error over the steps."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fastgan.data import needs
+from fastgan.game.targets import Target
+from fastgan.game.training import Frame, Played, grid_axis, grid_points
+from fastgan.pictures import _figure
+
+TRUE, GENERATED, LEARNED, BEST = "0.45", "tab:orange", "tab:blue", "black"
+COLOURS = 32  # of the animation
+SHOW_FOR, HOLD_FOR = 120, 2_000  # milliseconds a frame, and the last one
+
+
+def picture(played: Played) -> bytes:
+    """One PNG: in 1-D densities with both discriminators, in 2-D samples over the learned D and the best D beside it;
+    then D's errors over the steps against 1/2 and (1 - TV) / 2."""
+    goal, last = played.target, played.frames[-1]
+    if goal.d == 1:
+        figure, save = _figure(9.5, 3.6)
+        left, right = figure.subplots(1, 2)
+        _densities(left, goal, last)
+        left.legend(loc="upper left", fontsize=7)
+    else:
+        figure, save = _figure(12, 3.6)
+        left, middle, right = figure.subplots(1, 3)
+        _plane(left, goal, last, last.d, "samples" if last.d is None else "samples, and the learned D(x)")
+        image = _plane(middle, goal, None, best_discriminator(goal, last.points), "the best D(x) for this p_g")
+        figure.colorbar(image, ax=middle, shrink=0.8)
+        left.legend(loc="upper right", fontsize=7, markerscale=3)
+    _errors(right, played)
+    figure.suptitle(_title(played), fontsize=10)
+    return save()
+
+
+def animation(played: Played) -> bytes:
+    """A GIF of the training: what `picture` shows at its left, at each moment that was kept."""
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise ImportError(needs("pillow")) from error
+    goal, images = played.target, []
+    for frame in played.frames:
+        figure, _ = _figure(4, 3 if goal.d == 1 else 4)
+        figure.set_dpi(80)
+        axes = figure.subplots()
+        if goal.d == 1:
+            _densities(axes, goal, frame)
+        else:
+            _plane(axes, goal, frame, frame.d, "")
+        axes.set_title(f"{played.settings.objective}, step {frame.step:,}", fontsize=9)
+        figure.canvas.draw()
+        images.append(Image.fromarray(np.asarray(figure.canvas.buffer_rgba())[..., :3].copy()))
+    # One palette for all, so that what does not change costs nothing.
+    palette = images[len(images) // 2].quantize(COLOURS)
+    images = [image.quantize(palette=palette, dither=Image.Dither.NONE) for image in images]
+    out = io.BytesIO()
+    durations = [SHOW_FOR] * (len(images) - 1) + [HOLD_FOR]
+    images[0].save(out, "gif", save_all=True, append_images=images[1:], duration=durations, loop=0, optimize=True)
+    return out.getvalue()
+
+
+def best_discriminator(goal: Target, points: Tensor) -> Tensor:
+    """p_t / (p_t + p_g) on `grid_points`, NaN where neither has mass. p_g is a kernel estimate from the points; p_t is
+    smoothed with the same kernel, so that what the estimate blurs does not look like a difference."""
+    width = goal.std / 2 if goal.d > 1 else goal.std / 6
+    smooth = goal._replace(std=(goal.std**2 + width**2) ** 0.5).distribution
+    x = grid_points(goal).double()
+    p_t = smooth.log_prob(x[:, 0] if goal.d == 1 else x).exp()
+    scale = len(points) * (2 * torch.pi * width**2) ** (goal.d / 2)
+    p_g = torch.cat([(-torch.cdist(part, points.double()).square() / (2 * width**2)).exp().sum(1) / scale
+                     for part in x.split(2048)])  # fmt: skip
+    empty = p_t + p_g < 1e-3 * p_t.max()
+    return torch.where(empty, torch.nan, p_t / (p_t + p_g))
+
+
+def _densities(axes, goal: Target, frame: Frame) -> None:
+    x = grid_axis(goal)
+    axes.fill_between(x, goal.distribution.log_prob(x.double()).exp(), color=TRUE, alpha=0.35, label="p_t", linewidth=0)
+    axes.hist(frame.points[:, 0].numpy(), bins=80, range=(x[0].item(), x[-1].item()), density=True, color=GENERATED,
+              alpha=0.6, label="p_g (samples)")  # fmt: skip
+    axes.plot(x, best_discriminator(goal, frame.points), color=BEST, linewidth=1, linestyle="--", label="best D(x)")
+    if frame.d is not None:
+        axes.plot(x, frame.d, color=LEARNED, linewidth=1.5, label="learned D(x)")
+    axes.axhline(0.5, color="0.7", linewidth=0.6)
+    axes.set(xlim=(x[0], x[-1]), ylim=(0, max(1.05, 0.6 / goal.std)), xlabel="x")
+
+
+def _plane(axes, goal: Target, frame: Frame | None, d: Tensor | None, title: str):
+    axis = grid_axis(goal)
+    image, side = None, len(axis)
+    if d is not None:
+        extent = (axis[0].item(), axis[-1].item()) * 2
+        image = axes.imshow(d.reshape(side, side).T, origin="lower", extent=extent, cmap="coolwarm_r", vmin=0, vmax=1,
+                            alpha=0.8, interpolation="nearest")  # fmt: skip
+    if frame is not None:
+        modes = goal.modes
+        axes.scatter(modes[:, 0], modes[:, 1], s=60, facecolors="none", edgecolors=BEST, linewidths=0.8, label="p_t")
+        axes.scatter(frame.points[:, 0], frame.points[:, 1], s=2, color=GENERATED, linewidths=0, label="p_g (samples)")
+    axes.set(xlim=(axis[0], axis[-1]), ylim=(axis[0], axis[-1]), xticks=[], yticks=[])
+    axes.set_aspect("equal")
+    axes.set_title(title, fontsize=9)
+    return image
+
+
+def _errors(axes, played: Played) -> None:
+    step = [record["step"] for record in played.history]
+    axes.axhline(0.5, color="0.4", linestyle=":", label="1/2: D cannot tell")
+    if "error" in played.history[0]:
+        for key, label, alpha in (("error", "expected error of D", 1.0), ("error_rate", "error rate of D", 0.45)):
+            axes.plot(step, [record[key] for record in played.history], color=LEARNED, alpha=alpha, label=label)
+    bound = [record["bound"] for record in played.history]
+    axes.plot(step, bound, color=BEST, linestyle="--", linewidth=1, label="the best D's, (1 - TV) / 2")
+    axes.set(xlabel="step", ylim=(0, 0.75))
+    axes.legend(loc="lower right", fontsize=7)
+    axes.grid(alpha=0.2)
+
+
+def _title(played: Played) -> str:
+    s = played.settings
+    penalties = "".join(f" + {name.upper()} {value:g}" for name, value in (("r1", s.r1), ("r2", s.r2)) if value)
+    how = "direct: MMD, no discriminator" if s.objective == "mmd" else s.objective + penalties
+    return f"{s.pair}: {how}, {played.frames[-1].step:,} steps"
