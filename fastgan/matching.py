@@ -1,17 +1,22 @@
 """Feature matching: what a discriminator makes of generated data against what it makes of real data, layer by layer.
 
 The one loss of a GAN that is bound by memory: HiFi-GAN's has 54 pairs of maps and 123 million elements a side. Maps are
-terms like logits are, with the real map as partner: one launch for every 64 pairs, forward and again backward, which
-reads both maps and writes the gradient. Nothing of the size of a map is allocated but the gradients.
+terms like logits are, with the real map as partner: one launch for every 64 pairs, forward and again backward. There
+are three ways to go backward, by the bytes that they move for an element of float32 maps, forward and backward:
+
+    20   save="maps"       both maps are read again; nothing is allocated but the gradients
+    14   save="signs"      a sign of one byte is written, and read in place of both maps, which may be freed meanwhile
+    12   value_and_grad    the gradient is written at once: both maps are read only once, but there is no autograd node
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
-from fastgan import operators
+from fastgan import operators, signs
 from fastgan.functional import _at, _check_choice, _check_logits, _check_number, _scale
 from fastgan.operators import Terms
 from fastgan.values import ValueAndGrad
@@ -29,6 +34,7 @@ def feature_matching_loss(
     exclude_last: bool = False,
     reduce_layers: str = "sum",
     reduce_discriminators: str = "sum",
+    save: str = "maps",
 ) -> Tensor:
     """sum_k w_k mean |fake_k - real_k|^p over all maps k (Larsen et al. 2016; Wang et al. 2018, eq. 3).
 
@@ -42,18 +48,27 @@ def feature_matching_loss(
         exclude_last: leave out the last map of each list, which is the logits in many codebases.
         reduce_layers: "sum", or "mean" over the maps of each discriminator.
         reduce_discriminators: "sum", or "mean" over the discriminators.
+        save: what the backward pass finds: "maps", both sides' as they are, or "signs", for p=1: a byte for each pair
+            of elements, and no map, so that those that nothing else holds are freed. Value and gradients are the same.
+            Under a `torch.func` transform, "maps" whatever is asked for.
 
     Returns:
         0-d tensor, float32 (float64 for float64 maps), accumulated in float32 and across blocks in float64. The slope
-        of |x| at 0 is 0. Differentiable; nothing is saved but the maps.
+        of |x| at 0 is 0, and at NaN too, as in PyTorch, where the loss is NaN. Differentiable, twice and more.
 
     Raises:
         TypeError, ValueError: not tensors of one floating dtype and device, pairs of two shapes, lists of different
-            lengths, no maps, weights of the wrong length, another p; named by argument and position.
+            lengths, no maps, weights of the wrong length, another p or save, signs for p=2; named by argument and
+            position.
     """
+    _check_choice("save", save, ("maps", "signs"))
     terms = _terms(fake_maps, real_maps, weights, p, exclude_last, reduce_layers, reduce_discriminators)
     if detach_real:
         terms = terms._replace(partners=[x.detach() for x in terms.partners])
+    if save == "signs" and p == 2:
+        raise ValueError("save: got 'signs' for p=2, expected 'maps': the slope of x^2 is more than a sign")
+    if save == "signs" and not torch._C._are_functorch_transforms_active():
+        return signs.loss(terms.logits, terms.partners, terms.weights)
     return operators.value(terms)[0]
 
 

@@ -1,16 +1,18 @@
-"""Gradient penalties of the discriminator: R1, R2, WGAN-GP, DRAGAN, and R1 without a double backward.
+"""Gradient penalties: R1, R2, WGAN-GP, DRAGAN, R1 and R2 without a double backward, and the generator's path length.
 
 Each is gamma/2 or weight times the mean over a batch of something about g_i = d (sum of the logits of x_i) / d x_i, the
 gradient at a sample. The gradient comes from autograd with `create_graph=True`; the sum of its squares is one fused
 launch forward and one backward. Functions return a 0-d tensor that is added to D's loss, in float32 (float64 for
-float64 samples). A lazy schedule (Karras et al. 2020, appendix B) is k times the penalty at every k-th step.
+float64 samples). `lazy` has the weights of a schedule that leaves most steps out.
 
 Double backward goes through no compiled discriminator: `torch.compile` refuses it. `approximate_r1_penalty` takes none.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -116,6 +118,108 @@ def approximate_r1_penalty(
     logits = _sums(discriminator(torch.cat((real, torch.add(real, noise, alpha=sigma)))), 2 * len(real))
     change = (logits[len(real) :] - logits[: len(real)]) / sigma
     return criterion_loss(change, 0.0, "least_squares", weight=gamma / 2)
+
+
+def approximate_r2_penalty(
+    discriminator: Callable[[Tensor], Logits],
+    fake: Tensor,
+    gamma: float = 1.0,
+    sigma: float = 0.01,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """`approximate_r1_penalty` on generated data, of which only D learns: the R2 of R3GAN without a double backward."""
+    return approximate_r1_penalty(discriminator, fake, gamma, sigma, generator)
+
+
+class PathLength(NamedTuple):
+    """loss: 0-d, to be added to G's. mean_length: 0-d, detached, for the next call. lengths: (N,), detached."""
+
+    loss: Tensor
+    mean_length: Tensor
+    lengths: Tensor
+
+
+def path_length_penalty(
+    images: Tensor,
+    latents: Tensor,
+    mean_length: Tensor | float,
+    weight: float = 2.0,
+    decay: float = 0.01,
+    generator: torch.Generator | None = None,
+) -> PathLength:
+    """weight mean_i (|J_i^T y_i| - a)^2, y_i noise in the space of images: G's path length regularisation as StyleGAN2
+    has it (Karras et al. 2020, eq. 4).
+
+        y = N(0, I) / sqrt(H W),    |J^T y|^2 = mean over layers of the squared length of d <image, y> / d latent,
+        a = mean_length + decay (mean_i |J_i^T y_i| - mean_length), through which the gradient goes too
+
+    Args:
+        images: (N, C, H, W) what G made of `latents`, with its graph; of other images H W is the product of the
+            dimensions from the third.
+        latents: (N, D) or (N, layers, D), with requires_grad: w, the input of the synthesis network.
+        mean_length: a of the call before; 0 at first. Stays on the device: nothing is read back to the host.
+        weight: 2 in StyleGAN2. decay: how fast a moves.
+        generator: of the noise.
+
+    It takes a double backward through G, and is often left out but for every 4th or 8th step (`lazy`), on half a batch.
+
+    Raises:
+        TypeError, ValueError: not floating tensors of N samples, latents of another number of dimensions, images
+            without a graph to the latents, a weight or decay that is no number.
+    """
+    _check_samples("images", images)
+    _check_samples("latents", latents)
+    _check_number("weight", weight)
+    _check_number("decay", decay)
+    if latents.dim() not in (2, 3) or len(latents) != len(images):
+        raise ValueError(f"latents: got shape {tuple(latents.shape)}, expected ({len(images)}, D) or (.., layers, D)")
+    if not latents.requires_grad or not images.requires_grad:
+        raise ValueError(
+            "latents: got no requires_grad, or images without a graph, expected images made of the latents"
+        )
+    if isinstance(mean_length, Tensor):
+        if mean_length.dim():
+            raise ValueError(f"mean_length: got shape {tuple(mean_length.shape)}, expected a number or a 0-d tensor")
+    else:
+        _check_number("mean_length", mean_length)
+    if generator is None:
+        noise = torch.randn_like(images)
+    else:
+        noise = torch.randn(images.shape, generator=generator, device=images.device, dtype=images.dtype)
+    with torch.enable_grad():
+        # y is the gradient at the images: no product with them, no sum over them
+        noise /= math.sqrt(math.prod(images.shape[2:]))
+        (slope,) = torch.autograd.grad(images, latents, noise, create_graph=True, allow_unused=True)
+        if slope is None:
+            raise ValueError("images: got a graph without the latents in it, expected images made of the latents")
+        slope = slope.to(torch.promote_types(slope.dtype, torch.float32))
+        squares = slope.square().sum(-1)
+        lengths = (squares.mean(1) if squares.dim() > 1 else squares).sqrt()
+        mean = mean_length + decay * (lengths.mean() - mean_length)
+        loss = weight * (lengths - mean).square().mean()
+    return PathLength(loss, mean.detach(), lengths.detach())
+
+
+def lazy(step: int, every: int = 16) -> int:
+    """What to multiply a penalty by at this step: `every` at steps 0, every, 2 every, ..., and 0 at the others, so that
+    it weighs on average what it would at every step (Karras et al. 2020, appendix B; 16 there for R1, 4 or 8 for path
+    lengths). 0 means that the penalty need not be computed:
+
+        if factor := lazy(step, 16):
+            loss = loss + factor * r1_penalty(D, real, gamma)
+
+    Where the penalty gets a step of the optimizer for itself, as in StyleGAN2, c = every / (every + 1) goes into Adam:
+    learning rate c lr and betas beta^c.
+
+    Raises:
+        TypeError, ValueError: no integers, step < 0, every < 1.
+    """
+    for name, value, least in (("step", step, 0), ("every", every, 1)):
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise TypeError(f"{name}: got {type(value).__name__}, expected an integer")
+        if value < least:
+            raise ValueError(f"{name}: got {value}, expected at least {least}")
+    return 0 if step % every else every
 
 
 def _norm_penalty(discriminator, samples: Tensor, weight: float, center: float) -> Tensor:

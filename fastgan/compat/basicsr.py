@@ -8,7 +8,8 @@ One import where training starts, and one word in the YAML file:
       type: FusedGANLoss                   # instead of GANLoss; FusedMultiScaleGANLoss instead of MultiScaleGANLoss
 
 Where BasicSR is installed, this module enters both names into its LOSS_REGISTRY. By hand:
-`from fastgan.compat.basicsr import GANLoss` instead of `from basicsr.losses import GANLoss`.
+`from fastgan.compat.basicsr import GANLoss` instead of `from basicsr.losses import GANLoss`; likewise `r1_penalty` and
+`g_path_regularize`, which basicsr.losses has too.
 
 Differences: half-precision logits give a float32 loss. For `vanilla` a label outside [0, 1] is a ValueError.
 """
@@ -17,7 +18,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from fastgan import penalties
 from fastgan.compat._images import TypedGANLoss, expect_logits
+from fastgan.compat.rosinality import d_r1_loss as r1_penalty  # noqa: F401 (a name of this module)
 from fastgan.functional import Logits
 
 
@@ -65,6 +68,15 @@ class FusedGANLoss(GANLoss):
 
 class FusedMultiScaleGANLoss(MultiScaleGANLoss):
     """`MultiScaleGANLoss` under the name it has in LOSS_REGISTRY."""
+
+
+def g_path_regularize(
+    fake_img: Tensor, latents: Tensor, mean_path_length: Tensor | float, decay: float = 0.01
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(mean_i (l_i - a)^2, mean_i l_i, a): `fastgan.compat.rosinality.g_path_regularize`, whose results come in another
+    order here."""
+    loss, mean, lengths = penalties.path_length_penalty(fake_img, latents, mean_path_length, 1.0, decay)
+    return loss, lengths.mean(), mean
 
 
 def _register() -> None:

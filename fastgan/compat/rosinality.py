@@ -2,8 +2,9 @@
 
     the functions of these names in train.py  ->  from fastgan.compat.rosinality import d_logistic_loss, d_r1_loss
                                                   from fastgan.compat.rosinality import g_nonsaturating_loss
+                                                  from fastgan.compat.rosinality import g_path_regularize
 
-(delete the three definitions). `g_path_regularize` is not here: keep upstream's. Values and gradients are upstream's;
+(delete the four definitions). Values and gradients are upstream's;
 half-precision logits give float32 losses (upstream: half).
 """
 
@@ -12,7 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fastgan import functional
+from fastgan import functional, penalties
 from fastgan.compat._logits import check
 
 
@@ -44,3 +45,18 @@ def d_r1_loss(real_pred: Tensor, real_img: Tensor) -> Tensor:
     """
     (gradient,) = torch.autograd.grad(real_pred.sum(), real_img, create_graph=True)
     return gradient.flatten(1).square().sum(1).mean()
+
+
+def g_path_regularize(
+    fake_img: Tensor, latents: Tensor, mean_path_length: Tensor | float, decay: float = 0.01
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(mean_i (l_i - a)^2, a, l): path length regularisation of G, `fastgan.path_length_penalty` with a weight of 1.
+
+    fake_img: (batch, C, H, W), made of latents. latents: (batch, layers, D), with requires_grad. mean_path_length: a of
+    the step before, 0 at first; the new one is detached. The noise is upstream's for the same seed. `l` is detached
+    here: upstream logs it and no more.
+
+    Raises:
+        TypeError, ValueError: see `fastgan.path_length_penalty`.
+    """
+    return tuple(penalties.path_length_penalty(fake_img, latents, mean_path_length, 1.0, decay))

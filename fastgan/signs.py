@@ -1,0 +1,130 @@
+"""Feature matching by |x| that saves a sign of one byte an element in place of the maps, as an operator.
+
+    fastgan::matching_signs     -> L = sum_k w_k mean |fake_k - real_k|, and the signs of the differences
+    fastgan::matching_gradient  -> scale w_k / n_k sign_k for the generated maps, its negative for the real ones
+
+`fastgan.operators` is the rest of the story: how an operator is dispatched, and why there are two Functions, the second
+of which makes the first one's gradient differentiable. L has no curvature, so that only `scale` gets a gradient there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+from fastgan import closed_form, operators
+
+_library = operators._library
+_library.define("matching_signs(Tensor[] fakes, Tensor[] reals, float[] weights) -> (Tensor, Tensor[])")
+_library.define(
+    "matching_gradient(Tensor[] signs, float[] weights, ScalarType dtype, Tensor scale, bool of_fakes, bool of_reals) "
+    "-> Tensor[]"
+)
+
+
+def _backend(device: torch.device):
+    return operators._kernels() if operators.backend_for(device) == "triton" else closed_form
+
+
+def _signs(fakes, reals, weights):
+    return _backend(fakes[0].device).matching_signs(fakes, reals, weights)
+
+
+def _gradient(signs, *arguments):
+    return _backend(signs[0].device).matching_gradient(signs, *arguments)
+
+
+def _fake_signs(fakes, reals, weights):
+    dtype = torch.float64 if fakes[0].dtype == torch.float64 else torch.float32
+    signs = [torch.empty_like(closed_form._dense(x), dtype=torch.int8) for x in fakes]
+    return fakes[0].new_empty((), dtype=dtype), signs
+
+
+def _fake_gradient(signs, weights, dtype, scale, of_fakes, of_reals):
+    return [torch.empty_like(s, dtype=dtype) for _ in range(of_fakes + of_reals) for s in signs]
+
+
+for _name, _implementation, _fake in (
+    ("matching_signs", _signs, _fake_signs),
+    ("matching_gradient", _gradient, _fake_gradient),
+):
+    _library.impl(_name, _implementation, "CompositeExplicitAutograd")
+    torch.library.register_fake(f"fastgan::{_name}", _fake, lib=_library)
+
+
+class _Matching(Function):
+    """(L, *signs) of the maps, the generated ones first. No map is saved."""
+
+    @staticmethod
+    def forward(weights, *maps):
+        call = torch.ops.fastgan.matching_signs if operators._traced(maps) else _signs
+        k = len(weights)
+        loss, signs = call(maps[:k], maps[k:], weights)
+        return loss, *signs
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.weights, ctx.dtype = inputs[0], inputs[1].dtype
+        _, *signs = output
+        ctx.mark_non_differentiable(*signs)
+        ctx.save_for_backward(*signs)
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def backward(ctx, scale, *_):
+        k, needed = len(ctx.weights), ctx.needs_input_grad[1:]
+        if scale is None:
+            return (None,) * (1 + 2 * k)
+        which = [i for i in range(k) if needed[i] or needed[k + i]]
+        weights = tuple([ctx.weights[i] for i in which])
+        signs = [ctx.saved_tensors[i] for i in which]
+        sides = any(needed[:k]), any(needed[k:])
+        if torch.is_grad_enabled():  # create_graph=True
+            found = _Gradient.apply(weights, ctx.dtype, *sides, scale, *signs)
+        else:
+            call = torch.ops.fastgan.matching_gradient if operators._traced([scale, *signs]) else _gradient
+            found = call(signs, weights, ctx.dtype, scale, *sides)
+        grads, found = [None] * (2 * k), iter(found)
+        for begin, asked in zip((0, k), sides):
+            for i in which if asked else ():
+                grad = next(found)
+                grads[begin + i] = grad if needed[begin + i] else None
+        return None, *grads
+
+
+class _Gradient(Function):
+    """The gradients that `_Matching` makes of `scale`; linear in it."""
+
+    @staticmethod
+    def forward(weights, dtype, of_fakes, of_reals, scale, *signs):
+        call = torch.ops.fastgan.matching_gradient if operators._traced([scale, *signs]) else _gradient
+        return tuple(call(signs, weights, dtype, scale, of_fakes, of_reals))
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.weights, _, ctx.of_fakes, ctx.of_reals, scale, *signs = inputs
+        ctx.save_for_backward(scale, *signs)
+
+    @staticmethod
+    def backward(ctx, *grads_of_grads):
+        scale, *signs = ctx.saved_tensors
+        k, of_scale = len(signs), 0.0
+        for i, (sign, weight) in enumerate(zip(signs, ctx.weights)):
+            upstream = 0.0
+            if ctx.of_fakes:
+                upstream = upstream + closed_form.widen(grads_of_grads[i])
+            if ctx.of_reals:
+                upstream = upstream - closed_form.widen(grads_of_grads[(k if ctx.of_fakes else 0) + i])
+            of_scale = of_scale + (upstream * sign).sum() * (weight / max(sign.numel(), 1))
+        return None, None, None, None, of_scale.to(scale.dtype), *[None] * k
+
+
+def loss(fakes: Sequence[Tensor], reals: Sequence[Tensor], weights: tuple[float, ...]) -> Tensor:
+    """L, differentiable in the maps."""
+    if torch.compiler.is_compiling():
+        return _Matching.apply(weights, *fakes, *reals)[0]
+    # What `Function.apply` does when no transform is active, less its binding of the signature.
+    return super(Function, _Matching).apply(weights, *fakes, *reals)[0]
