@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 import math
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -25,12 +25,11 @@ from fastgan.criteria import CRITERIA
 
 BLOCK = 1 << 18  # logits: a few float32 buffers of this size stay in cache
 _SMALL = 1 << 17  # logits: below, calling more operators costs more than softplus
-_NATIVE_BELOW = 1 << 14  # logits: above, an own node costs less than what autograd's take in memory
 _SHORT = 1 << 13  # logits: the most that a norm in float32 adds up as exactly as promised
 _SURE = 0.1  # nats: with a mean loss below, how sure D is has to be kept as a distance from 1
 _TINY = 1 << 12  # logits: below, the operator that is slower an element is faster a call
 _WIDE = (torch.float32, torch.float64)
-_ONE = torch.ones((), device="cpu")
+_ZERO = np.zeros((), np.float32)  # NumPy takes it as it is, where a number of Python's costs it 3 us
 _kept = threading.local()
 
 
@@ -122,90 +121,6 @@ def join_sides(parts: Sequence[Tensor], split: int) -> list[Tensor]:
     return [torch.cat((real, fake)[::order]) for real, fake in zip(parts[:half], parts[half:])]
 
 
-def native(terms) -> list[Tensor] | None:
-    """The losses of one or two small tensors, by operators whose derivatives autograd knows; None for others.
-
-    A node of Python's costs autograd more than it takes to compute the gradient of a few thousand logits. Of the
-    cross-entropy with hard labels nothing is saved but the logits, as ever; else something as small as they are.
-    """
-    logits, labels, weights, criterion, _, partners, targets, masks, shift, split = terms
-    form = _NATIVE.get(criterion)
-    if form is None or len(logits) > 2 or masks or split:
-        return None
-    losses = []
-    for k, x in enumerate(logits):
-        if not 0 < x.numel() < _NATIVE_BELOW or not x.is_cpu or x.is_neg():
-            return None
-        if x.dtype not in _WIDE:
-            x = x.float()
-        if partners:
-            x = x - partners[k]
-        if shift is not None:
-            x = x - shift[k]
-        loss = form(x, _one_label(targets[k]) if targets else labels[k])
-        if loss is None:
-            return None
-        losses.append(loss if weights[k] == 1.0 else loss * _constant(weights[k], loss.dtype))
-    return losses
-
-
-def _one_label(labels: Tensor) -> float | Tensor:
-    """The number that all labels are (a tensor of ones, of zeros), or the tensor."""
-    values = labels.resolve_neg().numpy()
-    first = values.flat[0]
-    return float(first) if (values == first).all() else labels
-
-
-def _native_cross_entropy(x: Tensor, y: float | Tensor) -> Tensor | None:
-    """softplus(-x) is -softplus(x, beta=-1), which saves x and not -x. Neither value nor slope cancels."""
-    if not math.isfinite(np.add.reduce(x.detach().numpy(), axis=None)):
-        return None  # infinite logits: what `BCEWithLogitsLoss` says of them
-    if isinstance(y, Tensor):
-        return torch.lerp(F.softplus(x, 1.0, 50.0), -F.softplus(x, -1.0, 50.0), y.to(x.dtype)).mean()
-    if y == 1.0:
-        return -F.softplus(x, -1.0, 50.0).mean()
-    return F.softplus(x, 1.0, 50.0).mean() if y == 0.0 else None
-
-
-def _soft(y: float | Tensor) -> bool:
-    return isinstance(y, Tensor) or y not in (0.0, 1.0)
-
-
-def _native_hinge(x: Tensor, y: float | Tensor) -> Tensor | None:
-    return None if _soft(y) else torch.relu(1.0 - x if y else 1.0 + x).mean()
-
-
-def _native_hinge_min(x: Tensor, y: float | Tensor) -> Tensor | None:
-    if _soft(y):
-        return None
-    one = _constant(1.0, x.dtype)
-    return -torch.minimum((x if y else -x) - one, _constant(0.0, x.dtype)).mean()
-
-
-def _native_wasserstein(x: Tensor, y: float | Tensor) -> Tensor | None:
-    return None if _soft(y) else -x.mean() if y else x.mean()
-
-
-def _native_least_squares(x: Tensor, y: float | Tensor) -> Tensor:
-    # without the checks of `F.mse_loss`, which are a tenth of the time of a small loss
-    return torch._C._nn.mse_loss(x, y.to(x.dtype) if isinstance(y, Tensor) else _constant(y, x.dtype).expand_as(x), 1)
-
-
-def _native_probabilities(x: Tensor, y: float | Tensor) -> Tensor:
-    y = y.to(x.dtype) if isinstance(y, Tensor) else _constant(y, x.dtype).expand_as(x)
-    return torch._C._nn.binary_cross_entropy(x, y, None, 1)
-
-
-_NATIVE = {
-    "sigmoid_cross_entropy": _native_cross_entropy,
-    "least_squares": _native_least_squares,
-    "hinge": _native_hinge,
-    "hinge_min": _native_hinge_min,
-    "wasserstein": _native_wasserstein,
-    "cross_entropy": _native_probabilities,
-}
-
-
 def _results(rows: list[tuple[float, ...]], statistics: int, double: bool) -> tuple[Tensor, Tensor | None]:
     """(loss, terms) of numbers; through NumPy: torch.tensor of a list takes several times as long."""
     dtype = np.float64 if double else np.float32
@@ -265,7 +180,7 @@ class _List(NamedTuple):
 
 
 @functools.lru_cache(maxsize=256)
-def _constant(value: float, dtype: torch.dtype) -> Tensor:
+def constant(value: float, dtype: torch.dtype) -> Tensor:
     """0-d: an operator takes it as it is, where a number of Python's costs it 2 us to wrap."""
     with torch.inference_mode(False):  # autograd may have to save it
         return torch.full((), value, dtype=dtype, device="cpu")
@@ -275,13 +190,13 @@ def _list_differences(wide, labels):
     if not any(labels):
         return wide
     if len(set(labels)) == 1:
-        return torch._foreach_add(wide, _constant(-labels[0], wide[0].dtype))
-    return [x - _constant(y, x.dtype) if y else x for x, y in zip(wide, labels)]
+        return torch._foreach_add(wide, constant(-labels[0], wide[0].dtype))
+    return [x - constant(y, x.dtype) if y else x for x, y in zip(wide, labels)]
 
 
 def _list_hinge_gaps(wide, labels):
-    gaps = torch._foreach_mul(wide, [_constant(1.0 - 2.0 * y, wide[0].dtype) for y in labels])
-    torch._foreach_add_(gaps, _constant(1.0, wide[0].dtype))
+    gaps = torch._foreach_mul(wide, [constant(1.0 - 2.0 * y, wide[0].dtype) for y in labels])
+    torch._foreach_add_(gaps, constant(1.0, wide[0].dtype))
     return gaps
 
 
@@ -297,7 +212,7 @@ def _list_hinge_slope(gaps):
 
 def _list_hinge_min_slope(gaps):
     twice = torch._foreach_sign(gaps)
-    torch._foreach_add_(twice, _constant(1.0, gaps[0].dtype))
+    torch._foreach_add_(twice, constant(1.0, gaps[0].dtype))
     return twice
 
 
@@ -323,35 +238,103 @@ def _matching(
     of_partners: bool,
 ) -> tuple[Tensor | None, Tensor | None, list[Tensor] | None]:
     """`terms` of differences, block by block: no difference is ever as large as a map."""
-    dtype = maps[0].dtype if maps[0].dtype in _WIDE else torch.float32
-    scratch, absolute = _scratch(dtype), criterion == "absolute"
+    dtype = _wide_dtype(maps[0].dtype)
+    absolute = criterion == "absolute"
     rows, grads, partner_grads = [], [], []
     for x, other, weight, factor in zip(maps, partners, weights, factors):
-        x, other = _dense(x.detach()), other.detach()
-        if other.stride() != x.stride() or other.is_neg():
-            other = torch.empty_like(x).copy_(other)
+        x, other = _pair(x, other)
         n = x.numel()
-        grad = torch.empty_like(x) if gradient or of_partners else None
-        flats = [None if t is None else _flat(t) for t in (x, other, grad)]
+        grad = memory.empty_like(x) if gradient or of_partners else None
         total, slope = 0.0, weight * factor / n * (1.0 if absolute else 2.0) if n else 0.0
-        for begin in range(0, n, BLOCK):
-            a, b, out = flats if n <= BLOCK else [None if t is None else t[begin : begin + BLOCK] for t in flats]
-            one, two = scratch[:2] if a.numel() == BLOCK else [buffer[: a.numel()] for buffer in scratch[:2]]
-            g = out if out is not None and out.dtype == dtype else one  # where the difference goes, then its slope
-            d = torch.sub(a, b, out=g) if a.dtype == dtype else g.copy_(a).sub_(b)
+        for (a, b, out), (one, two, three) in _stretches(dtype, x, other, grad):
+            d = _difference(a, b, out if out is not None and out.dtype == dtype else one, three)
             if value:
-                total += (torch.abs(d, out=two) if absolute else torch.mul(d, d, out=two)).sum().item()
+                size = one if out is None else two  # in place, where the difference is of no more use
+                total += (torch.abs(d, out=size) if absolute else torch.mul(d, d, out=size)).sum().item()
             if out is not None:
-                g = (d.sign_() if absolute else d).mul_(slope)
+                d = (d.sign_() if absolute else d).mul_(slope)
                 if out.dtype != dtype:
-                    out.copy_(g)
+                    out.copy_(d)
         rows.append((weight * (total / n if n else math.nan), 0.0, 0.0))
         if gradient:
             grads.append(grad)
         if of_partners:
-            partner_grads.append(grad.neg())
+            partner_grads.append(torch.neg(grad, out=memory.empty_like(grad)))
     loss, table = _results(rows, statistics, dtype == torch.float64) if value else (None, None)
     return loss, table, grads + partner_grads if gradient or of_partners else None
+
+
+def matching_signs(
+    fakes: Sequence[Tensor], reals: Sequence[Tensor], weights: Sequence[float]
+) -> tuple[Tensor, list[Tensor]]:
+    """The contract of `kernels.matching_signs`."""
+    dtype = _wide_dtype(fakes[0].dtype)
+    if not fakes[0].is_cpu:
+        gaps = [widen(x.detach()) - widen(other.detach()) for x, other in zip(fakes, reals)]
+        losses = [weight * gap.abs().mean() for gap, weight in zip(gaps, weights)]
+        return torch.stack(losses).sum(), [gap.sign().to(torch.int8) for gap in gaps]
+    loss, signs = 0.0, []
+    for x, other, weight in zip(fakes, reals, weights):
+        x, other = _pair(x, other)
+        signs.append(memory.empty_like(x, torch.int8))
+        total, n = 0.0, x.numel()
+        for (a, b, out), (one, two, three) in _stretches(dtype, x, other, signs[-1]):
+            d = _difference(a, b, one, three)
+            out.copy_(torch.sign(d, out=two))
+            total += d.abs_().sum().item()
+        loss += weight * (total / n if n else math.nan)
+    return torch.from_numpy(np.array(loss, np.float64 if dtype == torch.float64 else np.float32)), signs
+
+
+def matching_gradient(
+    signs: Sequence[Tensor],
+    weights: Sequence[float],
+    dtype: torch.dtype,
+    scale: Tensor,
+    of_fakes: bool,
+    of_reals: bool,
+) -> list[Tensor]:
+    """The contract of `kernels.matching_gradient`."""
+    wide, grads = _wide_dtype(dtype), []
+    factors = _per_term(scale, len(signs), signs[0].is_cpu, 1.0)
+    for sign, weight, factor in zip(signs, weights, factors):
+        slope = weight * factor / max(sign.numel(), 1)
+        if not sign.is_cpu:
+            grads.append((sign.to(wide) * slope).to(dtype))
+            continue
+        sign = _dense(sign)
+        grads.append(memory.empty_like(sign, dtype))
+        for (s, out), (one, *_) in _stretches(wide, sign, grads[-1]):
+            g = out if dtype == wide else one
+            g.copy_(s).mul_(slope)
+            if g is not out:
+                out.copy_(g)
+    return (grads if of_fakes else []) + ([torch.neg(grad, out=memory.empty_like(grad)) for grad in grads] if of_reals else [])
+
+
+def _pair(x: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
+    """Both dense, the elements of `other` in the order in which those of x lie in memory."""
+    x, other = _dense(x.detach()), other.detach()
+    if other.stride() != x.stride() or other.is_neg():
+        other = torch.empty_like(x).copy_(other)
+    return x, other
+
+
+def _stretches(dtype: torch.dtype, *tensors: Tensor | None) -> Iterator[tuple[Sequence[Tensor | None], list[Tensor]]]:
+    """(the same stretch of each dense tensor, scratch memory of its length in `dtype`), stretch by stretch."""
+    scratch, flats = _scratch(dtype), [None if t is None else _flat(t) for t in tensors]
+    n = flats[0].numel()
+    for begin in range(0, n, BLOCK):
+        end = min(begin + BLOCK, n)
+        yield (
+            flats if n <= BLOCK else [None if t is None else t[begin:end] for t in flats],
+            scratch if end - begin == BLOCK else [buffer[: end - begin] for buffer in scratch],
+        )
+
+
+def _difference(a: Tensor, b: Tensor, out: Tensor, spare: Tensor) -> Tensor:
+    """a - b in the dtype of `out`."""
+    return torch.sub(a, b, out=out) if a.dtype == out.dtype else out.copy_(a).sub_(spare.copy_(b))
 
 
 def _per_term(of: Tensor | None, terms: int, on_cpu: bool, factor: float) -> Sequence[float | Tensor]:
@@ -380,7 +363,7 @@ def _term_on_cpu(
     if not x.is_contiguous() or x.is_neg():
         x = _dense(x)
     n = x.numel()
-    fast = _FAST.get(criterion) if mask is None and y.__class__ is float else None
+    fast = FAST.get(criterion) if mask is None and y.__class__ is float else None
     slope_weight = weight * factor / n if n else 0.0
     if fast is not None:
         mean_loss, logit_sum, non_negative, grad = fast(x, y, slope_weight, value, statistics, gradient)
@@ -458,13 +441,13 @@ def _least_squares(x: Tensor, y: float, slope_weight: float, value: bool, statis
 
 def _hinge(x: Tensor, y: float, slope_weight: float, value: bool, statistics: bool, gradient: bool, knee: float = 0.0):
     wide, s = widen(x), 2.0 * y - 1.0
-    gap = torch.add(_constant(1.0, wide.dtype), wide, alpha=-s)
+    gap = torch.add(constant(1.0, wide.dtype), wide, alpha=-s)
     n, total, grad = x.numel(), 0.0, None
     logit_sum, non_negative = _side_statistics(wide) if statistics else (None, 0)
     if value:
         total = gap.relu().sum().item()
     if gradient and knee:  # 1/2 there
-        grad = _rounded(gap.sign_().add_(_constant(1.0, wide.dtype)).mul_(-0.5 * s * slope_weight), x)
+        grad = _rounded(gap.sign_().add_(constant(1.0, wide.dtype)).mul_(-0.5 * s * slope_weight), x)
     elif gradient:
         slope = torch.tensor(-s * slope_weight, dtype=wide.dtype, device="cpu").expand_as(gap)
         grad = _rounded(torch.ops.aten.threshold_backward(slope, gap, 0.0), x)
@@ -477,13 +460,13 @@ def _wasserstein(x: Tensor, y: float, slope_weight: float, value: bool, statisti
         wide = widen(x)
         logit_sum = wide.sum().item()
         if statistics:
-            non_negative = np.count_nonzero(wide.numpy() >= 0)
+            non_negative = np.count_nonzero(wide.numpy() >= _ZERO)
     grad = torch.full_like(x, -s * slope_weight) if gradient else None
     return -s * logit_sum / n if n else math.nan, logit_sum, non_negative, grad
 
 
 def _side_statistics(wide: Tensor) -> tuple[float, int]:
-    return wide.sum().item(), np.count_nonzero(wide.numpy() >= 0)
+    return wide.sum().item(), np.count_nonzero(wide.numpy() >= _ZERO)
 
 
 def _rounded(grad: Tensor, x: Tensor) -> Tensor:
@@ -508,17 +491,17 @@ def _sigmoid_cross_entropy(x: Tensor, label: float, slope_weight: float, value: 
         z = wide.neg() if flip else wide
         if value:
             if n < _TINY:
-                softplus_sum = F.softplus(z, 1.0, 50.0).sum().item()
+                softplus_sum = torch._C._nn.softplus(z, 1.0, 50.0).sum().item()
             else:  # faster than softplus by a third, but for its cost a call
                 softplus_sum = -F.logsigmoid(wide if flip else wide.neg()).sum().item()
             logit_sum = wide.sum().item()
         if statistics:
-            non_negative = np.count_nonzero(wide.numpy() >= 0)
+            non_negative = np.count_nonzero(wide.numpy() >= _ZERO)
         if gradient:
             grad = z.sigmoid_() if flip else z.sigmoid()
             if target:
                 grad.sub_(target)
-            grad = _rounded(grad.mul_(slope_weight), x)
+            grad = _rounded(grad.mul_(constant(slope_weight, grad.dtype)), x)
     if not value:
         return 0.0, 0.0, 0, grad
     z_sum = -logit_sum if flip else logit_sum
@@ -530,7 +513,7 @@ def _sigmoid_cross_entropy(x: Tensor, label: float, slope_weight: float, value: 
 
 
 # (x, label, slope weight, value?, statistics?, gradient?) -> (mean of phi, sum of x, how many x are >= 0, gradient)
-_FAST = {
+FAST = {
     "sigmoid_cross_entropy": _sigmoid_cross_entropy,
     "least_squares": _least_squares,
     "hinge": _hinge,
@@ -545,7 +528,7 @@ def _blocks(
     """Fills `grad`, if there is one; returns the sums of softplus(z) and of x, and how many x are >= 0."""
     n, dtype = x.numel(), x.dtype if x.dtype in _WIDE else torch.float32
     in_place = grad is not None and grad.dtype == dtype
-    scratch = _scratch(dtype)
+    scratch, zero = _scratch(dtype), constant(0.0, dtype)
     if n < BLOCK:
         scratch = [buffer[:n] for buffer in scratch]
     flat_x, flat_grad = _flat(x), None if grad is None else _flat(grad)
@@ -562,12 +545,19 @@ def _blocks(
         p = out if in_place else scratch[2]
         if grad is not None:
             torch.sigmoid(torch.neg(wide, out=p) if flip else wide, out=p)
-        if value:
+        if value and grad is not None:
+            logit_sum += wide.sum().item()
+            below = torch.ge(wide, zero, out=scratch[0]) if flip else torch.lt(wide, zero, out=scratch[0])  # [z < 0]
+            if statistics:
+                count = int(below.sum().item())
+                non_negative += count if flip else below.numel() - count
+            softplus_sum += _softplus_sum(wide, torch.sub(below, p, out=below), flip, *scratch[:2])
+        elif value:
             block_sum = wide.sum().item()
-            softplus_sum += _softplus_sum(wide, None if grad is None else p, block_sum, flip, *scratch[:2])
+            softplus_sum += _softplus_sum_alone(wide, block_sum, flip, *scratch[:2])
             logit_sum += block_sum
-        if statistics:
-            non_negative += int(torch.ge(wide, _constant(0.0, dtype), out=scratch[0]).sum().item())  # ones and zeros
+            if statistics:
+                non_negative += int(torch.ge(wide, zero, out=scratch[0]).sum().item())  # ones and zeros
         if grad is not None:
             if target:
                 p.sub_(target)
@@ -587,30 +577,39 @@ def _scratch(dtype: torch.dtype) -> list[Tensor]:
     return kept[dtype]
 
 
-def _softplus_sum(x: Tensor, p: Tensor | None, x_sum: float, flip: bool, one: Tensor, two: Tensor) -> float:
-    """sum softplus(z) = sum max(z, 0) - sum log r, r = sigmoid(|z|) = max(p, 1 - p), where z = -x if flip else x and
-    p = sigmoid(z), if it is there already. x_sum: that of x. `one` and `two` are scratch of the size of x.
+def _softplus_sum(x: Tensor, r: Tensor, flip: bool, one: Tensor, two: Tensor) -> float:
+    """sum softplus(z) = sum max(z, 0) - sum log |r|, where z = -x if flip else x. r: [z < 0] - sigmoid(z), which is
+    sigmoid(|z|) but for its sign. `one` and `two` are scratch of the size of x; r may be `one`.
 
     The logarithm is taken of products of 16 r, which are between 1/2 and 1. Of r near 1 the distance from 1 is lost,
-    6e-8 a logit, and without p max(z, 0) is half of |z| + z, which may cancel. Both count only where there is no larger
-    loss beside it: there each is added up by itself."""
-    n, rest = x.numel(), x.numel() % 16
-    if p is None:
-        r = torch.abs(x, out=one)
-        size = r.sum().item()
-        positive, enough = (size - x_sum if flip else size + x_sum) / 2, max(_SURE * n, _SURE * size)
-        r.sigmoid_()
-    else:
-        positive, enough = _positive_sum(x, flip, one), _SURE * n
-        r = torch.maximum(torch.sub(_ONE, p, out=one), p, out=one)
-    total = positive - torch.prod(r[: n - rest].view(16, -1), 0, out=two[: n // 16]).log_().sum().item()
-    if rest:
-        total -= r[n - rest :].log().sum().item()
-    if not total < enough:
+    6e-8 a logit. That counts only where there is no larger loss beside it: there it is added up by itself."""
+    positive = _positive_sum(x, flip, two)
+    total = positive - _log_sum(r, two)
+    return total if not total < _SURE * x.numel() else positive + _sure_sum(x, one)
+
+
+def _softplus_sum_alone(x: Tensor, x_sum: float, flip: bool, one: Tensor, two: Tensor) -> float:
+    """`_softplus_sum` where sigmoid(z) is not there already; x_sum is the sum of x. Then sum max(z, 0) is half of
+    sum |z| + z, which may cancel: that counts only where the loss is small beside |z|."""
+    r = torch.abs(x, out=one)
+    size = r.sum().item()
+    total = (size - x_sum if flip else size + x_sum) / 2 - _log_sum(r.sigmoid_(), two)
+    if not total < max(_SURE * x.numel(), _SURE * size):
         return total
-    positive = _positive_sum(x, flip, one)
-    m = torch.abs(x, out=one).neg_().sigmoid_()  # 1 - r
-    return positive - m.neg_().log1p_().sum().item()
+    return _positive_sum(x, flip, one) + _sure_sum(x, one)
+
+
+def _log_sum(r: Tensor, scratch: Tensor) -> float:
+    """sum log |r| of numbers between 1/2 and 1 in size, or their negatives."""
+    n, rest = r.numel(), r.numel() % 16
+    products = torch.prod(r[: n - rest].view(16, -1), 0, out=scratch[: n // 16])
+    total = products.abs_().log_().sum().item()
+    return total + r[n - rest :].abs().log().sum().item() if rest else total
+
+
+def _sure_sum(x: Tensor, scratch: Tensor) -> float:
+    """-sum log sigmoid(|x|), from 1 - sigmoid(|x|), where that is small."""
+    return -torch.abs(x, out=scratch).neg_().sigmoid_().neg_().log1p_().sum().item()
 
 
 def _positive_sum(x: Tensor, flip: bool, scratch: Tensor) -> float:
@@ -618,6 +617,10 @@ def _positive_sum(x: Tensor, flip: bool, scratch: Tensor) -> float:
     if flip:
         return -torch.clamp(x, max=0.0, out=scratch).sum().item()
     return torch.clamp(x, min=0.0, out=scratch).sum().item()
+
+
+def _wide_dtype(dtype: torch.dtype) -> torch.dtype:
+    return dtype if dtype in _WIDE else torch.float32
 
 
 def widen(x: Tensor) -> Tensor:

@@ -6,14 +6,16 @@ features, its logits last). A list takes one launch, like a tensor; above 64 ten
 
 from __future__ import annotations
 
+import functools
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from numbers import Real
 
 import torch
 from torch import Tensor
 
-from fastgan import criteria, operators
+from fastgan import criteria, operators, small
+from fastgan.closed_form import widen
 from fastgan.objectives import Objective, find, mean_of
 from fastgan.operators import Terms
 from fastgan.values import ValueAndGrad
@@ -22,6 +24,7 @@ Logits = Tensor | Sequence[Tensor] | Sequence[Sequence[Tensor]]
 Label = float | Tensor | Sequence[Tensor]
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 REDUCTIONS = ("mean", "sum", "none", "sample")
+_NUMBERS = frozenset((float, int, str, type(None)))
 
 
 def discriminator_loss(
@@ -80,6 +83,11 @@ def discriminator_loss(
         ValueError: an unknown objective or reduction, a label outside its range, an empty list, lists of different
             lengths, logits of two devices or dtypes, a sparse tensor; named by argument and position.
     """
+    if reduction == "mean" and real_weights is fake_weights is None and not patch_mean and average_over == "all":
+        numbers = (objective, weight, real_label, fake_label, reduce_discriminators)
+        loss = _small_pair(real_logits, fake_logits, numbers)
+        if loss is not None:
+            return loss
     found = find(objective)
     real, fake = _both_sides(real_logits, fake_logits)
     _check_number("weight", weight)
@@ -123,6 +131,11 @@ def generator_loss(
 
     Other arguments, result and errors are those of `discriminator_loss`.
     """
+    if reduction == "mean" and fake_weights is real_logits is None and not patch_mean and average_over == "all":
+        terms = _terms_of((fake_logits,), _side_of, (objective, weight, real_label, fake_label, reduce_discriminators))
+        loss = terms and small.loss(terms[0], (fake_logits, terms[1][0]), weight=terms[2])
+        if loss is not None:
+            return loss
     terms = _generator_terms(
         *(fake_logits, objective, real_logits, weight, real_label, fake_label, fake_weights),
         *(reduce_discriminators, patch_mean, average_over, detach_average),
@@ -169,6 +182,10 @@ def discriminator_value_and_grad(
     Raises also:
         RuntimeError: under a `torch.func` transform or forward-mode AD, where `discriminator_loss` is the one to use.
     """
+    numbers = (objective, weight, real_label, fake_label, reduce_discriminators)
+    out = _small_value_and_grad((real_logits, fake_logits), _sides_of, numbers, 1, grad_scale)
+    if out is not None:
+        return out
     found = find(objective)
     real, fake = _both_sides(real_logits, fake_logits)
     _check_number("weight", weight)
@@ -211,6 +228,11 @@ def generator_value_and_grad(
             *(reduce_discriminators, False, average_over, detach_average),
         )
 
+    if real_logits is None:
+        numbers = (objective, weight, real_label, fake_label, reduce_discriminators)
+        out = _small_value_and_grad((fake_logits,), _side_of, numbers, 0, grad_scale)
+        if out is not None:
+            return out
     found, listed = find(objective), not isinstance(fake_logits, Tensor)
     fake = _listed("fake_logits", fake_logits)
     real = [] if real_logits is None else [x.detach() for x in _listed("real_logits", real_logits)]
@@ -292,6 +314,10 @@ def criterion_loss(
 
     Other arguments, result and errors are those of `discriminator_loss`.
     """
+    if reduction == "mean" and weights is None and not patch_mean and reduce_discriminators in ("sum", "mean"):
+        loss = small_loss(criterion, (logits, label), weight=weight)
+        if loss is not None:
+            return loss
     x = _listed("logits", logits)
     _check_logits(("logits", x))
     _check_choice("reduction", reduction, REDUCTIONS)
@@ -332,6 +358,10 @@ def adversarial_losses(
 
     Other arguments and the errors are those of `criterion_loss`.
     """
+    losses = small_losses(criterion, *sides) if weight == 1.0 else None
+    if losses is not None:
+        losses = torch.stack(losses)
+        return losses.sum(), losses
     named = [(f"sides[{i}]", logits, label) for i, (logits, label) in enumerate(sides)]
     return _losses_of(named, criterion, weight, reduce_discriminators)
 
@@ -348,10 +378,6 @@ def _losses_of(
     scale = float(weight) * _share(reduce_discriminators, len(tensors[0]))
     logits = [x for xs in tensors for x in xs]
     terms = Terms(logits, labels, (scale,) * len(logits), criterion, len(tensors[0]), (), targets)
-    small = operators.small_losses(terms)
-    if small is not None:
-        losses = torch.stack(small)
-        return losses.sum(), losses
     loss, rows = operators.value(terms, operators.LOSSES)
     return loss, rows[:, 0]
 
@@ -383,6 +409,92 @@ def lecam_regularizer(
 def drift_penalty(real_logits: Logits, *, weight: float = 1e-3) -> Tensor:
     """weight * mean r^2: keeps a Wasserstein D from drifting (Karras et al. 2018, appendix A.1)."""
     return criterion_loss(real_logits, 0.0, "least_squares", weight=weight)
+
+
+# The quick way of small losses on a CPU. What it does not take, and what is wrong, goes the general way.
+
+
+def small_loss(criterion: str, *sides: tuple[Tensor, float | Tensor], weight: float = 1.0) -> Tensor | None:
+    """weight * the sum over one or two (logits, label) of mean phi(logits, label), for labels 0.0 and 1.0, and tensors
+    of labels as the logits; None where it is not for `fastgan.small`."""
+    if _small(sides) and weight.__class__ is float:
+        return small.loss(criterion, *sides, weight=weight)
+    return None
+
+
+def small_losses(criterion: str, *sides: tuple[Tensor, float | Tensor]) -> list[Tensor] | None:
+    """The losses of `small_loss` one by one."""
+    return small.losses(criterion, *sides) if _small(sides) else None
+
+
+def _small(sides) -> bool:
+    for x, y in sides:
+        if y.__class__ is float:
+            if y not in (0.0, 1.0):
+                return False
+        elif not operators.plain(y) or y.requires_grad or x.__class__ is not Tensor or y.shape != x.shape:
+            return False
+    return operators.plain(*[x for x, _ in sides])
+
+
+def _terms_of(
+    logits: tuple[Tensor, ...], terms: Callable, numbers: tuple
+) -> tuple[str, tuple[float, ...], float] | None:
+    """terms(*numbers), for logits and numbers that are what they should be: no tensors, nothing `lru_cache` refuses."""
+    if operators.plain(*logits) and all(map(_NUMBERS.__contains__, map(type, numbers))):
+        return terms(*numbers)
+    return None
+
+
+def _small_pair(real: Tensor, fake: Tensor, numbers: tuple) -> Tensor | None:
+    terms = _terms_of((real, fake), _sides_of, numbers)
+    if terms is not None:
+        criterion, labels, weight = terms
+        return small.loss(criterion, (real, labels[0]), (fake, labels[1]), weight=weight)
+    if numbers[0] != "relativistic" or numbers[2] is not None or not operators.plain(real, fake):
+        return None
+    if real.shape != fake.shape or numbers[1].__class__ is not float:
+        return None
+    # phi(-x, 1) = phi(x, 0)
+    return small.loss("sigmoid_cross_entropy", (widen(fake) - widen(real), 0.0), weight=numbers[1])
+
+
+def _small_value_and_grad(logits, terms: Callable, numbers: tuple, n_real: int, grad_scale) -> ValueAndGrad | None:
+    terms = _terms_of(logits, terms, numbers)
+    if terms is None:
+        return None
+    criterion, labels, weight = terms
+    scale, factor = _scale(grad_scale, logits[0])
+    found = small.value_and_grad(
+        logits, labels, weight, criterion, n_real, factor if scale is None else factor * scale.item()
+    )
+    return None if found is None else ValueAndGrad(*found, n_real)
+
+
+@functools.lru_cache(maxsize=256, typed=True)
+def _sides_of(objective: str, weight: float, real_label, fake_label, reduce_discriminators: str):
+    """(criterion, labels, weight) of a discriminator's two terms, checked; None of one that compares them."""
+    found = find(objective)
+    _check_number("weight", weight)
+    _share(reduce_discriminators, 1)
+    if found.relation is not None:
+        return None
+    sides = (("real_label", real_label, found.real_label), ("fake_label", fake_label, found.fake_label))
+    return found.criterion, _labels(found.criterion, sides, ((None,), (None,)))[0], float(weight * found.weight)
+
+
+@functools.lru_cache(maxsize=256, typed=True)
+def _side_of(objective: str, weight: float, real_label, fake_label, reduce_discriminators: str):
+    """(criterion, label, weight) of a generator's term, checked; None of one that compares it with real data."""
+    found = find(objective)
+    _check_number("weight", weight)
+    _share(reduce_discriminators, 1)
+    if found.relation is not None:
+        return None
+    criterion = found.generator_criterion or found.criterion
+    sides = (("real_label", real_label, found.real_label), ("fake_label", fake_label, found.fake_label))
+    labels = _labels(criterion, sides, ((None,), (None,)))[0]
+    return criterion, labels[:1] if found.generator_target == "real" else labels[1:], weight * found.generator_weight
 
 
 def _both_sides(real_logits: Logits, fake_logits: Logits) -> tuple[Sequence[Tensor], Sequence[Tensor]]:

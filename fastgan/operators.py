@@ -23,11 +23,13 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import Function
 
-from fastgan import closed_form
+from fastgan import closed_form, small
 from fastgan.criteria import CRITERIA
 
 NOTHING, LOSSES, EVERYTHING = range(3)  # what `value` is to leave a row of for each term
 BACKENDS = ("triton", "torch")
+_FLOATING = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+PLAIN_BELOW = 1 << 14  # elements: above, an own node costs less than what autograd's take in memory
 chosen = os.environ.get("FASTGAN_BACKEND") or None  # read once: a look into the environment costs 2 us a call
 
 
@@ -362,16 +364,42 @@ def _batched(info, dims, tensors: Sequence[Tensor]) -> list[Tensor]:
     return [x.expand(info.batch_size, *x.shape) if dim is None else x.movedim(dim, 0) for x, dim in zip(tensors, dims)]
 
 
-def _special(tensors: Sequence[Tensor]) -> bool:
-    """Whether a loss needs the operators' own rules: forward-mode differentiation raises there."""
-    return torch.autograd.forward_ad._current_level >= 0 or _traced(tensors)
+def plain(*tensors: Tensor) -> bool:
+    """Whether `fastgan.small` may take them: contiguous CPU tensors of one floating dtype, some thousand elements each,
+    and nobody who has to see our operators. Forward-mode differentiation does: it raises there."""
+    if torch.compiler.is_compiling() or (chosen is not None and chosen != "torch"):
+        return False
+    if torch._C._len_torch_dispatch_stack() or torch._C._are_functorch_transforms_active():
+        return False
+    if torch.autograd.forward_ad._current_level >= 0:
+        return False
+    dtype = tensors[0].dtype if tensors[0].__class__ is Tensor else None
+    if dtype not in _FLOATING:
+        return False
+    for x in tensors:
+        if x.__class__ is not Tensor:
+            return False
+        if not x.is_cpu or x.dtype is not dtype or not 0 < x.numel() < PLAIN_BELOW:
+            return False
+        if not x.is_contiguous() or x.is_neg():
+            return False
+    return True
 
 
-def small_losses(terms: Terms) -> list[Tensor] | None:
-    """The loss of each term, where they are so small that autograd's own nodes are faster than ours: on a CPU."""
-    if chosen not in (None, "torch") or not terms.logits[0].is_cpu or _special(terms.logits):
+def _small_loss(terms: Terms) -> Tensor | None:
+    """The loss of one or two small terms of one weight."""
+    logits, labels, weights, criterion, _, partners, targets, masks, shift, split = terms
+    if len(logits) > 2 or masks or split or weights[0] != weights[-1] or not plain(*logits, *partners, *targets):
         return None
-    return closed_form.native(terms)
+    sides = []
+    for k, x in enumerate(logits):
+        x = closed_form.widen(x)
+        if partners:
+            x = x - partners[k]
+        if shift is not None:
+            x = x - shift[k]
+        sides.append((x, targets[k] if targets else labels[k]))
+    return small.loss(criterion, *sides, weight=weights[0])
 
 
 def value(terms: Terms, statistics: int = NOTHING) -> tuple[Tensor, Tensor | None]:
@@ -380,9 +408,9 @@ def value(terms: Terms, statistics: int = NOTHING) -> tuple[Tensor, Tensor | Non
     if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
         return _Value.apply(terms.layout(), statistics, *terms.tensors())
     if not statistics:
-        losses = small_losses(terms)
-        if losses is not None:
-            return (losses[0] if len(losses) == 1 else losses[0] + losses[1]), None
+        loss = _small_loss(terms)
+        if loss is not None:
+            return loss, None
     # What `Function.apply` does when no transform is active, less its 12 us of signature binding.
     return super(Function, _Value).apply(terms.layout(), statistics, *terms.tensors())
 

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from oracle import DTYPES, LOSS_RTOL, assert_close
 
 import fastgan
-from fastgan import closed_form, criteria, kernels, reference
+from fastgan import criteria, kernels, reference, small
 
 pytestmark = pytest.mark.usefixtures("poisoned")
 
@@ -105,11 +105,11 @@ def test_the_knee_is_that_of_the_operator(device, criterion):
             torch.testing.assert_close(grad, eager, rtol=1e-6, atol=0)
 
 
-@pytest.mark.parametrize("criterion", sorted(closed_form._NATIVE))
+@pytest.mark.parametrize("criterion", sorted(small.FORMS))
 def test_the_closed_form_of_what_is_small(monkeypatch, criterion):
     """Small losses on a CPU take PyTorch's own nodes; what larger ones take is right for small ones too."""
     monkeypatch.setattr("fastgan.operators.chosen", "torch")
-    monkeypatch.setattr("fastgan.closed_form._NATIVE_BELOW", 0)
+    monkeypatch.setattr("fastgan.operators.PLAIN_BELOW", 0)
     for label in (1.0, 0.0):
         for n in (7, 1030):
             test_criterion(torch.device("cpu"), criterion, label, n)

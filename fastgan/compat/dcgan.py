@@ -22,7 +22,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from fastgan.compat._images import expect_known, expect_logits
-from fastgan.functional import criterion_loss
+from fastgan.functional import criterion_loss, small_loss
 
 
 class _TargetLoss(nn.Module):
@@ -38,6 +38,9 @@ class _TargetLoss(nn.Module):
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         if self.reduction == "mean":
+            loss = small_loss(self._criterion, (input, target))
+            if loss is not None:
+                return loss
             expect_logits("input", input, lists=False)
         if not isinstance(input, Tensor) or not isinstance(target, Tensor):
             got = f"{type(input).__name__} and {type(target).__name__}"
