@@ -21,6 +21,7 @@ from fastgan.functional import (
 )
 from fastgan.gradients import clip_gradient_norm_, clip_gradient_value_, gradient_norm
 from fastgan.matching import feature_matching_loss, feature_matching_value_and_grad
+from fastgan.mmd import MMDValueAndGrad, mmd_loss, mmd_value_and_grad
 from fastgan.objectives import objectives
 from fastgan.penalties import (
     approximate_r1_penalty,
@@ -36,6 +37,7 @@ from fastgan.values import Statistics, ValueAndGrad
 __version__ = "0.1.0"
 __all__ = [
     "GANTrainer",
+    "MMDValueAndGrad",
     "Statistics",
     "ValueAndGrad",
     "adversarial_losses",
@@ -54,11 +56,14 @@ __all__ = [
     "feature_matching_loss",
     "feature_matching_value_and_grad",
     "game",
+    "generator_backward",
     "generator_loss",
     "generator_value_and_grad",
     "gradient_norm",
     "lecam_regularizer",
     "losses",
+    "mmd_loss",
+    "mmd_value_and_grad",
     "objectives",
     "path_length_penalty",
     "r1_penalty",
@@ -69,10 +74,10 @@ __all__ = [
 
 
 def __getattr__(name: str):
-    if name == "GANTrainer":  # training comes with it only where it is asked for
-        from fastgan.trainer import GANTrainer
+    if name in ("GANTrainer", "generator_backward"):  # training comes only where it is asked for
+        from fastgan import trainer
 
-        return GANTrainer
+        return getattr(trainer, name)
     if name in ("compat", "game"):
         import importlib
 

@@ -212,3 +212,32 @@ def feature_matching_loss(
         b = b.detach() if detach_real else b
         loss = loss + weight * (F.l1_loss(a, b) if p == 1 else F.mse_loss(a, b))
     return loss
+
+
+def mmd_loss(
+    x: Tensor,
+    y: Tensor,
+    bandwidths: Sequence[float] = (0.5, 1.0, 2.0, 4.0),
+    *,
+    kernel: str = "gaussian",
+    alpha: float = 1.0,
+    unbiased: bool = False,
+    weight: float = 1.0,
+) -> Tensor:
+    """weight * (mean k(x, x') + mean k(y, y') - 2 mean k(x, y)): three matrices of all pairs, and autograd."""
+
+    def k(a: Tensor, b: Tensor) -> Tensor:
+        distances = torch.cdist(a, b)
+        if kernel == "energy":
+            return -distances
+        squares = distances.square()
+        if kernel == "gaussian":
+            return sum(torch.exp(-squares / (2 * s**2)) for s in bandwidths)
+        return sum((1 + squares / (2 * alpha * s**2)) ** -alpha for s in bandwidths)
+
+    def within(a: Tensor) -> Tensor:
+        pairs = k(a, a)
+        n = len(a)
+        return (pairs.sum() - pairs.diagonal().sum()) / (n * (n - 1)) if unbiased else pairs.mean()
+
+    return weight * (within(x) + within(y) - 2 * k(x, y).mean())
