@@ -1,26 +1,39 @@
-"""The command line: `python -m bench {losses,lists,report,machine-code,checks,gpu}`."""
+"""The command line: `python -m bench`, and `python -m bench COMMAND`."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import os
+import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 
+from bench.suites import SUITES
+
+TOP = """Measures what fastgan does against eager PyTorch and torch.compile. Without a command: every suite that fits
+this machine, within --minutes, then tables, pictures and the tables in README.md."""
+
 EXAMPLES = """examples:
+  python -m bench                                every suite, in at most 10 minutes
+  python -m bench --quick                        do they run? shorter, with wider intervals; README.md stays as it is
   python -m bench losses                         every contender, dtype and size on the device at hand
-  python -m bench losses --quick --sizes 128     seconds instead of minutes; wider intervals
   python -m bench losses --dtypes float32 --sizes 2^18,2^22
-  python -m bench lists                          losses of HiFi-GAN, SPADE, Real-ESRGAN, ..., at their own shapes
   python -m bench lists --only hifigan-d,vits-d --no-compile
-  python -m bench report                         draw the table and picture again from the stored numbers
+  python -m bench compare HEAD~3                 this checkout against another commit, in one run, interleaved
+  python -m bench gate                           launches, bytes, operators, instructions: as the baseline has them?
+  python -m bench gate --update                  they are meant to be otherwise: write the baseline again
+  python -m bench report                         tables and pictures again, from the stored numbers
+  python -m bench report --html                  all of them on one page, report.html
+  python -m bench report --agree A.json B.json   do two runs agree within their intervals?
   python -m bench machine-code                   compile the kernels for GPUs that are not here, and check the result
   python -m bench gpu --out RESULTS              all there is to do on a GPU machine, in one command, in 9 minutes
   python -m pytest bench --benchmark-only --benchmark-enable      the same contenders under pytest-benchmark
 
-Results: bench/results/<device>/losses.json, .md and .png, and lists.json, .md and .png."""
+Results: bench/results/<device>/<suite>.json, with tables (.md) and pictures (.png) drawn from it.
+Exit codes: 0 well; 1 a suite failed, the gate found a difference, two runs disagree; 2 bad arguments."""
 
 LISTS = """Adversarial losses as public codebases have them: lists of discriminators, their shapes, their dtype, their
 reductions. Each is timed four ways, forward and backward, into the logits: the codebase's own formula in eager PyTorch,
@@ -39,6 +52,11 @@ configurations, each the loss of D, or of G where the name ends in -g:
 
 Results: bench/results/<device>/lists.json, .md and .png. The times of a busy machine are not worth keeping: lists.md
 says so where others kept the cores busy."""
+
+COMPARE = """Times this checkout, with its uncommitted changes, against another commit: two processes, one a side, take
+turns in random order, round by round, in several pairs of processes. A row is a ratio, above 1 where this checkout is
+the faster, with Student's interval over the pairs, widened so that all rows together hold at 95 %. Rows of eager
+PyTorch, the same code on both sides, show what the machine does by itself. A wrong result is named and not timed."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -82,6 +100,10 @@ def positive(text: str) -> float:
     return value
 
 
+def words(text: str) -> list[str]:
+    return text.split(",")
+
+
 def names(text: str) -> list[str]:
     known = configurations()
     for name in text.split(","):
@@ -101,45 +123,80 @@ def _wrapped(words: tuple[str, ...]) -> str:
     return textwrap.fill(", ".join(words), 110, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False)
 
 
-def _measuring(add: argparse.ArgumentParser, quick: str, unit: str) -> None:
-    """The options of a command that times."""
+def _common(add: argparse.ArgumentParser, quick: str) -> None:
     add.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda where there is one")
     add.add_argument("--quick", action="store_true", help=quick)
-    add.add_argument("--budget", type=positive, metavar="S", help=f"most seconds of timing a {unit}")
-    add.add_argument(
-        "--limit",
-        type=positive,
-        metavar="S",
-        help=f"start no further {unit.split()[0]} after so many seconds (540, GPU 400)",
-    )
     add.add_argument("--threads", type=int, choices=range(1, 257), metavar="T", help="CPU threads; default torch's")
     add.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
     add.add_argument("--commit", metavar="HASH", help="record this commit, where the checkout has no git history")
     add.add_argument("--out", type=Path, metavar="DIR", help="default bench/results/<device>, or <device>-quick")
 
 
+def _measuring(add: argparse.ArgumentParser, quick: str, unit: str) -> None:
+    """The options of a command that times."""
+    _common(add, quick)
+    add.add_argument("--budget", type=positive, metavar="S", help=f"most seconds of timing a {unit}, in all processes")
+    add.add_argument(
+        "--limit",
+        type=positive,
+        metavar="S",
+        help=f"start no further {unit.split()[0]} after so many seconds (540, GPU 400)",
+    )
+    add.add_argument(
+        "--processes",
+        type=int,
+        choices=range(1, 33),
+        metavar="P",
+        help="repeat all in so many processes: what differs between runs is then in the intervals",
+    )
+    add.add_argument("--quiet", action="store_true", help="print no table")
+
+
 def parser() -> argparse.ArgumentParser:
     formatter = argparse.RawDescriptionHelpFormatter
-    top = Parser(prog="python -m bench", description=__doc__, epilog=EXAMPLES, formatter_class=formatter)
-    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
+    top = Parser(prog="python -m bench", description=TOP, epilog=EXAMPLES, formatter_class=formatter)
+    _common(top, "shorter; does it run, not how fast is it")
+    top.add_argument("--minutes", type=positive, default=9.5, metavar="M", help="of all suites together (default 9.5)")
+    commands = top.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
 
-    add = commands.add_parser("losses", help="time the loss and its gradients against eager and torch.compile")
-    add.add_argument("--sizes", type=sizes, metavar="N,N", help="logits a side; default 1 to 2^24 (2^26 on a GPU)")
-    add.add_argument("--dtypes", type=dtypes, metavar="D,D", help="default float32,bfloat16,float16,float64")
-    _measuring(add, "few sizes and rounds: does it run, not how fast is it", "cell (dtype and size)")
+    for name, (_, _, what) in SUITES.items():
+        if name == "lists":
+            add = commands.add_parser(
+                name,
+                help=what,
+                description=LISTS,
+                epilog=LISTS_EXAMPLES.format(names=_wrapped(configurations())),
+                formatter_class=formatter,
+            )
+        else:
+            add = commands.add_parser(name, help=what)
+        if name == "losses":
+            add.add_argument("--sizes", type=sizes, metavar="N,N", help="logits a side; by default 1 to 2^24, GPU 2^28")
+            add.add_argument("--dtypes", type=dtypes, metavar="D,D", help="default float32,bfloat16,float16,float64")
+            _measuring(add, "few sizes and rounds: does it run, not how fast is it", "cell (dtype and size)")
+        else:
+            known = names if name == "lists" else words
+            add.add_argument("--only", type=known, metavar="NAME,NAME", help="these alone; an unknown name lists them")
+            _measuring(add, "few of them and few rounds: does it run, not how fast is it", "configuration")
 
-    add = commands.add_parser(
-        "lists",
-        help="time the losses of public codebases, at their own shapes, against eager and torch.compile",
-        description=LISTS,
-        epilog=LISTS_EXAMPLES.format(names=_wrapped(configurations())),
-        formatter_class=formatter,
-    )
-    add.add_argument("--only", type=names, metavar="NAME,NAME", help="these configurations, of those listed below")
-    _measuring(add, "three configurations and few rounds: does it run, not how fast is it", "configuration")
+    add = commands.add_parser("compare", help="time this checkout against another commit", description=COMPARE)
+    add.add_argument("revision", metavar="REV", help="a commit, branch or tag")
+    add.add_argument("--only", type=words, metavar="NAME,NAME", help="rows whose name has one of these in it")
+    add.add_argument("--pairs", type=int, choices=range(2, 33), default=5, metavar="P", help="of processes (default 5)")
+    add.add_argument("--seconds", type=positive, default=1.0, metavar="S", help="of timing a row and pair (default 1)")
+    add.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda where there is one")
+    add.add_argument("--threads", type=int, choices=range(1, 257), metavar="T", help="CPU threads; default torch's")
+    add.add_argument("--json", type=Path, metavar="FILE", help="write the numbers here as well")
 
-    add = commands.add_parser("report", help="table, picture and promises from a losses.json or lists.json")
-    add.add_argument("file", nargs="*", type=Path, help="default: every losses.json and lists.json in bench/results")
+    add = commands.add_parser("report", help="tables, pictures and README's tables from the stored numbers")
+    add.add_argument("file", nargs="*", type=Path, help="default: every results file in bench/results, and README.md")
+    add.add_argument("--html", nargs="?", const=Path("report.html"), type=Path, metavar="FILE", help="one page of all")
+    add.add_argument("--agree", nargs=2, type=Path, metavar=("A", "B"), help="do two runs of one suite agree?")
+    add.add_argument("--check", action="store_true", help="write nothing; exit code 1 where README.md says otherwise")
+
+    add = commands.add_parser("gate", help="compare the counts that do not vary with the committed baseline")
+    add.add_argument("--update", action="store_true", help="write the baseline again")
+    add.add_argument("--only", type=words, metavar="S,S", help="of launches, operators, instructions; default all")
 
     add = commands.add_parser("machine-code", help="compile for sm_80, sm_90, sm_100 and gfx942, and check promises")
     add.add_argument("--json", type=Path, metavar="FILE", help="write the numbers here as well")
@@ -157,8 +214,9 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str] | None = None) -> int:
+    arguments = sys.argv[1:] if arguments is None else arguments
     args = parser().parse_args(arguments)
-    if os.environ.get("TRITON_INTERPRET", "0") not in ("", "0") and args.command != "report":
+    if os.environ.get("TRITON_INTERPRET", "0") not in ("", "0") and args.command not in ("report", "gate"):
         return complain("TRITON_INTERPRET is set: unset it, the interpreter says nothing about speed or machine code")
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler's own messages
     if args.command == "gpu":
@@ -166,11 +224,15 @@ def main(arguments: list[str] | None = None) -> int:
 
         return gpu.run(args.out, quick=args.quick, minutes=args.minutes, commit=args.commit)
     if args.command == "report":
-        return report(args.file)
+        return agree(*args.agree) if args.agree else report(args.file, args.html, args.check)
     try:
         import fastgan.kernels  # noqa: F401
     except ImportError as error:
         return complain(f"{error}: install with `python -m pip install --no-build-isolation --no-deps -e .`")
+    if args.command == "gate":
+        from bench import gate
+
+        return gate.run(args.only, args.update)
     if args.command == "machine-code":
         from bench import machine_code
 
@@ -179,65 +241,173 @@ def main(arguments: list[str] | None = None) -> int:
         from bench import checks
 
         return checks.run()
-    return measure(args)
+    if getattr(args, "device", None) == "cuda":
+        import torch
+
+        if not torch.cuda.is_available():
+            return complain("--device cuda: torch sees no CUDA device here")
+    if args.command == "compare":
+        from bench import compare
+
+        return compare.run(args)
+    return every_suite(args, arguments) if args.command is None else measure(args, arguments)
 
 
-def measure(args: argparse.Namespace) -> int:
-    """`losses` and `lists`."""
+def measure(args: argparse.Namespace, arguments: list[str]) -> int:
+    """One suite."""
     import torch
 
-    from bench import environment, promises
+    from bench import environment, passes, promises, suites
 
     if args.threads:
         torch.set_num_threads(args.threads)
+    if args.command not in suites.there():
+        return complain(f"{args.command}: bench/{args.command}.py is not there")
+    suite = suites.module(args.command)
     device = args.device or environment.default_device()
-    if device == "cuda" and not torch.cuda.is_available():
-        return complain("--device cuda: torch sees no CUDA device here")
     folder = args.out or environment.folder(device, args.quick)
-    options = dict(
-        quick=args.quick,
-        budget_s=args.budget,
-        limit_s=args.limit,
-        compiled=not args.no_compile,
-        commit=args.commit,
-        out=folder / f"{args.command}.json",
-    )
-    if args.command == "lists":
-        from bench import lists as drawn
-
-        results, judge = drawn.run(device, args.only, **options), promises.lists
-    else:
-        from bench import losses
-        from bench import report as drawn
-
-        results, judge = losses.run(device, args.sizes, args.dtypes or list(losses.DTYPES), **options), promises.losses
-    drawn.write(results, folder)
-    print(drawn.markdown(results))
-    print(promises.table(judge(results)))
+    out = folder / f"{args.command}.json"
+    processes = args.processes or (1 if args.quick else min(SUITES[args.command][1], 3 if device == "cuda" else 32))
+    watch = environment.Others()
+    try:
+        if processes > 1:
+            kept = passes.inherited(arguments[1:], ("--processes", "--limit", "--out", "--budget", "--quiet"))
+            budget = args.budget or (1.5 if device == "cuda" else 2.5)
+            kept += ["--budget", f"{budget / processes:.3g}"]
+            limit = args.limit or (400 if device == "cuda" else 540)
+            results = passes.run(args.command, kept, processes, limit, out)
+        else:
+            results = suite.run(
+                device,
+                _only(args, device),
+                quick=args.quick,
+                budget_s=args.budget,
+                limit_s=args.limit,
+                compiled=not args.no_compile,
+                commit=args.commit,
+                out=out,
+            )
+    except (ValueError, RuntimeError) as error:
+        return complain(str(error)) if isinstance(error, ValueError) else fail(str(error))
+    results["environment"]["others"] = watch.share()
+    environment.write_json(out, results)
+    if not args.quiet:
+        suite.write(results, folder)
+        print(suite.markdown(results))
+        print(promises.table(suite.promises(results)))
     return 0
 
 
-def report(files: list[Path]) -> int:
-    from bench import environment, lists
-    from bench import report as bench_report
+def _only(args: argparse.Namespace, device: str) -> list[str] | None:
+    if args.command != "losses":
+        return args.only
+    if args.sizes is None and args.dtypes is None:
+        return None
+    from bench import losses
 
-    files = files or sorted([*environment.RESULTS.glob("*/losses.json"), *environment.RESULTS.glob("*/lists.json")])
+    found = losses.cells(device, args.quick)
+    dtype_names = args.dtypes or list(losses.DTYPES)
+    if args.sizes is None:
+        return [f"{dtype} {n}" for dtype, n in found if dtype in dtype_names]
+    return [f"{dtype} {n}" for dtype in dtype_names for n in args.sizes]
+
+
+def every_suite(args: argparse.Namespace, arguments: list[str]) -> int:
+    """Each in its own process with its share of the time left; what one leaves over, the next ones have."""
+    from bench import environment, passes, suites
+
+    begin, failed = time.perf_counter(), []
+    names_ = suites.there()
+    folder = args.out or environment.folder(args.device or environment.default_device(), args.quick)
+    kept = passes.inherited(arguments, ("--minutes", "--out"))
+    drawing = 5 + 3 * len(names_)  # seconds
+    for i, name in enumerate(names_):
+        left = 60 * args.minutes - drawing - (time.perf_counter() - begin)
+        limit = max(left, 1) * SUITES[name][0] / sum(SUITES[other][0] for other in names_[i:])
+        print(f"[{time.perf_counter() - begin:4.0f} s] {name} ({limit:.0f} s) ...", flush=True)
+        command = [
+            sys.executable,
+            "-m",
+            "bench",
+            name,
+            *kept,
+            "--quiet",
+            "--limit",
+            f"{limit:.1f}",
+            "--out",
+            str(folder),
+        ]
+        try:
+            done = subprocess.run(command, cwd=environment.ROOT, timeout=1.5 * limit + 30)
+            failed += [name] * (done.returncode != 0)
+        except subprocess.TimeoutExpired:
+            failed.append(name)
+            print(f"python -m bench: {name}: stopped after {1.5 * limit + 30:.0f} s", file=sys.stderr)
+    files = [folder / f"{name}.json" for name in names_ if (folder / f"{name}.json").exists()]
+    status = report(files, None, False)
+    if status == 0 and not args.quick and args.out is None:
+        status = report([], None, False)  # README.md as well
+    print(f"[{time.perf_counter() - begin:4.0f} s] done" + (f"; failed: {', '.join(failed)}" if failed else ""))
+    return 1 if failed else status
+
+
+def report(files: list[Path], html: Path | None, check: bool) -> int:
+    """Tables and pictures beside each file; without files, of all there are, and README's tables."""
+    from bench import environment, readme, suites
+
+    everything = not files
+    files = files or readme.files()
     if not files:
         return complain("no results yet: run `python -m bench losses` first")
-    for file in files:
+    for file in [] if check else files:
         try:
             results = json.loads(file.read_text(encoding="utf-8"))
-            drawn = lists if results.get("suite") == "lists" else bench_report
-            written = drawn.write(results, file.parent)
-        except (OSError, ValueError, KeyError) as error:
+            if "suites" in results:  # what `bench gpu --out` brings from another machine
+                written = readme.unpack(results)
+            else:
+                written = suites.module(suites.name_of(results)).write(results, file.parent)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             return complain(f"{file}: no results file of this benchmark ({type(error).__name__}: {error})")
         print(f"{file.parent.name}: {', '.join(path.name for path in written)}")
+    if everything or check:
+        stale = readme.rewrite(environment.ROOT / "README.md", write=not check)
+        if check:
+            print("\n".join(stale) or "README.md says what the results files say")
+            return 1 if stale else 0
+    if html is not None:
+        from bench import html as page
+
+        page.write(html)
+        print(f"{html}: {html.stat().st_size / 1e6:.1f} MB, opens by itself")
     return 0
+
+
+def agree(first: Path, second: Path) -> int:
+    from bench import passes
+
+    try:
+        found = [json.loads(file.read_text(encoding="utf-8")) for file in (first, second)]
+        apart, compared, same = passes.agree(*found)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return complain(f"--agree: no two results files of one suite ({type(error).__name__}: {error})")
+    if not compared:
+        return complain("--agree: the two files have no row in common")
+    for line in apart:
+        print(f"outside: {line}")
+    inside = f"{compared - len(apart)} of {compared} rows within their intervals"
+    by_chance = f"up to {passes.most_by_chance(compared)} may be outside by chance"
+    print(f"The two runs {'agree' if same else 'do not agree'}: {inside}; {by_chance}.")
+    return 0 if same else 1
 
 
 def complain(message: str) -> int:
     print(f"python -m bench: {message}", file=sys.stderr)
     return 2
+
+
+def fail(message: str) -> int:
+    complain(message)
+    return 1
 
 
 if __name__ == "__main__":

@@ -21,12 +21,15 @@ LOSS_SCALE = 2.0**15  # what float16 training multiplies in, so that a gradient 
 
 @dataclass(frozen=True)
 class Contender:
-    """ours: held to half a unit in the last place and 5e-6, per element. Others: to 4 eps of the largest gradient."""
+    """ours: held to half a unit in the last place and 5e-6, per element. Others: to 4 eps of the largest gradient.
+    on: the kind of device that it needs, if any."""
 
     name: str
     what: str
     make: Callable[[Tensor | None], Step]
     ours: bool = False
+    compiled: bool = False
+    on: str | None = None
 
 
 def softplus_loss(real: Tensor, fake: Tensor) -> Tensor:
@@ -61,6 +64,44 @@ def _compiled(scale: Tensor | None) -> Step:
     return _forward_backward(torch.compile(softplus_loss, dynamic=False), scale)
 
 
+def _compiled_graphs(scale: Tensor | None) -> Step:
+    torch._dynamo.reset()
+    step = _forward_backward(torch.compile(softplus_loss, dynamic=False, mode="reduce-overhead"), scale)
+
+    def marked(real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        torch.compiler.cudagraph_mark_step_begin()  # the results of the last call are given up
+        return step(real, fake)
+
+    return marked
+
+
+def _graphed(scale: Tensor | None) -> Step:
+    """One CUDA graph for each pair of buffers, captured at its first call. Its results lie in the graph's memory."""
+    step, graphs = _eager(scale), {}
+
+    def capture(real: Tensor, fake: Tensor):
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(3):
+                step(real, fake)
+        torch.cuda.current_stream().wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            result = step(real, fake)
+        return graph, result
+
+    def replay(real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        key = real.data_ptr(), fake.data_ptr()
+        if key not in graphs:
+            graphs[key] = capture(real, fake)
+        graph, result = graphs[key]
+        graph.replay()
+        return result
+
+    return replay
+
+
 def _drop_in(scale: Tensor | None) -> Step:
     import fastgan
 
@@ -80,7 +121,20 @@ def _value_and_grad(scale: Tensor | None) -> Step:
 CONTENDERS = (
     Contender("eager", "BCEWithLogitsLoss against ones and zeros, as GAN code writes it (fastgan.reference)", _eager),
     Contender("eager softplus", "mean softplus(-real) + mean softplus(fake)", _softplus),
-    Contender("torch.compile", "the softplus form, compiled for each size (dynamic=False)", _compiled),
+    Contender(
+        "eager, CUDA graph",
+        "eager's forward and backward captured once and replayed: the step around it must be captured too",
+        _graphed,
+        on="cuda",
+    ),
+    Contender("torch.compile", "the softplus form, compiled for each size (dynamic=False)", _compiled, compiled=True),
+    Contender(
+        "reduce-overhead",
+        'the same, compiled with mode="reduce-overhead": its CUDA graphs',
+        _compiled_graphs,
+        compiled=True,
+        on="cuda",
+    ),
     Contender("drop-in", "fastgan.discriminator_loss and backward", _drop_in, ours=True),
     Contender("value_and_grad", "fastgan.discriminator_value_and_grad", _value_and_grad, ours=True),
 )

@@ -9,6 +9,7 @@ import platform
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -71,6 +72,31 @@ def describe(device: str, commit: str | None = None) -> dict:
         header["multiprocessors"] = properties.multi_processor_count
         header["l2_bytes"] = getattr(properties, "L2_cache_size", 0)
     return header
+
+
+class Others:
+    """How much of the cores' time other programs took since this was made: what busy machines do to a measurement."""
+
+    def __init__(self):
+        self.begin = self._now()
+
+    @staticmethod
+    def _now() -> tuple[float, float, float] | None:
+        try:
+            line = Path("/proc/stat").read_text().splitlines()[0].split()
+        except OSError:
+            return None
+        user, nice, system, _, _, irq, softirq, steal = map(int, line[1:9])
+        busy = (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
+        return time.perf_counter(), busy, sum(os.times()[:4])
+
+    def share(self) -> float | None:
+        """0 on a machine of our own; None where /proc does not tell."""
+        end = self._now()
+        if self.begin is None or end is None:
+            return None
+        wall, busy, own = (b - a for a, b in zip(self.begin, end))
+        return round(min(1.0, max(0.0, busy - own) / (max(wall, 1e-3) * (os.cpu_count() or 1))), 3)
 
 
 def shown_command(arguments: list[str]) -> str:

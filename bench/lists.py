@@ -21,11 +21,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import fastgan
-from bench import environment, promises, report
+from bench import environment, report
 from bench.contenders import DTYPES, LOSS_SCALE, _ulp
 from bench.losses import COMPILE, _one_line
 from bench.measure import interval, machine, poison, ratio, sample_rounds
 from bench.progress import progress
+from bench.promises import lists as promises
 from bench.promises import times
 from fastgan.compat import (
     audiocraft,
@@ -554,18 +555,25 @@ def forward_backward(parts: Parts, scale: Tensor | None) -> Step:
     return step
 
 
-def _steps(configuration: Configuration, like: Tensor, scale: Tensor | None) -> dict[str, Callable[[], Step]]:
+def program_of(configuration: Configuration, like: Tensor, dynamic: bool | None = None) -> Loss:
+    """Both sides in one compiled function."""
+    torch._dynamo.reset()  # one specialised program a configuration
+    parts = (configuration.plain or configuration.eager)(like)
+
+    def whole(*sides):
+        return functools.reduce(operator.add, [part(*sides) for part in parts])
+
+    return torch.compile(whole, dynamic=dynamic)
+
+
+def _steps(
+    configuration: Configuration, like: Tensor, scale: Tensor | None, program: Callable[[Tensor], Loss] | None = None
+) -> dict[str, Callable[[], Step]]:
     """How to make each contender that the configuration has."""
     c = configuration
 
     def compiled() -> Step:
-        torch._dynamo.reset()  # one specialised program a configuration
-        parts = (c.plain or c.eager)(like)
-
-        def whole(*sides):
-            return functools.reduce(operator.add, [part(*sides) for part in parts])
-
-        return forward_backward([torch.compile(whole)], scale)
+        return forward_backward([program(like) if program else program_of(c, like)], scale)
 
     def direct() -> Step:
         def step(batch: Batch) -> tuple[tuple[Tensor], tuple[Tensor, ...]]:
@@ -635,7 +643,8 @@ def waits(call: Callable[[int], object]) -> int:
 
 def run(
     device: str,
-    names: Sequence[str] | None = None,
+    only: Sequence[str] | None = None,
+    *,
     quick: bool = False,
     budget_s: float | None = None,
     limit_s: float | None = None,
@@ -645,10 +654,10 @@ def run(
     configurations: Sequence[Configuration] = CONFIGURATIONS,
 ) -> dict:
     """The results, as they stand in lists.json. `out` is written after every configuration, so that a stopped run is
-    kept. names: of the configurations; all of them, or with `quick` a few, by default."""
-    if names is None:
-        names = [c.name for c in configurations if not quick or c.name in QUICK]
-    unknown = set(names) - {c.name for c in configurations}
+    kept. only: names of configurations; all of them, or with `quick` a few, by default."""
+    if only is None:
+        only = [c.name for c in configurations if not quick or c.name in QUICK]
+    unknown = set(only) - {c.name for c in configurations}
     if unknown:
         known = ", ".join(c.name for c in configurations)
         raise ValueError(f"configuration {sorted(unknown)[0]!r}: expected one of {known}")
@@ -666,7 +675,7 @@ def run(
         "skipped": [],
     }
     begin = time.perf_counter()
-    bar = progress([c for c in configurations if c.name in names], "lists")
+    bar = progress([c for c in configurations if c.name in only], "lists")
     for configuration in bar:
         if time.perf_counter() - begin > limit_s:
             why = f"the run's limit of {limit_s:g} s was reached"
@@ -682,8 +691,16 @@ def run(
     return results
 
 
-def cell(device: str, configuration: Configuration, quick: bool, budget_s: float, compiled: bool = True) -> dict:
-    """One configuration: the gate, then times in interleaved rounds, then what each call launches and allocates."""
+def cell(
+    device: str,
+    configuration: Configuration,
+    quick: bool,
+    budget_s: float,
+    compiled: bool = True,
+    program: Callable[[Tensor], Loss] | None = None,
+) -> dict:
+    """One configuration: the gate, then times in interleaved rounds, then what each call launches and allocates.
+    program: like -> the compiled loss, where it is not to be compiled anew."""
     host, dtype = machine(device, quick), DTYPES[configuration.dtype]
     scale_value = LOSS_SCALE if configuration.dtype == "float16" else 1.0
     scale = torch.tensor(scale_value, device=device) if configuration.dtype == "float16" else None
@@ -694,7 +711,7 @@ def cell(device: str, configuration: Configuration, quick: bool, budget_s: float
     batches = [draw(configuration, device, generator) for _ in range(sets)]
     expected = exact(configuration, batches[0], scale_value)
     rows, calls = {}, {}
-    for name, make in _steps(configuration, batches[0].tensors[0], scale).items():
+    for name, make in _steps(configuration, batches[0].tensors[0], scale, program).items():
         row = rows[name] = {"contender": name}
         if name == COMPILE and not compiled:
             row["error"] = "left out with --no-compile"
@@ -802,7 +819,7 @@ def _shapes(cell: dict) -> str:
 def markdown(results: dict) -> str:
     cuda, kinds = results["device_type"] == "cuda", _kinds(results)
     lines = [
-        *report.header("Adversarial losses of public codebases", results, promises.lists(results)),
+        *report.header("Adversarial losses of public codebases", results, promises(results)),
         "## Times",
         "",
         HOW_TO_READ + (ON_A_GPU if cuda else ON_A_CPU),
@@ -816,15 +833,7 @@ def markdown(results: dict) -> str:
         for row in cell["rows"]:
             lines.append(f"| {' | '.join(_line(cell, row, kinds, len(head)))} |")
     lines += ["", "## Where fastgan is the slower one", ""]
-    slower = [
-        f"* {cell['title']}: {row['contender']} at {times(row[f'{kind}_{column}'])} of {other}'s {kind} speed"
-        for cell in results["cells"]
-        for row in cell["rows"]
-        for kind in kinds
-        for column, other in (("speedup", "eager"), ("against_compile", COMPILE))
-        if row["contender"] in OURS and row.get(f"{kind}_{column}", {"median": 1})["median"] < 1
-    ]
-    lines += slower or ["Nowhere in this run."]
+    lines += report.slower(results, lambda cell: cell["title"], OURS) or ["Nowhere in this run."]
     lines += ["", "## Configurations", "", "| name | codebase and setting | logits a side | dtype | what it is |"]
     lines += ["|---|---|---|---|---|"]
     for cell in results["cells"]:
@@ -833,6 +842,22 @@ def markdown(results: dict) -> str:
     for skipped in results["skipped"]:
         lines += ["", f"Not measured: {skipped['name']}: {skipped['why']}."]
     return "\n".join(lines) + "\n"
+
+
+def summary(results: dict) -> str:
+    """README's table: speed against eager, a line a configuration; below 1 is slower."""
+    kind = _kinds(results)[-1]
+    names = [COMPILE, DROP_IN, DIRECT]
+    lines = [f"| {kind} speed, eager = 1 | eager µs | {' | '.join(names)} |", "|---|---|" + "---|" * len(names)]
+    for cell in results["cells"]:
+        rows = {row["contender"]: row for row in cell["rows"] if "error" not in row}
+        eager = rows.get(EAGER, {}).get(f"{kind}_us")
+        shown = ["" if eager is None else report.microseconds(eager["median"])]
+        for name in names:
+            value = rows.get(name, {}).get(f"{kind}_speedup")
+            shown.append("" if value is None else times(value))
+        lines.append(f"| {cell['title']} | {' | '.join(shown)} |")
+    return "\n".join(lines)
 
 
 def _line(cell: dict, row: dict, kinds: tuple[str, ...], width: int) -> list[str]:
@@ -914,8 +939,4 @@ def picture(results: dict, path: Path) -> None:
         f"torch {env['torch']}, triton {env['triton']}, commit {(env['commit'] or 'unknown')[:12]}, {env['date']}",
         fontsize=10,
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.stem}.part.png")
-    figure.savefig(part, dpi=130)
-    plt.close(figure)
-    part.replace(path)
+    report.save(figure, path)

@@ -163,6 +163,14 @@ def _gate(results: dict) -> Promise:
     return what, f"{len(ours) - len(failed)} of {len(ours)} cells", "met" if ours and not failed else "not met"
 
 
+def all_right(results: dict, ours: tuple[str, ...]) -> Promise:
+    """That every row of ours passed the gate."""
+    rows = [row for cell in results["cells"] for row in cell["rows"] if row["contender"] in ours]
+    right = sum("error" not in row for row in rows)
+    what = "every fastgan result right, per element, against float64"
+    return what, f"{right} of {len(rows)} rows", "met" if rows and right == len(rows) else "not met"
+
+
 def table(promises: list[Promise]) -> str:
     lines = ["| promise | measured | |", "|---|---|---|"]
     return "\n".join(lines + [f"| {what} | {measured} | **{verdict}** |" for what, measured, verdict in promises])

@@ -1,0 +1,269 @@
+"""`python -m bench compare REV`: this checkout against another commit, in one run, interleaved.
+
+Both sides are copies in a temporary folder, each with its own fastgan and kernels and with this checkout's bench: what
+differs is what is measured. A pair of processes, one a side, takes turns round by round, so that a slow second of the
+machine falls on both; several pairs follow one another, since two processes of the same code differ by more than their
+rounds do. A row's ratio is that of the geometric means over the pairs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import math
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from bench import environment
+from bench.measure import student
+from bench.progress import progress
+
+HERE, THERE = "this checkout", "other"
+SIZES = (128, 2**12, 2**18, 2**21)
+FROM_LISTS = ("hifigan-d", "real-esrgan-d")
+
+
+def rows() -> list[str]:
+    """What is compared: the loss by two paths, lists of discriminators, and eager, which is the same on both sides."""
+    found = [f"{name} {dtype} {n}" for name in ("drop-in", "value_and_grad") for n in SIZES for dtype in ("float32",)]
+    found += [f"{name} bfloat16 {2**18}" for name in ("drop-in", "value_and_grad")]
+    found += [f"{name} {configuration}" for configuration in FROM_LISTS for name in ("drop-in", "value_and_grad")]
+    return [*found, *(f"eager float32 {n}" for n in (SIZES[0], SIZES[2]))]
+
+
+def tree(folder: Path, revision: str | None) -> None:
+    """fastgan and kernels of a revision, or of this checkout as it stands, and this checkout's bench: so that a process
+    started in `folder` imports them. Raises ValueError for an unknown revision."""
+    folder.mkdir(parents=True)
+    if revision is None:
+        for name in ("fastgan", "kernels"):
+            shutil.copytree(environment.ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    else:
+        command = ["git", "archive", "--format=tar", revision, "fastgan", "kernels"]
+        done = subprocess.run(command, cwd=environment.ROOT, capture_output=True)
+        if done.returncode:
+            said = done.stderr.decode(errors="replace").strip().splitlines() or ["git archive failed"]
+            raise ValueError(f"REV: got {revision!r}: {said[-1]}")
+        with tarfile.open(fileobj=io.BytesIO(done.stdout)) as archive:
+            archive.extractall(folder, filter="data")
+    shutil.copytree(folder / "kernels", folder / "fastgan" / "kernels")  # where an installed package has them
+    ignore = shutil.ignore_patterns("__pycache__", "results")
+    shutil.copytree(environment.ROOT / "bench", folder / "bench", ignore=ignore)
+
+
+class Worker:
+    """A process that times rows, one sample at a time, when it is asked to."""
+
+    def __init__(self, folder: Path, device: str, threads: int | None):
+        variables = {k: v for k, v in os.environ.items() if k not in ("TRITON_INTERPRET", "PYTHONPATH")}
+        command = [sys.executable, "-m", "bench.compare", device, str(threads or 0)]
+        pipe = subprocess.PIPE
+        self.process = subprocess.Popen(command, cwd=folder, env=variables, stdin=pipe, stdout=pipe, text=True)
+
+    def ask(self, *words: str):
+        """The worker's answer; a dict with "error" where it has one."""
+        try:
+            self.process.stdin.write(json.dumps(words) + "\n")
+            self.process.stdin.flush()
+            answer = self.process.stdout.readline()
+        except BrokenPipeError:
+            answer = ""
+        return json.loads(answer) if answer else {"error": f"the process ended with {self.process.wait()}"}
+
+    def stop(self) -> None:
+        self.process.stdin.close()
+        self.process.wait()
+        self.process.stdout.close()
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prints the table and the verdict: 0 whatever it is, since a time is no test, but 1 where a result is wrong."""
+    chosen = [row for row in rows() if args.only is None or any(word in row for word in args.only)]
+    if not chosen:
+        print(f"python -m bench compare: --only: expected part of one of {', '.join(rows())}", file=sys.stderr)
+        return 2
+    device = args.device or environment.default_device()
+    with tempfile.TemporaryDirectory() as temporary:
+        folders = {HERE: Path(temporary) / "here", THERE: Path(temporary) / "there"}
+        try:
+            tree(folders[HERE], None)
+            tree(folders[THERE], args.revision)
+        except ValueError as error:
+            print(f"python -m bench compare: {error}", file=sys.stderr)
+            return 2
+        found, wrong = compared(folders, chosen, device, args.pairs, args.seconds, args.threads)
+    results = {
+        "environment": environment.describe(device),
+        "device_type": device,
+        "revision": environment.capture("git", "rev-parse", args.revision) or args.revision,
+        "pairs": args.pairs,
+        "rows": found,
+        "wrong": wrong,
+    }
+    if args.json:
+        environment.write_json(args.json, results)
+    print(table(results))
+    return 1 if wrong else 0
+
+
+def compared(
+    folders: dict[str, Path], chosen: Sequence[str], device: str, pairs: int, seconds: float, threads: int | None
+) -> tuple[dict, dict]:
+    """({row: {kind of time: interval of the ratio}}, {row: what is wrong})."""
+    ratios: dict[str, dict[str, list[float]]] = {row: {} for row in chosen}
+    times: dict[str, dict[str, list[float]]] = {row: {} for row in chosen}
+    wrong, shuffle = {}, random.Random(0)
+    for _ in progress(range(pairs), "pairs"):
+        order = list(folders.items())
+        shuffle.shuffle(order)
+        workers = {side: Worker(folder, device, threads) for side, folder in order}
+        try:
+            for row in chosen:
+                answers = {side: worker.ask("make", row) for side, worker in workers.items()}
+                errors = [f"{side}: {a['error']}" for side, a in answers.items() if "error" in a]
+                if errors:
+                    wrong[row] = "; ".join(errors)
+                    continue
+                for kind, sides in _rounds(workers, seconds, shuffle).items():
+                    medians = {side: float(np.median(values)) for side, values in sides.items()}
+                    ratios[row].setdefault(kind, []).append(math.log(medians[THERE] / medians[HERE]))
+                    times[row].setdefault(kind, []).append(medians[HERE])
+        finally:
+            for worker in workers.values():
+                worker.stop()
+    kept = [row for row in chosen if row not in wrong]
+    sure = 1 - 0.05 / max(1, sum(len(ratios[row]) for row in kept))  # of each row, so that all hold at 95 %
+    return {
+        row: {
+            kind: interval(logs, sure) | {"us": float(np.exp(np.mean(np.log(times[row][kind]))))}
+            for kind, logs in ratios[row].items()
+        }
+        for row in kept
+    }, wrong
+
+
+def _rounds(workers: dict[str, Worker], seconds: float, shuffle: random.Random) -> dict[str, dict[str, list[float]]]:
+    """{kind of time: {side: samples}}, a sample of each side a round, in random order."""
+    found: dict[str, dict[str, list[float]]] = {}
+    begin, done, order = time.perf_counter(), 0, list(workers)
+    while done < 5 or (time.perf_counter() - begin < seconds and done < 400):
+        shuffle.shuffle(order)
+        for side in order:
+            for kind, value in workers[side].ask("sample").items():
+                found.setdefault(kind, {}).setdefault(side, []).append(value)
+        done += 1
+    return found
+
+
+def interval(logs: Sequence[float], sure: float) -> dict[str, float]:
+    """Of exp of the mean of logs: Student's, by their spread."""
+    middle = float(np.mean(logs))
+    half = (
+        student(sure, len(logs) - 1) * float(np.std(logs, ddof=1)) / math.sqrt(len(logs)) if len(logs) > 1 else math.inf
+    )
+    return {"median": math.exp(middle), "low": math.exp(middle - half), "high": math.exp(min(middle + half, 700.0))}
+
+
+def differing(results: dict) -> Iterator[tuple[str, str, dict]]:
+    for row, kinds in results["rows"].items():
+        for kind, ratio in kinds.items():
+            if not ratio["low"] <= 1 <= ratio["high"]:
+                yield row, kind, ratio
+
+
+def table(results: dict) -> str:
+    from bench.promises import times
+
+    lines = [f"| row | time | this checkout µs | speed against {results['revision'][:12]} | |", "|---|---|---|---|---|"]
+    for row, kinds in results["rows"].items():
+        for kind, ratio in kinds.items():
+            verdict = "agree" if ratio["low"] <= 1 <= ratio["high"] else "faster" if ratio["low"] > 1 else "slower"
+            lines.append(f"| {row} | {kind} | {ratio['us']:.4g} | {times(ratio)} | {verdict} |")
+    lines += [f"| {row} | not timed | | | {why} |" for row, why in results["wrong"].items()]
+    apart = list(differing(results))
+    if any(row.startswith("eager") for row, *_ in apart):
+        lines += [
+            "",
+            "Eager, the same code on both sides, differs: this machine is too unsteady for the other rows to count.",
+        ]
+    elif apart:
+        lines += ["", f"The two do not agree: {len(apart)} rows differ by more than their intervals allow."]
+    else:
+        lines += ["", f"The two agree within the intervals, over {results['pairs']} pairs of processes."]
+    return "\n".join(lines)
+
+
+# The worker: answers each line of standard input with a line of JSON.
+
+
+def make(row: str, device: str):
+    """(machine, call) of a row; raises ValueError where its result is wrong."""
+    import torch
+
+    from bench import contenders, lists
+    from bench.losses import _rotating
+    from bench.measure import machine, poison
+
+    host, (name, *where) = machine(device, quick=False), row.split()
+    generator = torch.Generator(device=device).manual_seed(1)
+    if len(where) == 2:
+        dtype, n = contenders.DTYPES[where[0]], int(where[1])
+        sets, _ = host.buffers(4 * n * dtype.itemsize)
+        contender = next(c for c in contenders.CONTENDERS if c.name == name)
+        step = contender.make(None)
+        buffers = [contenders.draw(n, dtype, device, generator) for _ in range(sets)]
+        poison(device, (n,), dtype)
+        wrong, _ = contenders.why_wrong(step(*buffers[0]), *buffers[0], 1.0, contender.ours)
+        call = _rotating(step, buffers)
+    else:
+        c = next(c for c in lists.CONFIGURATIONS if c.name == where[0])
+        sets, _ = host.buffers(4 * c.logits * contenders.DTYPES[c.dtype].itemsize)
+        batches = [lists.draw(c, device, generator) for _ in range(sets)]
+        step = lists._steps(c, batches[0].tensors[0], None)[name]()
+        for x in batches[0].tensors:
+            poison(device, x.shape, x.dtype)
+        wrong, _ = lists.why_wrong(step(batches[0]), batches[0], lists.exact(c, batches[0], 1.0), True)
+        call = lists._rotating(step, batches)
+    if wrong:
+        raise ValueError(f"wrong result, not timed: {wrong}")
+    for i in range(max(3, sets)):
+        call(i)
+    return host, call
+
+
+def work(device: str, threads: int) -> None:
+    import gc
+
+    import torch
+
+    if threads:
+        torch.set_num_threads(threads)
+    gc.disable()
+    host = call = plan = None
+    for line in sys.stdin:
+        words = json.loads(line)
+        try:
+            if words[0] == "make":
+                gc.collect()
+                host, call = make(words[1], device)
+                plan, answer = host.plan(call), {}
+            else:
+                answer = host.sample(call, plan)
+        except Exception as error:
+            answer = {"error": f"{type(error).__name__}: {error}".splitlines()[0][:300]}
+        print(json.dumps(answer), flush=True)
+
+
+if __name__ == "__main__":
+    work(sys.argv[1], int(sys.argv[2]))

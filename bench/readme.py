@@ -1,0 +1,66 @@
+"""README's tables, between `<!-- bench:SUITE -->` and `<!-- /bench -->`: from the results files and nothing else."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+from bench import environment, promises, suites
+
+
+def files() -> list[Path]:
+    """Results files of full runs, in the order of the suites, then of the devices."""
+    folders = sorted(p for p in environment.RESULTS.glob("*") if p.is_dir() and not p.name.endswith("-quick"))
+    found = [folder / f"{name}.json" for name in suites.there() for folder in folders]
+    return [file for file in found if file.exists()]
+
+
+def table(suite: str) -> str:
+    """What README says of a suite: a table for each device that it was run on."""
+    parts = []
+    for file in files():
+        results = json.loads(file.read_text(encoding="utf-8"))
+        if file.stem != suite:
+            continue
+        env, module = results["environment"], suites.module(suite)
+        link = file.relative_to(environment.ROOT).with_suffix(".md").as_posix()
+        made = f"{env['device']}, torch {env['torch']}, commit {(env['commit'] or 'unknown')[:12]}, {env['date']}"
+        summary = getattr(module, "summary", None)
+        shown = summary(results) if summary else promises.table(module.promises(results))
+        parts.append(f"{made} ([all rows]({link})):\n\n{shown}")
+    return "\n\n".join(parts) if parts else "Not measured yet."
+
+
+def rewritten(text: str) -> str:
+    def fill(found: re.Match) -> str:
+        return f"<!-- bench:{found[1]} -->\n{table(found[1])}\n<!-- /bench -->"
+
+    return re.sub(r"<!-- bench:(\w+) -->\n.*?<!-- /bench -->", fill, text, flags=re.S)
+
+
+def rewrite(path: Path, write: bool) -> list[str]:
+    """Suites whose table in the file is not what the results say; put right where `write`."""
+    text = path.read_text(encoding="utf-8")
+    new = rewritten(text)
+    marked = r"<!-- bench:(\w+) -->\n(.*?)<!-- /bench -->"
+    pairs = zip(re.findall(marked, text, re.S), re.findall(marked, new, re.S))
+    stale = [
+        f"README.md: the table of {suite} is not that of the results files" for (suite, a), (_, b) in pairs if a != b
+    ]
+    if write and new != text:
+        environment.write_atomically(path, new)
+    return stale
+
+
+def unpack(bundle: dict) -> list[Path]:
+    """The results files of another machine, from the one file that `bench gpu --out` leaves of them."""
+    folder, written = environment.RESULTS / re.sub(r"[^a-z0-9-]", "", bundle["folder"]), []
+    for name, results in bundle["suites"].items():
+        if name not in suites.SUITES and name != "machine_code":
+            continue
+        environment.write_json(folder / f"{name}.json", results)
+        written.append(folder / f"{name}.json")
+        if name in suites.there():
+            written += suites.module(name).write(results, folder)
+    return written

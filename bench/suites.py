@@ -1,0 +1,40 @@
+"""The suites of `python -m bench`, in the order in which they run. Each is a module `bench.<name>` with
+
+    run(device, only, *, quick, budget_s, limit_s, compiled, commit, out) -> results
+    write(results, folder) -> [files]           table and pictures, drawn from the results alone
+    markdown(results) -> str
+    promises(results) -> [(what, measured, verdict)]
+
+and may have `summary(results) -> str`, the few rows that stand in README. `results` is what <name>.json holds: the
+environment, and cells of rows; a row with a wrong result has an "error" and no time.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from types import ModuleType
+
+# name: (share of the time of a run of all, processes it is repeated in, what it is)
+SUITES = {
+    "losses": (0.26, 5, "the loss and its gradients: every contender, dtype and size"),
+    "lists": (0.20, 5, "losses of HiFi-GAN, SPADE, Real-ESRGAN, ..., at their own shapes"),
+    "batches": (0.10, 3, "the same losses as the batch grows from 1 to 4096"),
+    "matching": (0.14, 1, "feature matching over the maps of real discriminators"),
+    "mmd": (0.12, 1, "kernel two-sample losses: maximum mean discrepancy"),
+    "training": (0.15, 1, "whole training steps, images a second"),
+    "timeline": (0.03, 1, "one training step, as the profiler sees it"),
+}
+
+
+def there() -> list[str]:
+    return [name for name in SUITES if importlib.util.find_spec(f"bench.{name}")]
+
+
+def module(name: str) -> ModuleType:
+    return importlib.import_module(f"bench.{name}")
+
+
+def name_of(results: dict) -> str:
+    """Which suite a results file is of; those of version 0.1.0's `losses` do not say."""
+    return results.get("suite", "losses")
