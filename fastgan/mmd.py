@@ -175,9 +175,7 @@ def _settings(x, y, bandwidths, kernel, alpha, unbiased, target, weight, precisi
         raise ValueError(f"alpha: got {alpha}, expected a number above 0")
     for name, sample, counts in (("x", x, True), ("y", y, target)):
         if unbiased and counts and len(sample) < 2:
-            raise ValueError(
-                f"{name}: got 1 point, expected at least 2: unbiased=True averages over pairs of two points"
-            )
+            raise ValueError(f"{name}: got 1 point, expected at least 2: unbiased pairs are of two points")
     bandwidths = _bandwidths(kernel, bandwidths)
     return Settings(kernel, bandwidths, float(alpha), bool(unbiased), bool(target), float(weight), precision)
 
@@ -457,9 +455,8 @@ class _Blocks:
         self.differences, self.powers = settings.differences(d), _powers(settings)
         self.kernel = {"gaussian": self._gaussian, "rational_quadratic": self._rational, "energy": self._energy}
         self.kernel = self.kernel[settings.kernel]
-        self.rates = [
-            1 / (2 * s * s * (1 if settings.kernel == "gaussian" else settings.alpha)) for s in settings.bandwidths
-        ]
+        a = 1.0 if settings.kernel == "gaussian" else settings.alpha
+        self.rates = [1 / (2 * a * s * s) for s in settings.bandwidths]
         self.rate = -self.rates[0] if settings.kernel == "gaussian" else 1.0  # what `distances` multiplies by
         kept = d if self.differences and d <= DIFFERENCES_UP_TO else 1
         self.scratch = [like.new_empty(_ROWS * _COLUMNS) for _ in range(4 + kept)]
@@ -524,10 +521,8 @@ class _Blocks:
 
     def _differences(self, a, rows, b, columns, W, E, apart, ratio, of_a, of_b) -> None:
         for k, (p, q) in enumerate(zip(a.columns, b.columns)):
-            if len(apart) == len(a.columns):
-                t = apart[k]
-            else:
-                t = torch.sub(p[rows, None], q[columns], out=apart[0])
+            kept = len(apart) == len(a.columns)
+            t = apart[k] if kept else torch.sub(p[rows, None], q[columns], out=apart[0])
             torch.mul(W, t, out=E)
             if of_a:
                 a.sums[k, rows].add_(E.sum(1), alpha=ratio)

@@ -22,6 +22,8 @@ each tile of columns is read twice, chunk by chunk, and the gradient is added up
 it: in the gradient itself where that is float32 or float64, else in a float32 scratch of its shape.
 """
 
+# ruff: noqa: RUF005, SIM102, SIM108 (Triton knows neither starred tuples nor `and` of a constant and a scalar of the device)
+
 from __future__ import annotations
 
 import math
@@ -43,9 +45,10 @@ def gaussian(D, rates, rates_lo, exponent, exponent_lo, POWERS: tl.constexpr, SL
     its exponential is the fourth power of the other."""
     value = tl.zeros(D.shape, D.dtype)
     slope = tl.zeros(D.shape, D.dtype)
+    k = value
     for b in tl.static_range(len(rates)):
         rate = tl.zeros((), D.dtype) + rates[b] + rates_lo[b]
-        if POWERS[b]:
+        if POWERS[b]:  # never the first
             k = (k * k) * (k * k)
         else:
             k = tl.exp2(D * rate)
@@ -377,6 +380,7 @@ def mmd_kernel(
 KERNELS = {function.__name__: function for function in (gaussian, rational_quadratic, energy)}
 PRODUCTS_UP_TO = 64  # dimensions in one chunk, which registers hold
 DIFFERENCES_UP_TO = 4
+MOST_PROGRAMS = MAX_PROGRAMS
 
 
 def plan(n: int, m: int, d: int, differences: bool, dtype: torch.dtype, processors: int) -> tuple[dict, dict]:
@@ -392,8 +396,8 @@ def plan(n: int, m: int, d: int, differences: bool, dtype: torch.dtype, processo
 
 
 def dot_precision(precision: str) -> str:
-    """What `tl.dot` is asked for. "fp32" on NVIDIA is three passes of tf32, whose lost part is 2^-22 of a product; AMD's
-    matrix units multiply float32."""
+    """What `tl.dot` is asked for. "fp32" on NVIDIA is three passes of tf32, which lose 2^-22 of a product; AMD's matrix
+    units multiply float32."""
     if precision == "tf32":
         return "tf32"
     return "ieee" if torch.version.hip else "tf32x3"
@@ -433,16 +437,15 @@ def mmd(
     differences = double or precision == "exact"
     shape, options = plan(n, m, d, differences, x.dtype, _processors(x.device))
     grads = [torch.empty_like(s) if asked else None for s, asked in ((x, of_x), (y, of_y))]
-    sums = [
-        None if g is None or not shape["CHUNKS"] else g if g.dtype == acc else torch.empty_like(g, dtype=acc)
-        for g in grads
-    ]
+    sums = [None, None]
+    if shape["CHUNKS"]:
+        sums = [g if g is None or g.dtype == acc else torch.empty_like(g, dtype=acc) for g in grads]
     loss = torch.empty((), dtype=acc, device=x.device) if value else None
     means = torch.empty(3, dtype=acc, device=x.device) if value else None
     partials, counter = workspace(x.device) if value else (None, None)
     blocks = -(-n // shape["BI"]) if value or of_x else 0
     blocks += -(-m // shape["BI"]) if (value and target) or of_y else 0
-    programs = min(MAX_PROGRAMS, blocks)
+    programs = min(MOST_PROGRAMS, blocks)
     dot = None if differences else dot_precision(precision)
     unit = 16 if d % 16 == 0 else 4 if d % 4 == 0 else 1
     rates, rates_lo = _split(_rates(kernel, bandwidths, alpha), double)
