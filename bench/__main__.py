@@ -294,7 +294,8 @@ def measure(args: argparse.Namespace, arguments: list[str]) -> int:
     if not args.quiet:
         suite.write(results, folder)
         print(suite.markdown(results))
-        print(promises.table(suite.promises(results)))
+        if promised := suite.promises(results):
+            print(promises.table(promised))
     return 0
 
 

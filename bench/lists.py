@@ -202,12 +202,24 @@ def _spade_d(criterion: Callable[[list[list[Tensor]], bool], Tensor]) -> Loss:
     return loss_of
 
 
+class _CycleGANLoss(torch.nn.Module):
+    """`GANLoss("lsgan")`: labels are buffers, and `MSELoss` is a module in it."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("real_label", torch.tensor(1.0))
+        self.register_buffer("fake_label", torch.tensor(0.0))
+        self.loss = torch.nn.MSELoss()
+
+    def target(self, prediction: Tensor, is_real: bool) -> Tensor:
+        return (self.real_label if is_real else self.fake_label).expand_as(prediction)
+
+    def forward(self, prediction: Tensor, is_real: bool) -> Tensor:
+        return self.loss(prediction, self.target(prediction, is_real))
+
+
 def _cyclegan_d(like: Tensor) -> Parts:
-    labels = like.new_tensor(0.0), like.new_tensor(1.0)  # buffers there
-
-    def criterion(prediction: Tensor, is_real: bool) -> Tensor:
-        return F.mse_loss(prediction, labels[is_real].expand_as(prediction))
-
+    criterion = _CycleGANLoss().to(like)
     return [lambda real, fake: (criterion(real, True) + criterion(fake, False)) * 0.5]
 
 
@@ -215,8 +227,18 @@ def _taming_d(real: Tensor, fake: Tensor) -> Tensor:
     return 0.5 * (torch.mean(F.relu(1.0 - real)) + torch.mean(F.relu(1.0 + fake)))
 
 
-def _basicsr_vanilla(x: Tensor, is_real: bool) -> Tensor:
-    return F.binary_cross_entropy_with_logits(x, x.new_ones(x.size()) * float(is_real))
+class _BasicSRLoss(torch.nn.Module):
+    """`GANLoss("vanilla")`: makes its labels at each call, and `BCEWithLogitsLoss` is a module in it."""
+
+    def __init__(self):
+        super().__init__()
+        self.loss = torch.nn.BCEWithLogitsLoss()
+
+    def target(self, x: Tensor, is_real: bool) -> Tensor:
+        return x.new_ones(x.size()) * (1.0 if is_real else 0.0)
+
+    def forward(self, x: Tensor, is_real: bool) -> Tensor:
+        return self.loss(x, self.target(x, is_real))
 
 
 def _basicsr_d(criterion: Callable[[Tensor, bool], Tensor]) -> Parts:
@@ -324,7 +346,7 @@ CONFIGURATIONS = (
         "Real-ESRGAN b12, D",
         ((12, 1, 256, 256),),
         holds="tensor",
-        eager=lambda like: _basicsr_d(_basicsr_vanilla),
+        eager=lambda like: _basicsr_d(_BasicSRLoss()),
         drop_in=lambda like: _basicsr_d(_basicsr_drop_in(like)),
         value_and_grad=_of_both("minimax"),
         notes="BasicSR's GANLoss('vanilla') of a U-Net D, backward for each side; value_and_grad takes both at once",
@@ -410,7 +432,7 @@ CONFIGURATIONS = (
         "ESRGAN b16, D",
         ((16, 1),),
         holds="tensor",
-        eager=lambda like: _esrgan_d(_basicsr_vanilla),
+        eager=lambda like: _esrgan_d(_BasicSRLoss()),
         drop_in=lambda like: _esrgan_d(_basicsr_drop_in(like)),
         value_and_grad=_of_both("relativistic_average", weight=0.5, detach_average=True),
         notes="BasicSR's relativistic average, the differences made outside of GANLoss, backward for each side",
@@ -421,7 +443,7 @@ CONFIGURATIONS = (
         ((128,),),
         holds="tensor",
         probabilities=True,
-        eager=lambda like: _dcgan_d(F.binary_cross_entropy),
+        eager=lambda like: _dcgan_d(torch.nn.BCELoss()),
         drop_in=lambda like: _dcgan_d(dcgan.BCELoss()),
         value_and_grad=None,
         notes="BCELoss of probabilities against labels made at every step, backward for each side; ours is "
@@ -432,7 +454,7 @@ CONFIGURATIONS = (
         "DCGAN b128, D, from logits",
         ((128,),),
         holds="tensor",
-        eager=lambda like: _dcgan_d(F.binary_cross_entropy, torch.sigmoid),
+        eager=lambda like: _dcgan_d(torch.nn.BCELoss(), torch.nn.Sigmoid()),
         drop_in=lambda like: _dcgan_d(dcgan.BCEWithLogitsLoss()),
         value_and_grad=_of_both("minimax"),
         notes="the same with D's Sigmoid counted in; ours takes the logits that go into it",
