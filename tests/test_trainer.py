@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import nn
 
-from fastgan import reference
+from fastgan import mmd_loss, reference
+from fastgan.checkpoints import FORMAT_1_SETTINGS
 from fastgan.networks import build, mlp
-from fastgan.trainer import GANTrainer, read_checkpoint, to_numbers, write_atomically
+from fastgan.trainer import GANTrainer, TrainingDiverged, read_checkpoint, to_numbers, write_atomically
 
 DATA = torch.randn(200, 2, generator=torch.Generator().manual_seed(1)) * torch.tensor([1.0, 0.3])
 
@@ -293,6 +294,117 @@ def test_checkpoint_of_another_network_changes_nothing(checkpoint):
 def test_checkpoint_of_other_settings_names_them(checkpoint):
     with pytest.raises(ValueError, match=r"was trained with lr 0.002 and not 0.001, r1 0.5 and not 0.1"):
         make(lr=1e-3, r1=0.1).load(checkpoint)
+
+
+def test_checkpoint_of_the_first_format(tmp_path):
+    """It says nothing of what there was no choice in, and goes on exactly."""
+    whole, half = make(), make()
+    whole.fit(DATA, steps=10, batch=8)
+    half.fit(DATA, steps=5, batch=8)
+    half.save(tmp_path / "new.pt")
+    old = torch.load(tmp_path / "new.pt", weights_only=True)
+    del old["scaler"]
+    old["format"] = 1
+    old["settings"] = {k: v for k, v in old["settings"].items() if k not in FORMAT_1_SETTINGS}
+    torch.save(old, tmp_path / "old.pt")
+    resumed = make()
+    resumed.load(tmp_path / "old.pt")
+    resumed.fit(DATA, steps=5, batch=8)
+    a, b = state(resumed), state(whole)
+    del a["torch"], b["torch"]
+    assert_same(a, b)
+    with pytest.raises(ValueError, match="trained with step alternating and not one-stage"):
+        make(step="one-stage").load(tmp_path / "old.pt")
+
+
+KILLED = """
+import sys, pathlib, os, signal
+from tests.test_trainer import *
+
+torch.set_num_threads(1)
+folder, victim, steps, dropout = pathlib.Path(sys.argv[1]), int(sys.argv[2]), 30, float(sys.argv[3])
+trainer = make(dropout=dropout)
+torch.manual_seed(5)
+if (folder / "last.pt").exists():
+    trainer.load(folder / "last.pt")
+while trainer.step_number < steps:
+    if trainer.step_number == victim:
+        write = os.replace
+        os.replace = lambda *paths: os.kill(os.getpid(), signal.SIGKILL)  # in the middle of a save
+        trainer.save(folder / "last.pt") if victim % 2 else os.kill(os.getpid(), signal.SIGKILL)
+    trainer.fit(DATA, steps=1, batch=8)
+    if trainer.step_number % 3 == 0:
+        trainer.save(folder / "last.pt")
+trainer.save(folder / "done.pt")
+"""
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_killed_at_any_step_it_goes_on_exactly(tmp_path, dropout):
+    """`kill -9` at ten random steps of one run, in and between saves (twenty with both kinds of network): the run that
+    is started again each time ends where the one that nothing happened to does, to the last bit."""
+    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    victims = torch.randperm(29, generator=torch.Generator().manual_seed(int(dropout * 10)))[:10] + 1
+    # One process, which forks a child for each life: importing torch ten times is not what is tested.
+    code = (
+        "import sys, os; from tests.test_trainer import KILLED\n"
+        "import fastgan.trainer, torch\n"
+        "ends = []\n"
+        "for victim in [*sys.argv[3:], '-1']:\n"
+        "    child = os.fork()\n"
+        "    if not child:\n"
+        "        sys.argv = ['', sys.argv[1], victim, sys.argv[2]]\n"
+        "        exec(KILLED)\n"
+        "        os._exit(0)\n"
+        "    ends.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))\n"
+        "assert ends == [-9] * 10 + [0], ends\n"
+    )
+    arguments = [str(tmp_path), str(dropout), *map(str, sorted(victims.tolist()))]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    subprocess.run([sys.executable, "-c", code, *arguments], check=True, cwd=root, env=environment)
+    straight = make(dropout=dropout)
+    torch.manual_seed(5)
+    straight.fit(DATA, steps=30, batch=8)
+    expected = state(straight)
+    resumed = make(dropout=dropout)
+    resumed.load(tmp_path / "done.pt")
+    assert_same(state(resumed), expected)
+
+
+def test_a_loss_that_is_no_number_stops_the_training():
+    trainer = make()
+    trainer.fit(DATA, steps=7, batch=8)
+    with torch.no_grad():
+        trainer.discriminator[0].weight[0, 0] = math.nan
+    with pytest.raises(TrainingDiverged, match=r"training diverged: at step 10, loss_d nan,") as raised:
+        trainer.fit(DATA, steps=20, batch=8, log_every=5)
+    assert raised.value.step == trainer.step_number == 10
+    assert math.isnan(raised.value.values["loss_d"])
+
+
+def test_mmd_needs_no_discriminator(tmp_path):
+    """Against the same loss by autograd, in float64, and through a checkpoint."""
+
+    def start():
+        torch.manual_seed(0)
+        return GANTrainer(mlp(4, 2, 16, 2).double(), None, latent_dim=4, objective="mmd", bandwidths=[0.5, 2.0])
+
+    ours, plain, data = start(), start(), DATA.double() + 2
+    for _ in range(20):
+        values = ours.step(data[:32])
+        loss = mmd_loss(plain.generator(plain.latent(32)), data[:32], [0.5, 2.0])
+        plain.optimizer_g.zero_grad()
+        loss.backward()
+        plain.optimizer_g.step()
+        assert list(values) == ["loss_g"]
+        assert values["loss_g"].item() == pytest.approx(loss.item(), rel=1e-9)
+    for a, b in zip(ours.generator.parameters(), plain.generator.parameters()):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+    ours.save(tmp_path / "mmd.pt")
+    again = start()
+    again.load(tmp_path / "mmd.pt")
+    assert ours.fit(data, steps=20, batch=32, log_every=5) == again.fit(data, steps=20, batch=32, log_every=5)
+    assert again.sample(5).dtype == torch.float64
 
 
 def test_write_atomically_keeps_the_old_file(tmp_path):
