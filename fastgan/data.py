@@ -204,15 +204,20 @@ def _no_handler_of_dead_children() -> Iterator[None]:
         return
 
 
-def draw(samples: Tensor, batch: int, random: torch.Generator, flip: bool = False) -> Tensor:
-    """`batch` random rows of `samples`, with replacement, as the networks see them; on the device of both."""
-    rows = torch.randint(len(samples), (batch,), generator=random, device=samples.device)
-    return to_unit(flipped(samples[rows], random) if flip else samples[rows])
+def draw(
+    samples: Tensor, batch: int, random: torch.Generator, flip: bool = False, rank: int = 0, ranks: int = 1
+) -> Tensor:
+    """`batch` random rows of `samples`, with replacement, as the networks see them; on the device of both. Each of
+    several ranks has its own rows of what one process would draw for all: `random` is the same on all."""
+    rows = torch.randint(len(samples), (batch * ranks,), generator=random, device=samples.device)
+    drawn = samples[rows[batch * rank : batch * (rank + 1)]]
+    return to_unit(flipped(drawn, random, rank, ranks) if flip else drawn)
 
 
-def flipped(images: Tensor, random: torch.Generator) -> Tensor:
+def flipped(images: Tensor, random: torch.Generator, rank: int = 0, ranks: int = 1) -> Tensor:
     """Images (N, C, H, W), each with probability 1/2 mirrored left to right."""
-    coin = torch.rand(len(images), generator=random, device=images.device) < 0.5
+    n = len(images)
+    coin = torch.rand(n * ranks, generator=random, device=images.device)[n * rank : n * (rank + 1)] < 0.5
     return torch.where(coin[:, None, None, None], images.flip(3), images)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from fastgan.data import needs
+from fastgan.metrics import label_of
 
 LN2 = math.log(2)
 
@@ -71,6 +72,8 @@ def curves(records: list[dict], cross_entropy: bool = True) -> bytes:
         (top, "loss_g", "generator", "tab:orange"),
         (bottom, "error", "expected error of D", "tab:green"),
     ):
+        if key not in records[0]:  # objective mmd has no discriminator
+            continue
         value = np.array([r[key] for r in records], dtype=float)
         axes.plot(step, value, color=colour, alpha=0.25, linewidth=0.8)
         axes.plot(step, _running_mean(value, max(1, len(value) // 50)), color=colour, label=label)
@@ -82,6 +85,28 @@ def curves(records: list[dict], cross_entropy: bool = True) -> bytes:
     for axes in (top, bottom):
         axes.legend(loc="upper right", ncols=3)
         axes.grid(alpha=0.2)
+    return save()
+
+
+def quality(records: list[dict]) -> bytes:
+    """Coverage, precision and recall, and below them the distances, over the seconds of training (evaluation and saving
+    not counted), from the records of `metrics.jsonl` that hold a `quality`; a PNG."""
+    figure, save = _figure(8, 6)
+    top, bottom = figure.subplots(2, 1, sharex=True)
+    seconds = [r.get("seconds", 0.0) for r in records]
+    last = records[-1]["quality"]
+    distances = [name for name in last if name.startswith(("fd_", "fid"))]
+    for axes, names in ((top, ("coverage", "precision", "recall", "high_quality")), (bottom, distances)):
+        for name in names:
+            if name in last:
+                value = [r["quality"].get(name, math.nan) for r in records]
+                axes.plot(seconds, value, marker="o", markersize=3, label=f"{label_of(name)} ({last[name]:.3g} now)")
+        axes.grid(alpha=0.2)
+        axes.legend(loc="lower right" if axes is top else "upper right")
+    top.set(ylabel="share", ylim=(0, 1.02), title=f"{last['samples']:,} generated samples against real ones")
+    bottom.set(xlabel="seconds of training", ylabel="distance")
+    if all(r["quality"].get(name, 0) > 0 for r in records for name in distances):
+        bottom.set_yscale("log")
     return save()
 
 
@@ -100,7 +125,8 @@ def _figure(width: float, height: float):
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ImportError(needs("matplotlib")) from error
-    figure = Figure(figsize=(width, height), dpi=110, layout="constrained")
+    figure = Figure(figsize=(width, height), dpi=110)
+    figure.subplots_adjust(left=0.1, right=0.98, top=0.94, bottom=0.1, hspace=0.12)  # a layout engine draws all twice
     FigureCanvasAgg(figure)
 
     def save() -> bytes:

@@ -1,6 +1,9 @@
 """The metrics against closed forms, against one another written out, and against cases whose answer is known."""
 
 import math
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -104,6 +107,193 @@ def test_digits_report_tells_good_from_bad():
     three = metrics.digits_report(classifier, held_out, images[digits.labels < 3])
     assert three["classes"] == 3
     assert three["coverage"] < 0.5
+    assert set(good) == {
+        *("precision", "recall", "density", "coverage", "fd_digits_cnn", "kd_digits_cnn", "confident", "classes")
+    }
     noise = metrics.digits_report(classifier, held_out, torch.rand(500, 1, 8, 8) * 2 - 1)
     assert noise["coverage"] < 0.3
     assert good["fd_digits_cnn"] < min(three["fd_digits_cnn"], noise["fd_digits_cnn"]) / 10
+    assert good["kd_digits_cnn"] < min(three["kd_digits_cnn"], noise["kd_digits_cnn"]) / 10
+
+
+def test_kernel_distance_written_out():
+    """Every pair by itself, and what is known of its expectation."""
+    real, fake = normal(30, 4, 0), normal(23, 4, 1, shift=0.5)
+
+    def mean(a, b, same):
+        rows = [(x, y) for i, x in enumerate(a) for j, y in enumerate(b) if not same or i != j]
+        return sum((torch.dot(x, y).item() / 4 + 1) ** 3 for x, y in rows) / len(rows)
+
+    expected = mean(real, real, True) + mean(fake, fake, True) - 2 * mean(real, fake, False)
+    assert metrics.kernel_distance(real, fake) == pytest.approx(expected, rel=1e-10)
+    equal = [metrics.kernel_distance(normal(200, 4, s), normal(200, 4, 50 + s)) for s in range(20)]
+    mean_of_equal = sum(equal) / 20
+    spread = math.sqrt(sum((e - mean_of_equal) ** 2 for e in equal) / 19 / 20)
+    assert abs(mean_of_equal) < 4 * spread  # unbiased: about 0, and negative at times
+    assert min(equal) < 0
+
+
+def test_distances_are_those_of_torchmetrics():
+    """Its Fréchet and kernel distance, given the same features. It has no precision, recall or coverage."""
+    pytest.importorskip("torchmetrics", reason="needs the extra `metrics`")
+    from torchmetrics.image.fid import FrechetInceptionDistance
+    from torchmetrics.image.kid import KernelInceptionDistance
+
+    real, fake = normal(400, 12, 0), normal(300, 12, 1, shift=0.3) @ normal(12, 12, 2)
+    given = metrics._Given(12)
+    fid, kid = FrechetInceptionDistance(feature=given), KernelInceptionDistance(feature=given, subset_size=300)
+    for metric in (fid, kid):
+        metric.update(real[:300], real=True)
+        metric.update(fake, real=False)
+    assert metrics.frechet_distance(real[:300], fake) == pytest.approx(fid.compute().item(), rel=1e-9)
+    assert metrics.kernel_distance(real[:300], fake) == pytest.approx(kid.compute()[0].item(), rel=1e-5)
+    before = torch.get_rng_state()
+    scores = metrics.inception_scores(real[:300], fake)
+    assert torch.equal(before, torch.get_rng_state())
+    assert scores == metrics.inception_scores(real[:300], fake)
+    assert scores["fid"] == pytest.approx(metrics.frechet_distance(real[:300], fake), rel=1e-9)
+    assert scores["kid"] == pytest.approx(metrics.kernel_distance(real[:300], fake), rel=1e-5)
+    assert scores["coverage"] == metrics.manifold_scores(real[:300], fake).coverage
+
+
+def test_mode_scores():
+    modes = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
+    fake = modes.repeat_interleave(100, 0)
+    perfect = metrics.mode_scores(modes, 0.1, fake)
+    assert perfect == {"modes": 4, "high_quality": 1.0, "tv": 0.0}
+    one = metrics.mode_scores(modes, 0.1, modes[:1].repeat(100, 1))
+    assert (one["modes"], one["tv"]) == (1, pytest.approx(0.75))  # k of K modes: 1 - k/K
+    near = modes + torch.tensor([0.29, 0.0])
+    assert metrics.mode_scores(modes, 0.1, near)["high_quality"] == 1
+    far = metrics.mode_scores(modes, 0.1, modes + torch.tensor([0.31, 0.0]))
+    assert far == {"modes": 0, "high_quality": 0.0, "tv": 0.0}
+    few = torch.cat([modes[:3].repeat_interleave(100, 0), modes[3:].repeat(14, 1)])  # 14 of 314 is below 1/5 of 1/4
+    assert metrics.mode_scores(modes, 0.1, few)["modes"] == 3
+    few = torch.cat([few, modes[3:].repeat(2, 1)])
+    assert metrics.mode_scores(modes, 0.1, few)["modes"] == 4
+
+
+def image_set(count, seed, kind="faces"):
+    """Smooth pictures, uint8 (N, 3, 16, 16): something a network can tell from noise."""
+    random = torch.Generator().manual_seed(seed)
+    coarse = torch.rand(count, 3, 4, 4, generator=random)
+    smooth = torch.nn.functional.interpolate(coarse, scale_factor=4, mode="bilinear") * 255
+    return smooth.round().to(torch.uint8) if kind == "faces" else torch.randint(0, 256, smooth.shape, generator=random)
+
+
+def test_random_features_tell_good_from_bad():
+    from fastgan import data
+
+    judge = metrics.judge(data.Dataset("faces", image_set(300, 0)), count=200)
+    assert judge.count == 200
+    good = judge(data.to_unit(image_set(200, 1)))
+    noise = judge(data.to_unit(image_set(200, 2, "noise").to(torch.uint8)))
+    assert good["fd_random_cnn"] < noise["fd_random_cnn"] / 4
+    assert good["coverage"] > 0.9 and noise["coverage"] < 0.1
+    assert good["samples"] == 200
+    assert judge(data.to_unit(image_set(200, 1))) == good
+    assert metrics.described(good).startswith("coverage 0.9") and "FD(random-cnn)" in metrics.described(good)
+
+
+@pytest.fixture
+def network_file(tmp_path):
+    """A network in a TorchScript file, with the interface of StyleGAN's inception-2015-12-05.pt."""
+
+    class Network(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = torch.nn.Conv2d(3, 24, 3, stride=2)
+
+        def forward(self, images: torch.Tensor, return_features: bool = False) -> torch.Tensor:
+            found = self.conv(images.float() / 255).relu().mean((2, 3))
+            return found if return_features else found.softmax(1)
+
+    torch.manual_seed(0)
+    torch.jit.script(Network()).save(tmp_path / "Tiny-net v2.pt")
+    return tmp_path / "Tiny-net v2.pt"
+
+
+def test_features_of_a_network_of_yours(network_file):
+    from fastgan import data
+
+    faces = data.Dataset("faces", image_set(100, 0))
+    scores = metrics.judge(faces, 80, features=network_file)(data.to_unit(image_set(80, 1)))
+    network = torch.jit.load(network_file)
+    with torch.no_grad():
+        real, fake = (network(x, return_features=True).double() for x in (faces.samples[:80], image_set(80, 1)))
+    unit = real.var(0).mean().sqrt()
+    assert scores["fd_tiny_net_v2"] == pytest.approx(metrics.frechet_distance(real / unit, fake / unit), rel=1e-4)
+    grey = data.Dataset("grey", image_set(100, 0)[:, :1].contiguous())
+    assert metrics.judge(grey, 80, features=network_file)(torch.zeros(80, 1, 16, 16))["coverage"] < 0.2
+
+
+def test_fid_and_kid_are_those_of_torchmetrics_on_the_images(network_file):
+    pytest.importorskip("torchmetrics", reason="needs the extra `metrics`")
+    from torchmetrics.image.fid import FrechetInceptionDistance
+
+    from fastgan import data
+
+    class Features(torch.nn.Module):
+        num_features = 24
+        network = torch.jit.load(network_file)
+
+        def forward(self, images):
+            return self.network(images, return_features=True).double()
+
+    faces, generated = data.Dataset("faces", image_set(100, 0)), image_set(100, 1)
+    scores = metrics.judge(faces, inception=network_file)(data.to_unit(generated))
+    fid = FrechetInceptionDistance(feature=Features())
+    fid.update(faces.samples, real=True)
+    fid.update(generated, real=False)
+    assert scores["fid"] == pytest.approx(fid.compute().item(), rel=1e-6)
+    assert set(scores) == {"precision", "recall", "density", "coverage", "fid", "kid", "kid_std", "samples"}
+    assert "FID" in metrics.described(scores)
+
+
+def test_networks_that_cannot_be_used(tmp_path):
+    pytest.importorskip("torchmetrics", reason="needs the extra `metrics`")
+    from fastgan import data
+
+    faces = data.Dataset("faces", image_set(20, 0))
+    (tmp_path / "text.pt").write_text("hello")
+    torch.save({"a": torch.zeros(3)}, tmp_path / "weights.pt")
+    points = data.Dataset("points", torch.zeros(20, 2), mean=torch.zeros(2), scale=1.0)
+    for options, message in [
+        ({"features": tmp_path / "text.pt"}, "text.pt: is no network in a TorchScript file"),
+        ({"features": tmp_path / "weights.pt"}, "weights.pt: is no network in a TorchScript file"),
+        ({"features": tmp_path / "nowhere.pt"}, "nowhere.pt: is no network"),
+        ({"inception": tmp_path / "nowhere.pth"}, "--inception: .*nowhere.pth does not exist"),
+    ]:
+        with pytest.raises(ValueError, match=message) as raised:
+            metrics.judge(faces, **options)
+        assert "\n" not in str(raised.value)
+    with pytest.raises(ValueError, match=r"--features: got .*text.pt, but the data are points"):
+        metrics.judge(points, features=tmp_path / "text.pt")
+
+
+def test_a_torchmetrics_that_cannot_be_imported_is_one_line(tmp_path):
+    """torch-fidelity without torchvision, which is how it mostly breaks: on importing the one the other is missing."""
+    pytest.importorskip("torchmetrics", reason="needs the extra `metrics`")
+    (tmp_path / "torch_fidelity").mkdir()
+    (tmp_path / "torch_fidelity" / "__init__.py").write_text("import torchvision_of_another_torch")
+    (tmp_path / "torch_fidelity-0.3.0.dist-info").mkdir()
+    described = "Metadata-Version: 2.1\nName: torch-fidelity\nVersion: 0.3.0\n"
+    (tmp_path / "torch_fidelity-0.3.0.dist-info" / "METADATA").write_text(described)
+    code = "from fastgan import metrics; metrics._torchmetrics()"
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120)
+    last = result.stderr.strip().splitlines()[-1]
+    assert "ImportError: torchmetrics cannot be used (No module named 'torchvision_of_another_torch')" in last
+    assert "otherwise uninstall torch-fidelity" in last
+
+
+def test_a_judge_of_toy_points_knows_the_modes():
+    from fastgan import data
+
+    ring = data.load("ring")
+    good = metrics.judge(ring, 500)(ring.samples[-500:])
+    assert good["modes"] == 8 and good["high_quality"] > 0.97 and good["tv"] < 0.1 and good["coverage"] > 0.9
+    collapsed = metrics.judge(ring, 500)(ring.modes[:1] + 0.01 * ring.samples[-500:])
+    assert collapsed["modes"] == 1 and collapsed["tv"] == pytest.approx(7 / 8)
+    assert collapsed["fd_points"] > 20 * good["fd_points"]
+    assert "8 modes" in metrics.described(good)
