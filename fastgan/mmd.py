@@ -443,7 +443,7 @@ class _Sample:
 
     def gradient(self) -> Tensor:
         if self.differences:
-            return self.sums.T
+            return self.sums.T.contiguous()
         return self.sums[:, -1:] * self.points - self.sums[:, :-1]
 
 
@@ -490,7 +490,7 @@ class _Blocks:
         shape = (rows.stop - rows.start, columns.stop - columns.start)
         D, E, F, W, *apart = [buffer[: shape[0] * shape[1]].view(shape) for buffer in self.scratch]
         self._distances(a, rows, b, columns, D, E, apart)
-        if diagonal:
+        if diagonal and not self.differences:  # a point's distance to itself is known
             D.fill_diagonal_(0.0)
         slope = of_a or of_b
         total = self.kernel(D, E, F, W, slope, diagonal and self.settings.unbiased)
