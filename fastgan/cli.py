@@ -157,12 +157,24 @@ def train(args: argparse.Namespace) -> int:
                 raise Failed(f"{error}; {run.last_checkpoint()}") from error
             except Unreadable as error:
                 raise Failed(f"{_one_line(error)}; {run.last_checkpoint()}, to go on: {again}") from error
+            except RuntimeError as error:
+                if not _lost_connection(error):
+                    raise
+                raise Failed(f"another process of this run has failed; {run.last_checkpoint()}") from error
             if stopped:
                 run.say(f"stopped and saved at step {model.step_number:,}; to go on: {again}")
                 return INTERRUPTED if stopped == signal.SIGINT else OK
             if world.writes:
                 print(f"{run.path}: {metrics.described(run.quality or _quality(model, judge, run, 0.0))}")
     return OK
+
+
+def _lost_connection(error: RuntimeError) -> bool:
+    """Whether this is what gloo or NCCL says where the other side of a collective is gone."""
+    said = str(error).lower()
+    return any(
+        word in said for word in ("closed by peer", "reset by peer", "connection refused", "remote process exited")
+    )
 
 
 class Unreadable(Exception):
@@ -181,7 +193,7 @@ def _train(
     batch, steps = settings["batch"], settings["steps"]
     first, clock, spoke = model.step_number, Clock(run.seconds), time.monotonic()
     batches, window, stopped = _batches(model, data, settings, run, world), Window(model), 0
-    bar = datasets.progress_bar(total=steps * batch, initial=first * batch, **({} if world.writes else {"disable": 1}))
+    bar = datasets.progress_bar(total=steps * batch, initial=first * batch, hidden=not world.writes)
     with _catching_signals() as signals, bar, contextlib.closing(batches):
         while model.step_number < steps and not stopped:
             try:

@@ -598,10 +598,12 @@ class _NoBar:
         pass
 
 
-def progress_bar(iterable=None, **options):
+def progress_bar(iterable=None, hidden: bool = False, **options):
     """tqdm's bar, counting samples; drawn only where tqdm is there and stderr is a terminal."""
     try:
         from tqdm import tqdm
     except ImportError:
         return _NoBar(iterable)
-    return tqdm(iterable, unit=" img", unit_scale=True, dynamic_ncols=True, disable=not sys.stderr.isatty(), **options)
+    return tqdm(
+        iterable, unit=" img", unit_scale=True, dynamic_ncols=True, disable=hidden or not sys.stderr.isatty(), **options
+    )
