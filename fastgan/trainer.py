@@ -261,10 +261,11 @@ class GANTrainer:
         one, r2 (the weighted penalties; 0 in a step that takes none); of "mmd" loss_g alone. They are those of this
         rank's samples. Captured, they are the same tensors at every step: read or clone them before the next.
         """
-        if self._step.settings.accumulate > len(real):
-            raise ValueError(f"accumulate: got {self._step.settings.accumulate} parts for {len(real)} samples")
         penalised = (self.r1 > 0 or self.r2 > 0) and self.step_number % self.r1_every == 0
         counts = ranks.counts_of_all(len(real), self.device) if uneven and ranks.ranks() > 1 else None
+        least = min(counts or [len(real)])  # of all ranks, so that all of them raise, and none waits for the others
+        if self._step.settings.accumulate > least:
+            raise ValueError(f"accumulate: got {self._step.settings.accumulate} parts for {least} samples")
         real = real.detach()
         if self._graphs is None and self.capture_reason is None and counts is None:
             self._capture(real)
