@@ -52,9 +52,13 @@ WARM_UP = 3
 Call = Callable[[], object]
 
 
-def run(only: Sequence[str] | None, update: bool) -> int:
-    """0 where every count is the baseline's, 1 where one is not, 2 for bad arguments. `update` writes the baseline."""
-    chosen = list(only or SECTIONS)
+def run(only: Sequence[str] | None, update: bool, words: Sequence[str] | None = None) -> int:
+    """0 where every count is the baseline's, 1 where one is not, 2 for bad arguments. `update` writes the baseline.
+    words: only cases with one of these in their name."""
+    chosen = list(SECTIONS if update else only or SECTIONS)
+    if update and words:
+        print("python -m bench gate: --cases: not with --update, which writes every case", file=sys.stderr)
+        return 2
     if unknown := [name for name in chosen if name not in SECTIONS]:
         print(f"python -m bench gate: section {unknown[0]!r}: expected one of {', '.join(SECTIONS)}", file=sys.stderr)
         return 2
@@ -66,7 +70,7 @@ def run(only: Sequence[str] | None, update: bool) -> int:
         print("python -m bench gate: bench/baseline.json is not there: `--update` writes it", file=sys.stderr)
         return 2
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
-        found = dict(zip(chosen, pool.map(counted, chosen)))
+        found = dict(zip(chosen, pool.map(lambda section: counted(section, words), chosen)))
     if update:
         environment.write_json(
             BASELINE, {"versions": versions()} | {k: v for k, v in (baseline | found).items() if k in SECTIONS}
@@ -80,7 +84,8 @@ def run(only: Sequence[str] | None, update: bool) -> int:
         if tool and there != here:
             print(f"{section}: not compared: the baseline is of {tool} {there}, and this is {here}")
             continue
-        differ = list(differences(baseline.get(section, {}), found[section]))
+        expected = {name: case for name, case in baseline.get(section, {}).items() if _asked(name, words)}
+        differ = list(differences(expected, found[section]))
         wrong += len(differ)
         for line in differ:
             print(f"{section}: {line}")
@@ -111,14 +116,18 @@ def _shown(value: object) -> str:
     return "nothing" if value is None else "other counts" if isinstance(value, dict) else str(value)
 
 
-def counted(section: str) -> dict:
+def _asked(name: str, words: Sequence[str] | None) -> bool:
+    return words is None or any(word in name for word in words)
+
+
+def counted(section: str, words: Sequence[str] | None = None) -> dict:
     """The counts of a section, from a process made for it."""
     left_out = ("TRITON_INTERPRET", "FASTGAN_BACKEND", "FASTGAN_CACHED_LAUNCH", "OMP_NUM_THREADS")
     variables = {k: v for k, v in os.environ.items() if k not in left_out} | {"OMP_NUM_THREADS": "1"}
     variables |= {"CUDA_VISIBLE_DEVICES": "", "KINETO_LOG_LEVEL": "99"}
     if section == "launches":
         variables |= {"TRITON_INTERPRET": "1", "FASTGAN_BACKEND": "triton"}
-    command = [sys.executable, "-m", "bench.gate", section]
+    command = [sys.executable, "-m", "bench.gate", section, *(words or ())]
     done = subprocess.run(command, cwd=environment.ROOT, env=variables, capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(f"python -m bench gate: {section}: {(done.stderr.strip().splitlines() or ['failed'])[-1]}")
@@ -213,7 +222,7 @@ def cases() -> dict[str, Callable[[], Call]]:
     return found
 
 
-def launches(only: Sequence[str] | None = None) -> dict:
+def launches(words: Sequence[str] | None = None) -> dict:
     """Of a call of each case; under the interpreter."""
     from triton.runtime.interpreter import GridExecutor
 
@@ -228,8 +237,8 @@ def launches(only: Sequence[str] | None = None) -> dict:
 
     GridExecutor.__call__ = counting
     found = {}
-    for name, make in _chosen(only):
-        if only is None and name in SLOW_TO_INTERPRET:
+    for name, make in cases().items():
+        if name in SLOW_TO_INTERPRET or not _asked(name, words):
             continue
         call = make()
         before, ran = kernels.launch_count(), 0
@@ -238,23 +247,20 @@ def launches(only: Sequence[str] | None = None) -> dict:
     return found
 
 
-def operators(only: Sequence[str] | None = None) -> dict:
+def operators(words: Sequence[str] | None = None) -> dict:
     """Operators and memory of a call of each case; on the CPU's closed form."""
     import torch
 
     torch.set_num_threads(1)
     found = {}
-    for name, make in _chosen(only):
+    for name, make in cases().items():
+        if not _asked(name, words):
+            continue
         call = make()
         for _ in range(WARM_UP):
             call()
         found[name] = _profiled(call)
     return found
-
-
-def _chosen(only: Sequence[str] | None) -> list[tuple[str, Callable[[], Call]]]:
-    all_cases = cases()
-    return [(name, all_cases[name]) for name in (all_cases if only is None else only)]
 
 
 def _profiled(call: Call) -> dict:
@@ -274,7 +280,7 @@ def _profiled(call: Call) -> dict:
     return counts | {"by_name": dict(sorted(called.items()))}
 
 
-def instructions(only: Sequence[str] | None = None) -> dict:
+def instructions(words: Sequence[str] | None = None) -> dict:
     """The machine code of each of BUILDS, for sm_90."""
     from bench import machine_code
 
@@ -282,6 +288,8 @@ def instructions(only: Sequence[str] | None = None) -> dict:
     kept = ("registers", "stack", "spills", "code", "atomics", "programs", "threads", "block", "tile_loops")
     found = {}
     for name, dtype in BUILDS:
+        if not _asked(f"{name}, {dtype}", words):
+            continue
         row = machine_code.measure(machine_code.recorded(calls[name], dtype, "sm_90"), "sm_90")
         row["tile_loops"] = {f"tile loop {i}": loop for i, loop in enumerate(row["tile_loops"])}
         found[f"{name}, {dtype}"] = {key: row[key] for key in kept}
@@ -289,4 +297,5 @@ def instructions(only: Sequence[str] | None = None) -> dict:
 
 
 if __name__ == "__main__":
-    print(json.dumps({"launches": launches, "operators": operators, "instructions": instructions}[sys.argv[1]]()))
+    count = {"launches": launches, "operators": operators, "instructions": instructions}[sys.argv[1]]
+    print(json.dumps(count(sys.argv[2:] or None)))

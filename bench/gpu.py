@@ -19,10 +19,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench import environment, promises
+from bench import environment, promises, suites
 
 MOST_BYTES = 16 * 2**20
 PYTHON = sys.executable
+SUITES = (("matching", 45), ("training", 75), ("lists", 45), ("mmd", 35), ("batches", 25), ("timeline", 15))  # seconds
 
 
 @dataclass(frozen=True)
@@ -54,10 +55,15 @@ def not_installed() -> bool:
 
 def _stages(folder: Path, quick: bool, cuda: bool, commit: str | None) -> list[Stage]:
     bench = [PYTHON, "-m", "bench"]
-    losses = [*bench, "losses", "--out", str(folder), "--limit", "60" if quick else "220"]
-    losses += ["--quick"] * quick + (["--commit", commit] if commit else [])
-    lists = [*bench, "lists", "--out", str(folder), "--limit", "40" if quick else "100"]
-    lists += ["--quick"] * quick + ["--budget", "0.5"] * (not quick) + (["--commit", commit] if commit else [])
+    common = ["--out", str(folder), "--quiet", *["--quick"] * quick, *(["--commit", commit] if commit else [])]
+
+    def suite(name: str, seconds: float) -> Stage:
+        """Stops by itself, so that what it has measured is kept; is stopped where it does not."""
+        seconds = min(seconds, 50) if quick else seconds
+        return Stage(
+            name, [*bench, name, *common, "--limit", f"{0.8 * seconds:.0f}"], f"{name}.log", 1.3 * seconds + 10
+        )
+
     uncached = (("PYTORCH_NO_CUDA_MEMORY_CACHING", "1"),)  # else every tensor lies in one allocation to the checker
     sanitizer = ["compute-sanitizer", "--error-exitcode", "9", "--target-processes", "application-only", "--tool"]
     profiler = ["ncu", "--clock-control", "none", "--kernel-name", "regex:adversarial", "--launch-count", "6"]
@@ -69,10 +75,10 @@ def _stages(folder: Path, quick: bool, cuda: bool, commit: str | None) -> list[S
     if importlib.util.find_spec("xdist"):
         pytest += ["-n", str(min(4, os.cpu_count() or 1))]
     return [
-        Stage("losses", losses, "losses.log", 70 if quick else 270),
-        Stage("tests", pytest, "pytest.log", 60 if quick else 170),
-        Stage("checks", [*bench, "checks"], "checks.log", 50, needs_cuda),
-        Stage("lists", lists, "lists.log", 50 if quick else 125),
+        suite("losses", 110),
+        Stage("tests", pytest, "pytest.log", 60 if quick else 130),
+        Stage("checks", [*bench, "checks"], "checks.log", 40, needs_cuda),
+        *(suite(name, seconds) for name, seconds in SUITES if name in suites.there()),
         Stage(
             "memcheck",
             [*sanitizer, "memcheck", PYTHON, "-m", "bench.workload", "small"],
@@ -168,24 +174,28 @@ def _made_since(file: Path, clock: float) -> bool:
 def _promises(folder: Path, clock: float) -> str:
     """The table of promises, from the numbers of this run only."""
     found = []
-    for name in ("losses.json", "lists.json", "machine_code.json"):
-        if not _made_since(folder / name, clock):
-            found.append((f"everything that {name} shows", "the file was not written", promises.UNMEASURED))
+    for name in [*suites.there(), "machine_code"]:
+        if not _made_since(folder / f"{name}.json", clock):
+            found.append((f"everything that {name}.json shows", "the file was not written", promises.UNMEASURED))
             continue
-        results = json.loads((folder / name).read_text(encoding="utf-8"))
-        if name == "losses.json":
-            found += promises.losses(results)
-        elif name == "lists.json":
-            found += promises.lists(results)
-        else:
+        results = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+        if name == "machine_code":
             kept, broken = len(results["rows"]) - results["broken"], results["broken"]
             what = "machine code: 128-bit accesses, no spills, at most 26 instructions a logit"
             found.append((what, f"{kept} of {len(results['rows'])} builds", "not met" if broken else "met"))
+            continue
+        try:
+            found += suites.module(name).promises(results)
+        except Exception as error:  # a suite that was stopped halfway
+            found.append(
+                (f"everything that {name}.json shows", f"{type(error).__name__}: {error}", promises.UNMEASURED)
+            )
     return promises.table(found)
 
 
 def _copy(out: Path, folder: Path, clock: float, summary: str, logs: dict[str, str]) -> None:
-    """At most eight files, none over 16 MiB, no folders."""
+    """At most eight files, none over 16 MiB, no folders. results.json is all suites together: `python -m bench report
+    results.json` on another machine puts them in their places and draws tables and pictures."""
     out.mkdir(parents=True, exist_ok=True)
     files = {"summary.md": summary + "\n", "pytest.log": logs.get("pytest.log", "the tests did not run\n")}
     rest = [text for name, text in logs.items() if name not in ("pytest.log", "ncu.log", "sanitizer.log")]
@@ -193,11 +203,7 @@ def _copy(out: Path, folder: Path, clock: float, summary: str, logs: dict[str, s
     files |= {name: logs[name] for name in ("ncu.log", "sanitizer.log") if name in logs}
     for name, text in files.items():
         (out / name).write_bytes(text.encode()[-MOST_BYTES:])
-    for name in ("losses.json", "lists.json", "machine_code.json"):  # tables and pictures are drawn from them
-        source = folder / name
-        if (
-            _made_since(source, clock)
-            and source.stat().st_size <= MOST_BYTES
-            and source.resolve() != (out / name).resolve()
-        ):
-            shutil.copyfile(source, out / name)
+    made = [folder / f"{name}.json" for name in [*suites.there(), "machine_code"]]
+    made = [file for file in made if _made_since(file, clock)]
+    bundle = {"folder": folder.name, "suites": {f.stem: json.loads(f.read_text(encoding="utf-8")) for f in made}}
+    environment.write_json(out / "results.json", bundle)

@@ -23,7 +23,7 @@ from bench import environment
 from bench.measure import student
 from bench.progress import progress
 
-NAMES = ("name", "dtype", "n", "batch", "device", "what")  # of a cell: which one it is
+NAMES = ("name", "dtype", "n", "d", "batch", "size")  # of a cell: which one it is
 
 
 def run(suite: str, arguments: Sequence[str], processes: int, limit_s: float, out: Path) -> dict:

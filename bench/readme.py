@@ -45,12 +45,10 @@ def rewrite(path: Path, write: bool) -> list[str]:
     new = rewritten(text)
     marked = r"<!-- bench:(\w+) -->\n(.*?)<!-- /bench -->"
     pairs = zip(re.findall(marked, text, re.S), re.findall(marked, new, re.S))
-    stale = [
-        f"README.md: the table of {suite} is not that of the results files" for (suite, a), (_, b) in pairs if a != b
-    ]
+    stale = [suite for (suite, there), (_, made) in pairs if there != made]
     if write and new != text:
         environment.write_atomically(path, new)
-    return stale
+    return [f"README.md: the table of {suite} is not that of the results files" for suite in stale]
 
 
 def unpack(bundle: dict) -> list[Path]:

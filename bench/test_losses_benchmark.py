@@ -15,9 +15,10 @@ pytest.importorskip("pytest_benchmark")
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 SIZES = [128, 2**18, 2**22]
+HERE = [c for c in CONTENDERS if c.on in (None, DEVICE)]
 
 
-@pytest.mark.parametrize("contender", CONTENDERS, ids=lambda c: c.name.replace(" ", "-"))
+@pytest.mark.parametrize("contender", HERE, ids=lambda c: c.name.replace(" ", "-"))
 @pytest.mark.parametrize("n", SIZES)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_discriminator_loss_and_gradients(benchmark, dtype, n, contender):

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench import losses, measure, promises, report
+from bench import compare, losses, measure, promises, report
 from bench.contenders import CONTENDERS, Contender, draw, softplus_loss, why_wrong
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -126,6 +126,30 @@ def test_a_wrong_contender_gets_no_speed(wrong, ours):
     assert "host_us" not in rows["bad"] and rows["bad"]["error"].startswith("wrong result, not timed: gradient at")
 
 
+KERNEL_ROWS = """
+import json
+from bench import contenders, losses
+ours = [c for c in contenders.CONTENDERS if c.ours or c.name == "eager"]
+print(json.dumps(losses.cell("cpu", "float32", 300, ours, quick=True, budget_s=0.01)["rows"]))
+"""
+
+
+def test_a_wrong_kernel_gets_no_speed(tmp_path):
+    """The kernel itself, with a wrong sign in its slope, run by the interpreter: only eager's row has a time."""
+    compare.tree(tmp_path / "tree", None)
+    file = tmp_path / "tree/fastgan/kernels/criteria.py"
+    assert file.read_text().count("tl.fma(s, -w,") == 1
+    file.write_text(file.read_text().replace("tl.fma(s, -w,", "tl.fma(s, w,"))
+    variables = os.environ | {"TRITON_INTERPRET": "1", "FASTGAN_BACKEND": "triton"}
+    command = [sys.executable, "-c", KERNEL_ROWS]
+    done = subprocess.run(command, cwd=tmp_path / "tree", env=variables, capture_output=True, text=True, timeout=300)
+    rows = {row["contender"]: row for row in json.loads(done.stdout.splitlines()[-1])}
+    assert "host_us" in rows["eager"] and "host_us" in rows["copy"]
+    for name in ("drop-in", "value_and_grad"):
+        assert rows[name]["error"].startswith("wrong result, not timed: gradient at real[0]")
+        assert not {"host_us", "host_speedup", "bytes_per_s"} & set(rows[name])
+
+
 def test_a_contender_that_raises_says_why_and_stops_nobody():
     def make(scale):
         raise RuntimeError("no compiler\nlong trace")
@@ -185,7 +209,10 @@ def test_promises_are_judged_by_the_numbers():
         (("report", "no_such.json"), "no results file"),
         (("machine-code", "--targets", "sm_1"), "target 'sm_1'"),
         (("nothing",), "invalid choice"),
-        ((), "required"),
+        (("--minutes", "0"), "above 0"),
+        (("batches", "--only", "nothing"), "configuration 'nothing'"),
+        (("compare", "no-such-commit"), "REV: got 'no-such-commit'"),
+        (("report", "--agree", "no_such.json", "nor_this.json"), "no two results files"),
     ],
 )
 def test_bad_arguments_give_one_line_and_exit_code_2(arguments, said):
