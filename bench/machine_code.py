@@ -349,6 +349,8 @@ def rows(targets: Sequence[str], jobs: int) -> list[dict]:
 
 
 def run(targets: str | None, path: Path | None, jobs: int | None = None) -> int:
+    from bench import machine_code_mmd
+
     chosen = targets.split(",") if targets else list(TARGETS)
     if unknown := [name for name in chosen if name not in TARGETS]:
         print(
@@ -357,12 +359,22 @@ def run(targets: str | None, path: Path | None, jobs: int | None = None) -> int:
         )
         return 2
     found = rows(chosen, jobs or os.cpu_count() or 1)
-    failed = [row for row in found if row["broken"]]
+    of_mmd = machine_code_mmd.rows(chosen, jobs or os.cpu_count() or 1)
+    failed = [row for row in (*found, *of_mmd) if row["broken"]]
     if path is not None:
         header = environment.describe("cpu")
-        environment.write_json(path, {"environment": header, "rows": found, "broken": len(failed)})
-    print(table(found))
+        environment.write_json(
+            path,
+            {
+                "environment": header,
+                "rows": found,
+                "broken": sum(map(bool, (row["broken"] for row in found))),
+                "mmd": of_mmd,
+            },
+        )
+    print(f"{table(found)}\n\n{machine_code_mmd.table(of_mmd)}")
     if (most := most_instructions(found)) is not None:
         print(f"\nsm_90: at most {most:.1f} instructions a logit, {MOST_INSTRUCTIONS:g} promised")
-    print(f"{len(found) - len(failed)} of {len(found)} builds keep every promise")
+    builds = len(found) + len(of_mmd)
+    print(f"{builds - len(failed)} of {builds} builds keep every promise")
     return 1 if failed else 0

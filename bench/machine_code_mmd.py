@@ -10,7 +10,9 @@ Promises, for every launch:
 
 from __future__ import annotations
 
+import concurrent.futures
 import importlib
+import multiprocessing
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -30,6 +32,7 @@ from bench.machine_code import (
     instructions,
     loops,
 )
+from bench.progress import progress
 
 SHARED = {"sm_80": 166_912, "sm_90": 232_448, "sm_100": 232_448, "gfx942": 65_536}  # bytes a program may have
 
@@ -181,5 +184,11 @@ def table(rows: list[dict]) -> str:
     return "\n".join(lines)
 
 
-def builds(target: str) -> list[dict]:
-    return [measure(call, target) for call in CALLS]
+def rows(targets: Sequence[str], jobs: int) -> list[dict]:
+    """One row a build, by `jobs` processes."""
+    work = [(call, target) for target in targets for call in CALLS]
+    if jobs == 1:
+        return [measure(*item) for item in progress(work, "machine code, mmd")]
+    with concurrent.futures.ProcessPoolExecutor(min(jobs, len(work)), multiprocessing.get_context("spawn")) as pool:
+        futures = [pool.submit(measure, *item) for item in work]
+        return [future.result() for future in progress(futures, "machine code, mmd")]

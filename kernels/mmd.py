@@ -154,7 +154,8 @@ def _rows(
             weighted = tl.zeros([BI, CHUNK], ACC)  # sum_j w_ij b_j
 
     same_tiles = tl.cdiv(n, BJ) if SAME else 0
-    first = i0 // BJ if TRIANGLE and SAME else i0 * 0
+    WHOLE: tl.constexpr = BI if BI > BJ else BJ  # rows whose tiles on the diagonal hold both orders of a pair
+    first = i0 // WHOLE * (WHOLE // BJ) if TRIANGLE and SAME else i0 * 0
     last = same_tiles + tl.cdiv(m, BJ) if CROSS else same_tiles
     for tile in range(first, last):
         of_same = tile < same_tiles
@@ -212,7 +213,7 @@ def _rows(
             if SAME and UNBIASED:
                 if diagonal:
                     value = tl.where(i[:, None] == j[None, :], 0.0, value)
-            times = tl.where(of_same & (tile > first), 2.0, 1.0) if TRIANGLE else 1.0
+            times = tl.where(of_same & (tile >= first + WHOLE // BJ), 2.0, 1.0) if TRIANGLE else 1.0
             counted = tl.sum(value * tl.where(inside, times, 0.0).to(ACC)[None, :], axis=1).to(tl.float64)
             same += tl.where(of_same, counted, 0.0)
             cross += tl.where(of_same, 0.0, counted)
@@ -391,7 +392,7 @@ def plan(n: int, m: int, d: int, differences: bool, dtype: torch.dtype, processo
     block, columns = (32, 32 if dtype == torch.float64 else 64) if differences else (64, 32)
     while block > 16 and -(-rows // block) < 2 * processors:
         block //= 2
-    shape = dict(CHUNKS=d > chunk, EVEN=d % chunk == 0, CHUNK=chunk, BI=block, BJ=max(columns, block))
+    shape = dict(CHUNKS=d > chunk, EVEN=d % chunk == 0, CHUNK=chunk, BI=block, BJ=columns)
     return shape, dict(num_warps=4)
 
 

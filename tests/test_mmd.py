@@ -133,6 +133,15 @@ def test_half_precision(device, poisoned, dtype):
         check(*samples(*shape, dtype, device), (math.sqrt(shape[2]),), scale=1024.0)
 
 
+@pytest.mark.parametrize("unbiased", [False, True])
+def test_values_of_several_tiles(device, unbiased):
+    """Without a gradient each pair of one sample is met once: tiles on the diagonal, and beyond it."""
+    for shape in ((70, 3, 2), (2, 70, 6)):
+        x, y = samples(*shape, device=device)
+        loss, size, *_ = exact(x, y, (2.0,), unbiased=unbiased)
+        assert_within(fastgan.mmd_loss(x, y, (2.0,), unbiased=unbiased), loss, size, torch.float32)
+
+
 def test_differences_of_any_dimension(device, poisoned):
     check(*samples(5, 7, 6, device=device), (2.0,), precision="exact")
     check(*samples(18, 3, 9, device=device), (3.0, 1.0), precision="exact", unbiased=True)
