@@ -15,6 +15,7 @@ KERNEL, CRITERION, NUMERICS = "kernels/adversarial.py", "kernels/criteria.py", "
 FUNCTIONAL, OPERATORS, CLOSED = "fastgan/functional.py", "fastgan/operators.py", "fastgan/closed_form.py"
 SMALL = "fastgan/small.py"
 ACCURACY, AUTOGRAD, OBJECTIVES = "tests/test_accuracy.py", "tests/test_autograd.py", "tests/test_objectives.py"
+MMD_KERNEL, MMD_CLOSED, MMD = "kernels/mmd.py", "fastgan/mmd.py", "tests/test_mmd.py"
 
 # name: (file, what stands there, what replaces it, backend, test file)
 MUTANTS = {
@@ -191,6 +192,20 @@ MUTANTS = {
     "closed form: the hinge's knee": (
         *(CLOSED, "(slope, gap, 0.0)", "(slope, gap, -1e-6)", "what_is_small and hinge", OBJECTIVES),
     ),
+    "mmd: a pair counted once": (
+        *(MMD_KERNEL, "first + WHOLE // BJ), 2.0", "first + WHOLE // BJ), 1.0", "triton and several_tiles", MMD),
+    ),
+    "mmd: columns beyond the last": (MMD_KERNEL, "inside = j < columns", "inside = j >= 0", "triton and 49", MMD),
+    "mmd: attraction for repulsion": (MMD_KERNEL, "ratio, -1.0), 0.0)", "ratio, 1.0), 0.0)", "triton and 49", MMD),
+    "mmd: products about zero": (
+        *(MMD_KERNEL, "centre = tl.sum(a, axis=0) / BI", "centre = tl.sum(a, axis=0) * 0", "triton and close", MMD),
+    ),
+    "mmd, closed form: a pair counted once": (
+        *(MMD_CLOSED, "+ 2 * self._total(others)", "+ self._total(others)", "several_blocks", MMD),
+    ),
+    "mmd: curvature of the wrong sign": (
+        *(MMD_CLOSED, "second + rate * rate * k", "second - rate * rate * k", "torch-cpu and gradcheck", MMD),
+    ),
 }
 
 
@@ -200,7 +215,8 @@ def plant(folder, mutant=None):
     ignore = shutil.ignore_patterns("__pycache__")
     shutil.copytree(ROOT / "fastgan", package, ignore=ignore)
     shutil.copytree(ROOT / "kernels", package / "kernels", ignore=ignore)
-    for name in ("conftest.py", "oracle.py", "test_accuracy.py", "test_autograd.py", "test_objectives.py"):
+    tests = ("test_accuracy.py", "test_autograd.py", "test_objectives.py", "test_mmd.py")
+    for name in ("conftest.py", "oracle.py", *tests):
         shutil.copy(ROOT / "tests" / name, folder)
     if mutant:
         file, old, new = mutant
