@@ -309,7 +309,8 @@ def matching_gradient(
             g.copy_(s).mul_(slope)
             if g is not out:
                 out.copy_(g)
-    return (grads if of_fakes else []) + ([torch.neg(grad, out=memory.empty_like(grad)) for grad in grads] if of_reals else [])
+    real_grads = [torch.neg(grad, out=memory.empty_like(grad)) for grad in grads] if of_reals else []
+    return (grads if of_fakes else []) + real_grads
 
 
 def _pair(x: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
