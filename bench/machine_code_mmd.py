@@ -1,7 +1,7 @@
 """The kernel of the maximum mean discrepancy, for GPUs that are not here: part of `python -m bench machine-code`.
 
 Promises, for every launch:
-  tiles of points are read and their gradients written 128 bits at a time    products, full chunks of dimensions, NVIDIA
+  tiles of points are read 128 bits at a time                                 products, sm_80 and sm_90
   nothing spills                                                              differences
   nothing spills in a loop over tiles                                         products, sm_80 and sm_90
   products are taken by matrix units                                          products
@@ -119,7 +119,7 @@ def _nvidia(binary) -> dict:
         "spills_in_loops": sum(_spills(body) for body in tiles),
         "loads_128": sum(".128" in op for op in loads),
         "loads_narrow": sum(".128" not in op for op in loads),
-        "matrix": sum("MMA" in op for op in opcodes),
+        "matrix": sum(re.match(r"HMMA|HGMMA|UTC\w*MMA", op) is not None for op in opcodes),
         "instructions": len(code),
     }
 
@@ -154,7 +154,7 @@ def broken(row: dict) -> Iterator[str]:
         if row["spills"]:
             yield f"{row['spills']} spills"
         return
-    if row["target"] != "gfx942" and (not row["loads_128"] or row["loads_narrow"]):
+    if row["target"] in ("sm_80", "sm_90") and (not row["loads_128"] or row["loads_narrow"]):
         yield f"loads: {row['loads_128']} of 128 bits, {row['loads_narrow']} narrower"
     if row["target"] in ("sm_80", "sm_90") and row["spills_in_loops"]:
         yield f"{row['spills_in_loops']} spills in loops"

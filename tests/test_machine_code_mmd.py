@@ -28,7 +28,7 @@ from unittest import mock
 from bench import machine_code_mmd as m
 from bench.machine_code import specialised
 seen = {}
-sizes = itertools.product((1, 16, 17, 4096, 4097), (1, 2, 3, 4, 5, 16, 48, 64, 100, 256, 260), (True, False))
+sizes = itertools.product((1, 16, 4097), (1, 2, 4, 5, 16, 48, 64, 100, 260), (True, False))
 for n, d, value in sizes:
     launch = m.recorded(m.Call("", n, d, value=value, precision="exact" if d <= 4 else "fp32"), "sm_90")
     options, signature, constants, attributes = specialised(launch, "sm_90")
@@ -52,7 +52,7 @@ def check(builds):
     assert len(rows) == len(builds)
     assert {f"{row['launch']}, {row['target']}": row["broken"] for row in rows if row["broken"]} == {}
     for row in rows:
-        assert row["instructions"] > 100 and (row["products"] == (row["matrix"] > 8)), row
+        assert row["instructions"] > 100 and (row["products"] == (row["matrix"] > 0)), row
 
 
 def test_no_spills_wide_loads_matrix_units_and_shared_memory():
