@@ -349,7 +349,7 @@ def rows(targets: Sequence[str], jobs: int) -> list[dict]:
 
 
 def run(targets: str | None, path: Path | None, jobs: int | None = None) -> int:
-    from bench import machine_code_mmd
+    from bench import machine_code_matching, machine_code_mmd
 
     chosen = targets.split(",") if targets else list(TARGETS)
     if unknown := [name for name in chosen if name not in TARGETS]:
@@ -360,7 +360,8 @@ def run(targets: str | None, path: Path | None, jobs: int | None = None) -> int:
         return 2
     found = rows(chosen, jobs or os.cpu_count() or 1)
     of_mmd = machine_code_mmd.rows(chosen, jobs or os.cpu_count() or 1)
-    failed = [row for row in (*found, *of_mmd) if row["broken"]]
+    of_signs = machine_code_matching.rows(chosen, jobs or os.cpu_count() or 1)
+    failed = [row for row in (*found, *of_mmd, *of_signs) if row["broken"]]
     if path is not None:
         header = environment.describe("cpu")
         environment.write_json(
@@ -370,11 +371,12 @@ def run(targets: str | None, path: Path | None, jobs: int | None = None) -> int:
                 "rows": found,
                 "broken": sum(map(bool, (row["broken"] for row in found))),
                 "mmd": of_mmd,
+                "signs": of_signs,
             },
         )
-    print(f"{table(found)}\n\n{machine_code_mmd.table(of_mmd)}")
+    print(f"{table(found)}\n\n{machine_code_mmd.table(of_mmd)}\n\n{machine_code_matching.table(of_signs)}")
     if (most := most_instructions(found)) is not None:
         print(f"\nsm_90: at most {most:.1f} instructions a logit, {MOST_INSTRUCTIONS:g} promised")
-    builds = len(found) + len(of_mmd)
+    builds = len(found) + len(of_mmd) + len(of_signs)
     print(f"{builds - len(failed)} of {builds} builds keep every promise")
     return 1 if failed else 0
