@@ -42,6 +42,8 @@ def run(suite: str, arguments: Sequence[str], processes: int, limit_s: float, ou
             file = part / f"{suite}.json"
             if done.returncode or not file.exists():
                 said = done.stderr.decode(errors="replace").strip().splitlines()[-1:] or [""]
+                if done.returncode == 2:  # bad arguments, said in one line
+                    raise ValueError(said[0].removeprefix("python -m bench: "))
                 raise RuntimeError(f"{suite}: process {i + 1} ended with {done.returncode}: {said[0][:300]}")
             found.append(json.loads(file.read_text(encoding="utf-8")))
             merged = merge(found)

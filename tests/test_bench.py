@@ -50,7 +50,7 @@ def test_losses_times_every_contender_at_every_size_and_dtype(results):
     assert [(cell["dtype"], cell["n"]) for cell in results["cells"]] == [("float32", 128), ("float16", 128)]
     for cell in results["cells"]:
         rows = {row["contender"]: row for row in cell["rows"]}
-        assert list(rows) == [*(c.name for c in CONTENDERS), "copy"]
+        assert list(rows) == [*(c.name for c in CONTENDERS if c.on != "cuda"), "copy"]
         for name, row in rows.items():
             if name == "torch.compile" and "error" in row:
                 continue  # no compiler here; the row says so
@@ -146,7 +146,7 @@ def test_a_wrong_kernel_gets_no_speed(tmp_path):
     rows = {row["contender"]: row for row in json.loads(done.stdout.splitlines()[-1])}
     assert "host_us" in rows["eager"] and "host_us" in rows["copy"]
     for name in ("drop-in", "value_and_grad"):
-        assert rows[name]["error"].startswith("wrong result, not timed: gradient at real[0]")
+        assert rows[name]["error"].startswith("wrong result, not timed: gradient at ")
         assert not {"host_us", "host_speedup", "bytes_per_s"} & set(rows[name])
 
 
