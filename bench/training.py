@@ -1,0 +1,558 @@
+"""`python -m bench training`: whole training steps of a DCGAN, images a second.
+
+What fastgan's trainer is compared with is the loop that people begin with, pytorch/examples' DCGAN, restated here, and
+the best that a careful user makes of it. All train the same networks on the same images from the same weights and,
+where they draw as often, with the same random numbers. A trainer whose losses are not the loop's is an error in the
+table.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bench import environment, report
+from bench import promises as promised
+from bench.losses import _one_line
+from bench.measure import Cuda, interval, machine, ratio, sample_rounds
+from bench.progress import progress
+from bench.promises import Promise, times
+from fastgan.networks import build
+from fastgan.trainer import GANTrainer
+
+EXAMPLE, CAREFUL = "the example's loop", "the same, by a careful user"
+ALTERNATING, ONE_STAGE, MINIMAX = "trainer", "trainer, one-stage", "trainer, one-stage, minimax"
+CONTENDERS = {
+    EXAMPLE: "pytorch/examples' DCGAN: eager float32, BCE of sigmoids, D backward twice, `.item()` five times a step",
+    CAREFUL: "the same arithmetic with fused Adam, BCE with logits, D frozen in G's step, nothing read, torch.compile; "
+    "on a GPU also bfloat16 and channels_last",
+    ALTERNATING: "GANTrainer(redraw=False): the example's arithmetic, float32",
+    "trainer, new samples for G": "GANTrainer(): G's step draws samples of its own",
+    "trainer, concatenated": "GANTrainer(redraw=False, concatenate=True): D sees both sides in one pass",
+    ONE_STAGE: "GANTrainer(step='one-stage'): one pass through D for both players",
+    MINIMAX: "the same with the minimax loss, which a D with batch normalisation asks for",
+    "trainer, compiled": "GANTrainer(redraw=False, compile=True)",
+    "trainer, captured": "GANTrainer(redraw=False): float32, the step in one CUDA graph",
+    "trainer, bfloat16": "GANTrainer(redraw=False, precision='bfloat16', capture=False)",
+    "trainer, bfloat16, captured": "GANTrainer(redraw=False): what a GPU gets by default",
+    "trainer, bfloat16, captured, compiled": "GANTrainer(redraw=False, compile=True)",
+    "trainer, bfloat16, captured, one-stage": "GANTrainer(step='one-stage')",
+}
+FASTEST = ("trainer, bfloat16, captured", "trainer, bfloat16, captured, compiled")
+LATENT, LR, BETAS = 100, 2e-4, (0.5, 0.999)  # the example's
+
+
+class Cell(NamedTuple):
+    """norm: batch normalisation in D, as the example has it."""
+
+    name: str
+    size: int
+    batch: int
+    width: int
+    norm: bool = True
+
+    @property
+    def title(self) -> str:
+        return f"{self.size}×{self.size}, batch {self.batch}{'' if self.norm else ', no norm in D'}"
+
+
+def cells(device: str) -> list[Cell]:
+    """In the order of what they tell, since a run may have no time for all of them."""
+    if device == "cpu":
+        shapes = [(64, 16, 64), (32, 64, 32)]
+    else:
+        shapes = [
+            (64, 128, 64),
+            (64, 16, 64),
+            (64, 1024, 64),
+            (128, 128, 64),
+            (64, 64, 64),
+            (64, 256, 64),
+            (64, 512, 64),
+        ]
+        shapes += [(128, 16, 64), (128, 64, 64), (128, 256, 64), (64, 32, 64), (128, 512, 64), (128, 1024, 64)]
+    return [
+        Cell(f"{size}px-b{batch}{'' if norm else '-plain'}", size, batch, width, norm)
+        for size, batch, width in shapes
+        for norm in (True, False)
+    ]
+
+
+Loop = Callable[[Tensor], tuple[Tensor, Tensor]]  # a batch of images -> the losses of D and of G
+
+
+class Example:
+    """The loop of pytorch/examples' DCGAN, in our words: see `CONTENDERS`."""
+
+    def __init__(self, generator: nn.Module, discriminator: nn.Module, device: str):
+        self.generator, self.discriminator = generator, nn.Sequential(discriminator, nn.Sigmoid())
+        self.criterion, self.device = nn.BCELoss(), device
+        self.optimizer_d = torch.optim.Adam(self.discriminator.parameters(), lr=LR, betas=BETAS)
+        self.optimizer_g = torch.optim.Adam(self.generator.parameters(), lr=LR, betas=BETAS)
+        self.random = torch.Generator(device).manual_seed(0)
+
+    def __call__(self, real: Tensor) -> tuple[Tensor, Tensor]:
+        n = len(real)
+        self.discriminator.zero_grad()
+        label = torch.full((n,), 1.0, device=self.device)
+        output = self.discriminator(real).view(-1)
+        loss_real = self.criterion(output, label)
+        loss_real.backward()
+        seen = [output.mean().item()]
+        fake = self.generator(torch.randn(n, LATENT, generator=self.random, device=self.device))
+        label.fill_(0.0)
+        output = self.discriminator(fake.detach()).view(-1)
+        loss_fake = self.criterion(output, label)
+        loss_fake.backward()
+        seen.append(output.mean().item())
+        loss_d = loss_real + loss_fake
+        self.optimizer_d.step()
+        self.generator.zero_grad()
+        label.fill_(1.0)
+        output = self.discriminator(fake).view(-1)
+        loss_g = self.criterion(output, label)
+        loss_g.backward()
+        seen.append(output.mean().item())
+        self.optimizer_g.step()
+        seen += [loss_d.item(), loss_g.item()]
+        return loss_d.detach(), loss_g.detach()
+
+
+class Careful:
+    """What can be done about it with PyTorch alone, the loop staying a loop."""
+
+    def __init__(self, generator: nn.Module, discriminator: nn.Module, device: str, compiled: bool):
+        self.cuda, self.device = device == "cuda", device
+        compile = torch.compile if compiled else lambda network: network
+        if self.cuda:
+            generator, discriminator = (m.to(memory_format=torch.channels_last) for m in (generator, discriminator))
+        self.parameters_d = list(discriminator.parameters())
+        self.generator, self.discriminator = compile(generator), compile(discriminator)
+        adam = dict(lr=LR, betas=BETAS, fused=True)
+        self.optimizer_d = torch.optim.Adam(self.parameters_d, **adam)
+        self.optimizer_g = torch.optim.Adam(generator.parameters(), **adam)
+        self.random = torch.Generator(device).manual_seed(0)
+        self.ones = self.zeros = None
+
+    def __call__(self, real: Tensor) -> tuple[Tensor, Tensor]:
+        n = len(real)
+        if self.ones is None or len(self.ones) != n:
+            self.ones, self.zeros = torch.ones(n, 1, device=self.device), torch.zeros(n, 1, device=self.device)
+        if self.cuda:
+            real = real.contiguous(memory_format=torch.channels_last)
+        bce = F.binary_cross_entropy_with_logits
+        z = torch.randn(n, LATENT, generator=self.random, device=self.device)
+        for p in self.parameters_d:
+            p.requires_grad_(True)
+        with torch.autocast(self.device, torch.bfloat16, enabled=self.cuda):
+            fake = self.generator(z)
+            loss_d = bce(self.discriminator(real), self.ones) + bce(self.discriminator(fake.detach()), self.zeros)
+        self.optimizer_d.zero_grad()
+        loss_d.backward()
+        self.optimizer_d.step()
+        for p in self.parameters_d:
+            p.requires_grad_(False)
+        with torch.autocast(self.device, torch.bfloat16, enabled=self.cuda):
+            loss_g = bce(self.discriminator(fake), self.ones)
+        self.optimizer_g.zero_grad()
+        loss_g.backward()
+        self.optimizer_g.step()
+        return loss_d.detach(), loss_g.detach()
+
+
+def loops(cell: Cell, device: str, compiled: bool) -> dict[str, Callable[[], Loop]]:
+    """The contenders of a cell, each from the same weights."""
+
+    def networks() -> tuple[nn.Module, nn.Module]:
+        torch.manual_seed(0)
+        generator, _ = build((3, cell.size, cell.size), LATENT, cell.width, "dcgan-batchnorm")
+        _, discriminator = build(
+            (3, cell.size, cell.size), LATENT, cell.width, "dcgan-batchnorm" if cell.norm else "dcgan"
+        )
+        return generator.to(device), discriminator.to(device)
+
+    def trainer(**options) -> Loop:
+        settings = dict(latent_dim=LATENT, lr=LR, betas=BETAS, weight=1.0, r1=0.0, redraw=False, concatenate=False)
+        made = GANTrainer(*networks(), seed=0, **{**settings, **options})
+
+        def step(real: Tensor) -> tuple[Tensor, Tensor]:
+            values = made.step(real)
+            if options.get("capture", True) and device == "cuda" and made.capture_reason:
+                raise RuntimeError(f"not captured: {made.capture_reason}")
+            return values["loss_d"], values["loss_g"]
+
+        step.generator = made.generator
+        return step
+
+    plain = {"precision": "float32", "capture": False}
+    one_stage = {"step": "one-stage", **({"objective": "minimax"} if cell.norm else {})}
+    found: dict[str, Callable[[], Loop]] = {
+        EXAMPLE: lambda: Example(*networks(), device),
+        CAREFUL: lambda: Careful(*networks(), device, compiled),
+        ALTERNATING: lambda: trainer(**plain),
+        "trainer, new samples for G": lambda: trainer(**plain, redraw=True),
+    }
+    if not cell.norm:
+        found["trainer, concatenated"] = lambda: trainer(**plain, concatenate=True)
+    found[MINIMAX if cell.norm else ONE_STAGE] = lambda: trainer(**plain, **one_stage)
+    if device == "cuda":
+        found["trainer, captured"] = lambda: trainer(precision="float32")
+        found["trainer, bfloat16"] = lambda: trainer(capture=False)
+        found["trainer, bfloat16, captured"] = lambda: trainer()
+        if compiled:
+            found["trainer, bfloat16, captured, compiled"] = lambda: trainer(compile=True)
+        found["trainer, bfloat16, captured, one-stage"] = lambda: trainer(**one_stage)
+    elif compiled:
+        found["trainer, compiled"] = lambda: trainer(**plain, compile=True)
+    return found
+
+
+def images(n: int, size: int, device: str, seed: int = 0) -> Tensor:
+    """Discs of any colour and place on grounds of any colour, float32 (n, 3, size, size) in [-1, 1]."""
+    random = torch.Generator().manual_seed(seed)
+    colours = torch.rand(2, n, 3, 1, 1, generator=random) * 2 - 1
+    place, radius = torch.rand(2, n, 1, 1, generator=random), 0.1 + 0.3 * torch.rand(n, 1, 1, generator=random)
+    axis = torch.linspace(0, 1, size)
+    inside = torch.hypot(axis[:, None] - place[0], axis - place[1]) < radius
+    return torch.where(inside[:, None], *colours).to(device)
+
+
+class Steps(Cuda):
+    """wall: from step to step. host: until a step's call returns. On the device: what the profiler adds up."""
+
+    kinds = ("host", "wall")
+
+    def plan(self, call) -> dict[str, int]:
+        wall = min(self._wall(call, 1) for _ in range(3))
+        return {"wall": max(2, min(50, int(0.1 / wall)))}
+
+    def sample(self, call, calls: dict[str, int]) -> dict[str, float]:
+        return {"host": self._host(call, 1) * 1e6, "wall": self._wall(call, calls["wall"]) * 1e6}
+
+    def _wall(self, call, calls: int) -> float:
+        torch.cuda.synchronize()
+        begin = time.perf_counter()
+        for i in range(calls):
+            call(i)
+        torch.cuda.synchronize()
+        return (time.perf_counter() - begin) / calls
+
+    def device_us(self, call) -> float:
+        activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
+        for _ in range(2):  # the first profile of a process may start late and miss kernels
+            with torch.profiler.profile(activities=activities) as profile:
+                call(0)
+                torch.cuda.synchronize()
+        events = [e for e in profile.events() if e.device_type == torch.autograd.DeviceType.CUDA]
+        return sum(e.time_range.elapsed_us() for e in events)
+
+
+def why_wrong(name: str, got: Sequence[tuple[float, float]], want: Sequence[tuple[float, float]]) -> str | None:
+    """Losses of a contender's first steps against the example's. One that draws other samples, or steps at other
+    weights, agrees in D's first loss only; bfloat16 has three digits, and a step of Adam makes more of rounding."""
+    first_only = "one-stage" in name or "new samples" in name
+    pairs = [(got[0][0], want[0][0])] if first_only else list(zip(itertools.chain(*got), itertools.chain(*want)))
+    tolerance = 0.05 if "bfloat16" in name or name == CAREFUL else 2e-3
+    for i, (a, b) in enumerate(pairs):
+        if not abs(a - b) <= tolerance * abs(b) + 1e-3:
+            return f"loss {(i % 2 and 'of G') or 'of D'} in step {i // 2 + 1} is {a:.6g}, the example's is {b:.6g}"
+    return None
+
+
+def run(
+    device: str,
+    only: Sequence[str] | None = None,
+    *,
+    quick: bool = False,
+    budget_s: float | None = None,
+    limit_s: float | None = None,
+    compiled: bool = True,
+    commit: str | None = None,
+    out: Path | None = None,
+    configurations: Sequence[Cell] | None = None,
+    curve_steps: int | None = None,
+) -> dict:
+    """The results, as they stand in training.json; `out` is written after every cell. only: names of cells."""
+    known = list(configurations or cells(device))
+    chosen = [c for c in known if only is None or c.name in only]
+    for name in only or ():
+        if name not in {c.name for c in known}:
+            raise ValueError(f"configuration {name!r}: expected one of {', '.join(c.name for c in known)}")
+    if quick and only is None:
+        chosen = chosen[:2]
+    if budget_s is None:
+        budget_s = 3.0 if quick else 20.0
+    if limit_s is None:
+        limit_s = 400.0 if device == "cuda" else 540.0
+    if curve_steps is None:
+        curve_steps = (20 if quick else 150) if device == "cpu" else (50 if quick else 500)
+    results = {
+        "suite": "training",
+        "environment": environment.describe(device, commit),
+        "device_type": device,
+        "quick": quick,
+        "contenders": CONTENDERS,
+        "cells": [],
+        "curves": {},
+        "skipped": [],
+    }
+    begin = time.perf_counter()
+    bar = progress([*chosen, None], "training")
+    for cell in bar:
+        if cell is not None and time.perf_counter() - begin > limit_s:
+            results["skipped"].append({"name": cell.name, "why": f"the run's limit of {limit_s:g} s was reached"})
+            continue
+        bar.set_postfix_str(cell.name if cell else "loss curves")
+        if cell is None:
+            results["curves"] = curves(device, compiled and device == "cuda", curve_steps)
+        else:
+            results["cells"].append(measured(device, cell, quick, budget_s, compiled))
+        results["seconds"] = round(time.perf_counter() - begin, 1)
+        if out is not None:
+            environment.write_json(out, results)
+    return results
+
+
+def measured(device: str, cell: Cell, quick: bool, budget_s: float, compiled: bool) -> dict:
+    """One cell: the first losses, then times in interleaved rounds, then what a step launches and holds."""
+    host = Steps(quick) if device == "cuda" else machine(device, quick)
+    real = images(cell.batch, cell.size, device)
+    rows: dict[str, dict] = {}
+    calls: dict[str, Callable] = {}
+    want: list[tuple[float, float]] = []
+    for name, make in loops(cell, device, compiled).items():
+        row = rows[name] = {"contender": name}
+        try:
+            begin = time.perf_counter()
+            loop = make()
+            got = [tuple(loss.item() for loss in loop(real)) for _ in range(3)]
+            row["first_steps_s"] = round(time.perf_counter() - begin, 2)
+            row["losses"] = got
+            want = want or got
+            wrong = why_wrong(name, got, want)
+            if wrong:
+                row["error"] = f"wrong result, not timed: {wrong}"
+            else:
+                calls[name] = lambda i, loop=loop: loop(real)
+                row["peak_bytes"] = host.peak_bytes(calls[name])
+        except Exception as error:  # a contender that cannot run here is a row that says so
+            row["error"] = _one_line(error)
+    samples = sample_rounds(host, calls, budget_s, at_least=3 if quick else 7)
+    for name, kinds in samples.items():
+        row, kind = rows[name], "wall" if "wall" in kinds else "host"
+        row["step_us"], row["host_us"] = interval(kinds[kind]), interval(kinds["host"])
+        row["images_per_s"] = cell.batch * 1e6 / row["step_us"]["median"]
+        for column, other in (("speedup", EXAMPLE), ("against_careful", CAREFUL)):
+            if other in samples:
+                row[column] = ratio(samples[other][kind], kinds[kind])
+        row["launches"] = host.launches(calls[name])
+        if device == "cuda":
+            row["device_us"] = host.device_us(calls[name])
+            row["busy"] = row["device_us"] / row["step_us"]["median"]
+    return {
+        "name": cell.name, "title": cell.title, "size": cell.size, "batch": cell.batch, "width": cell.width,
+        "norm": cell.norm, "rows": list(rows.values()),
+    }  # fmt: skip
+
+
+def curves(device: str, compiled: bool, steps: int) -> dict:
+    """{contender: {"loss_d", "loss_g": one number a step, "seconds": of all, "distance": of what it draws at the end}},
+    on one set of images, from one set of weights. D has no norm, so that every way to step is there."""
+    cell = Cell("curves", 32, 32, 16, False) if device == "cpu" else Cell("curves", 64, 128, 64, False)
+    data = images(2048, cell.size, device)
+    found = {}
+    for name, make in loops(cell, device, compiled).items():
+        try:
+            loop, random, losses = make(), torch.Generator().manual_seed(1), []
+            rows = torch.randint(len(data), (steps, cell.batch), generator=random).to(device)
+            loop(data[rows[0]])  # compiles and captures
+            begin = time.perf_counter()
+            for chosen in rows:
+                losses.append(torch.stack(loop(data[chosen])))
+            numbers = torch.stack(losses).tolist()
+        except Exception as error:
+            found[name] = {"error": _one_line(error)}
+            continue
+        seconds = time.perf_counter() - begin
+        z = torch.randn(1024, LATENT, generator=torch.Generator().manual_seed(2)).to(device)
+        with torch.no_grad():
+            drawn = torch.cat([loop.generator(part).float() for part in z.split(cell.batch)])
+        finite = [[x if math.isfinite(x) else None for x in pair] for pair in numbers]
+        found[name] = {
+            "loss_d": [d for d, _ in finite], "loss_g": [g for _, g in finite], "seconds": round(seconds, 3),
+            "distance": sliced_distance(drawn, data[:1024]),
+        }  # fmt: skip
+    return found
+
+
+def sliced_distance(a: Tensor, b: Tensor, directions: int = 256) -> float:
+    """Mean Wasserstein-1 distance of the two samples' projections on random directions (Rabin et al. 2011)."""
+    random = torch.Generator().manual_seed(3)
+    w = torch.randn(a[0].numel(), directions, generator=random).to(a.device)
+    w /= w.norm(dim=0)
+    x, y = ((s.flatten(1) @ w).sort(0).values for s in (a, b))
+    value = (x - y).abs().mean().item()
+    return value if math.isfinite(value) else -1.0
+
+
+# The tables and the picture. Every number in them comes from the file.
+
+HOW_TO_READ = """\
+*step*: median (quartiles) in microseconds from step to step, over interleaved rounds; a speed-up is a ratio of medians
+in this run, with its 95 % interval. *peak* is the most that a step holds beyond weights and optimizer. The trainer also
+averages G's weights over the steps and counts D's errors, which the loops do not. """
+ON_A_GPU = """\
+*host*: until the call returns. *device*: all kernels of a step, by the profiler; *busy* is their share of the step."""
+ON_A_CPU = "*launches*: operators that touch elements and call no other."
+
+
+def write(results: dict, folder: Path) -> list[Path]:
+    """training.md and training.png beside training.json."""
+    written = [folder / "training.md"]
+    environment.write_atomically(written[0], markdown(results))
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError:
+        return written
+    written.append(folder / "training.png")
+    picture(results, written[1])
+    return written
+
+
+def markdown(results: dict) -> str:
+    cuda = results["device_type"] == "cuda"
+    head = ["networks", "contender", "images/s", "step µs", *["host µs", "device µs", "busy"] * cuda]
+    head += ["vs the example", "vs a careful user", "launches", "peak"]
+    lines = [*report.header("Training steps of a DCGAN", results, promises(results)), "## Times", ""]
+    lines += [HOW_TO_READ + (ON_A_GPU if cuda else ON_A_CPU), "", f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
+    for cell in results["cells"]:
+        for row in cell["rows"]:
+            lines.append(f"| {' | '.join(_line(cell, row, cuda, len(head)))} |")
+    if results["curves"]:
+        lines += [
+            "",
+            "## What it costs the training",
+            "",
+            "| contender | steps | seconds | distance | last D | last G |",
+        ]
+        lines += ["|---|---|---|---|---|---|"]
+        for name, curve in results["curves"].items():
+            if "error" in curve:
+                lines.append(f"| {name} | {curve['error']} | | | | |")
+                continue
+            ends = [_end(curve[key]) for key in ("loss_d", "loss_g")]
+            row = [name, len(curve["loss_d"]), curve["seconds"], f"{curve['distance']:.3f}", *ends]
+            lines.append(f"| {' | '.join(map(str, row))} |")
+        lines += [
+            "",
+            "*distance*: sliced Wasserstein, of 1024 generated to as many real images; *last*: mean loss of the",
+        ]
+        lines += ["last tenth of the steps. The curves are in training.png."]
+    for skipped in results["skipped"]:
+        lines += ["", f"Not measured: {skipped['name']}: {skipped['why']}."]
+    return "\n".join(lines) + "\n"
+
+
+def _end(losses: Sequence[float | None]) -> str:
+    last = [x for x in losses[-max(1, len(losses) // 10) :] if x is not None]
+    return f"{sum(last) / len(last):.3f}" if last else "not finite"
+
+
+def _line(cell: dict, row: dict, cuda: bool, width: int) -> list[str]:
+    start = [cell["title"], row["contender"]]
+    if "step_us" not in row:
+        return [*start, row.get("error", "not timed"), *[""] * (width - 3)]
+    out = [*start, f"{row['images_per_s']:,.0f}", report._time(row, "step")]
+    if cuda:
+        out += [report._time(row, "host"), report.microseconds(row["device_us"]), f"{row['busy']:.0%}"]
+    out += [times(row[key]) if key in row else "" for key in ("speedup", "against_careful")]
+    return [*out, str(row["launches"]), report._bytes(row["peak_bytes"])]
+
+
+def summary(results: dict) -> str:
+    """README's table: images a second, a line a cell."""
+    names = [EXAMPLE, CAREFUL, ALTERNATING, ONE_STAGE, MINIMAX, *FASTEST]
+    shown = [n for n in names if any(row["contender"] == n for cell in results["cells"] for row in cell["rows"])]
+    lines = [f"| images/s | {' | '.join(shown)} |", "|---|" + "---|" * len(shown)]
+    for cell in results["cells"]:
+        rows = {row["contender"]: row for row in cell["rows"] if "step_us" in row}
+        found = [f"{rows[n]['images_per_s']:,.0f}" if n in rows else "" for n in shown]
+        lines.append(f"| {cell['title']} | {' | '.join(found)} |")
+    return "\n".join(lines)
+
+
+def promises(results: dict) -> list[Promise]:
+    """At the example's own networks, in the first cell that has them; one-stage also where D has no norm."""
+
+    def of(name: str, column: str, norm: bool = True) -> dict | None:
+        for cell in results["cells"]:
+            for row in cell["rows"]:
+                if cell["norm"] == norm and row["contender"] == name:
+                    return row.get(column)
+        return None
+
+    def at_least(what: str, value: dict | None, bound: float) -> Promise:
+        return promised._at_least(what, value, bound, times)
+
+    if results["device_type"] == "cpu":
+        return [
+            at_least("trainer ≥ 1.1× the example's loop, same arithmetic", of(ALTERNATING, "speedup"), 1.1),
+            at_least("one-stage ≥ 1.3× the example's loop (no norm in D)", of(ONE_STAGE, "speedup", False), 1.3),
+            at_least("one-stage ≥ 1.3× the example's loop (norm in D, minimax)", of(MINIMAX, "speedup"), 1.3),
+        ]
+    best = max((n for n in FASTEST if of(n, "images_per_s")), key=lambda n: of(n, "images_per_s"), default=FASTEST[0])
+    busy = of(best, "busy")
+    return [
+        at_least(f"{best} ≥ 3× the example's loop, batch 128", of(best, "speedup"), 3.0),
+        at_least(f"{best} ≥ 1.5× a careful user's, batch 128", of(best, "against_careful"), 1.5),
+        (
+            "GPU busy ≥ 95 % of a captured step",
+            "" if busy is None else f"{busy:.0%}",
+            promised.UNMEASURED if busy is None else "met" if busy >= 0.95 else "not met",
+        ),
+    ]
+
+
+def picture(results: dict, path: Path) -> None:
+    """Images a second by batch, and the losses of all contenders over the steps."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(1, 3, figsize=(17, 5), constrained_layout=True)
+    colours = dict(zip(CONTENDERS, plt.get_cmap("tab20").colors))
+    for name, colour in colours.items():
+        for norm, style in ((True, "o-"), (False, "s--")):
+            points = [
+                (f"{c['size']}px b{c['batch']}", row["images_per_s"])
+                for c in results["cells"] if c["norm"] == norm
+                for row in c["rows"] if row["contender"] == name and "step_us" in row
+            ]  # fmt: skip
+            if points:
+                label = name if norm or not any(c["norm"] for c in results["cells"]) else None
+                axes[0].plot(*zip(*points), style, color=colour, label=label)
+    for axis, key, title in ((axes[1], "loss_d", "D's loss"), (axes[2], "loss_g", "G's loss")):
+        for name, curve in results["curves"].items():
+            if "error" not in curve:
+                values = [math.nan if x is None else x for x in curve[key]]
+                window = max(1, len(values) // 30)  # one step's loss is noise
+                mean = [sum(values[i : i + window]) / window for i in range(len(values) - window + 1)]
+                axis.plot(range(window, len(values) + 1), mean, color=colours[name], label=name)
+        axis.set(title=title, xlabel="step", ylabel="nats")
+    axes[0].set(title="solid: norm in D; dashed: none", ylabel="images a second", yscale="log")
+    for axis in axes:
+        axis.grid(alpha=0.3)
+        if axis.get_legend_handles_labels()[0]:
+            axis.legend(fontsize=7)
+    figure.suptitle(f"Training a DCGAN on {results['environment']['device']}")
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
