@@ -153,3 +153,150 @@ def test_bad_input():
         with pytest.raises(error, match=message):
             call()
     assert penalties.__doc__
+
+
+def test_approximate_r2_is_approximate_r1_of_generated_data():
+    d, x = small_discriminator(), images()
+    one, two = (torch.Generator().manual_seed(5) for _ in range(2))
+    got = fastgan.approximate_r2_penalty(d, x, 0.5, 0.02, generator=one)
+    assert torch.equal(got, fastgan.approximate_r1_penalty(d, x, 0.5, 0.02, generator=two))
+
+
+def test_error_of_the_finite_difference_itself():
+    """Against (v . g)^2 of the same draws, so that what is left is the curvature of D: 1e-3 at sigma 0.01, and a
+    hundredth of the step makes it smaller."""
+    d, x = small_discriminator(), images(4)
+    leaf = x.clone().requires_grad_()
+    (g,) = torch.autograd.grad(d(leaf).sum(), leaf)
+    errors = {}
+    for sigma in (0.01, 0.0001):
+        got = want = 0.0
+        for seed in range(50):
+            v = torch.randn(x.shape, generator=torch.Generator().manual_seed(seed), dtype=x.dtype)
+            random = torch.Generator().manual_seed(seed)
+            got += fastgan.approximate_r1_penalty(d, x, 2.0, sigma, generator=random).item()
+            want += (v * g).flatten(1).sum(1).square().mean().item()
+        errors[sigma] = abs(got / want - 1)
+    assert errors[0.01] < 1e-2 and errors[0.0001] < 1e-4 and errors[0.0001] < errors[0.01] / 10
+
+
+def test_lazy_weighs_what_every_step_would():
+    for every in (1, 4, 16):
+        factors = [penalties.lazy(step, every) for step in range(5 * every)]
+        assert factors[0] == every and sum(factor > 0 for factor in factors) == 5
+        for begin in range(4 * every):  # over any window of `every` steps
+            assert sum(factors[begin : begin + every]) == every
+    assert penalties.lazy(32) == 16 and penalties.lazy(33) == 0
+
+
+class Synthesis(nn.Module):
+    """w -> images, in each of two layers."""
+
+    def __init__(self, dtype=torch.float64):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second = (nn.Linear(5, 3 * 4 * 6, dtype=dtype) for _ in range(2))
+
+    def forward(self, w):
+        x = torch.tanh(self.first(w[:, 0])) * (1 + self.second(w[:, 1]))
+        return x.reshape(-1, 3, 4, 6)
+
+
+def stylegan2_path_length(images, w, mean_length, noise, weight=2.0, decay=0.01):
+    """NVlabs, training/loss.py."""
+    noise = noise / (images.shape[2] * images.shape[3]) ** 0.5
+    (grads,) = torch.autograd.grad([(images * noise).sum()], [w], create_graph=True)
+    lengths = grads.square().sum(2).mean(1).sqrt()
+    mean = mean_length.lerp(lengths.mean(), decay)
+    return (lengths - mean).square().mul(weight).mean(), mean.detach(), lengths
+
+
+def latents(n=4, dtype=torch.float64):
+    return torch.randn(n, 2, 5, generator=torch.Generator().manual_seed(1), dtype=dtype).requires_grad_()
+
+
+def test_path_length_is_that_of_stylegan2():
+    g, w, mean, theirs = (
+        Synthesis(),
+        latents(),
+        torch.zeros((), dtype=torch.float64),
+        torch.zeros((), dtype=torch.float64),
+    )
+    parameters = list(g.parameters())
+    for seed in range(3):  # the state goes on
+        noise = torch.randn(4, 3, 4, 6, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        random = torch.Generator().manual_seed(seed)
+        out = fastgan.path_length_penalty(g(w), w, mean, generator=random)
+        want, theirs, lengths = stylegan2_path_length(g(w), w, theirs, noise)
+        same(out.loss, want, parameters)
+        torch.testing.assert_close(out.lengths, lengths.detach(), rtol=1e-12, atol=0)
+        torch.testing.assert_close(out.mean_length, theirs, rtol=1e-12, atol=0)
+        assert not out.mean_length.requires_grad and not out.lengths.requires_grad
+        mean = out.mean_length
+    assert mean > 0
+
+
+def test_path_length_second_derivatives():
+    torch.manual_seed(0)
+    weight = torch.randn(5, 12, dtype=torch.float64, requires_grad=True)
+    w = torch.randn(3, 5, dtype=torch.float64, requires_grad=True)
+
+    def penalty(weight):
+        images = torch.tanh(w @ weight).reshape(3, 3, 2, 2)
+        return fastgan.path_length_penalty(images, w, 0.3, generator=torch.Generator().manual_seed(0)).loss
+
+    assert torch.autograd.gradcheck(penalty, (weight,))
+    assert torch.autograd.gradgradcheck(penalty, (weight,))
+
+
+def test_path_lengths_under_other_codebases_names():
+    from fastgan.compat import basicsr, rosinality
+
+    g, w = Synthesis(torch.float32), latents(dtype=torch.float32)
+    for mean in (0, torch.tensor(0.2)):  # 0 at first, as upstream
+        torch.manual_seed(7)
+        noise = torch.randn_like(g(w))
+        want, moved, lengths = stylegan2_path_length(g(w), w, torch.as_tensor(float(mean)), noise, 1.0)
+        torch.manual_seed(7)
+        got = rosinality.g_path_regularize(g(w), w, mean)
+        torch.manual_seed(7)
+        of_basicsr = basicsr.g_path_regularize(g(w), w, mean)
+        same(got[0], want, list(g.parameters()), rtol=1e-5)
+        torch.testing.assert_close(got[1], moved, rtol=1e-5, atol=0)
+        torch.testing.assert_close(got[2], lengths.detach(), rtol=1e-5, atol=0)
+        for a, b in zip(of_basicsr, (got[0], got[2].mean(), got[1])):
+            assert torch.equal(a, b)
+    d, x = small_discriminator(torch.float32), images(4, torch.float32).requires_grad_()
+    torch.testing.assert_close(basicsr.r1_penalty(d(x), x), plain_r1(d, x, 2.0), rtol=1e-5, atol=0)
+
+
+def test_no_penalty_reads_anything_back(monkeypatch):
+    """On a GPU the fused reductions are kernels; here `_slope` and the path lengths are what there is to see."""
+    from test_gradients import Reads
+
+    g, w, d, x = Synthesis(torch.float32), latents(dtype=torch.float32), small_discriminator(torch.float32), images(4)
+    x = x.float()
+    with Reads() as reads:
+        fastgan.path_length_penalty(g(w), w, torch.zeros(())).loss.backward()
+        penalties._slope(d, "real", x)
+    assert reads.waits == []
+
+
+def test_bad_input_of_path_lengths_and_schedules():
+    g, w = Synthesis(), latents()
+    x = g(w)
+    for error, message, call in (
+        (TypeError, "images: got list", lambda: fastgan.path_length_penalty([x], w, 0.0)),
+        (ValueError, r"latents: got shape \(3, 2, 5\)", lambda: fastgan.path_length_penalty(x, w[:3], 0.0)),
+        (ValueError, "latents: got no requires_grad", lambda: fastgan.path_length_penalty(x, w.detach(), 0.0)),
+        (ValueError, "images: got a graph without the latents", lambda: fastgan.path_length_penalty(x, latents(), 0.0)),
+        (ValueError, r"mean_length: got shape \(1,\)", lambda: fastgan.path_length_penalty(x, w, torch.zeros(1))),
+        (TypeError, "mean_length: got NoneType", lambda: fastgan.path_length_penalty(x, w, None)),
+        (TypeError, "decay: got str", lambda: fastgan.path_length_penalty(x, w, 0.0, decay="0")),
+        (TypeError, "step: got float", lambda: penalties.lazy(1.0)),
+        (ValueError, "step: got -1", lambda: penalties.lazy(-1)),
+        (ValueError, "every: got 0", lambda: penalties.lazy(1, 0)),
+        (TypeError, "every: got bool", lambda: penalties.lazy(1, True)),
+    ):
+        with pytest.raises(error, match=message):
+            call()
