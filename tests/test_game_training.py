@@ -1,5 +1,5 @@
-"""The game trained: what the mathematics says of each loss and gradient against the kernel's, thirteen classic bugs that
-this has to catch, and (slow) the recipes on the named targets."""
+"""The game trained: what the mathematics says of each loss and gradient against the kernel's, thirteen classic bugs
+that this has to catch, and (slow) the recipes on the named targets."""
 
 import math
 
@@ -79,11 +79,11 @@ def check_unequal_sides(losses, device):
 def check_gradients(losses, device):
     """S7 b, B1, B6: the table of section 1.4, under an upstream factor of 3, with N and M apart."""
     r, f = sides(device)
-    s_r, s_f, n, m = torch.sigmoid(r), torch.sigmoid(f), len(r), len(f)
+    (s_r, s_f), (c_r, c_f), n, m = map(torch.sigmoid, (r, f)), map(torch.sigmoid, (-r, -f)), len(r), len(f)
     r.requires_grad_(), f.requires_grad_()
     for kind, of_real, of_fake in (
-        ("absolute_error", -s_r * (1 - s_r) / (2 * n), s_f * (1 - s_f) / (2 * m)),
-        ("cross_entropy", -(1 - s_r) / (2 * n), s_f / (2 * m)),
+        ("absolute_error", -s_r * c_r / (2 * n), s_f * c_f / (2 * m)),
+        ("cross_entropy", -c_r / (2 * n), s_f / (2 * m)),
     ):
         got = torch.autograd.grad(3 * losses.d(r, f, kind), [r, f])
         close(got[0], 3 * of_real, 1e-12)
@@ -353,8 +353,8 @@ def test_minimax_of_one_error(device):
     close(of_g, -of_e, 1e-12)
 
     torch.manual_seed(0)
-    g, d = nn.Linear(1, 1).to(device), mlp(1, 1, width=16, depth=2).to(device)
-    z, x = quantile_points(0.0, 512, device)[:, None].float(), quantile_points(2.0, 512, device)[:, None].float()
+    g, d = nn.Linear(1, 1).to(device, F64), mlp(1, 1, width=16, depth=2).to(device, F64)
+    z, x = quantile_points(0.0, 512, device)[:, None], quantile_points(2.0, 512, device)[:, None]
 
     def error():
         return fastgan.discriminator_loss(d(x), d(g(z)), "absolute_error")
@@ -453,8 +453,15 @@ def test_recipes():
     assert training.settings_for("ring", "mmd").bandwidths[0] == pytest.approx(0.0283, abs=1e-4)
 
 
+@pytest.fixture
+def few(monkeypatch):
+    """Fewer measurements of fewer samples: they are most of a run this short."""
+    for name, value in (("FRAMES", 6), ("WATCHED", 2_000), ("MEASURED", 4_000)):
+        monkeypatch.setattr(training, name, value)
+
+
 @pytest.mark.parametrize("objective", ["nonsaturating", "relativistic", "absolute_error"])
-def test_a_short_game(one_thread, objective):
+def test_a_short_game(one_thread, few, objective):
     """Everything that a run leaves, and that the same seed leaves the same."""
     settings = training.settings_for("mixture", objective, steps=40, batch=64)
     played = training.play(settings)
@@ -471,14 +478,14 @@ def test_a_short_game(one_thread, objective):
         assert without_clock[0] == without_clock[1]
 
 
-def test_the_direct_game(one_thread):
+def test_the_direct_game(one_thread, few):
     """No discriminator: distances come down, and there is no D to speak of."""
     played = training.play(training.settings_for("gaussian", "mmd", steps=60, batch=128))
     assert played.trainer.discriminator is None and "error" not in played.final and "dead" not in played.final
     assert played.history[-1]["total_variation"] < 0.5 * played.history[0]["total_variation"]
 
 
-def test_stopping_and_time(one_thread):
+def test_stopping_and_time(one_thread, few):
     played = training.play(training.settings_for("gaussian", steps=1_000_000, seconds=0.5, batch=32))
     assert 1 < played.trainer.step_number < 100_000 and not played.stopped
     asked = iter([False, False, True])

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.util
+import itertools
 import json
 import math
 import platform
@@ -93,7 +95,7 @@ def _settings(args: argparse.Namespace) -> training.Settings:
 
 def _folder(args: argparse.Namespace) -> Path:
     """The empty folder that results go into, made if it is not there."""
-    path = Path(args.out) if args.out else cli._next_free(Path("runs"), f"game-{args.pair}")
+    path = Path(args.out) if args.out else _next_free(Path("runs"), f"game-{args.pair}")
     try:
         path.mkdir(parents=True, exist_ok=True)
         taken = next(path.iterdir(), None)
@@ -102,6 +104,16 @@ def _folder(args: argparse.Namespace) -> Path:
     if taken is not None:
         raise ValueError(f"--out: {path} is not empty; name another folder")
     return path
+
+
+def _next_free(parent: Path, name: str) -> Path:
+    """parent/name-N, made here so that no other process gets the same."""
+    parent.mkdir(parents=True, exist_ok=True)
+    for n in itertools.count(1):
+        with contextlib.suppress(FileExistsError):
+            (parent / f"{name}-{n}").mkdir()
+            return parent / f"{name}-{n}"
+    raise AssertionError
 
 
 def _play(settings: training.Settings) -> training.Played:
@@ -116,6 +128,7 @@ def _play(settings: training.Settings) -> training.Played:
             cli._say(f"step {step:,} of {settings.steps:,}")
 
     with cli._failing(), cli._catching_signals() as signals, bar:
+        cli._say(f"{settings.pair}, {settings.objective}, {settings.steps:,} steps on {settings.device}")
         try:
             return training.play(settings, on_step, lambda: bool(signals))
         except FloatingPointError as error:

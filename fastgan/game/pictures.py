@@ -11,10 +11,9 @@ from torch import Tensor
 from fastgan.data import needs
 from fastgan.game.targets import Target
 from fastgan.game.training import Frame, Played, grid_axis, grid_points
-from fastgan.pictures import _figure
 
 TRUE, GENERATED, LEARNED, BEST = "0.45", "tab:orange", "tab:blue", "black"
-COLOURS = 32  # of the animation
+COLOURS = 24  # of the animation
 SHOW_FOR, HOLD_FOR = 120, 2_000  # milliseconds a frame, and the last one
 
 
@@ -23,20 +22,22 @@ def picture(played: Played) -> bytes:
     then D's errors over the steps against 1/2 and (1 - TV) / 2."""
     goal, last = played.target, played.frames[-1]
     if goal.d == 1:
-        figure, save = _figure(9.5, 3.6)
+        figure = _figure(9.5, 3.6)
         left, right = figure.subplots(1, 2)
         _densities(left, goal, last)
         left.legend(loc="upper left", fontsize=7)
     else:
-        figure, save = _figure(12, 3.6)
+        figure = _figure(12, 3.6)
         left, middle, right = figure.subplots(1, 3)
         _plane(left, goal, last, last.d, "samples" if last.d is None else "samples, and the learned D(x)")
         image = _plane(middle, goal, None, best_discriminator(goal, last.points), "the best D(x) for this p_g")
         figure.colorbar(image, ax=middle, shrink=0.8)
-        left.legend(loc="upper right", fontsize=7, markerscale=3)
+        left.legend(loc="center", fontsize=7)
     _errors(right, played)
     figure.suptitle(_title(played), fontsize=10)
-    return save()
+    out = io.BytesIO()
+    figure.savefig(out, format="png")
+    return out.getvalue()
 
 
 def animation(played: Played) -> bytes:
@@ -47,8 +48,9 @@ def animation(played: Played) -> bytes:
         raise ImportError(needs("pillow")) from error
     goal, images = played.target, []
     for frame in played.frames:
-        figure, _ = _figure(4, 3 if goal.d == 1 else 4)
-        figure.set_dpi(80)
+        if goal.d > 1:
+            frame = frame._replace(points=frame.points[::2])  # each point costs bytes in every frame
+        figure = _figure(4, 3 if goal.d == 1 else 4, dpi=80)
         axes = figure.subplots()
         if goal.d == 1:
             _densities(axes, goal, frame)
@@ -76,20 +78,21 @@ def best_discriminator(goal: Target, points: Tensor) -> Tensor:
     scale = len(points) * (2 * torch.pi * width**2) ** (goal.d / 2)
     p_g = torch.cat([(-torch.cdist(part, points.double()).square() / (2 * width**2)).exp().sum(1) / scale
                      for part in x.split(2048)])  # fmt: skip
-    empty = p_t + p_g < 1e-3 * p_t.max()
+    empty = p_t + p_g < 3e-3 * p_t.max()
     return torch.where(empty, torch.nan, p_t / (p_t + p_g))
 
 
 def _densities(axes, goal: Target, frame: Frame) -> None:
     x = grid_axis(goal)
-    axes.fill_between(x, goal.distribution.log_prob(x.double()).exp(), color=TRUE, alpha=0.35, label="p_t", linewidth=0)
+    p_t = goal.distribution.log_prob(x.double()).exp()
+    axes.fill_between(x, p_t, color=TRUE, alpha=0.35, label="p_t", linewidth=0)
     axes.hist(frame.points[:, 0].numpy(), bins=80, range=(x[0].item(), x[-1].item()), density=True, color=GENERATED,
               alpha=0.6, label="p_g (samples)")  # fmt: skip
     axes.plot(x, best_discriminator(goal, frame.points), color=BEST, linewidth=1, linestyle="--", label="best D(x)")
     if frame.d is not None:
         axes.plot(x, frame.d, color=LEARNED, linewidth=1.5, label="learned D(x)")
     axes.axhline(0.5, color="0.7", linewidth=0.6)
-    axes.set(xlim=(x[0], x[-1]), ylim=(0, max(1.05, 0.6 / goal.std)), xlabel="x")
+    axes.set(xlim=(x[0], x[-1]), ylim=(0, max(1.05, 1.3 * p_t.max().item())), xlabel="x")
 
 
 def _plane(axes, goal: Target, frame: Frame | None, d: Tensor | None, title: str):
@@ -101,7 +104,7 @@ def _plane(axes, goal: Target, frame: Frame | None, d: Tensor | None, title: str
                             alpha=0.8, interpolation="nearest")  # fmt: skip
     if frame is not None:
         modes = goal.modes
-        axes.scatter(modes[:, 0], modes[:, 1], s=60, facecolors="none", edgecolors=BEST, linewidths=0.8, label="p_t")
+        axes.scatter(modes[:, 0], modes[:, 1], s=50, facecolors="none", edgecolors=BEST, linewidths=0.8, label="p_t")
         axes.scatter(frame.points[:, 0], frame.points[:, 1], s=2, color=GENERATED, linewidths=0, label="p_g (samples)")
     axes.set(xlim=(axis[0], axis[-1]), ylim=(axis[0], axis[-1]), xticks=[], yticks=[])
     axes.set_aspect("equal")
@@ -127,3 +130,15 @@ def _title(played: Played) -> str:
     penalties = "".join(f" + {name.upper()} {value:g}" for name, value in (("r1", s.r1), ("r2", s.r2)) if value)
     how = "direct: MMD, no discriminator" if s.objective == "mmd" else s.objective + penalties
     return f"{s.pair}: {how}, {played.frames[-1].step:,} steps"
+
+
+def _figure(width: float, height: float, dpi: int = 110):
+    """Without pyplot, which would keep it alive and look for a display."""
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError(needs("matplotlib")) from error
+    figure = Figure(figsize=(width, height), dpi=dpi, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
