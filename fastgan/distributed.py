@@ -60,9 +60,13 @@ def distributed(device: torch.device | str | None = None) -> Iterator[World]:
     place = torch.device("cuda", local) if cuda else torch.device("cpu")
     if cuda:
         torch.cuda.set_device(place)
-    dist.init_process_group("nccl" if cuda else "gloo", device_id=place if cuda else None)
+    restarts = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
+    # The agent keeps its store over restarts: without names of their own new processes find the dead ones' addresses.
+    store, number, size = next(dist.rendezvous("env://"))
+    store = dist.PrefixStore(f"restart {restarts}", store)
+    group = {"store": store, "rank": number, "world_size": size}
+    dist.init_process_group("nccl" if cuda else "gloo", device_id=place if cuda else None, **group)
     try:
-        restarts = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
         yield World(dist.get_rank(), dist.get_world_size(), place, restarts)
     finally:
         dist.destroy_process_group()

@@ -134,8 +134,7 @@ def test_a_stream_with_a_killed_worker_then_vanishing_files(tmp_path):
 
 
 def torchrun(*args, restarts=0):
-    where = ["--nproc-per-node", "2", "--max-restarts", str(restarts), "--rdzv-backend", "c10d"]
-    where += ["--rdzv-endpoint", "localhost:0"]
+    where = ["--standalone", "--nproc-per-node", "2", "--max-restarts", str(restarts), "--monitor-interval", "0.1"]
     return subprocess.Popen(
         [sys.executable, "-m", "torch.distributed.run", *where, "-m", "fastgan", *map(str, args)],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
