@@ -193,7 +193,7 @@ def loops(cell: Cell, device: str, compiled: bool) -> dict[str, Callable[[], Loo
         return step
 
     plain = {"precision": "float32", "capture": False}
-    one_stage = {"step": "one-stage", **({"objective": "minimax"} if cell.norm else {})}
+    one_stage = {"step": "one-stage", "concatenate": None, **({"objective": "minimax"} if cell.norm else {})}
     found: dict[str, Callable[[], Loop]] = {
         EXAMPLE: lambda: Example(*networks(), device),
         CAREFUL: lambda: Careful(*networks(), device, compiled),

@@ -1,0 +1,178 @@
+"""The captured step on a GPU: the uncaptured one's numbers to the bit, no waiting, no growth."""
+
+import warnings
+
+import pytest
+import torch
+from torch import nn
+
+from fastgan.networks import build
+from fastgan.trainer import GANTrainer, to_numbers
+
+pytestmark = pytest.mark.gpu
+LATENT, N = 16, 32
+
+
+class Dropping(nn.Module):
+    """Draws from torch's own generator, inside the graph."""
+
+    def __init__(self, discriminator):
+        super().__init__()
+        self.discriminator = discriminator
+
+    def forward(self, x):
+        return self.discriminator(nn.functional.dropout(x, 0.1, self.training))
+
+
+class Reading(Dropping):
+    """Waits for the device, which a capture does not allow."""
+
+    def forward(self, x):
+        return self.discriminator(x * (1.0 if x.sum().item() < 1e30 else 0.0))
+
+
+def make(wrap=lambda d: d, networks="dcgan", **options):
+    torch.manual_seed(0)
+    generator, discriminator = build((1, 32, 32), LATENT, 8, networks)
+    settings = {"latent_dim": LATENT, "device": "cuda", "r1": 0.0, **options}
+    return GANTrainer(generator, wrap(discriminator), **settings)
+
+
+def data():
+    return torch.randint(0, 256, (200, 1, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(1)).cuda()
+
+
+def state(trainer):
+    found = {"random": trainer.random.get_state(), "cuda": torch.cuda.get_rng_state()}
+    for name, part in trainer._parts().items():
+        values = part.state_dict()
+        if name.startswith("optimizer"):
+            values = {f"{i}.{k}": v for i, one in values["state"].items() for k, v in one.items()}
+        found |= {f"{name}.{k}": v.clone() for k, v in values.items()}
+    return found
+
+
+def assert_same(a, b):
+    assert a.keys() == b.keys()
+    assert not [k for k in a if not torch.equal(a[k], b[k])]
+
+
+@pytest.fixture
+def deterministic():
+    """cuDNN's deterministic algorithms: others are not bit-equal from run to run, captured or not."""
+    before = torch.backends.cudnn.deterministic
+    torch.backends.cudnn.deterministic = True
+    yield
+    torch.backends.cudnn.deterministic = before
+
+
+MODES = {
+    "float32": {"precision": "float32"},
+    "bfloat16": {},
+    "float16": {"precision": "float16"},
+    "lazy penalties": {"r1": 0.5, "r2": 0.5, "r1_every": 4},
+    "penalty in every step": {"r1": 0.5},
+    "one-stage": {"step": "one-stage"},
+    "one-stage, r1": {"step": "one-stage", "r1": 0.5, "r1_every": 2},
+    "relativistic": {"objective": "relativistic"},
+    "accumulated": {"accumulate": 2},
+    "batch norm": {"networks": "dcgan-batchnorm"},
+    "dropout": {"wrap": Dropping, "concatenate": False},
+    "same samples": {"redraw": False},
+}
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_replayed_steps_are_the_uncaptured_ones_to_the_bit(mode, deterministic):
+    def train(capture):
+        trainer = make(capture=capture, **MODES[mode])
+        torch.manual_seed(7)
+        samples = data()
+        return trainer, [to_numbers(trainer.step(trainer.draw(samples, N))) for _ in range(12)], state(trainer)
+
+    captured, a, after = train(None)
+    plain, b, expected = train(False)
+    assert captured.capture_reason is None and captured._graphs is not None
+    assert plain.capture_reason == "capture=False" and plain._graphs is None
+    assert a == b
+    assert_same(after, expected)
+
+
+def test_compiled_and_captured(deterministic):
+    captured, plain = make(compile=True), make(compile=True, capture=False)
+    samples = data()
+    for _ in range(6):
+        real = captured.draw(samples, N)
+        plain.draw(samples, N)
+        assert to_numbers(captured.step(real)) == to_numbers(plain.step(real))
+    assert captured.capture_reason is None
+    assert_same(state(captured), state(plain))
+
+
+def test_resumed_captured_run_is_the_uninterrupted_one(tmp_path, deterministic):
+    straight, first, second = (make(r1=0.5, r1_every=4) for _ in range(3))
+    samples = data()
+    history = straight.fit(samples, steps=20, batch=N, log_every=5)
+    one = first.fit(samples, steps=10, batch=N, log_every=5)
+    first.save(tmp_path / "half.pt")
+    second.fit(samples, steps=3, batch=N)  # has captured before it loads
+    second.load(tmp_path / "half.pt")
+    assert one + second.fit(samples, steps=10, batch=N, log_every=5) == history
+    a, b = state(second), state(straight)
+    assert_same(a, b)
+
+
+def test_what_cannot_be_captured_runs_and_says_why(deterministic):
+    with pytest.warns(UserWarning, match="the step runs uncaptured"):
+        reading = make(Reading)
+        samples = data()
+        values = [to_numbers(reading.step(reading.draw(samples, N))) for _ in range(3)]
+    assert reading.capture_reason and reading._graphs is None
+    plain = make(Reading, capture=False)
+    assert values == [to_numbers(plain.step(plain.draw(samples, N))) for _ in range(3)]
+
+
+def test_a_batch_of_another_size_runs_uncaptured(deterministic):
+    captured, plain = make(), make(capture=False)
+    samples = data().float() / 127.5 - 1
+    for n in (N, N, 7, N):
+        assert to_numbers(captured.step(samples[:n])) == to_numbers(plain.step(samples[:n]))
+    assert_same(state(captured), state(plain))
+
+
+def test_a_captured_step_does_not_wait():
+    trainer, samples = make(r1=0.5, r1_every=2), data()
+    for _ in range(3):
+        trainer.step(trainer.draw(samples, N))
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _ in range(4):
+            trainer.step(trainer.draw(samples, N))
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def test_defaults_of_a_gpu():
+    trainer = make()
+    half = torch.cuda.is_bf16_supported(including_emulation=False)
+    assert trainer.settings["precision"] == ("bfloat16" if half else "float32")
+    assert trainer.settings["channels_last"] is True
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        trainer.step(trainer.draw(data(), N))
+    assert trainer.capture_reason is None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("capture", [None, False])
+def test_ten_thousand_steps_take_no_more_memory(capture):
+    trainer, samples = make(r1=0.5, r1_every=16, capture=capture), data()
+    for _ in range(50):
+        trainer.step(trainer.draw(samples, N))
+    torch.cuda.synchronize()
+    before = torch.cuda.memory_allocated(), torch.cuda.memory_reserved()
+    for _ in range(10_000):
+        trainer.step(trainer.draw(samples, N))
+    torch.cuda.synchronize()
+    assert (torch.cuda.memory_allocated(), torch.cuda.memory_reserved()) == before
