@@ -35,8 +35,11 @@ def examine() -> bool:
             p = torch.cuda.get_device_properties(i)
             devices.append(torch.device("cuda", i))
             print(f"cuda:{i}: {p.name}, compute capability {p.major}.{p.minor}, {p.total_memory / 2**30:.0f} GiB")
+            print(f"  training: {_training(devices[-1])}")
     else:
         print(f"no CUDA device ({'this torch was built without CUDA' if torch.version.cuda is None else 'none found'})")
+    for package, what in _EXTRAS:
+        print(f"{package} {_version(package)}: {what}")
     results = [_examine_device(device) for device in devices]  # of all devices, not only up to the first that fails
     passed = all(results)
     if len(devices) == 1 and _version("triton") != "not installed" and backend_for(devices[0]) == "torch":
@@ -44,6 +47,30 @@ def examine() -> bool:
         print("  TRITON_INTERPRET=1 FASTGAN_BACKEND=triton fastgan doctor")
     print("all well" if passed else "FAILED: do not train with this installation")
     return passed
+
+
+def _training(device: torch.device) -> str:
+    """What a training step can use on a GPU: asked of the device, a graph by capturing and replaying one."""
+    bfloat16 = torch.cuda.get_device_capability(device)[0] >= 8
+    precision = "bfloat16 by default" if bfloat16 else "float32 by default, no fast bfloat16"
+    try:
+        with torch.cuda.device(device):
+            x, graph = torch.ones(8, device=device), torch.cuda.CUDAGraph()
+            torch.cuda.synchronize()
+            with torch.cuda.graph(graph):
+                y = x * 2
+            graph.replay()
+            works = bool((y == 2).all())
+    except RuntimeError as error:
+        return f"{precision}, CUDA graphs cannot be captured ({str(error).splitlines()[0]})"
+    return f"{precision}, {'the step in one CUDA graph' if works else 'CUDA graphs replay wrongly: --no-capture'}"
+
+
+# Optional packages, and what comes with them.
+_EXTRAS = (
+    ("torchmetrics", "FID and KID with --inception (extra metrics)"),
+    ("datasets", "tables and the hub of Hugging Face as data (extra hub)"),
+)
 
 
 def _examine_device(device: torch.device) -> bool:

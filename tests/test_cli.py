@@ -1,5 +1,6 @@
 """The command line as its users meet it: results, exit codes, and one clear line for everything that goes wrong."""
 
+import importlib.metadata
 import json
 import os
 import resource
@@ -372,6 +373,18 @@ def test_doctor(capsys):
     said = capsys.readouterr().out
     assert "all well" in said
     assert said.count("worst relative error") >= 3
+    for package in ("torchmetrics", "datasets"):
+        try:
+            version = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            version = "not installed"
+        assert f"{package} {version}: " in said
+
+
+@pytest.mark.gpu
+def test_doctor_tries_a_cuda_graph(capsys):
+    assert main(["doctor"]) == 0
+    assert "the step in one CUDA graph" in capsys.readouterr().out
 
 
 def test_doctor_finds_a_wrong_gradient(capsys, monkeypatch):
