@@ -1,5 +1,6 @@
 """Feature matching against float64, per element, atol=0; its launches, its memory, and what it says of bad input."""
 
+import math
 from importlib import import_module
 
 import pytest
@@ -383,3 +384,79 @@ def test_bad_input_of_save():
         fastgan.feature_matching_loss([a], [a], p=2, save="signs")
     with pytest.raises(ValueError, match=r"real_maps: got shape \(3,\), expected \(4,\)"):
         fastgan.feature_matching_loss([a], [a[:3]], save="signs")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("save", ["maps", "signs"])
+def test_on_a_gpu_nothing_waits_and_hifigans_maps_take_two_launches(save):
+    """At full size, by the allocator; and captured into a graph."""
+    from bench.matching import hifigan_maps
+
+    shapes = [shape for maps in hifigan_maps(16, 8192) for shape in maps]
+    fake, real = ([torch.randn(shape, device="cuda") for shape in shapes] for _ in range(2))
+    fake = [x.requires_grad_() for x in fake]
+    elements = sum(x.numel() for x in fake)
+
+    def grads():
+        return torch.autograd.grad(fastgan.feature_matching_loss(fake, real, save=save), fake)
+
+    grads()
+    torch.cuda.synchronize()
+    launches, held = kernels.launch_count(), torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        found = grads()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert kernels.launch_count() == launches + 2
+    peak, least = torch.cuda.max_memory_allocated() - held, 4 * elements + (elements if save == "signs" else 0)
+    assert least <= peak < least * 1.01 + 2**20
+    for g, x, y in zip(found, fake, real):
+        torch.testing.assert_close(g, (x - y).sign() / x.numel(), rtol=5e-6, atol=0)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        replayed = grads()
+    graph.replay()
+    torch.cuda.synchronize()
+    assert all(torch.equal(a, b) for a, b in zip(replayed, found))
+
+
+def small_lists():
+    from bench.matching import CONFIGURATIONS
+
+    return [pytest.param(c, id=c.name) for c in CONFIGURATIONS]
+
+
+@pytest.mark.parametrize("save", ["maps", "signs"])
+@pytest.mark.parametrize("configuration", small_lists())
+def test_lists_of_real_codebases(monkeypatch, configuration, save):
+    """All maps of HiFi-GAN, BigVGAN-v2, DAC, EnCodec, VITS, pix2pixHD and SPADE, with a sixteenth of their channels,
+    against float64; the counts at full size are those of dropin.md, section 3."""
+    from bench import matching
+
+    monkeypatch.setattr("fastgan.operators.chosen", "torch")
+    batch = matching.draw(configuration, "cpu", True, torch.Generator().manual_seed(0))
+    weights = matching._weights(configuration, batch)
+    loss = fastgan.feature_matching_loss(batch.fake, batch.real, **configuration.options, save=save)
+    grads = torch.autograd.grad(loss, batch.leaves)
+    assert matching.why_wrong((loss, grads), batch, weights, 1.0, ours=True)[0] is None
+
+
+def test_the_lists_are_as_long_as_their_codebases():
+    from bench.matching import CONFIGURATIONS
+
+    counted = {}
+    for c in CONFIGURATIONS:
+        used = [shape for maps in c.full for shape in (maps[:-1] if c.options.get("exclude_last") else maps)]
+        counted[c.name] = len(used), round(sum(math.prod(shape) for shape in used) / 1e6, 1)
+    assert counted == {
+        "hifigan": (54, 123.3),
+        "hifigan-attached": (54, 123.3),
+        "bigvgan-v2": (45, 545.0),
+        "dac": (100, 148.3),
+        "encodec": (25, 120.9),
+        "vits": (37, 222.1),  # VITS has a scale discriminator of its own, of seven layers
+        "pix2pixhd": (12, 100.3),
+        "spade": (8, 12.5),
+    }
