@@ -83,29 +83,31 @@ def best_discriminator(goal: Target, points: Tensor) -> Tensor:
 
 
 def _densities(axes, goal: Target, frame: Frame) -> None:
-    x = grid_axis(goal)
-    p_t = goal.distribution.log_prob(x.double()).exp()
+    x = grid_axis(goal).numpy()
+    p_t = goal.distribution.log_prob(grid_axis(goal).double()).exp().numpy()
     axes.fill_between(x, p_t, color=TRUE, alpha=0.35, label="p_t", linewidth=0)
-    axes.hist(frame.points[:, 0].numpy(), bins=80, range=(x[0].item(), x[-1].item()), density=True, color=GENERATED,
+    axes.hist(frame.points[:, 0].numpy(), bins=80, range=(x[0], x[-1]), density=True, color=GENERATED,
               alpha=0.6, label="p_g (samples)")  # fmt: skip
-    axes.plot(x, best_discriminator(goal, frame.points), color=BEST, linewidth=1, linestyle="--", label="best D(x)")
+    axes.plot(
+        x, best_discriminator(goal, frame.points).numpy(), color=BEST, linewidth=1, linestyle="--", label="best D(x)"
+    )
     if frame.d is not None:
-        axes.plot(x, frame.d, color=LEARNED, linewidth=1.5, label="learned D(x)")
+        axes.plot(x, frame.d.numpy(), color=LEARNED, linewidth=1.5, label="learned D(x)")
     axes.axhline(0.5, color="0.7", linewidth=0.6)
-    axes.set(xlim=(x[0], x[-1]), ylim=(0, max(1.05, 1.3 * p_t.max().item())), xlabel="x")
+    axes.set(xlim=(x[0], x[-1]), ylim=(0, max(1.05, 1.3 * p_t.max())), xlabel="x")
 
 
 def _plane(axes, goal: Target, frame: Frame | None, d: Tensor | None, title: str):
-    axis = grid_axis(goal)
+    axis = grid_axis(goal).numpy()
     image, side = None, len(axis)
     if d is not None:
-        extent = (axis[0].item(), axis[-1].item()) * 2
-        image = axes.imshow(d.reshape(side, side).T, origin="lower", extent=extent, cmap="coolwarm_r", vmin=0, vmax=1,
-                            alpha=0.8, interpolation="nearest")  # fmt: skip
+        extent = (axis[0], axis[-1]) * 2
+        image = axes.imshow(d.reshape(side, side).T.numpy(), origin="lower", extent=extent, cmap="coolwarm_r",
+                            vmin=0, vmax=1, alpha=0.8, interpolation="nearest")  # fmt: skip
     if frame is not None:
-        modes = goal.modes
+        modes, points = goal.modes.numpy(), frame.points.numpy()
         axes.scatter(modes[:, 0], modes[:, 1], s=50, facecolors="none", edgecolors=BEST, linewidths=0.8, label="p_t")
-        axes.scatter(frame.points[:, 0], frame.points[:, 1], s=2, color=GENERATED, linewidths=0, label="p_g (samples)")
+        axes.scatter(points[:, 0], points[:, 1], s=2, color=GENERATED, linewidths=0, label="p_g (samples)")
     axes.set(xlim=(axis[0], axis[-1]), ylim=(axis[0], axis[-1]), xticks=[], yticks=[])
     axes.set_aspect("equal")
     axes.set_title(title, fontsize=9)
