@@ -326,6 +326,10 @@ def every_suite(args: argparse.Namespace, arguments: list[str]) -> int:
     for i, name in enumerate(names_):
         left = 60 * args.minutes - drawing - (time.perf_counter() - begin)
         limit = max(left, 1) * SUITES[name][0] / sum(SUITES[other][0] for other in names_[i:])
+        if limit < 5:
+            failed.append(name)
+            print(f"python -m bench: {name}: not run, the time was spent: see --minutes", file=sys.stderr)
+            continue
         print(f"[{time.perf_counter() - begin:4.0f} s] {name} ({limit:.0f} s) ...", flush=True)
         command = [
             sys.executable,

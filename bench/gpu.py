@@ -23,7 +23,7 @@ from bench import environment, promises, suites
 
 MOST_BYTES = 16 * 2**20
 PYTHON = sys.executable
-SUITES = (("matching", 45), ("training", 75), ("lists", 45), ("mmd", 35), ("batches", 25), ("timeline", 15))  # seconds
+SUITES = (("matching", 35), ("training", 60), ("mmd", 25), ("lists", 35), ("batches", 20), ("timeline", 12))  # seconds
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,15 @@ def not_installed() -> bool:
 
 def _stages(folder: Path, quick: bool, cuda: bool, commit: str | None) -> list[Stage]:
     bench = [PYTHON, "-m", "bench"]
-    common = ["--out", str(folder), "--quiet", *["--quick"] * quick, *(["--commit", commit] if commit else [])]
+    common = [
+        "--out",
+        str(folder),
+        "--quiet",
+        "--processes",
+        "1",
+        *["--quick"] * quick,
+        *(["--commit", commit] if commit else []),
+    ]
 
     def suite(name: str, seconds: float) -> Stage:
         """Stops by itself, so that what it has measured is kept; is stopped where it does not."""
@@ -75,9 +83,9 @@ def _stages(folder: Path, quick: bool, cuda: bool, commit: str | None) -> list[S
     if importlib.util.find_spec("xdist"):
         pytest += ["-n", str(min(4, os.cpu_count() or 1))]
     return [
-        suite("losses", 110),
-        Stage("tests", pytest, "pytest.log", 60 if quick else 130),
-        Stage("checks", [*bench, "checks"], "checks.log", 40, needs_cuda),
+        suite("losses", 140),
+        Stage("tests", pytest, "pytest.log", 60 if quick else 120),
+        Stage("checks", [*bench, "checks"], "checks.log", 25, needs_cuda),
         *(suite(name, seconds) for name, seconds in SUITES if name in suites.there()),
         Stage(
             "memcheck",

@@ -17,8 +17,8 @@ from bench.progress import progress
 from bench.promises import losses as promises  # noqa: F401  part of a suite
 
 SIZES = [1, 16, 128, 2**10, 2**12, 2**14, 2**16, 2**18, 2**20, 2**22, 2**24]  # logits a side
-FEWER = [128, 2**12, 2**16, 2**18, 2**22]  # on a CPU, of the dtypes in which fewer people train there
 MORE = [2**26, 2**28]  # on a GPU
+FEWER = {"cpu": [128, 2**12, 2**16, 2**18, 2**22], "cuda": [128, 2**12, 2**16, 2**20, 2**24, 2**26]}  # of other dtypes
 QUICK_SIZES = [128, 2**18]
 GRAPH_UP_TO = 2**16
 COPY = "copy"
@@ -29,9 +29,8 @@ def cells(device: str, quick: bool) -> list[tuple[str, int]]:
     """(dtype, logits a side) of a run, the dtype that most people train with first."""
     if quick:
         return [(dtype, n) for dtype in DTYPES for n in QUICK_SIZES]
-    if device == "cuda":
-        return [(dtype, n) for dtype in DTYPES for n in SIZES + MORE]
-    return [(dtype, n) for dtype in DTYPES for n in (SIZES if dtype == "float32" else FEWER)]
+    full = SIZES + MORE * (device == "cuda")
+    return [(dtype, n) for dtype in DTYPES for n in (full if dtype == "float32" else FEWER[device])]
 
 
 def run(
