@@ -421,7 +421,7 @@ def hifigan_step(generator, discriminator, mel, real, backward):
     backward(loss, generator)
 
 
-@pytest.mark.parametrize(("width", "saved"), [(1, 0.195), (4, 0.246)])
+@pytest.mark.parametrize(("width", "saved"), [(1, 0.195), pytest.param(4, 0.246, marks=pytest.mark.slow)])
 def test_share_of_hifigan_that_is_computed_for_nobody(width, saved):
     """V1 and V2 at their training size, on the meta device: shapes, and no arithmetic."""
     with torch.device("meta"):
@@ -566,7 +566,9 @@ def test_float16_gradients_are_unscaled():
         torch.testing.assert_close(half, whole, rtol=0.05, atol=0.02 * whole.abs().max().item())
 
 
-@pytest.mark.parametrize("options", [{}, {"step": "one-stage"}, {"r1": 0.2, "r1_every": 2}])
+@pytest.mark.parametrize(
+    "options", [{"r1": 0.2, "r1_every": 2}, pytest.param({"step": "one-stage"}, marks=pytest.mark.slow)]
+)
 def test_compiled_networks_give_the_same(options, monkeypatch):
     """Through Dynamo and AOTAutograd, all of the compiler but its code generator, and in float64 to rounding."""
     compile = torch.compile

@@ -339,7 +339,7 @@ trainer.save(folder / "done.pt")
 """
 
 
-@pytest.mark.parametrize("dropout", [0.0, 0.3])
+@pytest.mark.parametrize("dropout", [0.3, pytest.param(0.0, marks=pytest.mark.slow)])
 def test_killed_at_any_step_it_goes_on_exactly(tmp_path, dropout):
     """`kill -9` at ten random steps of one run, in and between saves (twenty with both kinds of network): the run that
     is started again each time ends where the one that nothing happened to does, to the last bit."""
