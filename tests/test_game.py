@@ -468,7 +468,8 @@ def test_targets(name):
     tv, js = goal.divergences(x)
     cells = 32 * len(goal.modes)
     assert tv < 1.2 * math.sqrt(cells / (2 * math.pi * len(x))) and js < 0.004
-    assert goal.divergences(x[:, :1] * 0 + 0.5 * x)[0] > 0.3
+    assert goal.divergences(0.5 * x)[0] > 0.3
+    assert goal.divergences(x + 9) == pytest.approx((1.0, LN2), abs=0.05), "far away is nowhere"
     if goal.d == 1:
         assert game.kolmogorov_smirnov(x, goal.distribution) < game.kolmogorov_smirnov_threshold(len(x))
     with pytest.raises(ValueError, match="PAIR: got 'square'"):

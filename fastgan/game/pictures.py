@@ -107,7 +107,8 @@ def _plane(axes, goal: Target, frame: Frame | None, d: Tensor | None, title: str
     if frame is not None:
         modes, points = goal.modes.numpy(), frame.points.numpy()
         axes.scatter(modes[:, 0], modes[:, 1], s=50, facecolors="none", edgecolors=BEST, linewidths=0.8, label="p_t")
-        axes.scatter(points[:, 0], points[:, 1], s=2, color=GENERATED, linewidths=0, label="p_g (samples)")
+        axes.scatter(points[:, 0], points[:, 1], s=2, color=GENERATED, linewidths=0)
+        axes.scatter([], [], s=14, color=GENERATED, label="p_g (samples)")
     axes.set(xlim=(axis[0], axis[-1]), ylim=(axis[0], axis[-1]), xticks=[], yticks=[])
     axes.set_aspect("equal")
     axes.set_title(title, fontsize=9)

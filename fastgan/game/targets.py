@@ -43,7 +43,8 @@ class Target(NamedTuple):
 
     def cells(self, x: Tensor, count: int = 32) -> Tensor:
         """The cell of each point (N, d), of K `count` cells with weights / count of p_t each: in one dimension
-        intervals between quantiles of a mode, in two the product of 4 distances from it and `count` / 4 directions."""
+        intervals between quantiles of a mode, in two the product of 4 distances from it and `count` / 4 directions.
+        What is more than 5 standard deviations from every mode is in the last one, K `count`, where p_t has nothing."""
         x = x.detach().double().cpu()
         offset = x[:, None] - self.modes.double()
         nearest = offset.square().sum(2).argmin(1)
@@ -54,15 +55,16 @@ class Target(NamedTuple):
             ring = ((1 - (-offset.square().sum(1) / 2).exp()) * 4).long().clamp(max=3)
             turn = torch.atan2(offset[:, 1], offset[:, 0]) / (2 * math.pi) + 0.5
             place = ring * (count // 4) + (turn * (count // 4)).long().clamp(max=count // 4 - 1)
-        return nearest * count + place.clamp(max=count - 1)
+        far = offset.square().sum(1) > 5**2
+        return torch.where(far, len(self.modes) * count, nearest * count + place.clamp(max=count - 1))
 
     def divergences(self, x: Tensor, count: int = 32) -> tuple[float, float]:
         """(TV, JSD) of p_t and the distribution of the points, over the cells; blind to what differs inside a cell. Of
         N points of the target itself the first is about sqrt(cells / (2 pi N))."""
         cells = len(self.modes) * count
-        p_g = torch.bincount(self.cells(x, count), minlength=cells).double() / len(x)
-        p_t = (self.weights.double() / count).repeat_interleave(count)
-        m = (p_t + p_g) / 2
+        p_g = torch.bincount(self.cells(x, count), minlength=cells + 1).double() / len(x)
+        p_t = torch.cat([(self.weights.double() / count).repeat_interleave(count), torch.zeros(1)])
+        m = ((p_t + p_g) / 2).clamp(min=1e-300)
         js = (torch.xlogy(p_t, p_t / m) + torch.xlogy(p_g, p_g / m)).sum() / 2
         return ((p_t - p_g).abs().sum() / 2).item(), max(js.item(), 0.0)
 
