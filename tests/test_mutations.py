@@ -16,6 +16,7 @@ FUNCTIONAL, OPERATORS, CLOSED = "fastgan/functional.py", "fastgan/operators.py",
 SMALL = "fastgan/small.py"
 ACCURACY, AUTOGRAD, OBJECTIVES = "tests/test_accuracy.py", "tests/test_autograd.py", "tests/test_objectives.py"
 MMD_KERNEL, MMD_CLOSED, MMD = "kernels/mmd.py", "fastgan/mmd.py", "tests/test_mmd.py"
+SIGNS_KERNEL, SIGNS, MATCHING = "kernels/matching.py", "fastgan/signs.py", "tests/test_matching.py"
 
 # name: (file, what stands there, what replaces it, backend, test file)
 MUTANTS = {
@@ -127,20 +128,25 @@ MUTANTS = {
         ACCURACY,
     ),
     "small losses: softplus off by 1e-5": (
-        *(SMALL, "return True, torch._C._nn.softplus(x, -1.0,", "return True, torch._C._nn.softplus(x, -1.00001,"),
+        *(SMALL, "return torch._C._nn.softplus(x, -1.0,", "return torch._C._nn.softplus(x, -1.00001,"),
         *("torch-cpu and discriminator", ACCURACY),
     ),
     "small losses: infinities hidden": (
         *(
             SMALL,
-            "if not math.isfinite(np.add.reduce(",
-            "if math.isnan(0.0 if True else np.add.reduce(",
+            "if not math.isfinite(x.detach().sum().item()):",
+            "if False:",
             "torch-cpu and special",
         ),
         ACCURACY,
     ),
     "small losses: a pair's signs": (
-        *(SMALL, "(other - total if negative else total - other)", "(other + total)", "torch-cpu and discriminator"),
+        *(
+            SMALL,
+            "other_total - total, other_factor",
+            "other_total + total, other_factor",
+            "torch-cpu and discriminator",
+        ),
         ACCURACY,
     ),
     "small losses: swapped sides": (
@@ -192,6 +198,43 @@ MUTANTS = {
     "closed form: the hinge's knee": (
         *(CLOSED, "(slope, gap, 0.0)", "(slope, gap, -1e-6)", "what_is_small and hinge", OBJECTIVES),
     ),
+    "signs: those of the tail lost": (
+        *(SIGNS_KERNEL, "ragged = (tail < n) &", "ragged = (tail > n) &", "triton and signs_give", MATCHING),
+    ),
+    "signs: of the other side": (
+        *(SIGNS_KERNEL, "tl.where(d > 0, 1, tl.where(d < 0, -1", "tl.where(d < 0, 1, tl.where(d > 0, -1"),
+        *("triton and signs_give", MATCHING),
+    ),
+    "signs: grad_output ignored": (
+        *(
+            SIGNS_KERNEL,
+            "tl.load(scale).to(ACC)",
+            "(0 * tl.load(scale) + 1).to(ACC)",
+            "triton and signs_give",
+            MATCHING,
+        ),
+    ),
+    "signs: the real maps' gradient not negated": (
+        *(SIGNS_KERNEL, "(-grad).to(h_ptr", "grad.to(h_ptr", "triton and signs_give", MATCHING),
+    ),
+    "signs: a program's sum left out": (
+        *(SIGNS_KERNEL, "mask=i < programs, other", "mask=i < programs - 1, other", "triton and signs_give", MATCHING),
+    ),
+    "signs: no derivative by grad_output": (
+        *(SIGNS, "(upstream * sign).sum() * (weight", "(upstream * sign).sum() * (0 * weight"),
+        *("torch-cpu and gradgradcheck_of", MATCHING),
+    ),
+    "signs: maps saved all the same": (
+        *(
+            SIGNS,
+            "ctx.save_for_backward(*signs)\n        ctx.set",
+            "ctx.save_for_backward(*signs, *inputs[1:])\n        ctx.set",
+        ),
+        *("torch-cpu and maps_go", MATCHING),
+    ),
+    "signs, closed form: all zero": (
+        *(CLOSED, "out.copy_(torch.sign(d, out=two))", "out.zero_()", "torch-cpu and signs_give", MATCHING),
+    ),
     "mmd: a pair counted once": (
         *(MMD_KERNEL, "first + WHOLE // BJ), 2.0", "first + WHOLE // BJ), 1.0", "triton and several_tiles", MMD),
     ),
@@ -215,7 +258,7 @@ def plant(folder, mutant=None):
     ignore = shutil.ignore_patterns("__pycache__")
     shutil.copytree(ROOT / "fastgan", package, ignore=ignore)
     shutil.copytree(ROOT / "kernels", package / "kernels", ignore=ignore)
-    tests = ("test_accuracy.py", "test_autograd.py", "test_objectives.py", "test_mmd.py")
+    tests = ("test_accuracy.py", "test_autograd.py", "test_objectives.py", "test_mmd.py", "test_matching.py")
     for name in ("conftest.py", "oracle.py", *tests):
         shutil.copy(ROOT / "tests" / name, folder)
     if mutant:
