@@ -349,7 +349,14 @@ def growth_picture(results: dict, path: Path) -> None:
             if value:
                 axis.axhline(value, color="#9ca3af", linewidth=0.8, linestyle="--")
                 axis.annotate(
-                    name, (1, value), xytext=(2, 2), textcoords="offset points", fontsize=7.5, color="#6b7280"
+                    name,
+                    (0.99, value),
+                    xycoords=axis.get_yaxis_transform(),
+                    xytext=(0, 2),
+                    textcoords="offset points",
+                    ha="right",
+                    fontsize=7.5,
+                    color="#6b7280",
                 )
         axis.set_xscale("log", base=2)
         axis.set_yscale("log")
