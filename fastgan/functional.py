@@ -133,7 +133,7 @@ def generator_loss(
     """
     if reduction == "mean" and fake_weights is real_logits is None and not patch_mean and average_over == "all":
         terms = _terms_of((fake_logits,), _side_of, (objective, weight, real_label, fake_label, reduce_discriminators))
-        loss = terms and small.loss(terms[0], (fake_logits, terms[1][0]), weight=terms[2])
+        loss = terms and small.loss(terms[0], fake_logits, terms[1][0], terms[2])
         if loss is not None:
             return loss
     terms = _generator_terms(
@@ -315,7 +315,7 @@ def criterion_loss(
     Other arguments, result and errors are those of `discriminator_loss`.
     """
     if reduction == "mean" and weights is None and not patch_mean and reduce_discriminators in ("sum", "mean"):
-        loss = small_loss(criterion, (logits, label), weight=weight)
+        loss = small_loss(criterion, logits, label, weight)
         if loss is not None:
             return loss
     x = _listed("logits", logits)
@@ -358,10 +358,6 @@ def adversarial_losses(
 
     Other arguments and the errors are those of `criterion_loss`.
     """
-    losses = small_losses(criterion, *sides) if weight == 1.0 else None
-    if losses is not None:
-        losses = torch.stack(losses)
-        return losses.sum(), losses
     named = [(f"sides[{i}]", logits, label) for i, (logits, label) in enumerate(sides)]
     return _losses_of(named, criterion, weight, reduce_discriminators)
 
@@ -414,27 +410,22 @@ def drift_penalty(real_logits: Logits, *, weight: float = 1e-3) -> Tensor:
 # The quick way of small losses on a CPU. What it does not take, and what is wrong, goes the general way.
 
 
-def small_loss(criterion: str, *sides: tuple[Tensor, float | Tensor], weight: float = 1.0) -> Tensor | None:
-    """weight * the sum over one or two (logits, label) of mean phi(logits, label), for labels 0.0 and 1.0, and tensors
-    of labels as the logits; None where it is not for `fastgan.small`."""
-    if _small(sides) and weight.__class__ is float:
-        return small.loss(criterion, *sides, weight=weight)
-    return None
+def small_loss(criterion: str, x: Tensor, y: float | Tensor, weight: float = 1.0) -> Tensor | None:
+    """weight * mean phi(x, y) for a label 0.0 or 1.0, or a tensor of labels for the logits; None where it is not for
+    `fastgan.small`."""
+    if y.__class__ is float:
+        fit = y in (0.0, 1.0) and operators.plain(x)
+    else:
+        fit = operators.plain(x, y) and x.shape == y.shape and not y.requires_grad
+    return small.loss(criterion, x, y, weight) if fit and weight.__class__ is float else None
 
 
-def small_losses(criterion: str, *sides: tuple[Tensor, float | Tensor]) -> list[Tensor] | None:
-    """The losses of `small_loss` one by one."""
-    return small.losses(criterion, *sides) if _small(sides) else None
-
-
-def _small(sides) -> bool:
-    for x, y in sides:
-        if y.__class__ is float:
-            if y not in (0.0, 1.0):
-                return False
-        elif not operators.plain(y) or y.requires_grad or x.__class__ is not Tensor or y.shape != x.shape:
-            return False
-    return operators.plain(*[x for x, _ in sides])
+def small_losses(criterion: str, real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor] | None:
+    """(mean phi(real, 1), mean phi(fake, 0)), as `small_loss`."""
+    if not operators.plain(real, fake):
+        return None
+    of_real, of_fake = small.loss(criterion, real, 1.0), small.loss(criterion, fake, 0.0)
+    return None if of_real is None or of_fake is None else (of_real, of_fake)
 
 
 def _terms_of(
@@ -450,13 +441,13 @@ def _small_pair(real: Tensor, fake: Tensor, numbers: tuple) -> Tensor | None:
     terms = _terms_of((real, fake), _sides_of, numbers)
     if terms is not None:
         criterion, labels, weight = terms
-        return small.loss(criterion, (real, labels[0]), (fake, labels[1]), weight=weight)
+        return small.pair(criterion, real, labels[0], fake, labels[1], weight)
     if numbers[0] != "relativistic" or numbers[2] is not None or not operators.plain(real, fake):
         return None
     if real.shape != fake.shape or numbers[1].__class__ is not float:
         return None
     # phi(-x, 1) = phi(x, 0)
-    return small.loss("sigmoid_cross_entropy", (widen(fake) - widen(real), 0.0), weight=numbers[1])
+    return small.loss("sigmoid_cross_entropy", widen(fake) - widen(real), 0.0, numbers[1])
 
 
 def _small_value_and_grad(logits, terms: Callable, numbers: tuple, n_real: int, grad_scale) -> ValueAndGrad | None:

@@ -29,7 +29,7 @@ from fastgan.criteria import CRITERIA
 NOTHING, LOSSES, EVERYTHING = range(3)  # what `value` is to leave a row of for each term
 BACKENDS = ("triton", "torch")
 _FLOATING = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
-PLAIN_BELOW = 1 << 14  # elements: above, an own node costs less than what autograd's take in memory
+PLAIN_BELOW = 1 << 17  # elements: above, blocks that stay in cache win
 chosen = os.environ.get("FASTGAN_BACKEND") or None  # read once: a look into the environment costs 2 us a call
 
 
@@ -44,6 +44,10 @@ def _kernels():
             raise
         return None
     return kernels
+
+
+_compiling = torch.compiler.is_compiling
+_dispatch_modes, _transforms = torch._C._len_torch_dispatch_stack, torch._C._are_functorch_transforms_active
 
 
 def backend_for(device: torch.device) -> str:
@@ -196,12 +200,12 @@ for _name, _implementation, _fake in (
 def _traced(tensors: Sequence[Tensor]) -> bool:
     """Whether somebody must see an operator here: a compiler, a dispatch mode, a transform, a tensor subclass.
     Otherwise the implementation is called directly, which saves the dispatcher's time."""
-    if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack():
+    if _compiling() or _dispatch_modes():
         return True
     for x in tensors:
         if type(x) is not Tensor and type(x) is not torch.nn.Parameter:
             return True
-    return torch._C._are_functorch_transforms_active()
+    return _transforms()
 
 
 class _Value(Function):
@@ -365,13 +369,11 @@ def _batched(info, dims, tensors: Sequence[Tensor]) -> list[Tensor]:
 
 
 def plain(*tensors: Tensor) -> bool:
-    """Whether `fastgan.small` may take them: contiguous CPU tensors of one floating dtype, some thousand elements each,
-    and nobody who has to see our operators. Forward-mode differentiation does: it raises there."""
-    if torch.compiler.is_compiling() or (chosen is not None and chosen != "torch"):
+    """Whether `fastgan.small` may take them: contiguous CPU tensors of one floating dtype, not too large, and nobody who
+    has to see our operators. Forward-mode differentiation does: it raises there."""
+    if _compiling() or (chosen is not None and chosen != "torch"):
         return False
-    if torch._C._len_torch_dispatch_stack() or torch._C._are_functorch_transforms_active():
-        return False
-    if torch.autograd.forward_ad._current_level >= 0:
+    if _dispatch_modes() or _transforms() or torch.autograd.forward_ad._current_level >= 0:
         return False
     dtype = tensors[0].dtype if tensors[0].__class__ is Tensor else None
     if dtype not in _FLOATING:
@@ -399,7 +401,8 @@ def _small_loss(terms: Terms) -> Tensor | None:
         if shift is not None:
             x = x - shift[k]
         sides.append((x, targets[k] if targets else labels[k]))
-    return small.loss(criterion, *sides, weight=weights[0])
+    (x, y), *other = sides
+    return small.pair(criterion, x, y, *other[0], weights[0]) if other else small.loss(criterion, x, y, weights[0])
 
 
 def value(terms: Terms, statistics: int = NOTHING) -> tuple[Tensor, Tensor | None]:

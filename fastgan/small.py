@@ -1,4 +1,4 @@
-"""Losses of a few thousand logits in plain CPU tensors, where the calls cost and not the arithmetic.
+"""Losses of up to some thousand logits in plain CPU tensors, where the calls cost and not the arithmetic.
 
 Such a loss takes one to five operators of PyTorch, of which each costs a microsecond or two. What is left to win is to
 call nothing else: no argument is checked twice, no list of terms made, and no node of Python's in the graph, which
@@ -18,32 +18,45 @@ from torch import Tensor
 from fastgan import closed_form
 from fastgan.closed_form import constant, widen
 
-Part = tuple[bool, Tensor]  # (is it to be subtracted?, a mean)
+Part = tuple[Tensor, float]  # losses of the elements, or their mean; and their sign
 
 
-def loss(criterion: str, *sides: tuple[Tensor, float | Tensor], weight: float = 1.0) -> Tensor | None:
-    """weight * sum over one or two (x, y) of mean phi(x, y), by operators whose derivatives autograd knows."""
-    parts = _parts(criterion, sides)
-    if parts is None:
+def loss(criterion: str, x: Tensor, y: float | Tensor, weight: float = 1.0) -> Tensor | None:
+    """weight * mean phi(x, y), by operators whose derivatives autograd knows."""
+    form = FORMS.get(criterion)
+    part = form(x, y) if form is not None else None
+    if part is None:
         return None
-    negative, total = parts[0]
-    if len(parts) == 2:
-        other_negative, other = parts[1]
-        if negative == other_negative:
-            total = total + other
-        else:  # one operator for the sum and the sign
-            total, negative = (other - total if negative else total - other), False
-    if negative:
-        weight = -weight
-    if weight == 1.0:
-        return total
-    return -total if weight == -1.0 else total * constant(weight, total.dtype)
+    values, sign = part
+    factor = weight * sign
+    if factor == 1.0:
+        return values.mean() if values.dim() else values
+    if values.dim():  # the division of a mean is one with the weight
+        values, factor = values.sum(), factor / x.numel()
+    return values * constant(factor, values.dtype)
 
 
-def losses(criterion: str, *sides: tuple[Tensor, float | Tensor]) -> list[Tensor] | None:
-    """mean phi(x, y) of each (x, y)."""
-    parts = _parts(criterion, sides)
-    return None if parts is None else [-mean if negative else mean for negative, mean in parts]
+def pair(
+    criterion: str, x: Tensor, y: float | Tensor, other: Tensor, other_y: float | Tensor, weight: float = 1.0
+) -> Tensor | None:
+    """weight * (mean phi(x, y) + mean phi(other, other_y))."""
+    form = FORMS.get(criterion)
+    part = form(x, y) if form is not None else None
+    other_part = form(other, other_y) if part is not None else None
+    if other_part is None:
+        return None
+    total, factor, other_total, other_factor = *_summed(*part, x, weight), *_summed(*other_part, other, weight)
+    if factor == other_factor:
+        total = total + other_total
+    elif factor == -other_factor:  # one operator for the sum and the sign
+        total, factor = other_total - total, other_factor
+    else:
+        return total * constant(factor, total.dtype) + other_total * constant(other_factor, total.dtype)
+    return total if factor == 1.0 else total * constant(factor, total.dtype)
+
+
+def _summed(values: Tensor, sign: float, x: Tensor, weight: float) -> tuple[Tensor, float]:
+    return (values.sum(), weight * sign / x.numel()) if values.dim() else (values, weight * sign)
 
 
 def value_and_grad(
@@ -65,71 +78,61 @@ def value_and_grad(
     return torch.from_numpy(np.array(total, dtype)), torch.from_numpy(np.array(rows, dtype)), tuple(grads)
 
 
-def _parts(criterion: str, sides: Sequence[tuple[Tensor, float | Tensor]]) -> list[Part] | None:
-    form = FORMS.get(criterion)
-    if form is None:
-        return None
-    parts = []
-    for x, y in sides:
-        part = form(widen(x), y)
-        if part is None:
-            return None
-        parts.append(part)
-    return parts
-
-
 # (x, y) -> Part, or None where the general way has to say what comes out.
 
 
 def _cross_entropy(x: Tensor, y: float | Tensor) -> Part | None:
     """softplus(-x) is -softplus(x, beta=-1), which saves x and not -x: nothing is saved but the logits. Neither value
     nor slope cancels."""
+    x = widen(x)
     if y.__class__ is not float:
-        y = _one_label(y)
-    if not math.isfinite(np.add.reduce(x.detach().numpy(), axis=None)):
+        y = _one_label(widen(y))
+    if not math.isfinite(x.detach().sum().item()):
         return None  # infinite logits: what `BCEWithLogitsLoss` says of them
-    if y == 1.0:
-        return True, torch._C._nn.softplus(x, -1.0, 50.0).mean()
     if y.__class__ is float:
-        return (False, torch._C._nn.softplus(x, 1.0, 50.0).mean()) if y == 0.0 else None
+        if y == 1.0:
+            return torch._C._nn.softplus(x, -1.0, 50.0), -1.0
+        return (torch._C._nn.softplus(x, 1.0, 50.0), 1.0) if y == 0.0 else None
     below, above = torch._C._nn.softplus(x, 1.0, 50.0), torch._C._nn.softplus(x, -1.0, 50.0)
-    return False, torch.lerp(below, -above, y.to(x.dtype)).mean()
+    return torch.lerp(below, -above, y), 1.0
 
 
 def _one_label(labels: Tensor) -> float | Tensor:
     """The number that all labels are (a tensor of ones, of zeros), or the tensor."""
-    values = labels.numpy()
-    first = values.item(0)
-    return first if np.count_nonzero(values == first) == values.size else labels
+    values = labels.numpy().ravel()
+    return values.item(0) if values.tobytes() == values[:1].tobytes() * values.size else labels
 
 
 def _hinge(x: Tensor, y: float | Tensor) -> Part | None:
     if y.__class__ is not float or y not in (0.0, 1.0):
         return None
+    x = widen(x)
     one = constant(1.0, x.dtype)
-    return False, torch.relu(torch.sub(one, x) if y else torch.add(x, one)).mean()
+    return torch.relu(torch.sub(one, x) if y else torch.add(x, one)), 1.0
 
 
 def _hinge_min(x: Tensor, y: float | Tensor) -> Part | None:
     if y.__class__ is not float or y not in (0.0, 1.0):
         return None
+    x = widen(x)
     gap = torch.sub(x if y else -x, constant(1.0, x.dtype))
-    return True, torch.minimum(gap, constant(0.0, x.dtype)).mean()
+    return torch.minimum(gap, constant(0.0, x.dtype)), -1.0
 
 
 def _wasserstein(x: Tensor, y: float | Tensor) -> Part | None:
-    return None if y.__class__ is not float or y not in (0.0, 1.0) else (y == 1.0, x.mean())
+    return None if y.__class__ is not float or y not in (0.0, 1.0) else (widen(x).mean(), 1.0 - 2.0 * y)
 
 
 def _least_squares(x: Tensor, y: float | Tensor) -> Part:
     # without the checks of `F.mse_loss`, which are a tenth of the time of a small loss
-    y = constant(y, x.dtype).expand_as(x) if y.__class__ is float else y.to(x.dtype)
-    return False, torch._C._nn.mse_loss(x, y, 1)
+    x = widen(x)
+    return torch._C._nn.mse_loss(x, constant(y, x.dtype).expand_as(x) if y.__class__ is float else widen(y), 1), 1.0
 
 
 def _probabilities(x: Tensor, y: float | Tensor) -> Part:
-    y = constant(y, x.dtype).expand_as(x) if y.__class__ is float else y.to(x.dtype)
-    return False, torch._C._nn.binary_cross_entropy(x, y, None, 1)
+    x = widen(x)
+    y = constant(y, x.dtype).expand_as(x) if y.__class__ is float else widen(y)
+    return torch._C._nn.binary_cross_entropy(x, y, None, 1), 1.0
 
 
 FORMS: dict[str, Callable[[Tensor, float | Tensor], Part | None]] = {

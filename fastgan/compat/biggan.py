@@ -15,9 +15,9 @@ from fastgan.compat._logits import check
 
 
 def _pair(dis_fake: Tensor, dis_real: Tensor, criterion: str) -> tuple[Tensor, Tensor]:
-    losses = functional.small_losses(criterion, (dis_real, 1.0), (dis_fake, 0.0))
+    losses = functional.small_losses(criterion, dis_real, dis_fake)
     if losses is not None:
-        return tuple(losses)
+        return losses
     check(dis_fake=dis_fake, dis_real=dis_real)
     return functional.adversarial_losses([(dis_real, 1.0), (dis_fake, 0.0)], criterion)[1].unbind()
 

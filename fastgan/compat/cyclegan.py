@@ -59,7 +59,7 @@ class GANLoss(nn.Module):
     def forward(self, prediction: Tensor, target_is_real: bool) -> Tensor:
         criterion = _CRITERIA[self.gan_mode]
         if self.gan_mode in ("lsgan", "vanilla"):
-            loss = small_loss(criterion, (prediction, self._labels[bool(target_is_real)]))
+            loss = small_loss(criterion, prediction, self._labels[bool(target_is_real)])
             if loss is not None:
                 return loss
         expect_logits("prediction", prediction, lists=False)

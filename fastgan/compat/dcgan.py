@@ -38,7 +38,7 @@ class _TargetLoss(nn.Module):
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         if self.reduction == "mean":
-            loss = small_loss(self._criterion, (input, target))
+            loss = small_loss(self._criterion, input, target) if isinstance(target, Tensor) else None
             if loss is not None:
                 return loss
             expect_logits("input", input, lists=False)

@@ -4,7 +4,9 @@
 
 in `training/loss.py`. The relativistic pairing is one launch forward and one backward; R1 and R2 are PyTorch's
 autograd. `generator_loss` and `discriminator_loss` are the pairing alone, for code with a loop of its own; upstream has
-them inline, so their names are ours. Difference: half-precision logits give float32 losses (upstream: half).
+them inline, so their names are ours. Differences: half-precision logits give float32 losses (upstream: half), and an
+infinite difference makes them NaN or infinite, where upstream has 0 in D's favour (of a few thousand logits on a CPU
+they are upstream's).
 """
 
 from __future__ import annotations
@@ -14,7 +16,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from fastgan import functional
+from fastgan import functional, operators
+from fastgan.closed_form import widen
 from fastgan.compat._logits import check
 
 
@@ -26,12 +29,18 @@ def generator_loss(real_logits: Tensor, fake_logits: Tensor, reduction: str = "m
     Raises:
         TypeError, ValueError: not a floating tensor; an empty one; two shapes, dtypes or devices.
     """
+    loss = _small(fake_logits, real_logits) if reduction == "mean" else None
+    if loss is not None:
+        return loss
     _check_pairs(real_logits, fake_logits)
     return functional.generator_loss(fake_logits, "relativistic", real_logits=real_logits, reduction=reduction)
 
 
 def discriminator_loss(real_logits: Tensor, fake_logits: Tensor, reduction: str = "mean") -> Tensor:
     """mean softplus(-(r - f)), 0-d. Else as `generator_loss`."""
+    loss = _small(real_logits, fake_logits) if reduction == "mean" else None
+    if loss is not None:
+        return loss
     _check_pairs(real_logits, fake_logits)
     return functional.discriminator_loss(real_logits, fake_logits, "relativistic", reduction=reduction)
 
@@ -100,6 +109,13 @@ class AdversarialTraining:
 def _reported(own: Tensor, other: Tensor) -> list[Tensor]:
     difference = own.detach() - other.detach()
     return [functional.criterion_loss(difference, 1.0, reduction="none"), difference]
+
+
+def _small(own: Tensor, other: Tensor) -> Tensor | None:
+    """Upstream's formula, less an operator: of a few logits on a CPU the calls cost, and not the arithmetic."""
+    if not operators.plain(own, other) or own.shape != other.shape:
+        return None
+    return torch._C._nn.softplus(widen(other) - widen(own), 1.0, 50.0).mean()
 
 
 def _check_pairs(real_logits: Tensor, fake_logits: Tensor) -> None:
