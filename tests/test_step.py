@@ -33,6 +33,8 @@ def pair(kind="points"):
         generator, discriminator = Generator(8, 1, LATENT, 4), Discriminator(8, 1, 4)
     elif kind == "patches":  # several logits a sample
         generator, discriminator = Generator(8, 1, LATENT, 4), nn.Conv2d(1, 1, 4, stride=2)
+    elif kind == "smooth":  # of a piecewise linear D a penalty has no gradient at the samples
+        discriminator = nn.Sequential(nn.Linear(2, 8), nn.Tanh(), nn.Linear(8, 1))
     elif kind == "batch norm":
         discriminator = nn.Sequential(nn.Linear(2, 8), nn.BatchNorm1d(8), nn.LeakyReLU(0.2), nn.Linear(8, 1))
     return generator.double(), discriminator.double()
@@ -138,6 +140,8 @@ ONE_STAGE += [
     ("images", "nonsaturating", {"r1": 0.3}),
     ("images", "relativistic", {"r1": 0.3, "r2": 0.2}),
     ("images", "hinge", {"r2": 0.2}),
+    ("smooth", "nonsaturating", {"r1": 0.3, "r2": 0.2}),
+    ("smooth", "nonsaturating", {"r2": 0.2}),
     ("patches", "minimax", {}),
     ("patches", "wasserstein", {"r1": 0.1}),
     ("batch norm", "minimax", {}),
