@@ -195,7 +195,7 @@ def test_ranks_refuse_together(tmp_path, capfd):
     _, error = process.communicate(timeout=120)
     assert process.returncode != 0
     assert error.count("fastgan: --out: full is not empty; name another folder") == 1
-    assert "Traceback (most" not in error
+    assert "]: Traceback" not in error  # of a rank; torchrun itself always prints one
 
 
 def test_a_loss_that_is_no_number_names_the_last_good_checkpoint(tmp_path, capsys):
