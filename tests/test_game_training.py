@@ -77,7 +77,8 @@ def check_unequal_sides(losses, device):
 
 
 def check_gradients(losses, device):
-    """S7 b, B1, B6: the table of section 1.4, under an upstream factor of 3, with N and M apart."""
+    """S7 b, B1, B6: the table of section 1.4, under an upstream factor of 3, with N and M apart. (Eager's own
+    s (1 - s) loses digits at a sure logit: hence 1e-11.)"""
     r, f = sides(device)
     (s_r, s_f), (c_r, c_f), n, m = map(torch.sigmoid, (r, f)), map(torch.sigmoid, (-r, -f)), len(r), len(f)
     r.requires_grad_(), f.requires_grad_()
@@ -86,8 +87,8 @@ def check_gradients(losses, device):
         ("cross_entropy", -c_r / (2 * n), s_f / (2 * m)),
     ):
         got = torch.autograd.grad(3 * losses.d(r, f, kind), [r, f])
-        close(got[0], 3 * of_real, 1e-12)
-        close(got[1], 3 * of_fake, 1e-12)
+        close(got[0], 3 * of_real, 1e-11)
+        close(got[1], 3 * of_fake, 1e-11)
 
 
 def check_extremes(losses, device):

@@ -59,8 +59,8 @@ def animation(played: Played) -> bytes:
         axes.set_title(f"{played.settings.objective}, step {frame.step:,}", fontsize=9)
         figure.canvas.draw()
         images.append(Image.fromarray(np.asarray(figure.canvas.buffer_rgba())[..., :3].copy()))
-    # One palette for all, so that what does not change costs nothing.
-    palette = images[len(images) // 2].quantize(COLOURS)
+    # One palette for all, so that what does not change costs nothing; of colours far apart, so that few points count.
+    palette = images[len(images) // 2].quantize(COLOURS, method=Image.Quantize.MAXCOVERAGE)
     images = [image.quantize(palette=palette, dither=Image.Dither.NONE) for image in images]
     out = io.BytesIO()
     durations = [SHOW_FOR] * (len(images) - 1) + [HOLD_FOR]
