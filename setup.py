@@ -35,7 +35,7 @@ setup(
         "bench": BENCH,
         "metrics": METRICS,
         "hub": HUB,
-        "test": [*TRAIN, *METRICS, *BENCH, "hypothesis>=6.100", "ruff>=0.8"],
+        "test": [*TRAIN, *METRICS, *BENCH, "hypothesis>=6.100", "pytest-xdist>=3.5", "ruff>=0.8"],
     },
     entry_points={"console_scripts": ["fastgan = fastgan.cli:main"]},
     classifiers=[

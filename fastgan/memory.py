@@ -3,11 +3,13 @@
 A fresh tensor of a megabyte costs its 256 page faults, several times what it takes to write a gradient there; freed, it
 goes back to the system, and the next step pays again. So the storages of large gradients are kept, and one that nobody
 else holds any more serves the next gradient of its size. A tensor, a view of it, its `.grad`, a NumPy array or DLPack
-capsule over it: whatever still reads the memory holds its storage, which PyTorch counts.
+capsule over it: whatever still reads the memory holds its storage, which PyTorch counts; and Python counts who holds
+the storage's own object.
 """
 
 from __future__ import annotations
 
+import sys
 import threading
 
 import torch
@@ -18,6 +20,14 @@ _holders = getattr(torch._C, "_storage_Use_Count", None)  # private to PyTorch: 
 _kept = threading.local()
 
 
+def _references(storage) -> int:
+    return sys.getrefcount(storage)
+
+
+for _storage in [torch.empty(0, device="cpu").untyped_storage()]:
+    _KEPT_ALONE = _references(_storage)  # by a list and a loop over it; how many that makes is Python's own affair
+
+
 def empty_like(x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     """`torch.empty_like(x, dtype=dtype)` of a dense CPU tensor, in memory that is at hand if it can be."""
     dtype = x.dtype if dtype is None else dtype
@@ -26,7 +36,7 @@ def empty_like(x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
         return torch.empty_like(x, dtype=dtype)
     of_size = _kept.__dict__.setdefault(size, [])
     for storage in of_size:
-        if _holders(storage._cdata) == 1:
+        if _holders(storage._cdata) == 1 and _references(storage) == _KEPT_ALONE:
             if storage.nbytes() != size or storage.is_shared():  # resized, or another process reads it: not ours now
                 of_size.remove(storage)
                 break

@@ -369,8 +369,8 @@ def _batched(info, dims, tensors: Sequence[Tensor]) -> list[Tensor]:
 
 
 def plain(*tensors: Tensor) -> bool:
-    """Whether `fastgan.small` may take them: contiguous CPU tensors of one floating dtype, not too large, and nobody who
-    has to see our operators. Forward-mode differentiation does: it raises there."""
+    """Whether `fastgan.small` may take them: contiguous CPU tensors of one floating dtype, not too large, and nobody
+    who has to see our operators. Forward-mode differentiation does: it raises there."""
     if _compiling() or (chosen is not None and chosen != "torch"):
         return False
     if _dispatch_modes() or _transforms() or torch.autograd.forward_ad._current_level >= 0:

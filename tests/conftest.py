@@ -8,6 +8,14 @@ if not CUDA:
 
 import pytest  # noqa: E402
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # one process a core already: threads of each would wait for one another
+    torch.set_num_threads(1)
+
+# Files whose tests share a minute's work: where several processes run the tests, one of them has the whole file.
+TOGETHER = {"test_machine_code", "test_distributed", "test_bench"} | {
+    f"test_bench_{suite}" for suite in ("lists", "matching", "mmd", "training")
+}
+
 RUNS = [("torch", "cpu")]  # (backend, device)
 if CUDA:
     RUNS += [("triton", "cuda"), ("torch", "cuda")]
@@ -58,6 +66,9 @@ def one_thread():
 
 
 def pytest_collection_modifyitems(config, items):
+    for item in items:
+        if item.path.stem in TOGETHER:
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
     if not CUDA:
         for item in items:
             if "gpu" in item.keywords:
