@@ -13,6 +13,7 @@ TRAIN = [
 ]
 METRICS = ["torchmetrics>=1.4"]
 HUB = ["datasets>=3"]
+LOOPS = ["accelerate>=1", "lightning-fabric>=2.4"]  # what README has examples for
 BENCH = ["matplotlib>=3.8", "pytest>=8", "pytest-benchmark>=5", "tqdm>=4.66"]
 
 setup(
@@ -35,7 +36,7 @@ setup(
         "bench": BENCH,
         "metrics": METRICS,
         "hub": HUB,
-        "test": [*TRAIN, *METRICS, *BENCH, "hypothesis>=6.100", "pytest-xdist>=3.5", "ruff>=0.8"],
+        "test": [*TRAIN, *METRICS, *BENCH, *LOOPS, "hypothesis>=6.100", "pytest-xdist>=3.5", "ruff>=0.8"],
     },
     entry_points={"console_scripts": ["fastgan = fastgan.cli:main"]},
     classifiers=[

@@ -775,7 +775,7 @@ def _parser() -> argparse.ArgumentParser:
     seen.add_argument(
         "--stream",
         action=yes_no,
-        help=f"read images as they are drawn (default: where they take {datasets.MEMORY_SHARE:.0%} of free memory)",
+        help=f"read images as they are drawn (default: where they take {datasets.MEMORY_SHARE:.0%}% of free memory)",
     )
     seen.add_argument("--workers", type=_whole(0), metavar="N", help="processes that read a stream (default: up to 8)")
 

@@ -154,11 +154,14 @@ class Stream:
                 for images, problems in batches:
                     yield _readable(images, problems), problems
                     first += 1
-            except RuntimeError as error:
+            except (RuntimeError, ConnectionError, EOFError, FileNotFoundError) as error:
                 deaths += 1
-                if "DataLoader worker" not in str(error) or deaths > RESTARTS:
+                said = str(error).split("\n")[0]
+                if not isinstance(error, RuntimeError):  # its batch was on the way when it died
+                    said = f"A DataLoader worker died ({said or type(error).__name__})."
+                if not workers or "DataLoader worker" not in said or deaths > RESTARTS:
                     raise
-                print(f"fastgan: {str(error).splitlines()[0]} Starting workers anew.", file=sys.stderr, flush=True)
+                print(f"fastgan: {said} Starting workers anew.", file=sys.stderr, flush=True)
 
 
 def _stream_rows(count: int, seed: int, batch: int, first: int, rank: int, ranks: int) -> Iterator[list[int]]:

@@ -394,12 +394,12 @@ def test_samples_of_many_rows_share_the_programs(kernel_device, monkeypatch):
 def test_memory_is_linear(closed_form):
     from bench.measure import Cpu
 
-    x, y = samples(2000, 1900, 8)
+    x, y = samples(4000, 3900, 8)
     x.requires_grad_()
-    matrix, machine = 2000 * 2000 * 4, Cpu(quick=True)
-    ours = machine.peak_bytes(lambda _: fastgan.mmd_value_and_grad(x, y))
-    assert ours < 0.3 * matrix
-    assert machine.peak_bytes(lambda _: fastgan.mmd_loss(x, y).backward()) < 0.3 * matrix
+    matrix, machine = 4000 * 4000 * 4, Cpu(quick=True)
+    ours = machine.peak_bytes(lambda _: fastgan.mmd_value_and_grad(x, y))  # blocks of 256 x 512, whatever the samples
+    assert ours < 0.15 * matrix
+    assert machine.peak_bytes(lambda _: fastgan.mmd_loss(x, y).backward()) < 0.15 * matrix
     assert machine.peak_bytes(lambda _: reference.mmd_loss(x, y).backward()) > 3 * matrix, "what is measured"
 
 

@@ -262,8 +262,8 @@ def plant(folder, mutant=None):
     ignore = shutil.ignore_patterns("__pycache__")
     shutil.copytree(ROOT / "fastgan", package, ignore=ignore)
     shutil.copytree(ROOT / "kernels", package / "kernels", ignore=ignore)
-    tests = ("test_accuracy.py", "test_autograd.py", "test_objectives.py", "test_mmd.py", "test_matching.py")
-    for name in ("conftest.py", "oracle.py", *tests):
+    tests = ("accuracy", "autograd", "objectives", "mmd", "matching", "memory")
+    for name in ("conftest.py", "oracle.py", *[f"test_{name}.py" for name in tests]):
         shutil.copy(ROOT / "tests" / name, folder)
     if mutant:
         file, old, new = mutant
