@@ -150,6 +150,9 @@ def most_by_chance(rows: int, chance: float = 0.05, sure: float = 0.99) -> int:
         k += 1
 
 
+SWITCHES = ("--quiet",)  # options without a value
+
+
 def inherited(arguments: Sequence[str], leave: Sequence[str]) -> list[str]:
     """Command-line options without those named in `leave`, nor the values of these."""
     kept, skip = [], False
@@ -157,7 +160,7 @@ def inherited(arguments: Sequence[str], leave: Sequence[str]) -> list[str]:
         if skip:
             skip = False
         elif argument.split("=")[0] in leave:
-            skip = "=" not in argument
+            skip = "=" not in argument and argument not in SWITCHES
         else:
             kept.append(argument)
     return kept
