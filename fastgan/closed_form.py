@@ -23,7 +23,7 @@ from torch import Tensor
 from fastgan import memory
 from fastgan.criteria import CRITERIA
 
-BLOCK = 1 << 18  # logits: a few float32 buffers of this size stay in cache
+BLOCK = 1 << 19  # logits: a few float32 buffers of this size stay in cache, and calls cost little beside a block
 _SMALL = 1 << 17  # logits: below, calling more operators costs more than softplus
 _SHORT = 1 << 13  # logits: the most that a norm in float32 adds up as exactly as promised
 _SURE = 0.1  # nats: with a mean loss below, how sure D is has to be kept as a distance from 1

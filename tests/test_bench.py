@@ -260,3 +260,10 @@ def test_a_gpu_file_is_reported_with_its_own_columns_and_promises(results, tmp_p
     assert verdicts.count("met") == len(verdicts) - 3 and verdicts.count("not measured") == 3  # no bfloat16 here
     report.picture(results, tmp_path / "losses.png")
     assert (tmp_path / "losses.png").stat().st_size > 10_000
+
+
+def test_options_are_handed_on_but_for_those_named():
+    from bench.passes import inherited
+
+    given = ["--quiet", "--limit", "179.5", "--out", "x", "--no-compile", "--budget=3", "--sizes", "128"]
+    assert inherited(given, ("--limit", "--out", "--budget", "--quiet")) == ["--no-compile", "--sizes", "128"]
