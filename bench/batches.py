@@ -99,15 +99,7 @@ def promises(results: dict) -> list[tuple[str, str, str]]:
 
 def write(results: dict, folder: Path) -> list[Path]:
     """batches.md and batches.png beside batches.json."""
-    written = [folder / "batches.md"]
-    environment.write_atomically(written[0], markdown(results))
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError:
-        return written
-    written.append(folder / "batches.png")
-    picture(results, written[1])
-    return written
+    return environment.write_drawn("batches", results, folder, markdown, picture)
 
 
 def _kinds(results: dict) -> tuple[str, ...]:

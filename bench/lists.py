@@ -816,15 +816,7 @@ COLOURS = {DROP_IN: "#e11d74", DIRECT: "#7c3aed", COMPILE: "#2563eb"}
 
 def write(results: dict, folder: Path) -> list[Path]:
     """lists.md and lists.png beside lists.json."""
-    written = [folder / "lists.md"]
-    environment.write_atomically(written[0], markdown(results))
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError:
-        return written
-    written.append(folder / "lists.png")
-    picture(results, written[1])
-    return written
+    return environment.write_drawn("lists", results, folder, markdown, picture)
 
 
 def _kinds(results: dict) -> tuple[str, ...]:

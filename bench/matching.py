@@ -713,15 +713,7 @@ def _kinds(results: dict) -> tuple[str, ...]:
 
 def write(results: dict, folder: Path) -> list[Path]:
     """matching.md and matching.png beside matching.json."""
-    written = [folder / "matching.md"]
-    environment.write_atomically(written[0], markdown(results))
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError:
-        return written
-    written.append(folder / "matching.png")
-    picture(results, written[1])
-    return written
+    return environment.write_drawn("matching", results, folder, markdown, picture)
 
 
 def markdown(results: dict) -> str:

@@ -367,15 +367,7 @@ def _line(cell: dict, row: dict, kinds: tuple[str, ...], cuda: bool, width: int)
 
 def write(results: dict, folder: Path) -> list[Path]:
     """mmd.md and mmd.png beside mmd.json."""
-    written = [folder / "mmd.md"]
-    environment.write_atomically(written[0], markdown(results))
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError:
-        return written
-    written.append(folder / "mmd.png")
-    picture(results, written[1])
-    return written
+    return environment.write_drawn("mmd", results, folder, markdown, picture)
 
 
 def picture(results: dict, path: Path) -> None:

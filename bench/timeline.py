@@ -144,15 +144,7 @@ def promises(results: dict) -> list[tuple[str, str, str]]:
 
 def write(results: dict, folder: Path) -> list[Path]:
     """timeline.md and timeline.png beside timeline.json."""
-    written = [folder / "timeline.md"]
-    environment.write_atomically(written[0], markdown(results))
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError:
-        return written
-    written.append(folder / "timeline.png")
-    picture(results, written[1])
-    return written
+    return environment.write_drawn("timeline", results, folder, markdown, picture)
 
 
 def markdown(results: dict) -> str:

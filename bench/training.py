@@ -416,15 +416,7 @@ ON_A_CPU = "*launches*: operators that touch elements and call no other."
 
 def write(results: dict, folder: Path) -> list[Path]:
     """training.md and training.png beside training.json."""
-    written = [folder / "training.md"]
-    environment.write_atomically(written[0], markdown(results))
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError:
-        return written
-    written.append(folder / "training.png")
-    picture(results, written[1])
-    return written
+    return environment.write_drawn("training", results, folder, markdown, picture)
 
 
 def markdown(results: dict) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from torch import Tensor, nn
 
-from fastgan.functional import criterion_loss, small_loss
+from fastgan.functional import criterion_loss
 
 
 def expect_known(name: str, value: str, known: Iterable[str], error: type[Exception] = NotImplementedError) -> None:
@@ -85,9 +85,6 @@ class TypedGANLoss(nn.Module):
             label = 1.0 if target_is_real else 0.0
         elif label is None:
             label = self._label(target_is_real)
-        loss = small_loss(criterion, input, label, weight)
-        if loss is not None:
-            return loss
         return criterion_loss(input, label, criterion, weight=weight, reduce_discriminators="mean")
 
     def extra_repr(self) -> str:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from fastgan.compat._images import expect_known, expect_logits
-from fastgan.functional import criterion_loss, small_loss
+from fastgan.functional import criterion_loss
 
 _CRITERIA = {
     "lsgan": "least_squares",
@@ -57,12 +57,8 @@ class GANLoss(nn.Module):
         return (self.real_label if target_is_real else self.fake_label).expand_as(prediction)
 
     def forward(self, prediction: Tensor, target_is_real: bool) -> Tensor:
-        criterion = _CRITERIA[self.gan_mode]
-        if self.gan_mode in ("lsgan", "vanilla"):
-            loss = small_loss(criterion, prediction, self._labels[bool(target_is_real)])
-            if loss is not None:
-                return loss
         expect_logits("prediction", prediction, lists=False)
+        criterion = _CRITERIA[self.gan_mode]
         if self.gan_mode in ("lsgan", "vanilla"):
             return criterion_loss(prediction, self._labels[bool(target_is_real)], criterion)
         label = 1.0 if target_is_real else 0.0
