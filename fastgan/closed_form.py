@@ -24,7 +24,9 @@ from fastgan import memory
 from fastgan.criteria import CRITERIA
 
 BLOCK = 1 << 19  # logits: a few float32 buffers of this size stay in cache, and calls cost little beside a block
+STRETCH = 1 << 18  # elements: the same where an operator reads two tensors
 _SMALL = 1 << 17  # logits: below, calling more operators costs more than softplus
+_FRESH = 1 << 18  # logits: below, criteria of few operators are faster in fresh memory than in blocks
 _SHORT = 1 << 13  # logits: the most that a norm in float32 adds up as exactly as promised
 _SURE = 0.1  # nats: with a mean loss below, how sure D is has to be kept as a distance from 1
 _TINY = 1 << 12  # logits: below, the operator that is slower an element is faster a call
@@ -223,7 +225,32 @@ _LISTS = {
 }
 
 
-_MATCHING = ("absolute", "least_squares")
+def _absolute(a: Tensor, b: Tensor, out: Tensor) -> Tensor:
+    """|a - b| in one operator: the smooth one, of which no number in float32 or float64 is in the smooth part."""
+    return torch._C._nn.smooth_l1_loss(a, b, 0, _LEAST[a.dtype], out=out)
+
+
+def _absolute_slope(slope: Tensor, a: Tensor, b: Tensor, out: Tensor, sound: bool) -> None:
+    """slope sign(a - b), in one operator but for differences that are NaN, whose sign is 0 as it is in eager. sound:
+    that there are none. Differences below the smallest normal number are smooth: a flushed 0 has to stay 0."""
+    _smooth_l1_backward(slope.expand_as(a), a, b, 0, _NORMAL[a.dtype], grad_input=out)
+    if not (sound or math.isfinite(out.sum().item())):
+        torch.sub(a, b, out=out).sign_().mul_(slope)
+
+
+def _squared(a: Tensor, b: Tensor, out: Tensor) -> Tensor:
+    return torch._C._nn.mse_loss(a, b, 0, out=out)
+
+
+def _squared_slope(slope: Tensor, a: Tensor, b: Tensor, out: Tensor, sound: bool) -> None:
+    _mse_backward(slope.expand_as(a), a, b, 0, grad_input=out)
+
+
+_smooth_l1_backward = torch.ops.aten.smooth_l1_loss_backward.grad_input
+_mse_backward = torch.ops.aten.mse_loss_backward.grad_input
+_LEAST = {torch.float32: 2.0**-149, torch.float64: 2.0**-1074}  # above 0
+_NORMAL = {dtype: torch.finfo(dtype).tiny for dtype in _LEAST}
+_MATCHING = {"absolute": (_absolute, _absolute_slope), "least_squares": (_squared, _squared_slope)}
 
 
 def _matching(
@@ -239,31 +266,36 @@ def _matching(
 ) -> tuple[Tensor | None, Tensor | None, list[Tensor] | None]:
     """`terms` of differences, block by block: no difference is ever as large as a map."""
     dtype = _wide_dtype(maps[0].dtype)
-    absolute = criterion == "absolute"
+    losses, slopes = _MATCHING[criterion]
+    sizes = [x.numel() for x in maps]
+    scales = [weight * factor / max(n, 1) for weight, factor, n in zip(weights, factors, sizes)]
+    scales = torch.from_numpy(np.array(scales, np.float64 if dtype == torch.float64 else np.float32)).unbind()
     rows, grads, partner_grads = [], [], []
-    for x, other, weight, factor in zip(maps, partners, weights, factors):
-        x, other = _pair(x, other)
-        n = x.numel()
-        grad = memory.empty_like(x) if gradient or of_partners else None
-        total, slope = 0.0, weight * factor / n * (1.0 if absolute else 2.0) if n else 0.0
-        for (a, b, out), (one, two, three) in _stretches(dtype, x, other, grad):
-            d = _difference(a, b, out if out is not None and out.dtype == dtype else one, three)
-            if value:
-                size = one if out is None else two  # in place, where the difference is of no more use
-                total += (torch.abs(d, out=size) if absolute else torch.mul(d, d, out=size)).sum().item()
-            if out is not None:
-                d = (d.sign_() if absolute else d).mul_(slope)
-                if out.dtype != dtype:
-                    out.copy_(d)
-        rows.append((weight * (total / n if n else math.nan), 0.0, 0.0))
-        if gradient:
-            grads.append(grad)
-        if of_partners:
-            partner_grads.append(torch.neg(grad, out=memory.empty_like(grad)))
+    with torch.no_grad():
+        for x, other, n, weight, scale in zip(maps, partners, sizes, weights, scales):
+            x, other = _pair(x, other)
+            grad = memory.empty_like(x) if gradient or of_partners else None
+            total = 0.0
+            for (a, b, out), (one, two, three) in _stretches(dtype, x, other, grad):
+                if a.dtype != dtype:
+                    a, b = one.copy_(a), two.copy_(b)
+                if value:
+                    total += losses(a, b, three).sum().item()
+                if out is not None:
+                    g = out if out.dtype == dtype else three
+                    slopes(scale, a, b, g, value and math.isfinite(total))
+                    if g is not out:
+                        out.copy_(g)
+            rows.append((weight * (total / n if n else math.nan), 0.0, 0.0))
+            if gradient:
+                grads.append(grad)
+            if of_partners:
+                partner_grads.append(torch.neg(grad, out=memory.empty_like(grad)))
     loss, table = _results(rows, statistics, dtype == torch.float64) if value else (None, None)
     return loss, table, grads + partner_grads if gradient or of_partners else None
 
 
+@torch.no_grad()
 def matching_signs(
     fakes: Sequence[Tensor], reals: Sequence[Tensor], weights: Sequence[float]
 ) -> tuple[Tensor, list[Tensor]]:
@@ -315,7 +347,7 @@ def matching_gradient(
 
 def _pair(x: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
     """Both dense, the elements of `other` in the order in which those of x lie in memory."""
-    x, other = _dense(x.detach()), other.detach()
+    x = _dense(x)
     if other.stride() != x.stride() or other.is_neg():
         other = torch.empty_like(x).copy_(other)
     return x, other
@@ -323,14 +355,15 @@ def _pair(x: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
 
 def _stretches(dtype: torch.dtype, *tensors: Tensor | None) -> Iterator[tuple[Sequence[Tensor | None], list[Tensor]]]:
     """(the same stretch of each dense tensor, scratch memory of its length in `dtype`), stretch by stretch."""
-    scratch, flats = _scratch(dtype), [None if t is None else _flat(t) for t in tensors]
+    flats = [None if t is None else _flat(t) for t in tensors]
     n = flats[0].numel()
-    for begin in range(0, n, BLOCK):
-        end = min(begin + BLOCK, n)
-        yield (
-            flats if n <= BLOCK else [None if t is None else t[begin:end] for t in flats],
-            scratch if end - begin == BLOCK else [buffer[: end - begin] for buffer in scratch],
-        )
+    if n <= STRETCH:
+        if n:
+            yield flats, _scratch_of(n, dtype)
+        return
+    for begin in range(0, n, STRETCH):
+        end = min(begin + STRETCH, n)
+        yield [None if t is None else t[begin:end] for t in flats], _scratch_of(end - begin, dtype)
 
 
 def _difference(a: Tensor, b: Tensor, out: Tensor, spare: Tensor) -> Tensor:
@@ -427,7 +460,37 @@ def _term_anywhere(
     return row, grad
 
 
+def _by_blocks(x: Tensor, losses: Callable, slopes: Callable, value: bool, statistics: bool, gradient: bool):
+    """`FAST` for large tensors. losses(x, out) and slopes(x, out) fill `out` with phi, and with its slope times the
+    weight."""
+    dtype, n, grad = _wide_dtype(x.dtype), x.numel(), memory.empty_like(x) if gradient else None
+    total, logit_sum, non_negative = 0.0, 0.0 if statistics else None, 0
+    for (block, out), (one, two, three) in _stretches(dtype, x, grad):
+        wide = block if block.dtype == dtype else three.copy_(block)
+        if value:
+            losses(wide, one)
+            total += one.sum().item()
+        if statistics:
+            logit_sum += wide.sum().item()
+            non_negative += int(torch.ge(wide, constant(0.0, dtype), out=one).sum().item())  # of ones and zeros
+        if gradient and out.dtype == dtype:
+            slopes(wide, out)
+        elif gradient:
+            slopes(wide, two)
+            out.copy_(two)
+    return total / n, logit_sum, non_negative, grad
+
+
 def _least_squares(x: Tensor, y: float, slope_weight: float, value: bool, statistics: bool, gradient: bool):
+    if x.numel() >= _FRESH:
+        dtype = _wide_dtype(x.dtype)
+        label, slope = constant(y, dtype), torch.tensor(2.0 * slope_weight, dtype=dtype, device="cpu")
+        return _by_blocks(
+            x,
+            lambda x, out: torch.ops.aten.mse_loss.out(x, label.expand_as(x), 0, out=out),
+            lambda x, out: torch.sub(x, label, out=out).mul_(slope) if y else torch.mul(x, slope, out=out),
+            *(value, statistics, gradient),
+        )
     wide = widen(x)
     d = wide - y if y or wide is x else wide
     n, total, grad = x.numel(), 0.0, None
@@ -441,7 +504,10 @@ def _least_squares(x: Tensor, y: float, slope_weight: float, value: bool, statis
 
 
 def _hinge(x: Tensor, y: float, slope_weight: float, value: bool, statistics: bool, gradient: bool, knee: float = 0.0):
-    wide, s = widen(x), 2.0 * y - 1.0
+    s = 2.0 * y - 1.0
+    if x.numel() >= _FRESH:
+        return _hinge_by_blocks(x, s, slope_weight, value, statistics, gradient, knee)
+    wide = widen(x)
     gap = torch.add(constant(1.0, wide.dtype), wide, alpha=-s)
     n, total, grad = x.numel(), 0.0, None
     logit_sum, non_negative = _side_statistics(wide) if statistics else (None, 0)
@@ -455,6 +521,23 @@ def _hinge(x: Tensor, y: float, slope_weight: float, value: bool, statistics: bo
     return total / n if n else math.nan, logit_sum, non_negative, grad
 
 
+def _hinge_by_blocks(x: Tensor, s: float, slope_weight: float, value: bool, statistics: bool, gradient: bool, knee):
+    dtype = _wide_dtype(x.dtype)
+    one, slope = constant(1.0, dtype), torch.tensor(-s * slope_weight, dtype=dtype, device="cpu")
+
+    def losses(x, out):
+        torch.add(one, x, alpha=-s, out=out).relu_()
+
+    def slopes(x, out):
+        gap = torch.add(one, x, alpha=-s, out=out)
+        if knee:  # 1/2 there
+            gap.sign_().add_(one).mul_(slope * 0.5)
+        else:
+            torch.ops.aten.threshold_backward.grad_input(slope.expand_as(gap), gap, 0.0, grad_input=gap)
+
+    return _by_blocks(x, losses, slopes, value, statistics, gradient)
+
+
 def _wasserstein(x: Tensor, y: float, slope_weight: float, value: bool, statistics: bool, gradient: bool):
     s, n, logit_sum, non_negative = 2.0 * y - 1.0, x.numel(), 0.0, 0
     if value:
@@ -462,7 +545,7 @@ def _wasserstein(x: Tensor, y: float, slope_weight: float, value: bool, statisti
         logit_sum = wide.sum().item()
         if statistics:
             non_negative = np.count_nonzero(wide.numpy() >= _ZERO)
-    grad = torch.full_like(x, -s * slope_weight) if gradient else None
+    grad = memory.empty_like(x).fill_(-s * slope_weight) if gradient else None
     return -s * logit_sum / n if n else math.nan, logit_sum, non_negative, grad
 
 
@@ -546,19 +629,12 @@ def _blocks(
         p = out if in_place else scratch[2]
         if grad is not None:
             torch.sigmoid(torch.neg(wide, out=p) if flip else wide, out=p)
-        if value and grad is not None:
-            logit_sum += wide.sum().item()
-            below = torch.ge(wide, zero, out=scratch[0]) if flip else torch.lt(wide, zero, out=scratch[0])  # [z < 0]
-            if statistics:
-                count = int(below.sum().item())
-                non_negative += count if flip else below.numel() - count
-            softplus_sum += _softplus_sum(wide, torch.sub(below, p, out=below), flip, *scratch[:2])
-        elif value:
+        if value:
             block_sum = wide.sum().item()
-            softplus_sum += _softplus_sum_alone(wide, block_sum, flip, *scratch[:2])
             logit_sum += block_sum
-            if statistics:
-                non_negative += int(torch.ge(wide, zero, out=scratch[0]).sum().item())  # ones and zeros
+            if statistics:  # ones and zeros
+                non_negative += int(torch.ge(wide, zero, out=scratch[0]).sum().item())
+            softplus_sum += _softplus_sum(wide, block_sum, None if grad is None else p, flip, *scratch[:2])
         if grad is not None:
             if target:
                 p.sub_(target)
@@ -566,6 +642,18 @@ def _blocks(
             if not in_place:
                 out.copy_(p)
     return softplus_sum, logit_sum, non_negative
+
+
+def _scratch_of(n: int, dtype: torch.dtype) -> list[Tensor]:
+    """The first n elements of each; kept, since the shapes of a network's maps come back every step."""
+    kept = _kept.__dict__.setdefault("views", {})
+    found = kept.get((n, dtype))
+    if found is None:
+        if len(kept) >= 256:
+            kept.clear()
+        with torch.inference_mode(False):
+            found = kept[n, dtype] = [buffer[:n] for buffer in _scratch(dtype)]
+    return found
 
 
 def _scratch(dtype: torch.dtype) -> list[Tensor]:
@@ -578,34 +666,38 @@ def _scratch(dtype: torch.dtype) -> list[Tensor]:
     return kept[dtype]
 
 
-def _softplus_sum(x: Tensor, r: Tensor, flip: bool, one: Tensor, two: Tensor) -> float:
-    """sum softplus(z) = sum max(z, 0) - sum log |r|, where z = -x if flip else x. r: [z < 0] - sigmoid(z), which is
-    sigmoid(|z|) but for its sign. `one` and `two` are scratch of the size of x; r may be `one`.
+def _softplus_sum(x: Tensor, x_sum: float, p: Tensor | None, flip: bool, one: Tensor, two: Tensor) -> float:
+    """sum softplus(z), where z = -x if flip else x, x_sum is the sum of x, and p, if it is there, sigmoid(z). `one` and
+    `two` are scratch of the size of x.
 
-    The logarithm is taken of products of 16 r, which are between 1/2 and 1. Of r near 1 the distance from 1 is lost,
-    6e-8 a logit. That counts only where there is no larger loss beside it: there it is added up by itself."""
-    positive = _positive_sum(x, flip, two)
-    total = positive - _log_sum(r, two)
+    With p it is sum z - sum log p, without it -sum log sigmoid(-z). The logarithm is taken of products of 16, unless
+    they underflow. Of a sigmoid near 1 the distance from 1 is lost, 6e-8 a logit, and the difference cancels where D is
+    sure and right: that counts only where there is no larger loss beside it."""
+    if p is None:
+        size = total = -_log_sum(torch.sigmoid(x if flip else torch.neg(x, out=one), out=one), two)
+    else:
+        size = -_log_sum(p, two)
+        total = size - x_sum if flip else size + x_sum
+    if size < math.inf and total >= _SURE * max(x.numel(), size):
+        return total
+    return _softplus_sum_of_sizes(x, flip, one, two)
+
+
+def _softplus_sum_of_sizes(x: Tensor, flip: bool, one: Tensor, two: Tensor) -> float:
+    """`_softplus_sum` that neither underflows nor cancels: sum max(z, 0) - sum log sigmoid(|z|)."""
+    positive = _positive_sum(x, flip, one)
+    total = positive - _log_sum(torch.abs(x, out=one).sigmoid_(), two)
     return total if not total < _SURE * x.numel() else positive + _sure_sum(x, one)
 
 
-def _softplus_sum_alone(x: Tensor, x_sum: float, flip: bool, one: Tensor, two: Tensor) -> float:
-    """`_softplus_sum` where sigmoid(z) is not there already; x_sum is the sum of x. Then sum max(z, 0) is half of
-    sum |z| + z, which may cancel: that counts only where the loss is small beside |z|."""
-    r = torch.abs(x, out=one)
-    size = r.sum().item()
-    total = (size - x_sum if flip else size + x_sum) / 2 - _log_sum(r.sigmoid_(), two)
-    if not total < max(_SURE * x.numel(), _SURE * size):
-        return total
-    return _positive_sum(x, flip, one) + _sure_sum(x, one)
-
-
-def _log_sum(r: Tensor, scratch: Tensor) -> float:
-    """sum log |r| of numbers between 1/2 and 1 in size, or their negatives."""
-    n, rest = r.numel(), r.numel() % 16
-    products = torch.prod(r[: n - rest].view(16, -1), 0, out=scratch[: n // 16])
-    total = products.abs_().log_().sum().item()
-    return total + r[n - rest :].abs().log().sum().item() if rest else total
+def _log_sum(p: Tensor, scratch: Tensor) -> float:
+    """sum log p of probabilities; -inf where products of 16 underflow."""
+    n, rest = p.numel(), p.numel() % 16
+    products = torch.prod(p[: n - rest].view(16, -1), 0, out=scratch[: n // 16])
+    if n >= 16 and products.amin().item() < torch.finfo(p.dtype).tiny:
+        return -math.inf
+    total = products.log_().sum().item()
+    return total + p[n - rest :].log().sum().item() if rest else total
 
 
 def _sure_sum(x: Tensor, scratch: Tensor) -> float:

@@ -50,7 +50,8 @@ def feature_matching_loss(
         reduce_discriminators: "sum", or "mean" over the discriminators.
         save: what the backward pass finds: "maps", both sides' as they are, or "signs", for p=1: a byte for each pair
             of elements, and no map, so that those that nothing else holds are freed. Value and gradients are the same.
-            Under a `torch.func` transform, "maps" whatever is asked for.
+            Under a `torch.func` transform, "maps" whatever is asked for. On a CPU, large float32 and float64 maps that
+            are saved have their gradients made in the forward pass, and held for the backward pass.
 
     Returns:
         0-d tensor, float32 (float64 for float64 maps), accumulated in float32 and across blocks in float64. The slope
@@ -69,7 +70,7 @@ def feature_matching_loss(
         raise ValueError("save: got 'signs' for p=2, expected 'maps': the slope of x^2 is more than a sign")
     if save == "signs" and not torch._C._are_functorch_transforms_active():
         return signs.loss(terms.logits, terms.partners, terms.weights)
-    return operators.value(terms)[0]
+    return operators.held_value(terms)
 
 
 def feature_matching_value_and_grad(

@@ -29,7 +29,7 @@ from fastgan.criteria import CRITERIA
 NOTHING, LOSSES, EVERYTHING = range(3)  # what `value` is to leave a row of for each term
 BACKENDS = ("triton", "torch")
 _FLOATING = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
-PLAIN_BELOW = 1 << 17  # elements: above, blocks that stay in cache win
+PLAIN_BELOW = 1 << 18  # elements: above, blocks that stay in cache win
 chosen = os.environ.get("FASTGAN_BACKEND") or None  # read once: a look into the environment costs 2 us a call
 
 
@@ -304,6 +304,50 @@ def _by_term(terms: Terms):
             x = x - (shift.reshape(-1, *[1] * (x.dim() - 1)) if shift.dim() else shift)
         y = terms.targets[k].to(x.dtype) if terms.targets else terms.labels[k]
         yield x, y, terms.masks[k] if terms.masks else None, terms.weights[k]
+
+
+class _Held(Function):
+    """`_Value` on a CPU, of large terms: the gradient at the logits is made in the forward pass, which has them in
+    cache, and held for the backward pass. The first backward pass gets it; another makes its own."""
+
+    @staticmethod
+    def forward(ctx, layout, *tensors):
+        loss, _, ctx.held = _run(Terms.of(layout, tensors), value=True, statistics=NOTHING, gradient=True)
+        ctx.layout = layout
+        ctx.save_for_backward(*tensors)
+        return loss
+
+    @staticmethod
+    def backward(ctx, scale):
+        tensors, held, ctx.held = ctx.saved_tensors, ctx.held, None
+        if torch.is_grad_enabled():  # create_graph=True
+            found = _Gradient.apply(ctx.layout, True, False, scale, *tensors)
+        elif held is None:
+            found = _gradient(*Terms.of(ctx.layout, tensors), scale, True, False)
+        else:
+            found = held
+            if scale.item() != 1.0:
+                torch._foreach_mul_(found, scale)
+        return None, *found, *[None] * (len(tensors) - len(found))
+
+
+def held_value(terms: Terms) -> Tensor:
+    """L of terms with partners, differentiable as that of `value`; on a CPU with the gradient made at once."""
+    if _may_hold(terms):
+        return super(Function, _Held).apply(terms.layout(), *terms.tensors())
+    return value(terms)[0]
+
+
+def _may_hold(terms: Terms) -> bool:
+    """Gradients of half precision are not held: `scale` must come before they are rounded."""
+    logits, tensors = terms.logits, terms.tensors()
+    if not torch.is_grad_enabled() or _traced(tensors) or torch.autograd.forward_ad._current_level >= 0:
+        return False
+    if not logits[0].is_cpu or logits[0].dtype not in (torch.float32, torch.float64):
+        return False
+    if sum([x.numel() for x in logits]) < PLAIN_BELOW or backend_for(logits[0].device) != "torch":
+        return False
+    return all(x.requires_grad for x in logits) and not any(x.requires_grad for x in terms.partners)
 
 
 class _Gradient(Function):

@@ -7,6 +7,7 @@ import random
 
 import pytest
 import torch
+import torch.nn.functional as F
 from oracle import DTYPES, LOSS_RTOL, assert_close, assert_loss, criterion, term, ulp
 
 import fastgan
@@ -21,7 +22,7 @@ SIZES = [
     *[(1, 9000), (2047, 8193), (4096, 4097), (33, 30001)],
 ]
 LARGE = [(70001, 65537)]
-LARGER = [(131073, 262147), (524291, 131072)]  # the closed form's blocks of 2^18: one, two, a rest, tails
+LARGER = [(131073, 262147), (524291, 131072)]  # the closed form's blocks: one, two, a rest, tails
 
 
 def logits(n, magnitude, dtype, device, seed=0):
@@ -68,6 +69,19 @@ def test_closed_form_of_several_blocks(monkeypatch, dtype, sizes):
     test_sure_logits(torch.device("cpu"), 300_001, 30.0, 1.0)
     stats = fastgan.discriminator_value_and_grad(*(logits(n, 3.0, dtype, "cpu") for n in sizes)).stats
     assert_loss(stats.fake_accuracy, (logits(sizes[1], 3.0, dtype, "cpu") < 0).double().mean(), dtype)
+
+
+def test_products_that_underflow(monkeypatch):
+    """The product of 16 probabilities is no normal number, or 0, beside a loss that is not small."""
+    monkeypatch.setattr("fastgan.operators.chosen", "torch")
+    for dtype, far in ((torch.float32, -6.25), (torch.float32, -110.0), (torch.float64, -45.8)):
+        fake = torch.full((16, 18_750), 6.0, dtype=dtype)
+        fake[:, ::2] = far
+        exact = F.softplus(fake.double()).mean()
+        assert exact > 0.1
+        for out in (fastgan.discriminator_value_and_grad(-fake, fake), fastgan.generator_value_and_grad(-fake)):
+            assert_loss(out.loss_fake, exact, dtype)
+        assert_loss(fastgan.discriminator_loss(-fake, fake), 2 * exact, dtype)
 
 
 @pytest.mark.parametrize("sign", [1.0, -1.0])

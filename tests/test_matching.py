@@ -295,10 +295,51 @@ def test_signs_let_the_maps_go(device):
         assert all(x.grad is not None for x in leaves)
 
 
+@pytest.mark.parametrize("p", [1, 2])
+def test_a_gradient_made_in_the_forward_pass_is_given_once(monkeypatch, p):
+    """Large maps on a CPU: the first backward pass gets the gradient, at any scale; a second one its own, and not the
+    memory of the first; with `create_graph` the gradient is differentiable; a map changed in between is noticed."""
+    monkeypatch.setattr("fastgan.operators.chosen", "torch")
+    monkeypatch.setattr("fastgan.operators.PLAIN_BELOW", 1)
+    fake, real = (flat(maps([[(3, 50), (7,), (2, 3, 4)]], torch.float64, "cpu", seed)) for seed in (0, 1))
+    fake = [x.requires_grad_() for x in fake]
+    weights = [2.0, 0.5, 1.0]
+
+    def loss():
+        return fastgan.feature_matching_loss(fake, real, weights, p)
+
+    assert loss().grad_fn.name() == "_HeldBackward"
+    want = torch.autograd.grad(reference.feature_matching_loss(fake, real, weights, p), fake)
+    for scale in (1.0, 3.0):
+        kept = loss()
+        first = torch.autograd.grad(scale * kept, fake, retain_graph=True)
+        before = [g.clone() for g in first]
+        second = torch.autograd.grad(7.0 * kept, fake)
+        for g, b, h, w in zip(first, before, second, want):
+            assert torch.equal(g, b)
+            torch.testing.assert_close(g, scale * w, rtol=1e-14, atol=0)
+            torch.testing.assert_close(h, 7.0 * w, rtol=1e-14, atol=0)
+    grads = torch.autograd.grad(loss(), fake, create_graph=True)
+    curvature = torch.autograd.grad(sum(g.square().sum() for g in grads), fake, allow_unused=True)
+    for c, g, x, w in zip(curvature, grads, fake, weights):
+        expected = torch.zeros_like(x) if p == 1 else 2 * g.detach() * 2 * w / x.numel()
+        torch.testing.assert_close(c, expected, rtol=1e-14, atol=0)
+    changed = loss()
+    with torch.no_grad():
+        fake[0].add_(1.0)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        changed.backward()
+    with torch.no_grad():
+        assert loss().grad_fn is None
+    fake[0].requires_grad_(False)
+    assert loss().grad_fn.name() == "_ValueBackward", "not every map asks for a gradient"
+
+
 @pytest.mark.parametrize("save", ["maps", "signs"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
 def test_memory_of_each_way_to_go_backward(monkeypatch, dtype, save):
-    """Beyond the gradients nothing of the size of a map, but a byte an element where signs are saved."""
+    """Beyond the gradients nothing of the size of a map, but a byte an element where signs are saved. Gradients in
+    float32 are made in the forward pass, others in the backward pass."""
     from bench.measure import Cpu
 
     monkeypatch.setattr("fastgan.operators.chosen", "torch")
@@ -310,10 +351,14 @@ def test_memory_of_each_way_to_go_backward(monkeypatch, dtype, save):
     def loss(_=None):
         return fastgan.feature_matching_loss(fake, real, save=save)
 
+    held = save == "maps" and dtype == torch.float32
     kept = loss()
+    if held:
+        torch.autograd.grad(kept, fake, retain_graph=True)  # gives away what is held
     for call, least in (
-        (loss, 3 * elements if save == "signs" else 0),
+        (loss, 3 * elements if save == "signs" else 3 * of_map if held else 0),
         (lambda _: torch.autograd.grad(kept, fake, retain_graph=True), 3 * of_map),
+        (lambda _: torch.autograd.grad(loss(), fake), 3 * of_map + (3 * elements if save == "signs" else 0)),
     ):
         call(0)  # scratch memory, kept from now on
         memory.reset()  # but not that of the results before

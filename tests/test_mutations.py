@@ -119,7 +119,7 @@ MUTANTS = {
     "closed form: zero gradient of a block": (CLOSED, " p.mul_(slope_weight)", " p.mul_(0.0)", "several", ACCURACY),
     "closed form: wrong sign": (CLOSED, "slope_weight = -slope_weight", "pass", "torch-cpu", ACCURACY),
     "closed form: one of sixteen left out": (CLOSED, ".view(16, -1), 0", ".view(16, -1)[1:], 0", "several", ACCURACY),
-    "closed form: rest dropped": (CLOSED, "r[n - rest :].abs().log().sum()", "(r.sum() * 0)", "several", ACCURACY),
+    "closed form: rest dropped": (CLOSED, "p[n - rest :].log().sum()", "(p.sum() * 0)", "several", ACCURACY),
     "closed form: how sure D is lost": (
         CLOSED,
         "return total if not total <",
@@ -201,6 +201,26 @@ MUTANTS = {
     ),
     "closed form: the hinge's knee": (
         *(CLOSED, "(slope, gap, 0.0)", "(slope, gap, -1e-6)", "what_is_small and hinge", OBJECTIVES),
+    ),
+    "large least squares without its 2": (
+        *(CLOSED, "torch.tensor(2.0 * slope_weight", "torch.tensor(slope_weight", "by_blocks and least", OBJECTIVES),
+    ),
+    "large hinge: the knee": (
+        *(CLOSED, "(slope.expand_as(gap), gap, 0.0", "(slope.expand_as(gap), gap, -1e-6", "by_blocks", OBJECTIVES),
+    ),
+    "large losses: the last stretch dropped": (
+        *(CLOSED, "range(0, n, STRETCH)", "range(0, n - 8, STRETCH)", "by_blocks", OBJECTIVES),
+    ),
+    "sigmoid cross-entropy: products that underflow": (
+        *(CLOSED, "products.amin().item() <", "products.amin().item() < 0 *", "underflow", ACCURACY),
+    ),
+    "sigmoid cross-entropy: what cancels": (*(CLOSED, "max(x.numel(), size):", "0.0:", "several", ACCURACY),),
+    "a held gradient: grad_output ignored": (
+        *(OPERATORS, "torch._foreach_mul_(found, scale)", "pass", "given_once", MATCHING),
+    ),
+    "a held gradient: given twice": (*(OPERATORS, "ctx.held, None\n", "ctx.held, ctx.held\n", "given_once", MATCHING),),
+    "matching: the sign of NaN": (
+        *(CLOSED, "if not (sound or math", "if False and not (sound or math", "nan_and_infinite", MATCHING),
     ),
     "signs: those of the tail lost": (
         *(SIGNS_KERNEL, "ragged = (tail < n) &", "ragged = (tail > n) &", "triton and signs_give", MATCHING),

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from oracle import DTYPES, LOSS_RTOL, assert_close
 
 import fastgan
-from fastgan import criteria, kernels, reference, small
+from fastgan import closed_form, criteria, kernels, reference, small
 
 pytestmark = pytest.mark.usefixtures("poisoned")
 
@@ -116,6 +116,25 @@ def test_the_closed_form_of_what_is_small(monkeypatch, criterion):
     test_gradcheck_and_gradgradcheck(torch.device("cpu"), criterion)
     if criterion == "hinge":
         test_the_knee_is_that_of_the_operator(torch.device("cpu"), criterion)
+
+
+@pytest.mark.parametrize("criterion", sorted(set(closed_form.FAST) - {"sigmoid_cross_entropy"}))
+def test_the_closed_form_by_blocks(monkeypatch, criterion):
+    """What large losses take on a CPU, of several stretches and a rest."""
+    monkeypatch.setattr("fastgan.operators.chosen", "torch")
+    monkeypatch.setattr("fastgan.operators.PLAIN_BELOW", 0)
+    monkeypatch.setattr("fastgan.closed_form._FRESH", 0)
+    monkeypatch.setattr("fastgan.closed_form.STRETCH", 512)
+    for label in (1.0, 0.0):
+        for n in (7, 1030):
+            test_criterion(torch.device("cpu"), criterion, label, n)
+    if "hinge" in criterion:
+        test_the_knee_is_that_of_the_operator(torch.device("cpu"), criterion)
+    real, fake = torch.randn(1030).to(torch.bfloat16), torch.randn(1030).to(torch.bfloat16)
+    out = fastgan.discriminator_value_and_grad(real, fake, "least_squares")
+    assert_close(out.grad_fake, fake.double() * 2 / 1030, torch.bfloat16)
+    torch.testing.assert_close(out.stats.fake_accuracy, (fake < 0).float().mean(), rtol=1e-6, atol=0)
+    torch.testing.assert_close(out.stats.real_mean, real.float().mean(), rtol=1e-5, atol=0)
 
 
 @pytest.mark.parametrize("value", [INF, -INF, NAN, 1e30, -1e30, 0.0, -0.0])
