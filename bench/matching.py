@@ -480,8 +480,9 @@ def cell(device: str, configuration: Configuration, quick: bool, budget_s: float
     weights, elements = _weights(configuration, batch), sum(x.numel() for x in batch.used[0])
     written = 1 + configuration.attached
     # bytes an element that have to be moved: maps read, signs written and read, gradients written
+    held = device == "cpu" and dtype == torch.float32 and not configuration.attached  # read once, in the forward pass
     moved = {
-        DROP_IN: (4 + written) * dtype.itemsize,
+        DROP_IN: ((2 if held else 4) + written) * dtype.itemsize,
         SIGNS: (2 + written) * dtype.itemsize + 2,
         DIRECT: (2 + written) * dtype.itemsize,
         COPY: 3 * dtype.itemsize,

@@ -8,6 +8,7 @@ costs autograd more than it takes to compute the gradient. `functional` and `com
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 
@@ -18,17 +19,19 @@ from torch import Tensor
 from fastgan import closed_form
 from fastgan.closed_form import constant, widen
 
+_FEW = 1 << 12  # logits: the most that a product in float32 adds up as exactly as promised
 Part = tuple[Tensor, float]  # losses of the elements, or their mean; and their sign
 
 
 def loss(criterion: str, x: Tensor, y: float | Tensor, weight: float = 1.0) -> Tensor | None:
     """weight * mean phi(x, y), by operators whose derivatives autograd knows."""
-    form = FORMS.get(criterion)
-    part = form(x, y) if form is not None else None
+    part = _part(criterion, x, y)
     if part is None:
         return None
     values, sign = part
     factor = weight * sign
+    if values.dim() == 1 and values.numel() <= _FEW:
+        return values.dot(_shares(factor, values.numel(), values.dtype))
     if factor == 1.0:
         return values.mean() if values.dim() else values
     if values.dim():  # the division of a mean is one with the weight
@@ -40,9 +43,8 @@ def pair(
     criterion: str, x: Tensor, y: float | Tensor, other: Tensor, other_y: float | Tensor, weight: float = 1.0
 ) -> Tensor | None:
     """weight * (mean phi(x, y) + mean phi(other, other_y))."""
-    form = FORMS.get(criterion)
-    part = form(x, y) if form is not None else None
-    other_part = form(other, other_y) if part is not None else None
+    part = _part(criterion, x, y)
+    other_part = _part(criterion, other, other_y) if part is not None else None
     if other_part is None:
         return None
     total, factor, other_total, other_factor = *_summed(*part, x, weight), *_summed(*other_part, other, weight)
@@ -55,8 +57,35 @@ def pair(
     return total if factor == 1.0 else total * constant(factor, total.dtype)
 
 
+def mean(values: Tensor) -> Tensor:
+    if values.dim() == 1 and 0 < values.numel() <= _FEW:
+        return values.dot(_shares(1.0, values.numel(), values.dtype))
+    return values.mean()
+
+
+def _part(criterion: str, x: Tensor, y: float | Tensor) -> Part | None:
+    form = FORMS.get(criterion)
+    if form is None:
+        return None
+    if x.dim() != 1 and x.numel() <= _FEW and criterion not in _MEANS:
+        x = x.view(-1)
+        y = y if y.__class__ is float else y.view(-1)
+    return form(x, y)
+
+
 def _summed(values: Tensor, sign: float, x: Tensor, weight: float) -> tuple[Tensor, float]:
-    return (values.sum(), weight * sign / x.numel()) if values.dim() else (values, weight * sign)
+    if not values.dim():
+        return values, weight * sign
+    if values.dim() == 1 and values.numel() <= _FEW:
+        return values.dot(_shares(weight * sign, values.numel(), values.dtype)), 1.0
+    return values.sum(), weight * sign / x.numel()
+
+
+@functools.lru_cache(maxsize=64)
+def _shares(factor: float, n: int, dtype: torch.dtype) -> Tensor:
+    """n times factor / n. The product with it is a mean, sign and weight in one operator."""
+    with torch.inference_mode(False):  # autograd may have to save it
+        return torch.full((n,), factor / n, dtype=dtype, device="cpu")
 
 
 def value_and_grad(
@@ -87,7 +116,7 @@ def _cross_entropy(x: Tensor, y: float | Tensor) -> Part | None:
     x = widen(x)
     if y.__class__ is not float:
         y = _one_label(widen(y))
-    if not math.isfinite(x.detach().sum().item()):
+    if not _finite(x.detach()):
         return None  # infinite logits: what `BCEWithLogitsLoss` says of them
     if y.__class__ is float:
         if y == 1.0:
@@ -95,6 +124,11 @@ def _cross_entropy(x: Tensor, y: float | Tensor) -> Part | None:
         return (torch._C._nn.softplus(x, 1.0, 50.0), 1.0) if y == 0.0 else None
     below, above = torch._C._nn.softplus(x, 1.0, 50.0), torch._C._nn.softplus(x, -1.0, 50.0)
     return torch.lerp(below, -above, y), 1.0
+
+
+def _finite(x: Tensor) -> bool:
+    """False where a number is not, and of a few logits where a square is not: the general way is right as well."""
+    return math.isfinite((x.dot(x) if x.dim() == 1 and x.numel() <= _FEW else x.sum()).item())
 
 
 def _one_label(labels: Tensor) -> float | Tensor:
@@ -135,6 +169,7 @@ def _probabilities(x: Tensor, y: float | Tensor) -> Part:
     return torch._C._nn.binary_cross_entropy(x, y, None, 1), 1.0
 
 
+_MEANS = ("least_squares", "cross_entropy", "wasserstein")  # whose forms give the mean, in one operator
 FORMS: dict[str, Callable[[Tensor, float | Tensor], Part | None]] = {
     "sigmoid_cross_entropy": _cross_entropy,
     "least_squares": _least_squares,

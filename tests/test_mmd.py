@@ -414,7 +414,7 @@ def test_32768_points_in_megabytes(closed_form):
         peak = Cpu(quick=True).peak_bytes(
             lambda _, x=x, y=y, s=s, out=out: out.append(fastgan.mmd_value_and_grad(x, y, s))
         )
-        assert peak < 16 * x.nbytes + 2**23 < 2**26
+        assert peak < 16 * x.nbytes + 2**23 < 2**32 / 16
         rows = slice(0, 2**15, 4096)
         grad = (
             4

@@ -16,7 +16,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from fastgan import functional, operators
+from fastgan import functional, operators, small
 from fastgan.closed_form import widen
 from fastgan.compat._logits import check
 
@@ -115,7 +115,7 @@ def _small(own: Tensor, other: Tensor) -> Tensor | None:
     """Upstream's formula, less an operator: of a few logits on a CPU the calls cost, and not the arithmetic."""
     if not operators.plain(own, other) or own.shape != other.shape:
         return None
-    return torch._C._nn.softplus(widen(other) - widen(own), 1.0, 50.0).mean()
+    return small.mean(torch._C._nn.softplus(widen(other) - widen(own), 1.0, 50.0))
 
 
 def _check_pairs(real_logits: Tensor, fake_logits: Tensor) -> None:
