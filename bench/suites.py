@@ -18,11 +18,11 @@ from types import ModuleType
 # name: (share of the time of a run of all, processes it is repeated in, what it is)
 SUITES = {
     "losses": (0.33, 5, "the loss and its gradients: every contender, dtype and size"),
-    "training": (0.19, 1, "whole training steps, images a second"),
+    "training": (0.17, 1, "whole training steps, images a second"),
     "matching": (0.12, 3, "feature matching over the maps of real discriminators"),
     "mmd": (0.08, 3, "kernel two-sample losses: maximum mean discrepancy"),
     "lists": (0.19, 5, "losses of HiFi-GAN, SPADE, Real-ESRGAN, ..., at their own shapes"),
-    "batches": (0.06, 3, "the same losses as the batch grows from 1 to 4096"),
+    "batches": (0.08, 3, "the same losses as the batch grows from 1 to 4096"),
     "timeline": (0.03, 1, "one training step, as the profiler sees it"),
 }
 
