@@ -422,10 +422,7 @@ def small_loss(criterion: str, x: Tensor, y: float | Tensor, weight: float = 1.0
 
 def small_losses(criterion: str, real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor] | None:
     """(mean phi(real, 1), mean phi(fake, 0)), as `small_loss`."""
-    if not operators.plain(real, fake):
-        return None
-    of_real, of_fake = small.loss(criterion, real, 1.0), small.loss(criterion, fake, 0.0)
-    return None if of_real is None or of_fake is None else (of_real, of_fake)
+    return small.losses(criterion, real, fake) if operators.plain(real, fake) else None
 
 
 def _terms_of(

@@ -57,10 +57,23 @@ def pair(
     return total if factor == 1.0 else total * constant(factor, total.dtype)
 
 
-def mean(values: Tensor) -> Tensor:
+def losses(criterion: str, real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor] | None:
+    """(mean phi(real, 1), mean phi(fake, 0))."""
+    form = FORMS[criterion]
+    if criterion not in _MEANS and real.numel() <= _FEW and fake.numel() <= _FEW:
+        real, fake = real.view(-1), fake.view(-1)
+    of_real = form(real, 1.0)
+    of_fake = form(fake, 0.0) if of_real is not None else None
+    return None if of_fake is None else (mean(*of_real), mean(*of_fake))
+
+
+def mean(values: Tensor, sign: float = 1.0) -> Tensor:
+    """sign times the mean of losses, or of their mean."""
     if values.dim() == 1 and 0 < values.numel() <= _FEW:
-        return values.dot(_shares(1.0, values.numel(), values.dtype))
-    return values.mean()
+        return values.dot(_shares(sign, values.numel(), values.dtype))
+    if values.dim():
+        values = values.mean()
+    return values if sign == 1.0 else values.neg()
 
 
 def _part(criterion: str, x: Tensor, y: float | Tensor) -> Part | None:
@@ -142,7 +155,7 @@ def _hinge(x: Tensor, y: float | Tensor) -> Part | None:
         return None
     x = widen(x)
     one = constant(1.0, x.dtype)
-    return torch.relu(torch.sub(one, x) if y else torch.add(x, one)), 1.0
+    return (torch.sub(one, x) if y else torch.add(x, one)).relu(), 1.0
 
 
 def _hinge_min(x: Tensor, y: float | Tensor) -> Part | None:
