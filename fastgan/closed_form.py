@@ -472,7 +472,7 @@ def _by_blocks(x: Tensor, losses: Callable, slopes: Callable, value: bool, stati
             total += one.sum().item()
         if statistics:
             logit_sum += wide.sum().item()
-            non_negative += int(torch.ge(wide, constant(0.0, dtype), out=one).sum().item())  # of ones and zeros
+            non_negative += _count_non_negative(wide, one)
         if gradient and out.dtype == dtype:
             slopes(wide, out)
         elif gradient:
@@ -612,9 +612,7 @@ def _blocks(
     """Fills `grad`, if there is one; returns the sums of softplus(z) and of x, and how many x are >= 0."""
     n, dtype = x.numel(), x.dtype if x.dtype in _WIDE else torch.float32
     in_place = grad is not None and grad.dtype == dtype
-    scratch, zero = _scratch(dtype), constant(0.0, dtype)
-    if n < BLOCK:
-        scratch = [buffer[:n] for buffer in scratch]
+    scratch, slope = _scratch_of(min(n, BLOCK), dtype), torch.tensor(slope_weight, dtype=dtype, device="cpu")
     flat_x, flat_grad = _flat(x), None if grad is None else _flat(grad)
     softplus_sum = logit_sum = 0.0
     non_negative = 0
@@ -624,7 +622,7 @@ def _blocks(
             block = flat_x[begin : begin + BLOCK]
             out = None if grad is None else flat_grad[begin : begin + BLOCK]
             if begin > n - BLOCK:
-                scratch = [buffer[: n - begin] for buffer in scratch]
+                scratch = _scratch_of(n - begin, dtype)
         wide = block if block.dtype == dtype else block.to(dtype)
         p = out if in_place else scratch[2]
         if grad is not None:
@@ -632,16 +630,24 @@ def _blocks(
         if value:
             block_sum = wide.sum().item()
             logit_sum += block_sum
-            if statistics:  # ones and zeros
-                non_negative += int(torch.ge(wide, zero, out=scratch[0]).sum().item())
+            if statistics:
+                non_negative += _count_non_negative(wide, scratch[0])
             softplus_sum += _softplus_sum(wide, block_sum, None if grad is None else p, flip, *scratch[:2])
         if grad is not None:
             if target:
                 p.sub_(target)
-            p.mul_(slope_weight)
+            p.mul_(slope)
             if not in_place:
                 out.copy_(p)
     return softplus_sum, logit_sum, non_negative
+
+
+def _count_non_negative(x: Tensor, scratch: Tensor) -> int:
+    """How many are >= 0. Few cores: NumPy, whose comparison writes a byte an element, on one of them."""
+    if torch.get_num_threads() <= 4:
+        right = scratch.numpy().view(np.bool_)[: x.numel()]
+        return np.count_nonzero(np.greater_equal(x.numpy(), _ZERO, out=right))
+    return int(torch.ge(x, constant(0.0, x.dtype), out=scratch).sum().item())
 
 
 def _scratch_of(n: int, dtype: torch.dtype) -> list[Tensor]:
@@ -693,7 +699,7 @@ def _softplus_sum_of_sizes(x: Tensor, flip: bool, one: Tensor, two: Tensor) -> f
 def _log_sum(p: Tensor, scratch: Tensor) -> float:
     """sum log p of probabilities; -inf where products of 16 underflow."""
     n, rest = p.numel(), p.numel() % 16
-    products = torch.prod(p[: n - rest].view(16, -1), 0, out=scratch[: n // 16])
+    products = torch.prod((p[: n - rest] if rest else p).view(16, -1), 0, out=scratch[: n // 16])
     if n >= 16 and products.amin().item() < torch.finfo(p.dtype).tiny:
         return -math.inf
     total = products.log_().sum().item()

@@ -116,7 +116,7 @@ MUTANTS = {
         "torch-cpu",
         ACCURACY,
     ),
-    "closed form: zero gradient of a block": (CLOSED, " p.mul_(slope_weight)", " p.mul_(0.0)", "several", ACCURACY),
+    "closed form: zero gradient of a block": (CLOSED, " p.mul_(slope)", " p.mul_(0.0)", "several", ACCURACY),
     "closed form: wrong sign": (CLOSED, "slope_weight = -slope_weight", "pass", "torch-cpu", ACCURACY),
     "closed form: one of sixteen left out": (CLOSED, ".view(16, -1), 0", ".view(16, -1)[1:], 0", "several", ACCURACY),
     "closed form: rest dropped": (CLOSED, "p[n - rest :].log().sum()", "(p.sum() * 0)", "several", ACCURACY),
