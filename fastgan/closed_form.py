@@ -247,6 +247,7 @@ def _squared_slope(slope: Tensor, a: Tensor, b: Tensor, out: Tensor, sound: bool
 
 
 _smooth_l1_backward = torch.ops.aten.smooth_l1_loss_backward.grad_input
+_softplus_backward = torch.ops.aten.softplus_backward.grad_input
 _mse_backward = torch.ops.aten.mse_loss_backward.grad_input
 _LEAST = {torch.float32: 2.0**-149, torch.float64: 2.0**-1074}  # above 0
 _NORMAL = {dtype: torch.finfo(dtype).tiny for dtype in _LEAST}
@@ -625,6 +626,11 @@ def _blocks(
                 scratch = _scratch_of(n - begin, dtype)
         wide = block if block.dtype == dtype else block.to(dtype)
         p = out if in_place else scratch[2]
+        if grad is not None and not value and not target:  # nothing but slope sigmoid(z): one operator
+            _softplus_backward(slope.expand_as(wide), wide, -1.0 if flip else 1.0, 50.0, grad_input=p)
+            if not in_place:
+                out.copy_(p)
+            continue
         if grad is not None:
             torch.sigmoid(torch.neg(wide, out=p) if flip else wide, out=p)
         if value:

@@ -214,6 +214,9 @@ MUTANTS = {
     "sigmoid cross-entropy: products that underflow": (
         *(CLOSED, "products.amin().item() <", "products.amin().item() < 0 *", "underflow", ACCURACY),
     ),
+    "sigmoid cross-entropy: slope of the other side, alone": (
+        *(CLOSED, "-1.0 if flip else 1.0, 50.0", "1.0 if flip else -1.0, 50.0", "several", ACCURACY),
+    ),
     "sigmoid cross-entropy: what cancels": (*(CLOSED, "max(x.numel(), size):", "0.0:", "several", ACCURACY),),
     "a held gradient: grad_output ignored": (
         *(OPERATORS, "torch._foreach_mul_(found, scale)", "pass", "given_once", MATCHING),
