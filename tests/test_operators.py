@@ -88,7 +88,8 @@ def test_export(device):
     real, fake = sides(device, 6, 9)
     program = torch.export.export(Loss(), (real, fake))
     assert any(node.target is torch.ops.fastgan.value.default for node in program.graph.nodes)
-    assert torch.equal(program.module()(real, fake), fastgan.discriminator_loss(real, fake))
+    exported = program.module()(real, fake)  # the operator; called directly, so few logits on a CPU have a shorter way
+    torch.testing.assert_close(exported, fastgan.discriminator_loss(real, fake), rtol=1e-6, atol=0)
 
 
 def test_fake_tensors(device):
