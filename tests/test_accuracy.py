@@ -60,6 +60,14 @@ def test_discriminator_of_many_blocks(device, dtype, sizes):
     test_discriminator(device, dtype, sizes, 20.0)
 
 
+@pytest.mark.parametrize("n", [7, 5000])
+def test_sides_of_one_size(monkeypatch, n):
+    """On a CPU few logits are a product with a constant, and more of them a sum each, which differ in sign."""
+    monkeypatch.setattr("fastgan.operators.chosen", "torch")
+    for dtype in DTYPES:
+        test_discriminator(torch.device("cpu"), dtype, (n, n), 4.0)
+
+
 @pytest.mark.parametrize("sizes", LARGER, ids=str)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_closed_form_of_several_blocks(monkeypatch, dtype, sizes):

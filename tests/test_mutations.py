@@ -134,7 +134,7 @@ MUTANTS = {
     "small losses: infinities hidden": (
         *(
             SMALL,
-            "if not math.isfinite(x.detach().sum().item()):",
+            "if not _finite(x.detach()):",
             "if False:",
             "torch-cpu and special",
         ),
@@ -145,7 +145,7 @@ MUTANTS = {
             SMALL,
             "other_total - total, other_factor",
             "other_total + total, other_factor",
-            "torch-cpu and discriminator",
+            "sides_of_one_size",
         ),
         ACCURACY,
     ),
