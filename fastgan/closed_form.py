@@ -488,7 +488,7 @@ def _least_squares(x: Tensor, y: float, slope_weight: float, value: bool, statis
         label, slope = constant(y, dtype), torch.tensor(2.0 * slope_weight, dtype=dtype, device="cpu")
         return _by_blocks(
             x,
-            lambda x, out: torch.ops.aten.mse_loss.out(x, label.expand_as(x), 0, out=out),
+            lambda x, out: _squared(x, label.expand_as(x), out),
             lambda x, out: torch.sub(x, label, out=out).mul_(slope) if y else torch.mul(x, slope, out=out),
             *(value, statistics, gradient),
         )

@@ -29,14 +29,7 @@ def loss(criterion: str, x: Tensor, y: float | Tensor, weight: float = 1.0) -> T
     if part is None:
         return None
     values, sign = part
-    factor = weight * sign
-    if values.dim() == 1 and values.numel() <= _FEW:
-        return values.dot(_shares(factor, values.numel(), values.dtype))
-    if factor == 1.0:
-        return values.mean() if values.dim() else values
-    if values.dim():  # the division of a mean is one with the weight
-        values, factor = values.sum(), factor / x.numel()
-    return values * constant(factor, values.dtype)
+    return mean(values, weight * sign)
 
 
 def pair(
@@ -67,13 +60,16 @@ def losses(criterion: str, real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor] 
     return None if of_fake is None else (mean(*of_real), mean(*of_fake))
 
 
-def mean(values: Tensor, sign: float = 1.0) -> Tensor:
-    """sign times the mean of losses, or of their mean."""
-    if values.dim() == 1 and 0 < values.numel() <= _FEW:
-        return values.dot(_shares(sign, values.numel(), values.dtype))
-    if values.dim():
-        values = values.mean()
-    return values if sign == 1.0 else values.neg()
+def mean(values: Tensor, factor: float = 1.0) -> Tensor:
+    """factor times the mean of losses, or of what is their mean already."""
+    n = values.numel()
+    if values.dim() == 1 and 0 < n <= _FEW:
+        return values.dot(_shares(factor, n, values.dtype))
+    if factor == 1.0:
+        return values.mean() if values.dim() else values
+    if values.dim():  # the division of a mean is one with the factor
+        values, factor = values.sum(), factor / n
+    return values * constant(factor, values.dtype)
 
 
 def _part(criterion: str, x: Tensor, y: float | Tensor) -> Part | None:
