@@ -29,6 +29,7 @@ _SMALL = 1 << 17  # logits: below, calling more operators costs more than softpl
 _FRESH = 1 << 18  # logits: below, criteria of few operators are faster in fresh memory than in blocks
 _SHORT = 1 << 13  # logits: the most that a norm in float32 adds up as exactly as promised
 _SURE = 0.1  # nats: with a mean loss below, how sure D is has to be kept as a distance from 1
+_UNSURE = -1.6  # mean z: from here on softplus, which is convex, is _SURE of softplus(z) - z or more; nothing cancels
 _TINY = 1 << 12  # logits: below, the operator that is slower an element is faster a call
 _WIDE = (torch.float32, torch.float64)
 _ZERO = np.zeros((), np.float32)  # NumPy takes it as it is, where a number of Python's costs it 3 us
@@ -613,7 +614,8 @@ def _blocks(
     """Fills `grad`, if there is one; returns the sums of softplus(z) and of x, and how many x are >= 0."""
     n, dtype = x.numel(), x.dtype if x.dtype in _WIDE else torch.float32
     in_place = grad is not None and grad.dtype == dtype
-    scratch, slope = _scratch_of(min(n, BLOCK), dtype), torch.tensor(slope_weight, dtype=dtype, device="cpu")
+    scratch = _scratch_of(min(n, BLOCK), dtype)
+    slope = None if grad is None else torch.tensor(slope_weight, dtype=dtype, device="cpu")
     flat_x, flat_grad = _flat(x), None if grad is None else _flat(grad)
     softplus_sum = logit_sum = 0.0
     non_negative = 0
@@ -682,9 +684,12 @@ def _softplus_sum(x: Tensor, x_sum: float, p: Tensor | None, flip: bool, one: Te
     """sum softplus(z), where z = -x if flip else x, x_sum is the sum of x, and p, if it is there, sigmoid(z). `one` and
     `two` are scratch of the size of x.
 
-    With p it is sum z - sum log p, without it -sum log sigmoid(-z). The logarithm is taken of products of 16, unless
-    they underflow. Of a sigmoid near 1 the distance from 1 is lost, 6e-8 a logit, and the difference cancels where D is
-    sure and right: that counts only where there is no larger loss beside it."""
+    It is sum z - sum log sigmoid(z), or -sum log sigmoid(-z): the first where p is there, or where it takes no sign
+    changed first. The logarithm is taken of products of 16, unless they underflow. Of a sigmoid near 1 the distance
+    from 1 is lost, 6e-8 a logit, and the difference cancels where D is sure and right: that counts only where there is
+    no larger loss beside it."""
+    if p is None and not flip and x_sum >= _UNSURE * x.numel():
+        p = torch.sigmoid(x, out=one)
     if p is None:
         size = total = -_log_sum(torch.sigmoid(x if flip else torch.neg(x, out=one), out=one), two)
     else:
