@@ -24,7 +24,6 @@ from fastgan import memory
 from fastgan.criteria import CRITERIA
 
 BLOCK = 1 << 19  # logits: a few float32 buffers of this size stay in cache, and calls cost little beside a block
-STRETCH = 1 << 18  # elements: the same where an operator reads two tensors
 _SMALL = 1 << 17  # logits: below, calling more operators costs more than softplus
 _FRESH = 1 << 18  # logits: below, criteria of few operators are faster in fresh memory than in blocks
 _SHORT = 1 << 13  # logits: the most that a norm in float32 adds up as exactly as promised
@@ -226,33 +225,13 @@ _LISTS = {
 }
 
 
-def _absolute(a: Tensor, b: Tensor, out: Tensor) -> Tensor:
-    """|a - b| in one operator: the smooth one, of which no number in float32 or float64 is in the smooth part."""
-    return torch._C._nn.smooth_l1_loss(a, b, 0, _LEAST[a.dtype], out=out)
-
-
-def _absolute_slope(slope: Tensor, a: Tensor, b: Tensor, out: Tensor, sound: bool) -> None:
-    """slope sign(a - b), in one operator but for differences that are NaN, whose sign is 0 as it is in eager. sound:
-    that there are none. Differences below the smallest normal number are smooth: a flushed 0 has to stay 0."""
-    _smooth_l1_backward(slope.expand_as(a), a, b, 0, _NORMAL[a.dtype], grad_input=out)
-    if not (sound or math.isfinite(out.sum().item())):
-        torch.sub(a, b, out=out).sign_().mul_(slope)
-
-
-def _squared(a: Tensor, b: Tensor, out: Tensor) -> Tensor:
-    return torch._C._nn.mse_loss(a, b, 0, out=out)
-
-
-def _squared_slope(slope: Tensor, a: Tensor, b: Tensor, out: Tensor, sound: bool) -> None:
-    _mse_backward(slope.expand_as(a), a, b, 0, grad_input=out)
-
-
-_smooth_l1_backward = torch.ops.aten.smooth_l1_loss_backward.grad_input
 _softplus_backward = torch.ops.aten.softplus_backward.grad_input
-_mse_backward = torch.ops.aten.mse_loss_backward.grad_input
-_LEAST = {torch.float32: 2.0**-149, torch.float64: 2.0**-1074}  # above 0
-_NORMAL = {dtype: torch.finfo(dtype).tiny for dtype in _LEAST}
-_MATCHING = {"absolute": (_absolute, _absolute_slope), "least_squares": (_squared, _squared_slope)}
+
+# Of a difference d: phi in its place, and its slope times `scale`, less the factor that follows, into `out`.
+_MATCHING = {
+    "absolute": (Tensor.abs_, lambda d, scale, out: torch.sign(d, out=out).mul_(scale), 1.0),
+    "least_squares": (Tensor.square_, lambda d, scale, out: torch.mul(d, scale, out=out), 2.0),
+}
 
 
 def _matching(
@@ -268,9 +247,9 @@ def _matching(
 ) -> tuple[Tensor | None, Tensor | None, list[Tensor] | None]:
     """`terms` of differences, block by block: no difference is ever as large as a map."""
     dtype = _wide_dtype(maps[0].dtype)
-    losses, slopes = _MATCHING[criterion]
+    phi, slope, twice = _MATCHING[criterion]
     sizes = [x.numel() for x in maps]
-    scales = [weight * factor / max(n, 1) for weight, factor, n in zip(weights, factors, sizes)]
+    scales = [twice * weight * factor / max(n, 1) for weight, factor, n in zip(weights, factors, sizes)]
     scales = torch.from_numpy(np.array(scales, np.float64 if dtype == torch.float64 else np.float32)).unbind()
     rows, grads, partner_grads = [], [], []
     with torch.no_grad():
@@ -279,15 +258,14 @@ def _matching(
             grad = memory.empty_like(x) if gradient or of_partners else None
             total = 0.0
             for (a, b, out), (one, two, three) in _stretches(dtype, x, other, grad):
-                if a.dtype != dtype:
-                    a, b = one.copy_(a), two.copy_(b)
-                if value:
-                    total += losses(a, b, three).sum().item()
+                d = _difference(a, b, one, two)
                 if out is not None:
                     g = out if out.dtype == dtype else three
-                    slopes(scale, a, b, g, value and math.isfinite(total))
+                    slope(d, scale, g)
                     if g is not out:
                         out.copy_(g)
+                if value:
+                    total += phi(d).sum().item()
             rows.append((weight * (total / n if n else math.nan), 0.0, 0.0))
             if gradient:
                 grads.append(grad)
@@ -356,16 +334,20 @@ def _pair(x: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _stretches(dtype: torch.dtype, *tensors: Tensor | None) -> Iterator[tuple[Sequence[Tensor | None], list[Tensor]]]:
-    """(the same stretch of each dense tensor, scratch memory of its length in `dtype`), stretch by stretch."""
-    flats = [None if t is None else _flat(t) for t in tensors]
-    n = flats[0].numel()
-    if n <= STRETCH:
+    """(the same stretch of each dense tensor, scratch memory of its shape in `dtype`), stretch by stretch."""
+    first = tensors[0]
+    n = first.numel()
+    if n <= BLOCK and first.is_contiguous():
         if n:
-            yield flats, _scratch_of(n, dtype)
+            yield tensors, _scratch_of(first.shape, dtype)
         return
-    for begin in range(0, n, STRETCH):
-        end = min(begin + STRETCH, n)
-        yield [None if t is None else t[begin:end] for t in flats], _scratch_of(end - begin, dtype)
+    flats = [None if t is None else _flat(t) for t in tensors]
+    if n <= BLOCK:
+        yield flats, _scratch_of((n,), dtype)
+        return
+    for begin in range(0, n, BLOCK):
+        end = min(begin + BLOCK, n)
+        yield [None if t is None else t[begin:end] for t in flats], _scratch_of((end - begin,), dtype)
 
 
 def _difference(a: Tensor, b: Tensor, out: Tensor, spare: Tensor) -> Tensor:
@@ -489,7 +471,7 @@ def _least_squares(x: Tensor, y: float, slope_weight: float, value: bool, statis
         label, slope = constant(y, dtype), torch.tensor(2.0 * slope_weight, dtype=dtype, device="cpu")
         return _by_blocks(
             x,
-            lambda x, out: _squared(x, label.expand_as(x), out),
+            lambda x, out: torch.sub(x, label, out=out).square_(),
             lambda x, out: torch.sub(x, label, out=out).mul_(slope) if y else torch.mul(x, slope, out=out),
             *(value, statistics, gradient),
         )
@@ -614,7 +596,7 @@ def _blocks(
     """Fills `grad`, if there is one; returns the sums of softplus(z) and of x, and how many x are >= 0."""
     n, dtype = x.numel(), x.dtype if x.dtype in _WIDE else torch.float32
     in_place = grad is not None and grad.dtype == dtype
-    scratch = _scratch_of(min(n, BLOCK), dtype)
+    scratch = _scratch_of((min(n, BLOCK),), dtype)
     slope = None if grad is None else torch.tensor(slope_weight, dtype=dtype, device="cpu")
     flat_x, flat_grad = _flat(x), None if grad is None else _flat(grad)
     softplus_sum = logit_sum = 0.0
@@ -625,7 +607,7 @@ def _blocks(
             block = flat_x[begin : begin + BLOCK]
             out = None if grad is None else flat_grad[begin : begin + BLOCK]
             if begin > n - BLOCK:
-                scratch = _scratch_of(n - begin, dtype)
+                scratch = _scratch_of((n - begin,), dtype)
         wide = block if block.dtype == dtype else block.to(dtype)
         p = out if in_place else scratch[2]
         if grad is not None and not value and not target:  # nothing but slope sigmoid(z): one operator
@@ -658,15 +640,16 @@ def _count_non_negative(x: Tensor, scratch: Tensor) -> int:
     return int(torch.ge(x, constant(0.0, x.dtype), out=scratch).sum().item())
 
 
-def _scratch_of(n: int, dtype: torch.dtype) -> list[Tensor]:
-    """The first n elements of each; kept, since the shapes of a network's maps come back every step."""
+def _scratch_of(shape: Sequence[int], dtype: torch.dtype) -> list[Tensor]:
+    """The first elements of each, in `shape`; kept, since the shapes of a network's maps come back every step."""
     kept = _kept.__dict__.setdefault("views", {})
-    found = kept.get((n, dtype))
+    found = kept.get((shape, dtype))
     if found is None:
         if len(kept) >= 256:
             kept.clear()
         with torch.inference_mode(False):
-            found = kept[n, dtype] = [buffer[:n] for buffer in _scratch(dtype)]
+            n = math.prod(shape)
+            found = kept[shape, dtype] = [buffer[:n].view(shape) for buffer in _scratch(dtype)]
     return found
 
 

@@ -209,7 +209,7 @@ MUTANTS = {
         *(CLOSED, "(slope.expand_as(gap), gap, 0.0", "(slope.expand_as(gap), gap, -1e-6", "by_blocks", OBJECTIVES),
     ),
     "large losses: the last stretch dropped": (
-        *(CLOSED, "range(0, n, STRETCH)", "range(0, n - 8, STRETCH)", "by_blocks", OBJECTIVES),
+        *(CLOSED, "range(0, n, BLOCK)", "range(0, n - 8, BLOCK)", "by_blocks", OBJECTIVES),
     ),
     "sigmoid cross-entropy: products that underflow": (
         *(CLOSED, "products.amin().item() <", "products.amin().item() < 0 *", "underflow", ACCURACY),
@@ -222,8 +222,11 @@ MUTANTS = {
         *(OPERATORS, "torch._foreach_mul_(found, scale)", "pass", "given_once", MATCHING),
     ),
     "a held gradient: given twice": (*(OPERATORS, "ctx.held, None\n", "ctx.held, ctx.held\n", "given_once", MATCHING),),
-    "matching: the sign of NaN": (
-        *(CLOSED, "if not (sound or math", "if False and not (sound or math", "nan_and_infinite", MATCHING),
+    "matching, closed form: the other sign": (
+        *(CLOSED, "torch.sign(d, out=out).mul_(scale)", "torch.sign(d, out=out).mul_(-scale)", "layouts", MATCHING),
+    ),
+    "matching, closed form: squares without their 2": (
+        *(CLOSED, "out=out), 2.0)", "out=out), 1.0)", "torch-cpu and test_value_and_gradients", MATCHING),
     ),
     "signs: those of the tail lost": (
         *(SIGNS_KERNEL, "ragged = (tail < n) &", "ragged = (tail > n) &", "triton and signs_give", MATCHING),

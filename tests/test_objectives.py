@@ -124,7 +124,7 @@ def test_the_closed_form_by_blocks(monkeypatch, criterion):
     monkeypatch.setattr("fastgan.operators.chosen", "torch")
     monkeypatch.setattr("fastgan.operators.PLAIN_BELOW", 0)
     monkeypatch.setattr("fastgan.closed_form._FRESH", 0)
-    monkeypatch.setattr("fastgan.closed_form.STRETCH", 512)
+    monkeypatch.setattr("fastgan.closed_form.BLOCK", 512)
     for label in (1.0, 0.0):
         for n in (7, 1030):
             test_criterion(torch.device("cpu"), criterion, label, n)
