@@ -17,6 +17,7 @@ SMALL = "fastgan/small.py"
 ACCURACY, AUTOGRAD, OBJECTIVES = "tests/test_accuracy.py", "tests/test_autograd.py", "tests/test_objectives.py"
 MMD_KERNEL, MMD_CLOSED, MMD = "kernels/mmd.py", "fastgan/mmd.py", "tests/test_mmd.py"
 SIGNS_KERNEL, SIGNS, MATCHING = "kernels/matching.py", "fastgan/signs.py", "tests/test_matching.py"
+STEP, TRAINER, STEPS, TRAINING = "fastgan/step.py", "fastgan/trainer.py", "tests/test_step.py", "tests/test_trainer.py"
 
 # name: (file, what stands there, what replaces it, backend, test file)
 MUTANTS = {
@@ -265,6 +266,35 @@ MUTANTS = {
     "signs, closed form: all zero": (
         *(CLOSED, "out.copy_(torch.sign(d, out=two))", "out.zero_()", "torch-cpu and signs_give", MATCHING),
     ),
+    "step: G's step trains D's weights too": (
+        *(STEP, "            p.requires_grad_(False)\n", "            pass\n", "leaves_no_gradient", TRAINING),
+    ),
+    "step: G against the old D": (
+        *(STEP, "        self._update(1, discriminator)\n\n        # D only", "        # D only"),
+        *("plain_loop and False-points-hinge", STEPS),
+    ),
+    "step: a penalty without its half": (
+        *(STEP, "gamma / 2 * s.r1_every", "gamma * s.r1_every", "r1_of_a_linear", TRAINING),
+    ),
+    "step: a lazy penalty that weighs one step": (*(STEP, "gamma / 2 * s.r1_every", "gamma / 2", "lazy_r1", TRAINING),),
+    "step: parts of a batch that count as a whole": (
+        *(STEP, "whole * distributed.ranks())", "n * distributed.ranks())", "accumulation_is_the_step", STEPS),
+    ),
+    "step: one stage, D's gradient for G": (
+        *(STEP, "(d.arrived * ratio)", "(d.arrived * -ratio)", "one_stage_is_simultaneous and hinge", STEPS),
+    ),
+    "step: one stage, the penalty's gradient for G": (
+        *(STEP, "if s.one_stage and r2:", "if False:", "one_stage_is_simultaneous and smooth", STEPS),
+    ),
+    "step: float16 gradients that stay scaled": (
+        *(STEP, "self.scaler.step(self.optimizers[player])", "self.optimizers[player].step()", "unscaled", STEPS),
+    ),
+    "trainer: an average that is a copy": (
+        *(TRAINER, "get_ema_multi_avg_fn(min(", "get_ema_multi_avg_fn(0 * min(", "average_of_the_weights", TRAINING),
+    ),
+    "trainer: resumed with random numbers of its own": (
+        *(TRAINER, 'self.random.set_state(checkpoint["random"].cpu())', "pass", "resume_is_exact", TRAINING),
+    ),
     "mmd: a pair counted once": (
         *(MMD_KERNEL, "first + WHOLE // BJ), 2.0", "first + WHOLE // BJ), 1.0", "triton and several_tiles", MMD),
     ),
@@ -288,7 +318,7 @@ def plant(folder, mutant=None):
     ignore = shutil.ignore_patterns("__pycache__")
     shutil.copytree(ROOT / "fastgan", package, ignore=ignore)
     shutil.copytree(ROOT / "kernels", package / "kernels", ignore=ignore)
-    tests = ("accuracy", "autograd", "objectives", "mmd", "matching", "memory")
+    tests = ("accuracy", "autograd", "objectives", "mmd", "matching", "memory", "step", "trainer")
     for name in ("conftest.py", "oracle.py", *[f"test_{name}.py" for name in tests]):
         shutil.copy(ROOT / "tests" / name, folder)
     if mutant:
