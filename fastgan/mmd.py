@@ -416,7 +416,7 @@ def _closed_form(x, y, settings: Settings, value: bool, of_x: bool, of_y: bool, 
     for sample, given, asked in ((a, x, of_x), (b, y, of_y)):
         share = 4 * settings.weight * factor / (n * m)
         share = share if scale is None else share * scale.to(a.points.dtype)
-        grads.append((sample.gradient() * share).to(given.dtype) if asked else None)
+        grads.append(sample.gradient().mul_(share).to(given.dtype) if asked else None)
     if not value:
         return None, None, *grads
     xx, xy, yy = xx / settings.pairs(n), xy / (n * m), yy / settings.pairs(m) if settings.target else zero
@@ -430,22 +430,24 @@ class _Sample:
 
     def __init__(self, points: Tensor, middle: Tensor, blocks: _Blocks):
         self.differences = blocks.differences
-        self.points = points if self.differences else points - middle
-        ones = self.points.new_ones((len(points), 1))
         if self.differences:
-            self.columns = self.points.T.contiguous()  # (d, n): a coordinate of all points lies in one stretch
+            self.points, self.columns = points, points.T.contiguous()  # (d, n): a coordinate lies in one stretch
             self.sums = torch.zeros_like(self.columns)
         else:  # left @ right.T is `blocks.rate` times a squared distance
-            squares = self.points.square().sum(1, keepdim=True)
-            self.left = torch.cat((-2 * self.points, squares, ones), 1) * blocks.rate
-            self.right = torch.cat((self.points, ones, squares), 1)
-            self.with_one = torch.cat((self.points, ones), 1)
-            self.sums = torch.zeros_like(self.with_one)
+            n, d = points.shape
+            self.left, self.right = points.new_empty(n, d + 2), points.new_empty(n, d + 2)
+            self.points, self.with_one = self.right[:, :d], self.right[:, : d + 1]
+            torch.sub(points, middle, out=self.points)
+            squares = self.points.square().sum(1)
+            self.right[:, d], self.right[:, d + 1] = 1.0, squares
+            torch.mul(self.points, -2 * blocks.rate, out=self.left[:, :d])
+            self.left[:, d], self.left[:, d + 1] = squares * blocks.rate, blocks.rate
+            self.sums = torch.zeros_like(self.with_one, memory_format=torch.contiguous_format)
 
     def gradient(self) -> Tensor:
         if self.differences:
             return self.sums.T.contiguous()
-        return self.sums[:, -1:] * self.points - self.sums[:, :-1]
+        return (self.sums[:, -1:] * self.points).sub_(self.sums[:, :-1])
 
 
 class _Blocks:
