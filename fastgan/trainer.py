@@ -11,6 +11,7 @@ returns is the one who waits.
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 import os
 import warnings
@@ -59,8 +60,9 @@ class GANTrainer:
         sum of a sample's logits. 0 takes none; without one the training does not converge in general (same paper).
     r2: the same on generated data (eq. 10), of which only D learns.
     r1_every: compute the penalties at every r1_every-th step only, weighed r1_every times (Karras et al. 2020, B).
-    lr, betas: of Adam, for both networks. Constant, so that a run can be made longer at any time; the average over
-        steps below does what a schedule would (measured on digits: coverage 0.96 so, 0.93 with a cosine to zero).
+    lr, betas: of Adam, for both networks. Constant until `set_learning_rate` says otherwise, so that a run can be made
+        longer at any time; the average over steps below does what a schedule would (measured on digits: coverage 0.96
+        so, 0.93 with a cosine to zero).
     ema_decay: the generator's weights are averaged with this decay, warmed up as min(ema_decay, (t + 1) / (t + 10)).
         Sampling uses the average.
     seed: of z and of the random choice of data. It does not touch the networks' weights, which are yours.
@@ -172,8 +174,8 @@ class GANTrainer:
         self.step_number = 0  # steps done
 
         concatenate = self._choose_passes(step, concatenate, precision)
-        adam = {"lr": lr, "betas": tuple(map(float, betas)), "fused": self.device.type in ("cpu", "cuda")}
-        adam["capturable"] = cuda
+        adam = {"lr": self._on_device(lr), "betas": tuple(map(float, betas)), "capturable": cuda}
+        adam["fused"] = self.device.type in ("cpu", "cuda")
         self.optimizer_g = torch.optim.Adam(self.generator.parameters(), **adam)
         self.optimizer_d = torch.optim.Adam(self.discriminator.parameters(), **adam) if self.discriminator else None
         chosen = Settings(
@@ -295,6 +297,22 @@ class GANTrainer:
             self.random.set_state(state)
             self.capture_reason = self._uncaptured(str(error).strip().splitlines()[0], True)
 
+    def set_learning_rate(self, lr: float) -> None:
+        """Of both networks, from the next step on: called between steps, a schedule. A checkpoint keeps it.
+
+        Raises ValueError where it is negative or not finite."""
+        if not 0 <= lr < math.inf:
+            raise ValueError(f"lr: got {lr}, expected a finite number >= 0")
+        for group in itertools.chain(*(optimizer.param_groups for optimizer in self._step.optimizers)):
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(lr)  # in place: a captured step reads it there
+            else:
+                group["lr"] = lr
+
+    def _on_device(self, lr: float) -> Tensor | float:
+        """On a GPU Adam's learning rate is a tensor: a number would be captured as what it was at the first step."""
+        return torch.tensor(lr, dtype=torch.float32, device=self.device) if self.device.type == "cuda" else lr
+
     def fit(self, data: Tensor, *, steps: int, batch: int = 64, log_every: int = 100) -> list[dict]:
         """Train on `data`, uint8 (N, C, H, W) or float32 (N, ...), for `steps` more steps.
 
@@ -383,7 +401,7 @@ class GANTrainer:
             part.load_state_dict(checkpoint[name])
         for optimizer in self._step.optimizers:
             for group in optimizer.param_groups:  # of a checkpoint from before there were graphs
-                group["capturable"] = self.device.type == "cuda"
+                group["capturable"], group["lr"] = self.device.type == "cuda", self._on_device(float(group["lr"]))
         self.random.set_state(checkpoint["random"].cpu())
         torch.set_rng_state(checkpoint["torch_random"].cpu())
         if checkpoint["cuda_random"] is not None:

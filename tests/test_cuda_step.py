@@ -98,6 +98,23 @@ def test_replayed_steps_are_the_uncaptured_ones_to_the_bit(mode, deterministic):
     assert_same(after, expected)
 
 
+def test_a_schedule_reaches_the_captured_step(deterministic):
+    captured, plain = make(), make(capture=False)
+    samples = data()
+    for k in range(8):
+        real = captured.draw(samples, N)
+        plain.draw(samples, N)
+        for trainer in (captured, plain):
+            trainer.set_learning_rate(2e-3 * (1 - k / 8))
+            trainer.step(real)
+    assert captured._graphs is not None
+    assert_same(state(captured), state(plain))
+    captured.set_learning_rate(0.0)
+    before = state(captured)
+    captured.step(real)
+    assert all(torch.equal(v, before[k]) for k, v in state(captured).items() if k.endswith("weight"))
+
+
 def test_compiled_and_captured(deterministic):
     captured, plain = make(compile=True), make(compile=True, capture=False)
     samples = data()

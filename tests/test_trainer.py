@@ -130,6 +130,26 @@ def test_logits_of_any_shape():
     assert all(math.isfinite(v) for record in history for v in record.values())
 
 
+def test_a_schedule_of_the_learning_rate(tmp_path):
+    """Against a trainer that was made with the rate; kept by a checkpoint; where it is a tensor, in that tensor."""
+    changed, slow = make(), make(lr=1e-4)
+    changed.set_learning_rate(1e-4)
+    for trainer in (changed, slow):
+        trainer.step(DATA[:16])
+    assert_same(state(changed), state(slow))
+    changed.set_learning_rate(5e-4)
+    changed.save(tmp_path / "changed.pt")
+    other = make()
+    other.load(tmp_path / "changed.pt")
+    assert [o.param_groups[0]["lr"] for o in (other.optimizer_g, other.optimizer_d)] == [5e-4] * 2
+    held = other.optimizer_g.param_groups[0]["lr"] = torch.tensor(5e-4)
+    other.set_learning_rate(0.25)
+    assert other.optimizer_g.param_groups[0]["lr"] is held and held.item() == 0.25
+    for wrong in (-1e-3, math.nan, math.inf):
+        with pytest.raises(ValueError, match=r"lr: got .*, expected a finite number >= 0"):
+            other.set_learning_rate(wrong)
+
+
 def test_average_of_the_weights():
     """Against its recurrence, in float64."""
     trainer = make(ema_decay=0.9)

@@ -122,7 +122,7 @@ def play(
         if stop():
             stopped = True
             break
-        _set_learning_rate(trainer, settings.lr * (1 + math.cos(math.pi * progress)) / 2)
+        trainer.set_learning_rate(settings.lr * (1 + math.cos(math.pi * progress)) / 2)
         trainer.step(goal.draw(settings.batch, data))
         on_step(trainer.step_number)
         elapsed = time.monotonic() - started
@@ -132,13 +132,6 @@ def play(
             frames.append(frame(trainer, goal, watch))
     final = final_measures(trainer, goal, watch) | {"seconds": round(time.monotonic() - started, 2)}
     return Played(settings, goal, trainer, history, frames, final, stopped)
-
-
-def _set_learning_rate(trainer: GANTrainer, lr: float) -> None:
-    """From outside: the trainer's own is constant, so that its runs can be made longer."""
-    for optimizer in (trainer.optimizer_g, getattr(trainer, "optimizer_d", None)):
-        for group in optimizer.param_groups if optimizer else ():
-            group["lr"] = lr
 
 
 # ---- what is measured -----------------------------------------------------------------------------------------------
