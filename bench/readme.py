@@ -16,8 +16,19 @@ def files() -> list[Path]:
     return [file for file in found if file.exists()]
 
 
+def devices() -> str:
+    """Which devices there are results of."""
+    found = [json.loads(file.read_text(encoding="utf-8")) for file in files()]
+    named = ", ".join(dict.fromkeys(results["environment"]["device"] for results in found)) or "nothing yet"
+    if any(results["device_type"] == "cuda" for results in found):
+        return f"Measured: {named}."
+    return f"Measured: {named}. **No GPU has been measured yet**, and no GPU figure is claimed here."
+
+
 def table(suite: str) -> str:
     """What README says of a suite: a table for each device that it was run on."""
+    if suite == "devices":
+        return devices()
     parts = []
     for file in files():
         results = json.loads(file.read_text(encoding="utf-8"))

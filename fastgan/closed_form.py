@@ -124,10 +124,14 @@ def join_sides(parts: Sequence[Tensor], split: int) -> list[Tensor]:
 
 
 def _results(rows: list[tuple[float, ...]], statistics: int, double: bool) -> tuple[Tensor, Tensor | None]:
-    """(loss, terms) of numbers; through NumPy: torch.tensor of a list takes several times as long."""
-    dtype = np.float64 if double else np.float32
-    loss = torch.from_numpy(np.array(sum([row[0] for row in rows]), dtype))
-    return loss, torch.from_numpy(np.array(rows, dtype)) if statistics else None
+    """(loss, terms) of numbers."""
+    dtype = torch.float64 if double else torch.float32
+    return tensor(sum([row[0] for row in rows]), dtype), tensor(rows, dtype) if statistics else None
+
+
+def tensor(numbers: float | Sequence, dtype: torch.dtype) -> Tensor:
+    """Of float32 or float64; through NumPy: torch.tensor of a list takes several times as long."""
+    return torch.from_numpy(np.array(numbers, np.float64 if dtype == torch.float64 else np.float32))
 
 
 def _short_list(
@@ -164,8 +168,7 @@ def _short_list(
             loss, rows = _results(rows, statistics, wide[0].dtype == torch.float64)
         if slopes:
             slopes = [form.factor(y) * w * f / n for y, w, f, n in zip(labels, weights, factors, sizes)]
-            slopes = torch.from_numpy(np.array(slopes, np.float64 if wide[0].dtype == torch.float64 else np.float32))
-            grads = list(torch._foreach_mul(form.slope(gaps), slopes.unbind()))
+            grads = list(torch._foreach_mul(form.slope(gaps), tensor(slopes, wide[0].dtype).unbind()))
             if wide[0] is not dense[0]:
                 grads = [grad.to(x.dtype) for grad, x in zip(grads, dense)]
     return loss, rows, grads
@@ -250,7 +253,7 @@ def _matching(
     phi, slope, twice = _MATCHING[criterion]
     sizes = [x.numel() for x in maps]
     scales = [twice * weight * factor / max(n, 1) for weight, factor, n in zip(weights, factors, sizes)]
-    scales = torch.from_numpy(np.array(scales, np.float64 if dtype == torch.float64 else np.float32)).unbind()
+    scales = tensor(scales, dtype).unbind()
     rows, grads, partner_grads = [], [], []
     with torch.no_grad():
         for x, other, n, weight, scale in zip(maps, partners, sizes, weights, scales):
@@ -295,7 +298,7 @@ def matching_signs(
             out.copy_(torch.sign(d, out=two))
             total += d.abs_().sum().item()
         loss += weight * (total / n if n else math.nan)
-    return torch.from_numpy(np.array(loss, np.float64 if dtype == torch.float64 else np.float32)), signs
+    return tensor(loss, dtype), signs
 
 
 def matching_gradient(

@@ -12,12 +12,11 @@ import functools
 import math
 from collections.abc import Callable, Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from fastgan import closed_form
-from fastgan.closed_form import constant, widen
+from fastgan.closed_form import constant, tensor, widen
 
 _FEW = 1 << 12  # logits: the most that a product in float32 adds up as exactly as promised
 Part = tuple[Tensor, float]  # losses of the elements, or their mean; and their sign
@@ -112,8 +111,8 @@ def value_and_grad(
         rows.append((weight * mean, logit_sum / n, right / n if logit_sum == logit_sum else math.nan))
         total += weight * mean
         grads.append(grad)
-    dtype = np.float64 if logits[0].dtype == torch.float64 else np.float32
-    return torch.from_numpy(np.array(total, dtype)), torch.from_numpy(np.array(rows, dtype)), tuple(grads)
+    dtype = logits[0].dtype
+    return tensor(total, dtype), tensor(rows, dtype), tuple(grads)
 
 
 # (x, y) -> Part, or None where the general way has to say what comes out.

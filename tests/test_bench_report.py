@@ -24,7 +24,18 @@ def interval(median, half=0.01, **more):
 def test_readme_says_what_the_results_files_say():
     assert readme.rewrite(ROOT / "README.md", write=False) == []
     marked = re.findall(r"<!-- bench:(\w+) -->", (ROOT / "README.md").read_text())
-    assert set(marked) <= set(suites.SUITES) and "losses" in marked and "lists" in marked
+    assert set(marked) <= {*suites.SUITES, "devices"} and {"losses", "lists", "devices"} <= set(marked)
+
+
+def test_readme_says_whether_a_gpu_was_measured(tmp_path, monkeypatch):
+    monkeypatch.setattr(environment, "RESULTS", tmp_path)
+    assert readme.table("devices").startswith("Measured: nothing yet. **No GPU has been")
+    for device, kind in (("a CPU", "cpu"), ("a GPU", "cuda")):
+        (tmp_path / kind).mkdir()
+        results = {"environment": {"device": device}, "device_type": kind}
+        (tmp_path / kind / "losses.json").write_text(json.dumps(results))
+        measured = readme.table("devices")
+        assert device in measured and ("No GPU" in measured) == (kind == "cpu")
 
 
 def test_the_tables_beside_the_files_say_what_the_files_say():
