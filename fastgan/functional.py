@@ -459,6 +459,11 @@ def _small_value_and_grad(logits, terms: Callable, numbers: tuple, n_real: int, 
     return None if found is None else ValueAndGrad(*found, n_real)
 
 
+def _sides(found: Objective, real_label, fake_label) -> tuple:
+    """(name, label given, the objective's own) of each side."""
+    return ("real_label", real_label, found.real_label), ("fake_label", fake_label, found.fake_label)
+
+
 @functools.lru_cache(maxsize=256, typed=True)
 def _sides_of(objective: str, weight: float, real_label, fake_label, reduce_discriminators: str):
     """(criterion, labels, weight) of a discriminator's two terms, checked; None of one that compares them."""
@@ -467,7 +472,7 @@ def _sides_of(objective: str, weight: float, real_label, fake_label, reduce_disc
     _share(reduce_discriminators, 1)
     if found.relation is not None:
         return None
-    sides = (("real_label", real_label, found.real_label), ("fake_label", fake_label, found.fake_label))
+    sides = _sides(found, real_label, fake_label)
     return found.criterion, _labels(found.criterion, sides, ((None,), (None,)))[0], float(weight * found.weight)
 
 
@@ -480,7 +485,7 @@ def _side_of(objective: str, weight: float, real_label, fake_label, reduce_discr
     if found.relation is not None:
         return None
     criterion = found.generator_criterion or found.criterion
-    sides = (("real_label", real_label, found.real_label), ("fake_label", fake_label, found.fake_label))
+    sides = _sides(found, real_label, fake_label)
     labels = _labels(criterion, sides, ((None,), (None,)))[0]
     return criterion, labels[:1] if found.generator_target == "real" else labels[1:], weight * found.generator_weight
 
@@ -498,7 +503,7 @@ def _discriminator_terms(
 ) -> Terms:
     if found.relation is not None:
         return _relative_terms(found, real, fake, True, scale, real_label, fake_label, average_over, detach_average)
-    sides = (("real_label", real_label, found.real_label), ("fake_label", fake_label, found.fake_label))
+    sides = _sides(found, real_label, fake_label)
     labels, targets = _labels(found.criterion, sides, (real, fake))
     return Terms((*real, *fake), labels, (scale,) * (2 * len(real)), found.criterion, len(real), (), targets)
 
@@ -527,10 +532,7 @@ def _generator_terms(
     criterion = found.generator_criterion or found.criterion
     for name, label in (("real_label", real_label), ("fake_label", fake_label)):
         _labels(criterion, ((name, label, 0.0),), (fake,))  # checked, though one of them has no part in the loss
-    if found.generator_target == "real":
-        side = ("real_label", real_label, found.real_label)
-    else:
-        side = ("fake_label", fake_label, found.fake_label)
+    side = _sides(found, real_label, fake_label)[found.generator_target == "fake"]
     labels, targets = _labels(criterion, (side,), (fake,))
     masks = _masks((("fake_weights", fake_weights),), (fake,))
     return Terms(fake, labels, (scale,) * len(fake), criterion, 0, (), targets, masks)
@@ -594,7 +596,7 @@ def _concatenated(logits, objective, fake_first, split, weight, real_label, fake
             raise ValueError(
                 f"logits{_at(i, x)}: got shape {tuple(t.shape)}, expected {rows} rows, {split} of them of one kind"
             )
-    sides = (("real_label", real_label, found.real_label), ("fake_label", fake_label, found.fake_label))
+    sides = _sides(found, real_label, fake_label)
     labels, targets = _labels(found.criterion, sides, (x, x))
     if targets:
         raise TypeError("real_label, fake_label: got a tensor, expected numbers for a concatenated batch")
