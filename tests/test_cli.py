@@ -401,12 +401,14 @@ def test_doctor_finds_a_wrong_gradient(capsys, monkeypatch):
 
 
 @pytest.mark.slow
-def test_digits(tmp_path):
-    """The promise of the front page: ten classes, coverage of at least 0.85, in about two minutes on two cores."""
-    process = command("train", "digits", "--out", "run")
-    out, error = process.communicate(timeout=900)
+@pytest.mark.parametrize(("recipe", "coverage"), [("dcgan-r1", 0.85), ("r3gan", 0.8), ("dcgan", 0.7)])
+def test_digits(tmp_path, recipe, coverage):
+    """The promise of the front page: ten classes, coverage of at least 0.85, in about two minutes on two cores. The
+    other recipes take longer; the paper's has no penalty, and less variety."""
+    process = command("train", "digits", "--recipe", recipe, "--out", "run")
+    out, error = process.communicate(timeout=3600)
     assert process.returncode == 0, error
     quality = records(tmp_path / "run")[-1]["quality"]
     assert quality["classes"] == 10
-    assert quality["coverage"] >= 0.85
+    assert quality["coverage"] >= coverage
     assert "10 of 10 classes" in out
