@@ -638,7 +638,7 @@ def _blocks(
 def _count_non_negative(x: Tensor, scratch: Tensor) -> int:
     """How many are >= 0. Few cores: NumPy, whose comparison writes a byte an element, on one of them."""
     if torch.get_num_threads() <= 4:
-        right = scratch.numpy().view(np.bool_)[: x.numel()]
+        right = scratch.view(-1).numpy().view(np.bool_)[: x.numel()].reshape(x.shape)
         return np.count_nonzero(np.greater_equal(x.numpy(), _ZERO, out=right))
     return int(torch.ge(x, constant(0.0, x.dtype), out=scratch).sum().item())
 

@@ -54,6 +54,20 @@ def test_the_file_has_every_contender_of_every_configuration_asked_for(results):
         assert rows["eager"]["host_speedup"]["median"] == 1
 
 
+@pytest.mark.parametrize("configuration", matching.CONFIGURATIONS, ids=lambda c: c.name)
+def test_every_drop_in_is_its_codebases_formula(configuration):
+    shapes = [[(1, 2, 3)] * len(maps) for maps in configuration.small]
+    random, lists = torch.Generator().manual_seed(0), []
+    for _ in range(2):
+        drawn = [[torch.randn(shape, generator=random) for shape in maps] for maps in shapes]
+        lists.append([[x.requires_grad_() for x in maps] for maps in drawn])
+    wanted, got = configuration.eager(*lists), configuration.drop_in(*lists)
+    torch.testing.assert_close(got.reshape(()), wanted.reshape(()), rtol=1e-5, atol=0)
+    used = [x for maps in lists[0] for x in maps[: -1 if configuration.options.get("exclude_last") else None]]
+    for ours, theirs in zip(torch.autograd.grad(got, used), torch.autograd.grad(wanted, used)):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=0)
+
+
 def test_penalties(results):
     rows = {row["contender"]: row for row in results["penalties"]["rows"]}
     assert list(rows) == list(matching.PENALTIES)

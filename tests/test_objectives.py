@@ -130,6 +130,14 @@ def test_the_closed_form_by_blocks(monkeypatch, criterion):
             test_criterion(torch.device("cpu"), criterion, label, n)
     if "hinge" in criterion:
         test_the_knee_is_that_of_the_operator(torch.device("cpu"), criterion)
+    for shape in ((2, 3, 5, 6), (2, 3, 13, 14)):  # a block, and several
+        for layout in (torch.contiguous_format, torch.channels_last):
+            real, fake = (torch.randn(shape).to(memory_format=layout) for _ in range(2))
+            out = fastgan.discriminator_value_and_grad(real, fake, "least_squares")
+            assert_close(out.grad_real, (real.double() - 1) * 2 / real.numel(), torch.float32)
+            assert_close(out.grad_fake, fake.double() * 2 / fake.numel(), torch.float32)
+            torch.testing.assert_close(out.stats.real_accuracy, (real >= 0).float().mean(), rtol=1e-6, atol=0)
+            torch.testing.assert_close(out.stats.fake_accuracy, (fake < 0).float().mean(), rtol=1e-6, atol=0)
     real, fake = torch.randn(1030).to(torch.bfloat16), torch.randn(1030).to(torch.bfloat16)
     out = fastgan.discriminator_value_and_grad(real, fake, "least_squares")
     assert_close(out.grad_fake, fake.double() * 2 / 1030, torch.bfloat16)
