@@ -396,6 +396,9 @@ def picture(results: dict, path: Path) -> None:
                 low, high = ([v[key] for v in values] for key in ("low", "high"))
                 axis.fill_between(n, low, high, color=colour, alpha=0.15, lw=0)
         axis.set(xscale="log", yscale="log", xlabel="points a side", title=f"{d} dimensions", ylabel=f"{kind} time, µs")
+        sizes = sorted({cell["n"] for cell in results["cells"] if cell["d"] == d})
+        axis.set_xticks(sizes, [f"{n:,}" for n in sizes])
+        axis.minorticks_off()
         axis.grid(True, color="#e5e7eb", linewidth=0.6)
         axis.legend(fontsize=8, frameon=False)
     figure.suptitle(
