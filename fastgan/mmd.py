@@ -434,14 +434,12 @@ class _Sample:
             self.points, self.columns = points, points.T.contiguous()  # (d, n): a coordinate lies in one stretch
             self.sums = torch.zeros_like(self.columns)
         else:  # left @ right.T is `blocks.rate` times a squared distance
-            n, d = points.shape
-            self.left, self.right = points.new_empty(n, d + 2), points.new_empty(n, d + 2)
+            centred, ones, d = points - middle, points.new_ones((len(points), 1)), points.shape[1]
+            squares = centred.square().sum(1, keepdim=True)
+            self.right = torch.cat((centred, ones, squares), 1)
+            self.left = torch.cat((centred, squares, ones), 1).mul_(blocks.rate)
+            self.left[:, :d].mul_(-2.0)
             self.points, self.with_one = self.right[:, :d], self.right[:, : d + 1]
-            torch.sub(points, middle, out=self.points)
-            squares = self.points.square().sum(1)
-            self.right[:, d], self.right[:, d + 1] = 1.0, squares
-            torch.mul(self.points, -2 * blocks.rate, out=self.left[:, :d])
-            self.left[:, d], self.left[:, d + 1] = squares * blocks.rate, blocks.rate
             self.sums = torch.zeros_like(self.with_one, memory_format=torch.contiguous_format)
 
     def gradient(self) -> Tensor:
