@@ -517,7 +517,7 @@ SEEDS = range(5)
 @pytest.mark.parametrize("objective", ["nonsaturating", "relativistic"])
 @pytest.mark.parametrize("pair", ["ring", "grid"])
 def test_every_mode(one_thread, pair, objective, seed):
-    """10,000 steps (12,000 on the grid), a minute on a quiet core: every mode, evenly, and D at 1/2."""
+    """10,000 steps, a minute on a quiet core: every mode, evenly, and D at 1/2."""
     final = training.play(training.settings_for(pair, objective, seed=seed)).final
     assert final["modes"] == len(game.target(pair).modes)
     assert final["modes_tv"] <= 0.06

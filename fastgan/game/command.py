@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser, whole) -> None:
     parser.add_argument("pair", metavar="PAIR", help="gaussian, mixture, ring or grid")
     parser.add_argument("--objective", metavar="NAME", help="nonsaturating (default), relativistic, minimax, mmd, ...")
     parser.add_argument("--direct", action="store_true", help="the same as --objective mmd: no discriminator")
-    steps = "training steps (3,500 on a line, 10,000 on the ring, 12,000 on the grid)"
+    steps = "training steps (3,500 on a line, 10,000 in the plane)"
     parser.add_argument("--steps", type=whole(1), metavar="N", help=steps)
     parser.add_argument("--seconds", type=_positive, metavar="S", help="stop after S seconds, if that comes first")
     parser.add_argument("--batch", type=whole(1), metavar="B", help="samples a step (default 256)")
