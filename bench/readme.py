@@ -1,4 +1,4 @@
-"""README's tables, between `<!-- bench:SUITE -->` and `<!-- /bench -->`: from the results files and nothing else."""
+"""README's tables, between `<!-- bench:SUITE -->` (or `devices`) and `<!-- /bench -->`: from the results files."""
 
 from __future__ import annotations
 

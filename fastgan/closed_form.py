@@ -250,9 +250,9 @@ def _matching(
 ) -> tuple[Tensor | None, Tensor | None, list[Tensor] | None]:
     """`terms` of differences, block by block: no difference is ever as large as a map."""
     dtype = _wide_dtype(maps[0].dtype)
-    phi, slope, twice = _MATCHING[criterion]
+    phi, slope, multiple = _MATCHING[criterion]
     sizes = [x.numel() for x in maps]
-    scales = [twice * weight * factor / max(n, 1) for weight, factor, n in zip(weights, factors, sizes)]
+    scales = [multiple * weight * factor / max(n, 1) for weight, factor, n in zip(weights, factors, sizes)]
     scales = tensor(scales, dtype).unbind()
     rows, grads, partner_grads = [], [], []
     with torch.no_grad():
@@ -338,19 +338,16 @@ def _pair(x: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
 
 def _stretches(dtype: torch.dtype, *tensors: Tensor | None) -> Iterator[tuple[Sequence[Tensor | None], list[Tensor]]]:
     """(the same stretch of each dense tensor, scratch memory of its shape in `dtype`), stretch by stretch."""
-    first = tensors[0]
-    n = first.numel()
-    if n <= BLOCK and first.is_contiguous():
-        if n:
-            yield tensors, _scratch_of(first.shape, dtype)
-        return
-    flats = [None if t is None else _flat(t) for t in tensors]
+    n = tensors[0].numel()
+    if n > BLOCK or not tensors[0].is_contiguous():
+        tensors = [None if t is None else _flat(t) for t in tensors]
     if n <= BLOCK:
-        yield flats, _scratch_of((n,), dtype)
+        if n:
+            yield tensors, _scratch_of(tensors[0].shape, dtype)
         return
     for begin in range(0, n, BLOCK):
         end = min(begin + BLOCK, n)
-        yield [None if t is None else t[begin:end] for t in flats], _scratch_of((end - begin,), dtype)
+        yield [None if t is None else t[begin:end] for t in tensors], _scratch_of((end - begin,), dtype)
 
 
 def _difference(a: Tensor, b: Tensor, out: Tensor, spare: Tensor) -> Tensor:

@@ -11,7 +11,6 @@ returns is the one who waits.
 from __future__ import annotations
 
 import copy
-import itertools
 import math
 import os
 import warnings
@@ -303,11 +302,12 @@ class GANTrainer:
         Raises ValueError where it is negative or not finite."""
         if not 0 <= lr < math.inf:
             raise ValueError(f"lr: got {lr}, expected a finite number >= 0")
-        for group in itertools.chain(*(optimizer.param_groups for optimizer in self._step.optimizers)):
-            if isinstance(group["lr"], Tensor):
-                group["lr"].fill_(lr)  # in place: a captured step reads it there
-            else:
-                group["lr"] = lr
+        for optimizer in self._step.optimizers:
+            for group in optimizer.param_groups:
+                if isinstance(group["lr"], Tensor):
+                    group["lr"].fill_(lr)  # in place: a captured step reads it there
+                else:
+                    group["lr"] = lr
 
     def _on_device(self, lr: float) -> Tensor | float:
         """On a GPU Adam's learning rate is a tensor: a number would be captured as what it was at the first step."""

@@ -25,7 +25,7 @@ from fastgan.trainer import GANTrainer
 PENALTIES = {"relativistic": (0.1, 0.1), "absolute_error": (0.1, 0.1), "mmd": (0.0, 0.0)}
 R1_ALONE = (0.1, 0.0)
 STEPS = {"gaussian": 3_500, "mixture": 3_500, "ring": 10_000, "grid": 10_000}
-LATENT = {"grid": 2}  # z of the samples' own dimension: with 8 numbers the grid takes 12,000 steps
+OWN = {"grid": {"latent_dim": 2}}  # as many as the samples have: with 8 numbers the grid takes 12,000 steps
 # Of D's loss at the equilibrium, and what to weigh its two sides with for it.
 LOSS_AT_EQUILIBRIUM = {
     "minimax": (0.5, math.log(2)),
@@ -83,13 +83,7 @@ def settings_for(pair: str, objective: str | None = None, **given) -> Settings:
     """The recipe of a target and an objective, with what is `given` (and is not None) in its place."""
     objective = objective or "nonsaturating"
     r1, r2 = PENALTIES.get(objective, R1_ALONE)
-    recipe = {
-        "steps": STEPS[pair],
-        "latent_dim": LATENT.get(pair, 8),
-        "r1": r1,
-        "r2": r2,
-        "bandwidths": bandwidths_for(target(pair)),
-    }
+    recipe = {"steps": STEPS[pair], "r1": r1, "r2": r2, "bandwidths": bandwidths_for(target(pair)), **OWN.get(pair, {})}
     if objective != "mmd":
         recipe.pop("bandwidths")
     return Settings(pair, objective, **recipe | {name: value for name, value in given.items() if value is not None})
