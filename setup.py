@@ -24,7 +24,8 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.10",
-    package_dir={"fastgan": "fastgan", "fastgan.kernels": "kernels"},
+    # fastgan/kernels is a link to kernels: every package is found by its path, and a folder named fastgan hides none.
+    package_dir={"": "."},  # so that an editable install is a path too
     packages=["fastgan", "fastgan.compat", "fastgan.game", "fastgan.kernels"],
     install_requires=[
         "torch>=2.10",

@@ -48,7 +48,8 @@ def tree(folder: Path, revision: str | None) -> None:
     folder.mkdir(parents=True)
     if revision is None:
         for name in ("fastgan", "kernels"):
-            shutil.copytree(environment.ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+            ignore = shutil.ignore_patterns("__pycache__")
+            shutil.copytree(environment.ROOT / name, folder / name, symlinks=True, ignore=ignore)
     else:
         command = ["git", "archive", "--format=tar", revision, "fastgan", "kernels"]
         done = subprocess.run(command, cwd=environment.ROOT, capture_output=True)
@@ -57,7 +58,8 @@ def tree(folder: Path, revision: str | None) -> None:
             raise ValueError(f"REV: got {revision!r}: {said[-1]}")
         with tarfile.open(fileobj=io.BytesIO(done.stdout)) as archive:
             archive.extractall(folder, filter="data")
-    shutil.copytree(folder / "kernels", folder / "fastgan" / "kernels")  # where an installed package has them
+    if not (folder / "fastgan" / "kernels").exists():  # a revision whose installation put them there
+        (folder / "fastgan" / "kernels").symlink_to("../kernels")
     ignore = shutil.ignore_patterns("__pycache__", "results")
     shutil.copytree(environment.ROOT / "bench", folder / "bench", ignore=ignore)
 

@@ -1,10 +1,15 @@
 """Importing the package initialises nothing and costs next to nothing; each test is a process of its own."""
 
 import os
+import shutil
 import subprocess
 import sys
+import zipfile
+from pathlib import Path
 
 import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def python(code, **environment):
@@ -33,21 +38,40 @@ def test_import_time():
 
 
 def test_nothing_imports_torchvision():
-    from pathlib import Path
-
-    root = Path(__file__).parent.parent
-    for path in [*root.glob("fastgan/**/*.py"), *root.glob("kernels/*.py"), *root.glob("bench/*.py")]:
+    for path in [*ROOT.glob("fastgan/**/*.py"), *ROOT.glob("kernels/*.py"), *ROOT.glob("bench/*.py")]:
         assert "import torchvision" not in path.read_text(), path
 
 
-def test_kernels_is_no_top_level_package():
-    result = subprocess.run(
-        [sys.executable, "-c", "import fastgan.kernels, importlib.util as u; assert u.find_spec('kernels') is None"],
-        capture_output=True,
-        text=True,
-        cwd=os.path.dirname(os.__file__),
-    )
+def test_a_folder_named_like_the_package_does_not_hide_it(tmp_path):
+    """From the parent of a clone that is named fastgan, as `git clone` names it."""
+    (tmp_path / "fastgan").symlink_to(ROOT, target_is_directory=True)
+    code = "import fastgan, fastgan.kernels; fastgan.discriminator_loss; assert fastgan.__file__"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, timeout=120)
     assert result.returncode == 0, result.stderr
+
+
+def test_a_wheel_has_the_kernels_inside_the_package_and_nothing_beside_it(tmp_path):
+    pytest.importorskip("setuptools")
+    shutil.copytree(
+        ROOT, tmp_path / "source", symlinks=True, ignore=shutil.ignore_patterns(".git", "build", "*.egg-info")
+    )
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "-q",
+        "--no-deps",
+        "--no-build-isolation",
+        "-w",
+        str(tmp_path),
+        ".",
+    ]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path / "source", timeout=300)
+    assert result.returncode == 0, result.stderr
+    names = zipfile.ZipFile(next(tmp_path.glob("*.whl"))).namelist()
+    assert {"fastgan/kernels/adversarial.py", "fastgan/compat/hifigan.py", "fastgan/game/theory.py"} <= set(names)
+    assert {name.split("/")[0].split("-")[0] for name in names} == {"fastgan"}
 
 
 def test_triton_without_gpu_or_interpreter_says_what_to_do():

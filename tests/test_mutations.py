@@ -317,7 +317,6 @@ def plant(folder, mutant=None):
     package = folder / "fastgan"
     ignore = shutil.ignore_patterns("__pycache__")
     shutil.copytree(ROOT / "fastgan", package, ignore=ignore)
-    shutil.copytree(ROOT / "kernels", package / "kernels", ignore=ignore)
     tests = ("accuracy", "autograd", "objectives", "mmd", "matching", "memory", "step", "trainer")
     for name in ("conftest.py", "oracle.py", *[f"test_{name}.py" for name in tests]):
         shutil.copy(ROOT / "tests" / name, folder)
