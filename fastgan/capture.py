@@ -58,6 +58,50 @@ def _state(optimizer: torch.optim.Optimizer) -> list[Tensor]:
     return [t for of_one in optimizer.state.values() for t in of_one.values() if isinstance(t, Tensor)]
 
 
+@contextlib.contextmanager
+def capturing(graph: torch.cuda.CUDAGraph, pool: tuple, stream: torch.cuda.Stream) -> Iterator[None]:
+    """`torch.cuda.graph`, and a capture that fails leaves the current stream, the allocator and torch's own generator
+    as they were.
+
+    Up to PyTorch 2.11 the end of a failed capture raises before any of them is put back: the stream stays the current
+    one, the allocator believes that the capture goes on and refuses the next one, the generator raises when it is used.
+    """
+    try:
+        with torch.cuda.stream(stream), torch.cuda.graph(graph, pool=pool, stream=stream):
+            yield
+    except BaseException:
+        _end_allocations(stream.device, pool)
+        _release(torch.cuda.default_generators[stream.device.index])
+        raise
+
+
+def _end_allocations(device: torch.device, pool: tuple) -> None:
+    """What `torch.cuda.use_mem_pool` calls at its end; there is no public name for it."""
+    end, release = (getattr(torch._C, name, None) for name in ("_cuda_endAllocateToPool", "_cuda_releasePool"))
+    if end is None or release is None:
+        return
+    with contextlib.suppress(RuntimeError):  # PyTorch has ended them itself
+        end(device.index, pool)
+        release(device.index, pool)
+
+
+def _release(generator: torch.Generator) -> None:
+    """Gives the generator a state of its own, with the same numbers to come, if the old one is still being captured."""
+    state = generator.get_state()
+    try:
+        torch.rand(1, device=generator.device, generator=generator)
+        generator.set_state(state)
+    except RuntimeError:
+        generator.graphsafe_set_state(generator.clone_state())
+
+
+def reason(error: BaseException) -> str:
+    """In a line, why a capture failed: what was raised first, and not the errors that followed from it."""
+    while error.__context__ is not None:
+        error = error.__context__
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 class Graphs:
     """`replay(real, penalised)` instead of `play(real, penalised)`, for batches like `real`.
 
@@ -86,7 +130,7 @@ class Graphs:
         for penalised in variants:
             graph = torch.cuda.CUDAGraph()
             graph.register_generator_state(generator)  # torch's own is registered already
-            with torch.cuda.graph(graph, pool=pool, stream=stream):
+            with capturing(graph, pool, stream):
                 self.values[penalised] = play(self.real, penalised)
             self.graphs[penalised] = graph
 

@@ -90,7 +90,7 @@ def discriminator_loss(
             return loss
     found = find(objective)
     real, fake = _both_sides(real_logits, fake_logits)
-    _check_number("weight", weight)
+    weight = _number("weight", weight)
     _check_choice("reduction", reduction, REDUCTIONS)
     real, fake = _patches(patch_mean, real), _patches(patch_mean, fake)
     scale = weight * found.weight * _share(reduce_discriminators, len(real))
@@ -188,7 +188,7 @@ def discriminator_value_and_grad(
         return out
     found = find(objective)
     real, fake = _both_sides(real_logits, fake_logits)
-    _check_number("weight", weight)
+    weight = _number("weight", weight)
     scale = weight * found.weight * _share(reduce_discriminators, len(real))
 
     def make(real, fake):
@@ -327,11 +327,9 @@ def criterion_loss(
     if isinstance(weight, Sequence):
         if len(weight) != len(x):
             raise ValueError(f"weight: got {len(weight)} numbers, expected {len(x)}, one for each tensor of logits")
-        for i, w in enumerate(weight):
-            _check_number(f"weight[{i}]", w)
-        scales = tuple([share * w for w in weight])
+        scales = tuple([share * _number(f"weight[{i}]", w) for i, w in enumerate(weight)])
     else:
-        _check_number("weight", weight)
+        weight = _number("weight", weight)
         scales = (share * weight,) * len(x)
     labels, targets = _labels(criterion, (("label", label, 0.0),), (x,))
     masks = _masks((("weights", weights),), (x,))
@@ -369,7 +367,7 @@ def _losses_of(
     criteria.find(criterion)
     tensors = [_listed(name, logits) for name, logits, _ in sides]
     _check_logits(*[(name, x) for (name, _, _), x in zip(sides, tensors)])
-    _check_number("weight", weight)
+    weight = _number("weight", weight)
     labels, targets = _labels(criterion, [(f"label of {name}", label, 0.0) for name, _, label in sides], tensors)
     scale = float(weight) * _share(reduce_discriminators, len(tensors[0]))
     logits = [x for xs in tensors for x in xs]
@@ -391,7 +389,7 @@ def lecam_regularizer(
     0-d tensors on the logits' device. Arguments, result and errors else as in `discriminator_loss`."""
     real, fake = _listed("real_logits", real_logits), _listed("fake_logits", fake_logits)
     _check_logits(("real_logits", real), ("fake_logits", fake))
-    _check_number("weight", weight)
+    weight = _number("weight", weight)
     like = real[0]
     dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
     # 0-d tensors are stacked where they lie: nothing is read back to the host
@@ -468,7 +466,7 @@ def _sides(found: Objective, real_label, fake_label) -> tuple:
 def _sides_of(objective: str, weight: float, real_label, fake_label, reduce_discriminators: str):
     """(criterion, labels, weight) of a discriminator's two terms, checked; None of one that compares them."""
     found = find(objective)
-    _check_number("weight", weight)
+    weight = _number("weight", weight)
     _share(reduce_discriminators, 1)
     if found.relation is not None:
         return None
@@ -480,7 +478,7 @@ def _sides_of(objective: str, weight: float, real_label, fake_label, reduce_disc
 def _side_of(objective: str, weight: float, real_label, fake_label, reduce_discriminators: str):
     """(criterion, label, weight) of a generator's term, checked; None of one that compares it with real data."""
     found = find(objective)
-    _check_number("weight", weight)
+    weight = _number("weight", weight)
     _share(reduce_discriminators, 1)
     if found.relation is not None:
         return None
@@ -516,7 +514,7 @@ def _generator_terms(
     fake = _listed("fake_logits", fake_logits)
     real = [] if real_logits is None else _listed("real_logits", real_logits)
     _check_logits(("fake_logits", fake), ("real_logits", real))
-    _check_number("weight", weight)
+    weight = _number("weight", weight)
     if (found.relation is None) != (real_logits is None):
         expected = "one: it compares with them" if found.relation else "none: it does not look at them"
         got = "none" if real_logits is None else "some"
@@ -586,7 +584,7 @@ def _concatenated(logits, objective, fake_first, split, weight, real_label, fake
         raise ValueError(f"objective: got {objective!r}, which compares the sides; pass them apart, expected another")
     x = _listed("logits", logits)
     _check_logits(("logits", x))
-    _check_number("weight", weight)
+    weight = _number("weight", weight)
     rows = x[0].shape[0] if x[0].dim() else 0
     if split is None and rows % 2:
         raise ValueError(f"logits: got {rows} rows, expected an even number, or split=")
@@ -629,8 +627,7 @@ def _scale(grad_scale, like: Tensor) -> tuple[Tensor | None, float]:
     if grad_scale is None:
         return None, 1.0
     if not isinstance(grad_scale, Tensor):
-        _check_number("grad_scale", grad_scale)
-        return None, float(grad_scale)
+        return None, _number("grad_scale", grad_scale)
     if grad_scale.numel() != 1 or not grad_scale.is_floating_point():
         raise ValueError(
             f"grad_scale: got a {grad_scale.dtype} tensor of shape {tuple(grad_scale.shape)}, "
@@ -790,7 +787,7 @@ def _refuse_weights(objective: str, **weights) -> None:
 def _check_label(name: str, label: float, criterion: str) -> None:
     if label.__class__ is float and label in (0.0, 1.0):
         return  # fit for every criterion
-    _check_number(name, label)
+    _number(name, label)
     allowed = criteria.find(criterion).labels
     if allowed == "probability" and not 0.0 <= label <= 1.0:
         raise ValueError(f"{name}: got {label}, expected a probability in [0, 1]")
@@ -803,6 +800,8 @@ def _check_choice(name: str, value: str, choices: Sequence[str]) -> None:
         raise ValueError(f"{name}: got {value!r}, expected {' or '.join(map(repr, choices))}")
 
 
-def _check_number(name: str, value: float) -> None:
+def _number(name: str, value: float) -> float:
+    """The argument as Python's float: a number of NumPy's or a fraction is none to a kernel."""
     if value.__class__ is not float and (isinstance(value, bool) or not isinstance(value, Real)):
         raise TypeError(f"{name}: got {type(value).__name__}, expected a number")
+    return float(value)

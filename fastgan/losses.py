@@ -63,8 +63,7 @@ class LeCamEMA(nn.Module):
 
     def __init__(self, decay: float = 0.99, weight: float = 1.0):
         super().__init__()
-        for name, value in (("decay", decay), ("weight", weight)):
-            functional._check_number(name, value)
+        decay, weight = functional._number("decay", decay), functional._number("weight", weight)
         if not 0.0 <= decay <= 1.0:
             raise ValueError(f"decay: got {decay}, expected a number in [0, 1]")
         self.decay, self.weight = decay, weight

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from fastgan import operators, signs
-from fastgan.functional import _at, _check_choice, _check_logits, _check_number, _scale
+from fastgan.functional import _at, _check_choice, _check_logits, _number, _scale
 from fastgan.operators import Terms
 from fastgan.values import ValueAndGrad
 
@@ -117,9 +117,7 @@ def _terms(fake_maps, real_maps, weights, p, exclude_last, reduce_layers, reduce
             raise ValueError(f"weights: got {len(weights)} numbers, expected {len(fake)}, one for each map")
     else:
         weights = [weights] * len(fake)
-    for i, weight in enumerate(weights):
-        _check_number(f"weights[{i}]", weight)
-    scales = tuple([float(weight) * share for weight, share in zip(weights, shares)])
+    scales = tuple([_number(f"weights[{i}]", weight) * shares[i] for i, weight in enumerate(weights)])
     criterion = "absolute" if p == 1 else "least_squares"
     return Terms(tuple(fake), (0.0,) * len(fake), scales, criterion, 0, tuple(real))
 

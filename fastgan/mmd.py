@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from fastgan.closed_form import widen
-from fastgan.functional import _check_choice, _check_number, _scale
+from fastgan.functional import _check_choice, _number, _scale
 from fastgan.operators import _kernels, _traced, backend_for
 
 KERNELS = ("gaussian", "rational_quadratic", "energy")
@@ -170,15 +170,15 @@ def _settings(x, y, bandwidths, kernel, alpha, unbiased, target, weight, precisi
         raise ValueError(f"y: got points of {y.shape[1]} dimensions, expected {x.shape[1]}, as x has")
     _check_choice("kernel", kernel, KERNELS)
     _check_choice("precision", precision, PRECISIONS)
-    _check_number("weight", weight)
-    _check_number("alpha", alpha)
+    weight = _number("weight", weight)
+    alpha = _number("alpha", alpha)
     if not 0 < alpha < math.inf:
         raise ValueError(f"alpha: got {alpha}, expected a number above 0")
     for name, sample, counts in (("x", x, True), ("y", y, target)):
         if unbiased and counts and len(sample) < 2:
             raise ValueError(f"{name}: got 1 point, expected at least 2: unbiased pairs are of two points")
     bandwidths = _bandwidths(kernel, bandwidths)
-    return Settings(kernel, bandwidths, float(alpha), bool(unbiased), bool(target), float(weight), precision)
+    return Settings(kernel, bandwidths, alpha, bool(unbiased), bool(target), weight, precision)
 
 
 def _bandwidths(kernel: str, given) -> tuple[float, ...]:
@@ -196,7 +196,7 @@ def _bandwidths(kernel: str, given) -> tuple[float, ...]:
         raise ValueError("bandwidths: got none, expected at least one")
     for i, s in enumerate(given):
         name = "bandwidths" if single else f"bandwidths[{i}]"
-        _check_number(name, s)
+        _number(name, s)
         if not 0 < s < math.inf:
             raise ValueError(f"{name}: got {s}, expected a number above 0")
     return tuple(sorted([float(s) for s in given], reverse=True))

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fastgan.functional import Logits, _check_number, _listed, criterion_loss
+from fastgan.functional import Logits, _listed, _number, criterion_loss
 
 
 def r1_penalty(discriminator: Callable[[Tensor], Logits], real: Tensor, gamma: float = 1.0) -> Tensor:
@@ -32,7 +32,7 @@ def r1_penalty(discriminator: Callable[[Tensor], Logits], real: Tensor, gamma: f
         TypeError, ValueError: no floating tensor of at least one sample, a weight that is no number, logits that do not
             depend on the samples.
     """
-    _check_number("gamma", gamma)
+    gamma = _number("gamma", gamma)
     slope = _slope(discriminator, "real", real)
     # gamma/2 (1/N) sum of squares, as a mean over all elements
     return criterion_loss(slope, 0.0, "least_squares", weight=gamma / 2 * (slope.numel() / len(slope)))
@@ -83,7 +83,7 @@ def dragan_penalty(
     """weight mean_i (|g_i| - center)^2 around real samples (Kodali et al. 2017, section 2.3): at x + spread std(x) u, u
     uniform in [0, 1). Arguments and errors as in `wgan_gp_penalty`."""
     _check_samples("real", real)
-    _check_number("spread", spread)
+    spread = _number("spread", spread)
     noise = torch.rand(real.shape, generator=generator, device=real.device, dtype=real.dtype)
     return _norm_penalty(discriminator, real.detach() + spread * real.detach().std() * noise, weight, center)
 
@@ -110,8 +110,8 @@ def approximate_r1_penalty(
     Others and errors as in `r1_penalty`.
     """
     _check_samples("real", real)
-    _check_number("gamma", gamma)
-    _check_number("sigma", sigma)
+    gamma = _number("gamma", gamma)
+    sigma = _number("sigma", sigma)
     if not sigma > 0:
         raise ValueError(f"sigma: got {sigma}, expected a number > 0")
     real = real.detach()
@@ -170,8 +170,8 @@ def path_length_penalty(
     """
     _check_samples("images", images)
     _check_samples("latents", latents)
-    _check_number("weight", weight)
-    _check_number("decay", decay)
+    weight = _number("weight", weight)
+    decay = _number("decay", decay)
     if latents.dim() not in (2, 3) or len(latents) != len(images):
         raise ValueError(f"latents: got shape {tuple(latents.shape)}, expected ({len(images)}, D) or (.., layers, D)")
     if not latents.requires_grad or not images.requires_grad:
@@ -182,7 +182,7 @@ def path_length_penalty(
         if mean_length.dim():
             raise ValueError(f"mean_length: got shape {tuple(mean_length.shape)}, expected a number or a 0-d tensor")
     else:
-        _check_number("mean_length", mean_length)
+        mean_length = _number("mean_length", mean_length)
     if generator is None:
         noise = torch.randn_like(images)
     else:
@@ -224,8 +224,8 @@ def lazy(step: int, every: int = 16) -> int:
 
 
 def _norm_penalty(discriminator, samples: Tensor, weight: float, center: float) -> Tensor:
-    _check_number("weight", weight)
-    _check_number("center", center)
+    weight = _number("weight", weight)
+    center = _number("center", center)
     slope = _slope(discriminator, "real", samples).flatten(1)
     dtype = torch.promote_types(slope.dtype, torch.float32)
     return criterion_loss(torch.linalg.vector_norm(slope, dim=1, dtype=dtype), center, "least_squares", weight=weight)

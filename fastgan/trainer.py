@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from fastgan import distributed as ranks
-from fastgan.capture import REHEARSALS, REHEARSALS_OF_RANKS, Graphs, undone
+from fastgan.capture import REHEARSALS, REHEARSALS_OF_RANKS, Graphs, reason, undone
 from fastgan.checkpoints import CHECKPOINT_FORMAT, check_same_network, read_checkpoint, write_atomically
 from fastgan.data import draw, progress_bar
 from fastgan.distributed import World, distributed
@@ -294,7 +294,7 @@ class GANTrainer:
             self._graphs = None
             self.random = torch.Generator(self.device)  # a failed capture may keep the old one
             self.random.set_state(state)
-            self.capture_reason = self._uncaptured(str(error).strip().splitlines()[0], True)
+            self.capture_reason = self._uncaptured(reason(error), True)
 
     def set_learning_rate(self, lr: float) -> None:
         """Of both networks, from the next step on: called between steps, a schedule. A checkpoint keeps it.

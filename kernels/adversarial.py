@@ -21,6 +21,7 @@ from torch import Tensor
 
 from .criteria import CRITERIA
 from .launch import launch
+from .layout import dense, dense_rows, like, packed
 from .numerics import widen
 from .workspace import MAX_PROGRAMS, MAX_TERMS, workspace
 
@@ -357,35 +358,12 @@ def _processors(device: torch.device) -> int:
     return torch.cuda.get_device_properties(device).multi_processor_count
 
 
-def _dense(x: Tensor) -> Tensor:
-    """x, if its elements fill one stretch of memory in any order of dimensions (channels_last); else a copy."""
-    if x.is_neg():
-        x = x.resolve_neg()
-    if x.is_contiguous():
-        return x
-    expected = 1
-    for stride, size in sorted(zip(x.stride(), x.shape)):
-        if size != 1:
-            if stride != expected:
-                return x.contiguous()
-            expected *= size
-    return x
-
-
 def _split(values: Sequence[float], double: bool) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Each value as a sum of two float32, since a float argument of a kernel is one; exact to 48 bits for float64."""
     if not double:
         return tuple(values), (0.0,) * len(values)
     high = struct.unpack(f"{len(values)}f", struct.pack(f"{len(values)}f", *values))
     return high, tuple([v - h for v, h in zip(values, high)])
-
-
-def _like(x: Tensor, other: Tensor) -> Tensor:
-    """`other` expanded to the shape of x, its elements in the order in which those of x lie in memory."""
-    other = other.expand(x.shape)
-    if other.stride() == x.stride() and not other.is_neg():
-        return other
-    return torch.empty_like(x, dtype=other.dtype).copy_(other)
 
 
 def _halves(x: Tensor, split: int) -> tuple[Tensor, Tensor]:
@@ -434,14 +412,15 @@ def adversarial(
     many generated rows and then real ones. The terms are the real parts, then the generated ones; the gradients are
     those of whole batches.
     """
-    logits = [_dense(x) for x in logits]
-    scale, shift = (None if v is None else v.contiguous() for v in (scale, shift))
+    given = logits
+    logits = [dense_rows(x) if split else dense(x) for x in logits]
+    scale, shift = (None if v is None else packed(v) for v in (scale, shift))
     device, dtype = logits[0].device, logits[0].dtype
     double = dtype == torch.float64
     out_dtype = torch.float64 if double else torch.float32
-    partners = [_like(x, b) for x, b in zip(logits, partners)]
-    targets = [_like(x, t) for x, t in zip(logits, targets)]
-    masks = [_like(x, m) for x, m in zip(logits, masks)]
+    partners = [like(x, b) for x, b in zip(logits, partners)]
+    targets = [like(x, t) for x, t in zip(logits, targets)]
+    masks = [like(x, m) for x, m in zip(logits, masks)]
     whole = [torch.empty_like(x) for x in logits] if gradient else []
     partner_grads = [torch.empty_like(x) for x in logits] if partner_gradient else []
     logits, grads = _terms_of(logits, split), _terms_of(whole, split)
@@ -462,14 +441,17 @@ def adversarial(
                 scale if scale is None or not scale.dim() else scale[own],
             ),
             *(factor, None if shift is None else shift[own], loss, None if terms is None else terms[own]),
+            split=split,
         )
     loss = losses[0] if len(losses) == 1 or not value else torch.stack(losses).sum()
+    if split:
+        whole = [g if g.stride() == x.stride() else torch.empty_like(x).copy_(g) for x, g in zip(given, whole)]
     return loss, terms, whole + partner_grads if gradient or partner_gradient else None
 
 
 def _launch(
     logits, grads, partners, partner_grads, targets, masks,
-    labels, weights, criterion, n_real, scale, factor, shift, loss, terms,
+    labels, weights, criterion, n_real, scale, factor, shift, loss, terms, split,
 ):  # fmt: skip
     device, dtype = logits[0].device, logits[0].dtype
     double = dtype == torch.float64
@@ -480,6 +462,7 @@ def _launch(
     odd_sizes, odd_ends = tuple([_odd(n) for n in sizes]), tuple([_odd(end) for end in ends])
     given = [*logits, *partners, *targets, *masks]
     given += [x for x in (scale, shift) if x is not None]
+    given += grads if split else []  # the second half of a batch begins anywhere
     lists = (grads, partners, partner_grads, targets, masks)
     launch(
         adversarial_kernel,

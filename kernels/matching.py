@@ -19,8 +19,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .adversarial import _dense, _in_thread_sum, _like, _odd, _plain, _processors, _split
+from .adversarial import _in_thread_sum, _odd, _plain, _processors, _split
 from .launch import launch
+from .layout import dense, like, packed
 from .numerics import widen
 from .workspace import MAX_PROGRAMS, MAX_TERMS, workspace
 
@@ -158,8 +159,8 @@ def matching_signs(
     """(L, signs): L is 0-d, float32 (float64 for float64 maps); signs are int8, in the maps' shapes and layouts.
 
     fakes, reals: maps of one floating dtype on one device, pairs of one shape; checked by the caller."""
-    fakes = [_dense(x) for x in fakes]
-    reals = [_like(x, b) for x, b in zip(fakes, reals)]
+    fakes = [dense(x) for x in fakes]
+    reals = [like(x, b) for x, b in zip(fakes, reals)]
     signs = [torch.empty_like(x, dtype=torch.int8) for x in fakes]
     out = torch.float64 if fakes[0].dtype == torch.float64 else torch.float32
     losses = []
@@ -181,7 +182,7 @@ def matching_gradient(
     """scale times the gradients of L at the generated maps, then at the real ones, as asked for, in `dtype`.
 
     signs: as `matching_signs` left them. scale: one element, on the device; applied in float32, before rounding."""
-    signs = [_dense(s) for s in signs]
+    signs, scale = [dense(s) for s in signs], packed(scale)
     grads, real_grads = (
         [torch.empty_like(s, dtype=dtype) for s in signs] if asked else [] for asked in (of_fakes, of_reals)
     )

@@ -36,6 +36,7 @@ from torch import Tensor
 
 from .adversarial import _processors, _split
 from .launch import launch
+from .layout import packed
 from .workspace import MAX_PROGRAMS, workspace
 
 
@@ -80,7 +81,7 @@ def energy(D, rates, rates_lo, exponent, exponent_lo, POWERS: tl.constexpr, SLOP
     r = tl.sqrt(D)
     slope = tl.zeros(D.shape, D.dtype)
     if SLOPE:
-        slope = tl.where(D == 0, 0.0, -0.5 / r)
+        slope = tl.where(r == 0, 0.0, -0.5 / r)  # not D: a subnormal number reads as 0 on some devices
     return -r, slope
 
 
@@ -431,7 +432,7 @@ def mmd(
     powers: for each bandwidth, whether it is half of the one before and its Gaussian a power of that one's.
     precision: "exact" differences; "fp32" or "tf32" products. float64 samples are always compared by differences.
     """
-    x, y = x.contiguous(), y.contiguous()
+    x, y = packed(x), packed(y)
     (n, d), m = x.shape, len(y)
     double = x.dtype == torch.float64
     acc = torch.float64 if double else torch.float32
@@ -450,7 +451,7 @@ def mmd(
     dot = None if differences else dot_precision(precision)
     unit = 16 if d % 16 == 0 else 4 if d % 4 == 0 else 1
     rates, rates_lo = _split(_rates(kernel, bandwidths, alpha), double)
-    scale = None if scale is None else scale.contiguous()
+    scale = None if scale is None else packed(scale)
     pairs = [tuple([part for (part,) in _split((v,), double)]) for v in (weight, weight * factor)]
     launch(
         mmd_kernel,

@@ -85,7 +85,7 @@ def discriminator_real_term(real_logits: Tensor) -> Tensor:
 def generator_loss(gen_logits: Tensor, gain: float = 1.0) -> Tensor:
     """gain mean softplus(-gen_logits), 0-d. Errors as in `generator_term`."""
     check(gen_logits=gen_logits)
-    functional._check_number("gain", gain)
+    gain = functional._number("gain", gain)
     return functional.generator_loss(gen_logits, "nonsaturating", weight=gain)
 
 
@@ -94,7 +94,7 @@ def discriminator_loss(real_logits: Tensor, gen_logits: Tensor, gain: float = 1.
 
     Errors as in `generator_term`; also ValueError for two dtypes or devices."""
     check(real_logits=real_logits, gen_logits=gen_logits)
-    functional._check_number("gain", gain)
+    gain = functional._number("gain", gain)
     return functional.discriminator_loss(real_logits, gen_logits, "nonsaturating", weight=gain)
 
 
@@ -121,6 +121,6 @@ def discriminator_real_value_and_grad(real_logits: Tensor, gain: float | Tensor 
 
 def _one_side(logits: Tensor, gain: float | Tensor, objective: str, weight: float) -> ValueAndGrad:
     if not isinstance(gain, Tensor):
-        functional._check_number("gain", gain)
+        gain = functional._number("gain", gain)
     out = functional.generator_value_and_grad(logits.detach(), objective, weight=weight, grad_scale=gain)
     return ValueAndGrad(out.loss, out.grads[0], out.stats.fake_mean, out.stats.fake_sign)
