@@ -29,7 +29,7 @@ EXAMPLES = """examples:
   python -m bench report --html                  all of them on one page, report.html
   python -m bench report --agree A.json B.json   do two runs agree within their intervals?
   python -m bench machine-code                   compile the kernels for GPUs that are not here, and check the result
-  python -m bench gpu --out RESULTS              all there is to do on a GPU machine, in one command, in 9 minutes
+  python -m bench gpu --out RESULTS              all there is to do on a GPU machine, in one command, in 8.3 minutes
   python -m pytest bench --benchmark-only --benchmark-enable      the same contenders under pytest-benchmark
 
 Results: bench/results/<device>/<suite>.json, with tables (.md) and pictures (.png) drawn from it.
@@ -52,6 +52,18 @@ configurations, each the loss of D, or of G where the name ends in -g:
 
 Results: bench/results/<device>/lists.json, .md and .png. The times of a busy machine are not worth keeping: lists.md
 says so where others kept the cores busy."""
+
+GPU = """Everything that only a GPU can show, the most valuable first: launches, waits and reruns; the headline cells of
+every suite; block sizes; the tests marked gpu; a profile; torch.compile beside the headline cells; then the other
+cells. Each stage has a budget, and its numbers are in DIR as soon as they are measured. Nothing is downloaded."""
+
+GPU_EXAMPLES = """examples:
+  python -m bench gpu --out DIR                        on the GPU machine, in 8.3 minutes
+  python -m bench gpu --out DIR --again --minutes 4    there, once more: the headline cells, and what failed
+  python -m bench gpu --out DIR --stages checks,losses
+  python -m bench report DIR/results.json              anywhere: tables, pictures and README.md from what came back
+
+Exit codes: 0 every stage passed; 1 something failed or is missing, summary.md says what; 2 bad arguments."""
 
 COMPARE = """Times this checkout, with its uncommitted changes, against another commit: two processes, one a side, take
 turns in random order, round by round, in several pairs of processes. A row is a ratio, above 1 where this checkout is
@@ -88,6 +100,12 @@ def dtypes(text: str) -> list[str]:
         if name not in known:
             raise argparse.ArgumentTypeError(f"dtype {name!r}: expected one of {', '.join(known)}")
     return text.split(",")
+
+
+def cells(text: str) -> list[str]:
+    """float32:2^26,bfloat16:128 -> as `bench.losses.run` takes them."""
+    pairs = [part.partition(":")[::2] for part in text.split(",")]
+    return [f"{dtypes(dtype)[0]} {size(n)}" for dtype, n in pairs]
 
 
 def positive(text: str) -> float:
@@ -152,6 +170,11 @@ def _measuring(add: argparse.ArgumentParser, quick: str, unit: str) -> None:
     add.add_argument("--quiet", action="store_true", help="print no table")
 
 
+def _document(add: argparse.ArgumentParser) -> None:
+    add.add_argument("--out", type=Path, metavar="DIR", help="write the numbers here as well")
+    add.add_argument("--commit", metavar="HASH", help="record this commit, where the checkout has no git history")
+
+
 def parser() -> argparse.ArgumentParser:
     formatter = argparse.RawDescriptionHelpFormatter
     top = Parser(prog="python -m bench", description=TOP, epilog=EXAMPLES, formatter_class=formatter)
@@ -173,6 +196,7 @@ def parser() -> argparse.ArgumentParser:
         if name == "losses":
             add.add_argument("--sizes", type=sizes, metavar="N,N", help="logits a side; by default 1 to 2^24, GPU 2^28")
             add.add_argument("--dtypes", type=dtypes, metavar="D,D", help="default float32,bfloat16,float16,float64")
+            add.add_argument("--only", type=cells, metavar="D:N,D:N", help="these cells: float32:2^26,bfloat16:128")
             _measuring(add, "few sizes and rounds: does it run, not how fast is it", "cell (dtype and size)")
         else:
             known = names if name == "lists" else words
@@ -204,12 +228,32 @@ def parser() -> argparse.ArgumentParser:
     add.add_argument("--targets", metavar="T,T", help="of sm_80,sm_90,sm_100,gfx942; default all")
     add.add_argument("--jobs", type=int, choices=range(1, 65), metavar="J", help="processes; default one a core")
 
-    commands.add_parser("checks", help="launch counts, no synchronisation, graph replay; needs a CUDA device")
+    add = commands.add_parser("checks", help="launch counts, no synchronisation, graph replay; needs a CUDA device")
+    _document(add)
 
-    add = commands.add_parser("gpu", help="tests, benchmark, sanitizers and profile on a GPU machine, in one command")
-    add.add_argument("--out", type=Path, metavar="DIR", help="also copy the results here, at most 8 files")
-    add.add_argument("--quick", action="store_true", help="shorter stages")
-    add.add_argument("--minutes", type=positive, default=8.7, metavar="M", help="of all stages together (default 8.7)")
+    add = commands.add_parser("tune", help="block sizes and programs of the kernels, timed; needs a CUDA device")
+    add.add_argument("--only", type=words, metavar="NAME,NAME", help="these problems alone; an unknown name lists them")
+    add.add_argument("--quick", action="store_true", help="small problems")
+    _document(add)
+
+    add = commands.add_parser(
+        "gpu",
+        help="checks, suites, tests and profile on a GPU machine, in one command",
+        description=GPU,
+        epilog=GPU_EXAMPLES,
+        formatter_class=formatter,
+    )
+    add.add_argument("--out", type=Path, required=True, metavar="DIR", help="at most 7 files go here, as they are made")
+    add.add_argument("--minutes", type=positive, default=8.3, metavar="M", help="of all stages together (default 8.3)")
+    add.add_argument("--stages", type=words, metavar="NAME,NAME", help="these alone; an unknown name lists them")
+    add.add_argument(
+        "--again",
+        nargs="?",
+        const=True,
+        metavar="FILE",
+        help="the headline cells again, and what did not pass in that results.json (default: the last run's here)",
+    )
+    add.add_argument("--quick", action="store_true", help="small cells: does it run, not how fast is it")
     add.add_argument("--commit", metavar="HASH", help="record this commit, where the checkout has no git history")
     return top
 
@@ -223,13 +267,19 @@ def main(arguments: list[str] | None = None) -> int:
     if args.command == "gpu":
         from bench import gpu
 
-        return gpu.run(args.out, quick=args.quick, minutes=args.minutes, commit=args.commit)
+        repeat = gpu.earlier() if args.again is True else args.again and Path(args.again)
+        try:
+            return gpu.run(
+                args.out, minutes=args.minutes, commit=args.commit, quick=args.quick, repeat=repeat, only=args.stages
+            )
+        except ValueError as error:
+            return complain(str(error))
     if args.command == "report":
         return agree(*args.agree) if args.agree else report(args.file, args.html, args.check)
     try:
         import fastgan.kernels  # noqa: F401
     except ImportError as error:
-        return complain(f"{error}: install with `python -m pip install --no-build-isolation --no-deps -e .`")
+        return complain(f"{error}: install with `python -m pip install -e .`")
     if args.command == "gate":
         from bench import gate
 
@@ -241,7 +291,14 @@ def main(arguments: list[str] | None = None) -> int:
     if args.command == "checks":
         from bench import checks
 
-        return checks.run()
+        return checks.run(args.out, args.commit)
+    if args.command == "tune":
+        from bench import tune
+
+        try:
+            return tune.run(args.only, args.out, args.commit, args.quick)
+        except ValueError as error:
+            return complain(str(error))
     if getattr(args, "device", None) == "cuda":
         import torch
 
@@ -301,7 +358,7 @@ def measure(args: argparse.Namespace, arguments: list[str]) -> int:
 
 
 def _only(args: argparse.Namespace, device: str) -> list[str] | None:
-    if args.command != "losses":
+    if args.command != "losses" or args.only is not None:
         return args.only
     if args.sizes is None and args.dtypes is None:
         return None
@@ -369,7 +426,7 @@ def report(files: list[Path], html: Path | None, check: bool) -> int:
         try:
             results = json.loads(file.read_text(encoding="utf-8"))
             if "suites" in results:  # what `bench gpu --out` brings from another machine
-                written = readme.unpack(results)
+                written, everything = readme.unpack(results), True
             else:
                 written = suites.module(suites.name_of(results)).write(results, file.parent)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import math
 import os
 import platform
 import re
@@ -110,6 +111,10 @@ def slug(device: str) -> str:
     import torch
 
     name = torch.cuda.get_device_name(0) if device == "cuda" else f"cpu {cpu_name()} {threads(torch.get_num_threads())}"
+    return slug_of(name)
+
+
+def slug_of(name: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
@@ -147,4 +152,13 @@ def write_drawn(
 
 
 def write_json(path: Path, value: dict) -> None:
-    write_atomically(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
+    """JSON has no NaN and no infinity: they are written as null, and lose nothing else."""
+    write_atomically(path, json.dumps(_finite(value), indent=1, allow_nan=False) + "\n")
+
+
+def _finite(value):
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

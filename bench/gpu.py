@@ -1,217 +1,256 @@
-"""`python -m bench gpu`: everything a GPU machine is needed for, in one command, in under nine minutes.
+"""`python -m bench gpu`: all that a GPU machine is needed for, in one command, the most valuable first.
 
-Stages run one after the other, each in a process of its own with a time limit; a stage that fails or is skipped is
-reported and does not stop the others. Nothing is downloaded. On a machine without a GPU the stages that need one are
-skipped, by name.
+Each stage is a process group of its own with a budget of seconds. What it measures reaches the output folder within a
+second, so a stage that is stopped, or a machine that is taken away, costs only what was not measured yet. Nothing is
+downloaded. On a machine without a GPU, stages that need one are skipped, and the summary says so.
+
+The output folder holds at most seven files: results.json (every number; `python -m bench report results.json` draws
+tables, pictures and README's tables from it on another machine), summary.md, and the logs of the stages.
 """
 
 from __future__ import annotations
 
-import importlib.util
-import json
 import os
-import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench import environment, promises, suites
+from bench import bundle, environment
 
-MOST_BYTES = 16 * 2**20
 PYTHON = sys.executable
-SUITES = (("matching", 35), ("training", 60), ("mmd", 25), ("lists", 35), ("batches", 20), ("timeline", 12))  # seconds
+SCRATCH = environment.ROOT / "build" / "gpu"  # ignored by git; a later call finds the results of an earlier one here
+MINUTES = 500 / 60
+GRACE = 8.0  # seconds from SIGINT to SIGKILL
+LEAST = 8.0  # seconds: with less left, no stage is started
+
+HEADLINES = "float32:2^26,bfloat16:2^26,float32:128,float32:2^12,float32:2^16"
+QUICK_HEADLINES = "float32:2^18,bfloat16:2^18,float32:128"
 
 
 @dataclass(frozen=True)
 class Stage:
-    """log: the file its output goes to; several stages may share one. needs: what must be there, None if it is."""
+    """seconds: at most. log: the file its output goes to. tool: a program it needs. beside: runs at the same time."""
 
     name: str
-    command: list[str]
-    log: str
     seconds: float
-    needs: Callable[[], str | None] = lambda: None
+    command: tuple[str, ...]
+    log: str = "stages.log"
+    tool: str | None = None
+    needs_gpu: bool = True
     variables: tuple[tuple[str, str], ...] = ()
+    beside: Stage | None = None
 
 
-def needs_cuda() -> str | None:
-    import torch
+def plan(commit: str | None = None, quick: bool = False, failed: Sequence[str] = ()) -> list[Stage]:
+    """The stages, in the order of what they are worth. failed: ids of the tests to run; by default all for a GPU."""
+    header = ("--commit", commit) if commit else ()
 
-    return None if torch.cuda.is_available() else "no CUDA device"
+    def bench(name: str, seconds: float, *arguments: str, needs_gpu: bool = True) -> Stage:
+        out = ("--out", str(SCRATCH / name.replace(" ", "-")))
+        return Stage(name, seconds, (PYTHON, "-m", "bench", *arguments, *out, *header), needs_gpu=needs_gpu)
 
+    def suite(name: str, seconds: float, suite: str, only: str | None, *options: str) -> Stage:
+        """Starts no cell that would not end in time, so that what it measured is complete."""
+        common = ("--processes", "1", "--quiet", "--limit", f"{0.8 * seconds:.0f}", *["--quick"] * quick)
+        chosen = ("--only", only) if only else ()
+        return bench(name, seconds, suite, *chosen, *common, *options, needs_gpu=False)
 
-def needs(tool: str) -> Callable[[], str | None]:
-    return lambda: needs_cuda() or (None if shutil.which(tool) else f"{tool} is not on the PATH")
+    def tests(name: str, seconds: float, marks: str, *options: str, beside: Stage | None = None) -> Stage:
+        command = (PYTHON, "-m", "pytest", *(failed or ("tests",)), "-vv", "--tb=short", "-p", "no:cacheprovider")
+        command += ("--continue-on-collection-errors", "-m", marks, *options)
+        return Stage(name, seconds, command, "pytest.log", beside=beside)
 
-
-def not_installed() -> bool:
-    code = "import fastgan.kernels"
-    return subprocess.run([PYTHON, "-c", code], cwd=environment.ROOT, capture_output=True).returncode != 0
-
-
-def _stages(folder: Path, quick: bool, cuda: bool, commit: str | None) -> list[Stage]:
-    bench = [PYTHON, "-m", "bench"]
-    common = [
-        "--out",
-        str(folder),
-        "--quiet",
-        "--processes",
-        "1",
-        *["--quick"] * quick,
-        *(["--commit", commit] if commit else []),
-    ]
-
-    def suite(name: str, seconds: float) -> Stage:
-        """Stops by itself, so that what it has measured is kept; is stopped where it does not."""
-        seconds = min(seconds, 50) if quick else seconds
-        return Stage(
-            name, [*bench, name, *common, "--limit", f"{0.8 * seconds:.0f}"], f"{name}.log", 1.3 * seconds + 10
-        )
-
-    uncached = (("PYTORCH_NO_CUDA_MEMORY_CACHING", "1"),)  # else every tensor lies in one allocation to the checker
-    sanitizer = ["compute-sanitizer", "--error-exitcode", "9", "--target-processes", "application-only", "--tool"]
-    profiler = ["ncu", "--clock-control", "none", "--kernel-name", "regex:adversarial", "--launch-count", "6"]
-    for section in ("SpeedOfLight", "MemoryWorkloadAnalysis", "Occupancy", "LaunchStats", "WarpStateStats"):
-        profiler += ["--section", section]
-    pytest = [PYTHON, "-m", "pytest", "tests", "-q", "-p", "no:cacheprovider", "-ra", "--durations=10"]
-    if quick or not cuda:
-        pytest += ["-x"]
-    if importlib.util.find_spec("xdist"):
-        pytest += ["-n", str(min(4, os.cpu_count() or 1))]
+    uncached = (("PYTORCH_NO_CUDA_MEMORY_CACHING", "1"),)  # else the checker sees one allocation around all tensors
+    memory = Stage(
+        "memcheck",
+        80,
+        ("compute-sanitizer", "--tool", "memcheck", "--error-exitcode", "9", PYTHON, "-m", "bench.workload", "small"),
+        "sanitizer.log",
+        "compute-sanitizer",
+        variables=uncached,
+    )
+    sections = ("SpeedOfLight", "MemoryWorkloadAnalysis", "Occupancy", "LaunchStats", "WarpStateStats")
+    profile = ("ncu", "--clock-control", "none", "--kernel-name", "regex:adversarial|matching", "--launch-count", "6")
+    profile += tuple(word for section in sections for word in ("--section", section))
+    losses, hifigan = QUICK_HEADLINES if quick else HEADLINES, "hifigan"
+    mmd, dcgan = ("256 x 64" if quick else "16384 x 64"), "64px-b128"
+    rest = _others(losses, hifigan, mmd)
+    workers = ("-n", str(min(12, os.cpu_count() or 1)))
     return [
-        suite("losses", 140),
-        Stage("tests", pytest, "pytest.log", 60 if quick else 120),
-        Stage("checks", [*bench, "checks"], "checks.log", 25, needs_cuda),
-        *(suite(name, seconds) for name, seconds in SUITES if name in suites.there()),
-        Stage(
-            "memcheck",
-            [*sanitizer, "memcheck", PYTHON, "-m", "bench.workload", "small"],
-            "sanitizer.log",
-            60,
-            needs("compute-sanitizer"),
-            uncached,
-        ),
-        Stage(
-            "racecheck",
-            [*sanitizer, "racecheck", PYTHON, "-m", "bench.workload", "small"],
-            "sanitizer.log",
-            60,
-            needs("compute-sanitizer"),
-            uncached,
-        ),
-        Stage("profile", [*profiler, PYTHON, "-m", "bench.workload", "large"], "ncu.log", 60, needs("ncu")),
-        Stage("machine code", [*bench, "machine-code", "--json", str(folder / "machine_code.json")], "machine.log", 90),
+        bench("checks", 60, "checks"),
+        suite("losses", 35, "losses", losses, "--no-compile", "--budget", "1.5"),
+        suite("matching", 20, "matching", hifigan, "--no-compile", "--budget", "1.5"),
+        suite("mmd", 20, "mmd", mmd, "--no-compile", "--budget", "1.5"),
+        suite("training", 40, "training", dcgan, "--no-compile", "--budget", "8"),
+        bench("tune", 40, "tune", *["--quick"] * quick),
+        tests("tests", 80, "gpu and not capture_fails and not slow", *workers, beside=memory),
+        tests("failing captures", 25, "gpu and capture_fails and not slow"),  # alone: they may leave the device broken
+        Stage("profile", 30, (*profile, PYTHON, "-m", "bench.workload", "large"), "ncu.log", "ncu"),
+        suite("losses compiled", 60, "losses", losses, "--budget", "1.5"),
+        suite("matching compiled", 25, "matching", hifigan, "--budget", "1.5"),
+        suite("mmd compiled", 25, "mmd", mmd, "--budget", "1.5"),
+        suite("training compiled", 40, "training", dcgan, "--budget", "8"),
+        suite("lists", 40, "lists", None, "--no-compile", "--budget", "0.5"),
+        suite("more losses", 60, "losses", rest["losses"], "--no-compile", "--budget", "0.5"),
+        suite("more matching", 40, "matching", rest["matching"], "--no-compile", "--budget", "0.5"),
+        suite("more mmd", 25, "mmd", rest["mmd"], "--no-compile", "--budget", "0.5"),
+        suite("batches", 20, "batches", None, "--no-compile"),
+        suite("timeline", 15, "timeline", None),
     ]
 
 
-def run(out: Path | None, *, quick: bool, minutes: float, commit: str | None) -> int:
-    import torch
+def _others(losses: str, matching: str, mmd: str) -> dict[str, str]:
+    """The cells of each suite but those that have stages of their own."""
+    from bench import losses as losses_
+    from bench import matching as matching_
+    from bench import mmd as mmd_
+    from bench.promises import size
 
-    begin, clock = time.perf_counter(), time.time()
-    deadline = begin + 60 * minutes
-    cuda = torch.cuda.is_available()
-    folder = environment.folder("cuda" if cuda else "cpu", quick)
-    folder.mkdir(parents=True, exist_ok=True)
-    logs: dict[str, list[str]] = {}
-    report = ["| stage | result | seconds |", "|---|---|---|"]
-    failed = 0
-
-    if not_installed():
-        install = [PYTHON, "-m", "pip", "install", "--no-build-isolation", "--no-deps", "--no-index", "-e", "."]
-        stages = [Stage("install", install, "install.log", 60)]
-    else:
-        stages = []
-    for stage in [*stages, *_stages(folder, quick, cuda, commit)]:
-        why, taken = stage.needs(), 0.0
-        remaining = deadline - time.perf_counter()
-        if why is None and remaining < 10:
-            why = f"the {minutes:g} minutes were spent"
-        if why is not None:
-            result = f"skipped: {why}"
-        else:
-            print(f"[{time.perf_counter() - begin:5.0f} s] {stage.name} ...", flush=True)
-            started = time.perf_counter()
-            result, text = _run(stage, min(stage.seconds, remaining))
-            taken = time.perf_counter() - started
-            failed += result != "passed"
-            logs.setdefault(stage.log, []).append(f"== {stage.name}: {result}\n{text}")
-        report.append(f"| {stage.name} | {result} | {taken:.0f} |")
-        print(f"[{time.perf_counter() - begin:5.0f} s] {stage.name}: {result}", flush=True)
-
-    summary = "\n".join([*report, "", _promises(folder, clock)])
-    copies = {name: "\n".join(parts) for name, parts in logs.items()}
-    if out is not None:
-        _copy(out, folder, clock, summary, copies)
-    for name, text in copies.items():  # the last lines of what went wrong
-        if "== " in text and re.search(r"^== .*: (?!passed)", text, re.M):
-            print(f"\n-- end of {name}\n" + "\n".join(text.splitlines()[-15:]))
-    print("\n" + summary)
-    return 1 if failed else 0
+    known = {
+        "losses": [f"{dtype}:{size(n)}" for dtype, n in losses_.cells("cuda", False)],
+        "matching": [*(c.name for c in matching_.CONFIGURATIONS), "penalties"],
+        "mmd": list(mmd_.cells("cuda")),
+    }
+    measured = {"losses": losses.split(","), "matching": [matching], "mmd": [mmd]}
+    return {name: ",".join(cell for cell in cells if cell not in measured[name]) for name, cells in known.items()}
 
 
-def _run(stage: Stage, seconds: float) -> tuple[str, str]:
-    variables = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"} | dict(stage.variables)
-    try:
-        done = subprocess.run(
-            stage.command,
-            cwd=environment.ROOT,
-            env=variables,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            timeout=seconds,
-        )
-    except subprocess.TimeoutExpired as error:
-        text = error.stdout or b""
-        return f"stopped after {seconds:.0f} s", text.decode(errors="replace") if isinstance(text, bytes) else text
-    except OSError as error:
-        return "could not start", str(error)
-    last = done.stdout.strip().splitlines()[-1:] or [""]
-    return ("passed" if done.returncode == 0 else f"failed ({done.returncode}): {last[0][:80]}"), done.stdout
+def again(earlier: dict, commit: str | None = None, quick: bool = False) -> list[Stage]:
+    """The headline cells, and what did not pass in an earlier call."""
+    headlines = ("losses", "matching", "mmd", "training")
+    passed = {row["name"] for row in earlier.get("stages", ()) if row["result"] == "passed"}
+    stages = plan(commit, quick, earlier.get("tests", {}).get("failed", ()))
+    return [stage for stage in stages if stage.name in headlines or stage.name not in passed]
 
 
-def _made_since(file: Path, clock: float) -> bool:
-    return file.exists() and file.stat().st_mtime >= clock
-
-
-def _promises(folder: Path, clock: float) -> str:
-    """The table of promises, from the numbers of this run only."""
-    found = []
-    for name in [*suites.there(), "machine_code"]:
-        if not _made_since(folder / f"{name}.json", clock):
-            found.append((f"everything that {name}.json shows", "the file was not written", promises.UNMEASURED))
-            continue
-        results = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
-        if name == "machine_code":
-            kept, broken = len(results["rows"]) - results["broken"], results["broken"]
-            what = "machine code: 128-bit accesses, no spills, at most 26 instructions a logit"
-            found.append((what, f"{kept} of {len(results['rows'])} builds", "not met" if broken else "met"))
-            continue
-        try:
-            found += suites.module(name).promises(results)
-        except Exception as error:  # a suite that was stopped halfway
-            found.append(
-                (f"everything that {name}.json shows", f"{type(error).__name__}: {error}", promises.UNMEASURED)
-            )
-    return promises.table(found)
-
-
-def _copy(out: Path, folder: Path, clock: float, summary: str, logs: dict[str, str]) -> None:
-    """At most eight files, none over 16 MiB, no folders. results.json is all suites together: `python -m bench report
-    results.json` on another machine puts them in their places and draws tables and pictures."""
+def run(
+    out: Path,
+    *,
+    minutes: float = MINUTES,
+    commit: str | None = None,
+    quick: bool = False,
+    repeat: Path | None = None,
+    only: list[str] | None = None,
+) -> int:
+    """repeat: the results.json of an earlier call. only: names of stages. 0: every stage passed; 1: see summary.md."""
+    stages = plan(commit, quick) if repeat is None else again(bundle.read(repeat), commit, quick)
+    known = [stage.name for stage in plan()]
+    for name in only or ():
+        if name not in known:
+            raise ValueError(f"stage {name!r}: expected one of {', '.join(known)}")
+    if only:
+        stages = [stage for stage in stages if stage.name in only]
+    begin = time.perf_counter()
+    shutil.rmtree(SCRATCH, ignore_errors=True)
     out.mkdir(parents=True, exist_ok=True)
-    files = {"summary.md": summary + "\n", "pytest.log": logs.get("pytest.log", "the tests did not run\n")}
-    rest = [text for name, text in logs.items() if name not in ("pytest.log", "ncu.log", "sanitizer.log")]
-    files["stages.log"] = "\n".join(rest)
-    files |= {name: logs[name] for name in ("ncu.log", "sanitizer.log") if name in logs}
-    for name, text in files.items():
-        (out / name).write_bytes(text.encode()[-MOST_BYTES:])
-    made = [folder / f"{name}.json" for name in [*suites.there(), "machine_code"]]
-    made = [file for file in made if _made_since(file, clock)]
-    bundle = {"folder": folder.name, "suites": {f.stem: json.loads(f.read_text(encoding="utf-8")) for f in made}}
-    environment.write_json(out / "results.json", bundle)
+    made = bundle.Bundle(out, SCRATCH)
+    signal.signal(signal.SIGTERM, _interrupt)
+    gpu = _has_gpu()
+    try:
+        for i, stage in enumerate(stages):
+            left = 60 * minutes - (time.perf_counter() - begin)
+            why = _why_not(stage, gpu) or (f"{minutes:g} minutes were spent" if left < LEAST else None)
+            made.waiting = [s.name for s in stages[i + 1 :]]
+            if why is not None:
+                made.add(stage.name, f"not run: {why}", 0.0)
+                continue
+            seconds = min(stage.seconds, left)
+            print(f"[{time.perf_counter() - begin:4.0f} s] {stage.name}, at most {seconds:.0f} s", flush=True)
+            _run(stage, seconds, gpu, made)
+    except KeyboardInterrupt:
+        print("interrupted", flush=True)
+    made.write()
+    print(made.summary())
+    return 0 if made.complete() and not made.waiting else 1
+
+
+def _interrupt(*_) -> None:
+    raise KeyboardInterrupt
+
+
+def _has_gpu() -> bool:
+    return bool(environment.capture("nvidia-smi", "-L"))
+
+
+def _why_not(stage: Stage, gpu: bool) -> str | None:
+    if stage.needs_gpu and not gpu:
+        return "no CUDA device"
+    if stage.tool and not shutil.which(stage.tool):
+        return f"{stage.tool} is not on the PATH"
+    return None
+
+
+def _run(stage: Stage, seconds: float, gpu: bool, made: bundle.Bundle) -> None:
+    """The stage, and what runs beside it, until all ended or their seconds are over."""
+    together = [stage] + ([stage.beside] if stage.beside and _why_not(stage.beside, gpu) is None else [])
+    begin = time.perf_counter()
+    with _started(together, made.out) as processes:
+        waiting = dict(zip([s.name for s in together], processes))
+        while waiting:
+            over = time.perf_counter() - begin > seconds
+            for name, process in list(waiting.items()):
+                if over:
+                    _stop(process)
+                if process.poll() is None:
+                    continue
+                result = f"stopped after {seconds:.0f} s" if over else _said(process.returncode)
+                made.add(name, result, time.perf_counter() - begin)
+                del waiting[name]
+            made.refresh()
+            time.sleep(0.25)
+
+
+@contextmanager
+def _started(stages: list[Stage], out: Path) -> Iterator[list[subprocess.Popen]]:
+    """Each in a session of its own, so that a signal reaches all of its processes."""
+    processes = []
+    variables = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
+    try:
+        for stage in stages:
+            log = (out / stage.log).open("ab")
+            shown = [Path(word).name if os.path.isabs(word) else word for word in stage.command]
+            log.write(f"\n== {stage.name}: {' '.join(shown)}\n".encode())
+            log.flush()
+            try:
+                processes.append(
+                    subprocess.Popen(
+                        stage.command,
+                        cwd=environment.ROOT,
+                        env=variables | dict(stage.variables) | {"PYTHONUNBUFFERED": "1"},
+                        stdin=subprocess.DEVNULL,
+                        stdout=log,
+                        stderr=subprocess.STDOUT,
+                        start_new_session=True,
+                    )
+                )
+            finally:
+                log.close()
+        yield processes
+    finally:
+        for process in processes:
+            _stop(process)
+
+
+def _stop(process: subprocess.Popen) -> None:
+    """SIGINT to the group, so that Python can write what it has; then SIGKILL to whoever is left of it."""
+    for how in (signal.SIGINT, signal.SIGKILL):
+        try:
+            os.killpg(process.pid, how)
+            process.wait(GRACE)
+        except (ProcessLookupError, subprocess.TimeoutExpired):
+            continue
+
+
+def _said(code: int) -> str:
+    return "passed" if code == 0 else f"failed ({code})"
+
+
+def earlier() -> Path:
+    """The results of the last call on this machine."""
+    return SCRATCH / "results.json"

@@ -111,6 +111,7 @@ class Cuda(Cpu):
 
     kinds = ("host", "device")
     device = "cuda"
+    profiled = False  # whether this process has used the profiler
 
     def __init__(self, quick: bool):
         super().__init__(quick)
@@ -154,21 +155,28 @@ class Cuda(Cpu):
         return begin.elapsed_time(end) * 1e-3 / calls
 
     def peak_bytes(self, call: Call) -> int:
+        """Most bytes that one call asks for; the allocator may hand out larger blocks."""
         torch.cuda.synchronize()
-        before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_stats()["requested_bytes.all.current"]
         out = call(0)
         torch.cuda.synchronize()
         del out
-        return torch.cuda.max_memory_allocated() - before
+        return torch.cuda.memory_stats()["requested_bytes.all.peak"] - before
 
     def launches(self, call: Call) -> int:
+        return len(self.kernels(call))
+
+    def kernels(self, call: Call) -> list:
+        """The profiler's events of what ran on the device: kernels, copies and fills."""
         activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
-        for _ in range(2):  # the first profile of a process may start late and miss kernels
+        for _ in range(1 if Cuda.profiled else 2):  # the first profile of a process may start late and miss kernels
             with torch.profiler.profile(activities=activities) as profile:
                 call(0)
                 torch.cuda.synchronize()
-        return sum(1 for e in profile.events() if e.device_type == torch.autograd.DeviceType.CUDA)
+        Cuda.profiled = True
+        on_device = [e for e in profile.events() if e.device_type == torch.autograd.DeviceType.CUDA]
+        return [e for e in on_device if not e.is_user_annotation]  # the spans of `record_function` are no kernels
 
     def graph(self, call: Call) -> float:
         """Microseconds a call, of 32 calls captured in one CUDA graph."""

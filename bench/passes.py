@@ -57,10 +57,10 @@ def run(suite: str, arguments: Sequence[str], processes: int, limit_s: float, ou
 def merge(found: Sequence[dict]) -> dict:
     """The first of them, with each row of its cells merged with the same row of the others."""
     merged = dict(found[0], processes=len(found))
-    others = [{_key(cell): cell for cell in results["cells"]} for results in found]
+    others = [{key_of(cell): cell for cell in results["cells"]} for results in found]
     merged["cells"] = []
     for cell in found[0]["cells"]:
-        same = [cells[_key(cell)] for cells in others if _key(cell) in cells]
+        same = [cells[key_of(cell)] for cells in others if key_of(cell) in cells]
         rows = [[row for c in same for row in c["rows"] if row["contender"] == r["contender"]] for r in cell["rows"]]
         merged["cells"].append(dict(cell, rows=[merge_rows(each) for each in rows]))
     if "limits" in merged:
@@ -70,7 +70,8 @@ def merge(found: Sequence[dict]) -> dict:
     return merged
 
 
-def _key(cell: dict) -> tuple:
+def key_of(cell: dict) -> tuple:
+    """Which cell of a suite it is."""
     return tuple(cell.get(name) for name in NAMES)
 
 
@@ -119,10 +120,10 @@ def agree(first: dict, second: dict) -> tuple[list[str], int, bool]:
     where no more are than a binomial count with that chance would show in 99 runs of 100.
     """
     apart, compared = [], 0
-    rows = {(_key(cell), row["contender"]): row for cell in second["cells"] for row in cell["rows"]}
+    rows = {(key_of(cell), row["contender"]): row for cell in second["cells"] for row in cell["rows"]}
     for cell in first["cells"]:
         for row in cell["rows"]:
-            other = rows.get((_key(cell), row["contender"]), {})
+            other = rows.get((key_of(cell), row["contender"]), {})
             for key in sorted(row.keys() & other.keys()):
                 if not key.endswith("_us") or not isinstance(row[key], dict) or not isinstance(other[key], dict):
                     continue
@@ -130,7 +131,7 @@ def agree(first: dict, second: dict) -> tuple[list[str], int, bool]:
                 difference = math.log(row[key]["median"] / other[key]["median"])
                 allowed = math.hypot(half_width(row[key]), half_width(other[key]))
                 if abs(difference) > allowed:
-                    where = " ".join(str(x) for x in _key(cell) if x is not None)
+                    where = " ".join(str(x) for x in key_of(cell) if x is not None)
                     said = f"{where}, {row['contender']}, {key[:-3]}: {row[key]['median']:.4g} and "
                     said += f"{other[key]['median']:.4g} µs, {abs(math.expm1(difference)):.1%} apart, "
                     apart.append(said + f"{math.expm1(allowed):.1%} allowed")

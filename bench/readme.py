@@ -6,7 +6,7 @@ import json
 import re
 from pathlib import Path
 
-from bench import environment, promises, suites
+from bench import bundle, environment, promises, suites
 
 
 def files() -> list[Path]:
@@ -62,14 +62,19 @@ def rewrite(path: Path, write: bool) -> list[str]:
     return [f"README.md: the table of {suite} is not that of the results files" for suite in stale]
 
 
-def unpack(bundle: dict) -> list[Path]:
-    """The results files of another machine, from the one file that `bench gpu --out` leaves of them."""
-    folder, written = environment.RESULTS / re.sub(r"[^a-z0-9-]", "", bundle["folder"]), []
-    for name, results in bundle["suites"].items():
-        if name not in suites.SUITES and name != "machine_code":
-            continue
-        environment.write_json(folder / f"{name}.json", results)
-        written.append(folder / f"{name}.json")
+def unpack(found: dict) -> list[Path]:
+    """The results files of another machine, from the one file that `bench gpu` leaves of them; and README's tables."""
+    folder = environment.RESULTS / re.sub(r"[^a-z0-9-]", "", found["folder"] or "unknown")
+    written = []
+    for name, results in found["suites"].items():
         if name in suites.there():
-            written += suites.module(name).write(results, folder)
-    return written
+            environment.write_json(folder / f"{name}.json", results)
+            written += [folder / f"{name}.json", *suites.module(name).write(results, folder)]
+    for name in bundle.DOCUMENTS:
+        if name in found:
+            environment.write_json(folder / f"{name}.json", found[name])
+            environment.write_atomically(folder / f"{name}.md", suites.module(name).markdown(found[name]))
+            written += [folder / f"{name}.json", folder / f"{name}.md"]
+    run = {key: found[key] for key in ("stages", "tests") if key in found}
+    environment.write_json(folder / "gpu.json", run)
+    return [*written, folder / "gpu.json"]

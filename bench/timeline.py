@@ -23,7 +23,7 @@ from bench import environment, report
 
 STEPS = {"DCGAN, 32 pixels, batch 64": (32, 64), "DCGAN, 64 pixels, batch 128": (64, 128)}
 CATEGORIES = {  # name: (parts of an event's name, colour); the first that fits
-    "loss": (("fastgan loss",), "#e11d74"),
+    "loss": (("fastgan loss", "adversarial_kernel"), "#e11d74"),
     "optimizer": (("Optimizer.", "_fused_adam", "adam"), "#7c3aed"),
     "convolution": (("conv", "Conv", "cudnn", "gemm"), "#2563eb"),
     "matrix product": (("addmm", "mm", "linear", "Linear"), "#0d9488"),
@@ -94,6 +94,8 @@ def profiled(name: str, device: str) -> dict:
     lanes = {"host": [], "device": []}
     for event in events:
         on_device = event.device_type == torch.autograd.DeviceType.CUDA
+        if on_device and event.is_user_annotation:  # the span of its kernels, which are events themselves
+            continue
         if (on_device or event.cpu_parent is None) and event.time_range.end > event.time_range.start:
             span = [category(event.name), round(event.time_range.start - first, 1), round(_length(event), 1)]
             lanes["device" if on_device else "host"].append(span)

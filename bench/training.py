@@ -47,6 +47,7 @@ CONTENDERS = {
     "trainer, bfloat16, captured, one-stage": "GANTrainer(step='one-stage')",
 }
 FASTEST = ("trainer, bfloat16, captured", "trainer, bfloat16, captured, compiled")
+CURVES = "curves"
 LATENT, LR, BETAS = 100, 2e-4, (0.5, 0.999)  # the example's
 
 
@@ -246,13 +247,7 @@ class Steps(Cuda):
         return (time.perf_counter() - begin) / calls
 
     def device_us(self, call) -> float:
-        activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
-        for _ in range(2):  # the first profile of a process may start late and miss kernels
-            with torch.profiler.profile(activities=activities) as profile:
-                call(0)
-                torch.cuda.synchronize()
-        events = [e for e in profile.events() if e.device_type == torch.autograd.DeviceType.CUDA]
-        return sum(e.time_range.elapsed_us() for e in events)
+        return sum(e.time_range.elapsed_us() for e in self.kernels(call))
 
 
 def why_wrong(name: str, got: Sequence[tuple[float, float]], want: Sequence[tuple[float, float]]) -> str | None:
@@ -280,12 +275,14 @@ def run(
     configurations: Sequence[Cell] | None = None,
     curve_steps: int | None = None,
 ) -> dict:
-    """The results, as they stand in training.json; `out` is written after every cell. only: names of cells."""
-    known = list(configurations or cells(device))
-    chosen = [c for c in known if only is None or c.name in only]
+    """The results, as they stand in training.json; `out` is written after every cell. only: names of cells, and
+    "curves" for the losses over the steps; all of them by default."""
+    own = list(configurations or cells(device))
+    known = own if configurations else [*own, *(c for c in cells("cuda") if c.name not in {o.name for o in own})]
+    chosen = own if only is None else [c for c in known if c.name in only]
     for name in only or ():
-        if name not in {c.name for c in known}:
-            raise ValueError(f"configuration {name!r}: expected one of {', '.join(c.name for c in known)}")
+        if name not in {CURVES, *(c.name for c in known)}:
+            raise ValueError(f"configuration {name!r}: expected one of {', '.join([c.name for c in known])}, {CURVES}")
     if quick and only is None:
         chosen = chosen[:2]
     if budget_s is None:
@@ -305,7 +302,8 @@ def run(
         "skipped": [],
     }
     begin, longest = time.perf_counter(), 0.0
-    bar = progress([*chosen[:1], None, *chosen[1:]], "training")  # None: the curves
+    drawn = [None] if only is None or CURVES in only else []
+    bar = progress([*chosen[:1], *drawn, *chosen[1:]], "training")  # None: the curves
     for cell in bar:
         started = time.perf_counter()
         if cell is not None and started - begin + longest > limit_s:  # most of a cell's time goes to compiling

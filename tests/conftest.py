@@ -18,12 +18,12 @@ TOGETHER = {"test_machine_code", "test_distributed", "test_bench"} | {
 
 RUNS = [("torch", "cpu")]  # (backend, device)
 if CUDA:
-    RUNS += [("triton", "cuda"), ("torch", "cuda")]
+    RUNS += [pytest.param(("triton", "cuda"), marks=pytest.mark.gpu), ("torch", "cuda")]
 elif os.environ["TRITON_INTERPRET"] == "1":
     RUNS += [("triton", "cpu")]
 
 
-@pytest.fixture(params=RUNS, ids=lambda run: f"{run[0]}-{run[1]}")
+@pytest.fixture(params=RUNS, ids="-".join)
 def device(request, monkeypatch):
     """Runs a test once a backend, with that backend chosen; the value is the device its tensors go on."""
     backend, device = request.param
@@ -34,11 +34,10 @@ def device(request, monkeypatch):
 @pytest.fixture
 def kernel_device(monkeypatch):
     """The device where the Triton kernels run here, chosen as backend: the GPU, or the CPU through the interpreter."""
-    devices = [device for backend, device in RUNS if backend == "triton"]
-    if not devices:
+    if not CUDA and os.environ["TRITON_INTERPRET"] != "1":
         pytest.skip("no GPU, and TRITON_INTERPRET is not 1")
     monkeypatch.setattr("fastgan.operators.chosen", "triton")
-    return torch.device(devices[0])
+    return torch.device("cuda" if CUDA else "cpu")
 
 
 @pytest.fixture

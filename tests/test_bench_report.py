@@ -191,14 +191,32 @@ def test_most_by_chance_is_the_binomials():
 
 def test_results_of_another_machine_are_unpacked_and_drawn(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(environment, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(environment, "ROOT", tmp_path)
+    (tmp_path / "README.md").write_text("<!-- bench:losses -->\n<!-- /bench -->\n")
     stored = json.loads((ROOT / "bench/results").joinpath("cpu-amd-epyc-2-threads/losses.json").read_text())
-    bundle = {"folder": "../a-gpu", "suites": {"losses": stored, "machine_code": {"rows": []}, "../evil": {}}}
+    there = {"environment": stored["environment"]}
+    checks = there | {
+        "machine": {"copy_bytes_per_s": 3e12},
+        "rows": [{"check": "a", "call": "b", "dtype": "c", "wrong": "d"}],
+    }
+    tune = there | {"problems": {"p": [{"plan": "slow", "graph_us": 9.0}, {"plan": "fast", "graph_us": 2.0}]}}
+    bundle = {
+        "folder": "../a-gpu",
+        "suites": {"losses": stored, "../evil": {}},
+        "checks": checks,
+        "tune": tune,
+        "stages": [],
+    }
     environment.write_json(tmp_path / "results.json", bundle)
     assert command.main(["report", str(tmp_path / "results.json")]) == 0
     made = {p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*") if p.is_file()}
-    kept = ("losses.json", "losses.md", "losses.png", "growth.png", "machine_code.json")
-    assert made == {"results.json", *(f"results/a-gpu/{name}" for name in kept)}
+    kept = ("losses.json", "losses.md", "losses.png", "growth.png", "gpu.json")
+    kept += tuple(f"{name}.{kind}" for name in ("checks", "tune") for kind in ("json", "md"))
+    assert made == {"README.md", "results.json", *(f"results/a-gpu/{name}" for name in kept)}
     assert "losses.md" in capsys.readouterr().out
+    assert "results/a-gpu/losses.md" in (tmp_path / "README.md").read_text()
+    text = (tmp_path / "results/a-gpu/tune.md").read_text()
+    assert text.index("fast") < text.index("slow")
 
 
 def test_every_suite_has_the_same_interface():

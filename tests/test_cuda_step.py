@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from fastgan.capture import capturing
 from fastgan.networks import build
 from fastgan.trainer import GANTrainer, to_numbers
 
@@ -139,14 +140,49 @@ def test_resumed_captured_run_is_the_uninterrupted_one(tmp_path, deterministic):
     assert_same(a, b)
 
 
-def test_what_cannot_be_captured_runs_and_says_why(deterministic):
-    with pytest.warns(UserWarning, match="the step runs uncaptured"):
-        reading = make(Reading)
-        samples = data()
-        values = [to_numbers(reading.step(reading.draw(samples, N))) for _ in range(3)]
+@pytest.mark.capture_fails
+@pytest.mark.parametrize("wrap", [Reading, lambda d: Reading(Dropping(d))], ids=["reads", "reads and draws"])
+def test_what_cannot_be_captured_runs_and_says_why(deterministic, wrap):
+    """A failed capture leaves everything as it was: the numbers, the stream, random numbers, memory, other captures."""
+
+    def train(**options):
+        torch.manual_seed(7)
+        trainer, samples = make(wrap, concatenate=False, **options), data()
+        values = [to_numbers(trainer.step(trainer.draw(samples, N))) for _ in range(3)]
+        return trainer, values, torch.randn(5, device="cuda")
+
+    stream = torch.cuda.current_stream()
+    with pytest.warns(UserWarning, match="the step runs uncaptured: .*captur"):
+        reading, values, drawn = train()
     assert reading.capture_reason and reading._graphs is None
-    plain = make(Reading, capture=False)
-    assert values == [to_numbers(plain.step(plain.draw(samples, N))) for _ in range(3)]
+    assert torch.cuda.current_stream() == stream and not torch.cuda.is_current_stream_capturing()
+    plain, expected, expected_drawn = train(capture=False)
+    assert values == expected and torch.equal(drawn, expected_drawn)
+    assert_same(state(reading), state(plain))
+    torch.cuda.empty_cache()  # raises where the allocator believes that a capture goes on
+    other, samples = make(), data()
+    for _ in range(3):
+        other.step(other.draw(samples, N))
+    assert other.capture_reason is None and other._graphs is not None
+
+
+@pytest.mark.capture_fails
+def test_memory_after_a_failed_capture():
+    def held():
+        torch.cuda.synchronize()
+        torch.cuda.empty_cache()
+        return torch.cuda.memory_allocated()
+
+    stream, pool = torch.cuda.Stream(), torch.cuda.graph_pool_handle()
+    before = held()
+    for _ in range(2):
+        with pytest.raises(RuntimeError), capturing(torch.cuda.CUDAGraph(), pool, stream):
+            torch.randn(2**20, device="cuda").sum().item()
+    assert held() == before
+    segments = {tuple(s["segment_pool_id"]) for s in torch.cuda.memory_snapshot()}
+    kept = torch.ones(2**22, device="cuda")
+    new = {tuple(s["segment_pool_id"]) for s in torch.cuda.memory_snapshot()}
+    assert kept.sum().item() == 2**22 and tuple(pool) not in new - segments
 
 
 def test_a_batch_of_another_size_runs_uncaptured(deterministic):

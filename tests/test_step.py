@@ -658,3 +658,16 @@ def test_bad_arguments(options, message):
         make(**options)
     with pytest.raises(ValueError, match="discriminator: got None, expected one, for objective 'hinge'"):
         GANTrainer(pair()[0], None, objective="hinge")
+
+
+def test_the_reason_of_a_failed_capture_is_what_was_raised_first():
+    from fastgan.capture import reason
+
+    try:
+        try:
+            raise RuntimeError("operation not permitted when stream is capturing\nmore")
+        finally:
+            raise RuntimeError("operation failed due to a previous error during capture")
+    except RuntimeError as error:
+        assert reason(error) == "operation not permitted when stream is capturing"
+    assert reason(RuntimeError()) == "RuntimeError"
