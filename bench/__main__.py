@@ -245,7 +245,9 @@ def parser() -> argparse.ArgumentParser:
     )
     add.add_argument("--out", type=Path, required=True, metavar="DIR", help="at most 7 files go here, as they are made")
     add.add_argument("--minutes", type=positive, default=8.3, metavar="M", help="of all stages together (default 8.3)")
-    add.add_argument("--stages", type=words, metavar="NAME,NAME", help="these alone; an unknown name lists them")
+    add.add_argument(
+        "--stages", type=words, metavar="NAME,NAME", help="these alone, in this order; an unknown name lists them"
+    )
     add.add_argument(
         "--again",
         nargs="?",

@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fastgan.capture import capturing
+
 Step = Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
@@ -44,7 +46,8 @@ def _forward_backward(loss_function: Callable[[Tensor, Tensor], Tensor], scale: 
         loss = loss_function(real, fake)
         if scale is not None and grad_output is None:
             grad_output = scale.to(loss.dtype)
-        return loss, *torch.autograd.grad(loss, (real, fake), grad_output)
+        grads = torch.autograd.grad(loss, (real, fake), grad_output)
+        return loss.detach(), *grads  # a loss that is kept would keep its graph, whose leaves know the stream they saw
 
     return step
 
@@ -87,7 +90,7 @@ def _graphed(scale: Tensor | None) -> Step:
                 step(real, fake)
         torch.cuda.current_stream().wait_stream(side)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        with capturing(graph, torch.cuda.graph_pool_handle(), side):
             result = step(real, fake)
         return graph, result
 

@@ -26,6 +26,7 @@ from bench import bundle, environment
 PYTHON = sys.executable
 SCRATCH = environment.ROOT / "build" / "gpu"  # ignored by git; a later call finds the results of an earlier one here
 MINUTES = 500 / 60
+FAILURES = "FASTGAN_TEST_FAILURES"  # where tests/conftest.py writes a traceback as soon as there is one
 GRACE = 8.0  # seconds from SIGINT to SIGKILL
 LEAST = 8.0  # seconds: with less left, no stage is started
 
@@ -69,7 +70,7 @@ def plan(commit: str | None = None, quick: bool = False, failed: Sequence[str] =
     uncached = (("PYTORCH_NO_CUDA_MEMORY_CACHING", "1"),)  # else the checker sees one allocation around all tensors
     memory = Stage(
         "memcheck",
-        80,
+        90,
         ("compute-sanitizer", "--tool", "memcheck", "--error-exitcode", "9", PYTHON, "-m", "bench.workload", "small"),
         "sanitizer.log",
         "compute-sanitizer",
@@ -84,17 +85,17 @@ def plan(commit: str | None = None, quick: bool = False, failed: Sequence[str] =
     workers = ("-n", str(min(12, os.cpu_count() or 1)))
     return [
         bench("checks", 60, "checks"),
-        suite("losses", 35, "losses", losses, "--no-compile", "--budget", "1.5"),
-        suite("matching", 20, "matching", hifigan, "--no-compile", "--budget", "1.5"),
-        suite("mmd", 20, "mmd", mmd, "--no-compile", "--budget", "1.5"),
-        suite("training", 40, "training", dcgan, "--no-compile", "--budget", "8"),
-        bench("tune", 40, "tune", *["--quick"] * quick),
-        tests("tests", 80, "gpu and not capture_fails and not slow", *workers, beside=memory),
-        tests("failing captures", 25, "gpu and capture_fails and not slow"),  # alone: they may leave the device broken
-        Stage("profile", 30, (*profile, PYTHON, "-m", "bench.workload", "large"), "ncu.log", "ncu"),
-        suite("losses compiled", 60, "losses", losses, "--budget", "1.5"),
-        suite("matching compiled", 25, "matching", hifigan, "--budget", "1.5"),
-        suite("mmd compiled", 25, "mmd", mmd, "--budget", "1.5"),
+        suite("losses", 20, "losses", losses, "--no-compile", "--budget", "1.5"),
+        suite("matching", 30, "matching", hifigan, "--no-compile", "--budget", "1.5"),
+        suite("mmd", 30, "mmd", mmd, "--no-compile", "--budget", "1.5"),
+        suite("training", 35, "training", dcgan, "--no-compile", "--budget", "8"),
+        bench("tune", 30, "tune", *["--quick"] * quick),
+        tests("tests", 100, "gpu and not capture_fails and not slow", *workers, beside=memory),
+        tests("failing captures", 20, "gpu and capture_fails and not slow"),  # alone: they may leave the device broken
+        Stage("profile", 20, (*profile, PYTHON, "-m", "bench.workload", "large"), "ncu.log", "ncu"),
+        suite("losses compiled", 50, "losses", losses, "--budget", "1.5"),
+        suite("matching compiled", 30, "matching", hifigan, "--budget", "1.5"),
+        suite("mmd compiled", 30, "mmd", mmd, "--budget", "1.5"),
         suite("training compiled", 40, "training", dcgan, "--budget", "8"),
         suite("lists", 40, "lists", None, "--no-compile", "--budget", "0.5"),
         suite("more losses", 60, "losses", rest["losses"], "--no-compile", "--budget", "0.5"),
@@ -138,14 +139,15 @@ def run(
     repeat: Path | None = None,
     only: list[str] | None = None,
 ) -> int:
-    """repeat: the results.json of an earlier call. only: names of stages. 0: every stage passed; 1: see summary.md."""
+    """repeat: the results.json of an earlier call. only: names of stages, in the order in which they run. Returns 0 if
+    every stage passed, else 1, and summary.md says why."""
     stages = plan(commit, quick) if repeat is None else again(bundle.read(repeat), commit, quick)
     known = [stage.name for stage in plan()]
     for name in only or ():
         if name not in known:
             raise ValueError(f"stage {name!r}: expected one of {', '.join(known)}")
     if only:
-        stages = [stage for stage in stages if stage.name in only]
+        stages = sorted([stage for stage in stages if stage.name in only], key=lambda stage: only.index(stage.name))
     begin = time.perf_counter()
     shutil.rmtree(SCRATCH, ignore_errors=True)
     out.mkdir(parents=True, exist_ok=True)
@@ -214,6 +216,7 @@ def _started(stages: list[Stage], out: Path) -> Iterator[list[subprocess.Popen]]
     try:
         for stage in stages:
             log = (out / stage.log).open("ab")
+            own = dict(stage.variables) | {"PYTHONUNBUFFERED": "1", FAILURES: str(out / stage.log)}
             shown = [Path(word).name if os.path.isabs(word) else word for word in stage.command]
             log.write(f"\n== {stage.name}: {' '.join(shown)}\n".encode())
             log.flush()
@@ -222,7 +225,7 @@ def _started(stages: list[Stage], out: Path) -> Iterator[list[subprocess.Popen]]
                     subprocess.Popen(
                         stage.command,
                         cwd=environment.ROOT,
-                        env=variables | dict(stage.variables) | {"PYTHONUNBUFFERED": "1"},
+                        env=variables | own,
                         stdin=subprocess.DEVNULL,
                         stdout=log,
                         stderr=subprocess.STDOUT,

@@ -8,14 +8,17 @@ from collections.abc import Callable
 
 import torch
 
+from fastgan.capture import capturing
+
 KINDS = ("kernel", "memcpy", "memset", "host", "graph", "empty", "wait event", "record event")  # CUgraphNodeType
 
 
 def kernel_nodes(call: Callable[[], object]) -> dict[str, int]:
     """{kind of node: how many} of one call, captured but never replayed. The call must not wait for the device; it has
     run before, so that nothing is compiled or made for the first time."""
-    graph = torch.cuda.CUDAGraph(keep_graph=True)
-    with torch.cuda.graph(graph):
+    graph, stream = torch.cuda.CUDAGraph(keep_graph=True), torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with capturing(graph, torch.cuda.graph_pool_handle(), stream):
         kept = call()
     handle = ctypes.c_void_p(graph.raw_cuda_graph())
     driver = ctypes.CDLL("libcuda.so.1")

@@ -7,8 +7,9 @@ sm_100 and gfx942 and disassembled with what the Triton wheel brings. No GPU is 
 Promises, for every launch:
   loads and stores of full tiles are 128 bits wide    every target and dtype; on gfx942, whose warps have twice the
                                                       threads, where a thread has 16 bytes of a tile
-  nothing spills                                      float32, bfloat16, float16
-  at most 26 instructions a logit in the tile loop    float32, bfloat16, float16 on sm_90, launches of many programs
+  nothing spills in the tile loop                     float32, bfloat16, float16
+  at most 27.5 instructions a logit in the tile loop  float32, bfloat16, float16 on sm_90, launches of many programs;
+                                                      1.5 of them are the price of reading a tile ahead
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ TARGETS = {
     "gfx942": GPUTarget("hip", "gfx942", 64),
 }
 MULTIPROCESSORS = {"sm_80": 108, "sm_90": 132, "sm_100": 148, "gfx942": 304}
-MOST_INSTRUCTIONS = 26.0
+MOST_INSTRUCTIONS = 27.5
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 
 
@@ -134,7 +135,7 @@ def recorded(call: Call, dtype: str, target: str) -> Launch:
     scale = torch.ones((), dtype=torch.float32) if call.scaled else None
     with (
         mock.patch.object(module, "launch", launch),
-        mock.patch.object(module, "_processors", lambda _: MULTIPROCESSORS[target]),
+        mock.patch.object(module, "processors", lambda _: MULTIPROCESSORS[target]),
         mock.patch.object(launching, "_compiled", {}),
         mock.patch("torch.cuda.current_device", lambda: 0),
     ):
@@ -288,9 +289,11 @@ def broken(row: dict) -> Iterator[str]:
             and (not loop["stores_128"] or loop["stores_narrow"])
         ):
             yield f"stores: {loop['stores_128']} of 128 bits, {loop['stores_narrow'] or 0} narrower"
+        if not double and loop.get("spills"):
+            yield f"{loop['spills']} spills in the tile loop"
         if _counts(row) and loop["instructions_a_logit"] > MOST_INSTRUCTIONS:
             yield f"{loop['instructions_a_logit']:.1f} instructions a logit, at most {MOST_INSTRUCTIONS:g}"
-    if not double and row["spills"]:
+    if not double and row["target"] == "gfx942" and row["spills"]:  # the compiler says how many, and not where
         yield f"{row['spills']} spills"
 
 

@@ -56,7 +56,7 @@ def recorded(name: str, sizes: Sequence[int], forward: bool, dtype: str, target:
 
     with (
         mock.patch.object(module, "launch", launch),
-        mock.patch.object(module, "_processors", lambda _: MULTIPROCESSORS[target]),
+        mock.patch.object(module, "processors", lambda _: MULTIPROCESSORS[target]),
         mock.patch.object(launching, "_compiled", {}),
         mock.patch("torch.cuda.current_device", lambda: 0),
     ):

@@ -74,7 +74,7 @@ def recorded(call: Call, target: str) -> Launch:
     hip = "any" if TARGETS[target].backend == "hip" else None
     with (
         mock.patch.object(module, "launch", launch),
-        mock.patch.object(module, "_processors", lambda _: MULTIPROCESSORS[target]),
+        mock.patch.object(module, "processors", lambda _: MULTIPROCESSORS[target]),
         mock.patch.object(launching, "_compiled", {}),
         mock.patch.object(torch.version, "hip", hip),
         mock.patch("torch.cuda.current_device", lambda: 0),

@@ -339,7 +339,7 @@ def _forward_backward(loss_of: Callable[[Lists, Lists], Tensor], scale: Tensor |
     return step
 
 
-def _steps(c: Configuration, batch: Batch, scale: Tensor | None) -> dict[str, Callable[[], Step]]:
+def steps(c: Configuration, batch: Batch, scale: Tensor | None) -> dict[str, Callable[[], Step]]:
     """How to make each contender that the configuration has."""
     cut = c.options.get("exclude_last")
     weights = _weights(c, batch)
@@ -489,7 +489,7 @@ def cell(device: str, configuration: Configuration, quick: bool, budget_s: float
         COPY: 3 * dtype.itemsize,
     }
     rows, calls = {}, {}
-    for name, make in _steps(configuration, batch, scale).items():
+    for name, make in steps(configuration, batch, scale).items():
         row = rows[name] = {"contender": name}
         if name == COMPILE and not compiled:
             row["error"] = "left out with --no-compile"

@@ -255,9 +255,10 @@ def why_wrong(name: str, got: Sequence[tuple[float, float]], want: Sequence[tupl
     weights, agrees in D's first loss only; bfloat16 has three digits, and a step of Adam makes more of rounding."""
     first_only = "one-stage" in name or "new samples" in name
     pairs = [(got[0][0], want[0][0])] if first_only else list(zip(itertools.chain(*got), itertools.chain(*want)))
-    tolerance = 0.05 if "bfloat16" in name or name == CAREFUL else 2e-3
+    exact = "bfloat16" not in name and name != CAREFUL
     for i, (a, b) in enumerate(pairs):
-        if not abs(a - b) <= tolerance * abs(b) + 1e-3:
+        later = torch.cuda.is_available() and i > 1  # cuDNN may choose another algorithm for another trainer
+        if not abs(a - b) <= (0.05 if not exact else 1e-2 if later else 2e-3) * abs(b) + 1e-3:
             return f"loss {(i % 2 and 'of G') or 'of D'} in step {i // 2 + 1} is {a:.6g}, the example's is {b:.6g}"
     return None
 

@@ -530,7 +530,8 @@ def _generator_terms(
     criterion = found.generator_criterion or found.criterion
     for name, label in (("real_label", real_label), ("fake_label", fake_label)):
         _labels(criterion, ((name, label, 0.0),), (fake,))  # checked, though one of them has no part in the loss
-    side = _sides(found, real_label, fake_label)[found.generator_target == "fake"]
+    of_real, of_fake = _sides(found, real_label, fake_label)
+    side = of_fake if found.generator_target == "fake" else of_real
     labels, targets = _labels(criterion, (side,), (fake,))
     masks = _masks((("fake_weights", fake_weights),), (fake,))
     return Terms(fake, labels, (scale,) * len(fake), criterion, 0, (), targets, masks)

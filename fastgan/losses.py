@@ -15,7 +15,7 @@ class _Loss(nn.Module):
         super().__init__()
         find(objective)
         self.objective, self.settings = objective, settings
-        probe = torch.zeros(1)
+        probe = torch.zeros(1, device="meta")  # shapes and settings are checked, and nothing is computed
         self._probe(probe, probe if find(objective).relation else None)  # wrong settings are told of here
 
     def extra_repr(self) -> str:

@@ -198,12 +198,12 @@ for _name, _implementation, _fake in (
 
 
 def _traced(tensors: Sequence[Tensor]) -> bool:
-    """Whether somebody must see an operator here: a compiler, a dispatch mode, a transform, a tensor subclass.
-    Otherwise the implementation is called directly, which saves the dispatcher's time."""
+    """Whether somebody must see an operator here: a compiler, a dispatch mode, a transform, a tensor subclass; or there
+    is nothing but shapes. Otherwise the implementation is called directly, which saves the dispatcher's time."""
     if _compiling() or _dispatch_modes():
         return True
     for x in tensors:
-        if type(x) is not Tensor and type(x) is not torch.nn.Parameter:
+        if (type(x) is not Tensor and type(x) is not torch.nn.Parameter) or x.is_meta:
             return True
     return _transforms()
 

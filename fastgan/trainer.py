@@ -287,13 +287,17 @@ class GANTrainer:
         penalty = self.r1 > 0 or self.r2 > 0
         variants = [True, False] if penalty and self.r1_every > 1 else [penalty]
         rehearsals = REHEARSALS_OF_RANKS if ranks.ranks() > 1 else REHEARSALS
-        state = self.random.get_state()
+        state, scaler = self.random.get_state(), self._step.scaler
+        scale = scaler.state_dict() if scaler else None
         try:
             self._graphs = Graphs(self._step.play, real, variants, self.random, self._undone(), rehearsals)
         except RuntimeError as error:  # also what CUDA and the allocator say
             self._graphs = None
             self.random = torch.Generator(self.device)  # a failed capture may keep the old one
             self.random.set_state(state)
+            if scaler:  # the old one may have been stopped between an optimizer's step and its own update
+                self._step.scaler = torch.amp.GradScaler(self.device.type)
+                self._step.scaler.load_state_dict(scale)
             self.capture_reason = self._uncaptured(reason(error), True)
 
     def set_learning_rate(self, lr: float) -> None:

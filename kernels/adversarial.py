@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-import struct
 from collections.abc import Sequence
 
 import torch
@@ -23,24 +22,31 @@ from .criteria import CRITERIA
 from .launch import launch
 from .layout import dense, dense_rows, like, packed
 from .numerics import widen
+from .reduction import in_thread_sum, odd, partial_sums, plain, processors, programs_of, split_floats, sum_three
 from .workspace import MAX_PROGRAMS, MAX_TERMS, workspace
 
 
 @triton.jit
-def _in_thread_sum(v, V: tl.constexpr):
-    """[BLOCK] -> [BLOCK // V]: adds what one thread loaded at once, so a tile costs BLOCK // V accumulators."""
-    return tl.sum(tl.reshape(v, [v.shape[0] // V, V]), axis=1)
+def _raw(x_ptr, b_ptr, base, lane, inside):
+    """A tile of logits and, if there are partners, of those; else the logits again, which costs nothing."""
+    other: tl.constexpr = None if inside is None else 0.0
+    x = tl.load(x_ptr + base + lane, mask=inside, other=other)  # pointer + scalar first: one addition, not one a lane
+    b = tl.load(b_ptr + base + lane, mask=inside, other=other) if b_ptr is not None else x
+    return x, b
 
 
 @triton.jit
 def _at(
+    x,
+    b,
     x_ptr,
     g_ptr,
     b_ptr,
     h_ptr,
     t_ptr,
     m_ptr,
-    offset,
+    base,
+    lane,
     inside,
     shift,
     y,
@@ -49,26 +55,26 @@ def _at(
     GRAD: tl.constexpr,
     ACC: tl.constexpr,
 ):
-    """Reads one tile, writes its gradients; returns (x, criterion at x). `inside` is the tail's mask, or None."""
+    """Writes the gradients of one tile, as `_raw` read it; returns (x, criterion at x). `inside`: the tail's mask."""
     other: tl.constexpr = None if inside is None else 0.0
-    x = widen(tl.load(x_ptr + offset, mask=inside, other=other), ACC)
+    x = widen(x, ACC)
     if b_ptr is not None:
-        x -= widen(tl.load(b_ptr + offset, mask=inside, other=other), ACC)
+        x -= widen(b, ACC)
     if shift is not None:
         x -= shift
     if t_ptr is not None:
-        y = tl.load(t_ptr + offset, mask=inside, other=other).to(ACC)
+        y = tl.load(t_ptr + base + lane, mask=inside, other=other).to(ACC)
     if m_ptr is not None:
-        m = tl.load(m_ptr + offset, mask=inside, other=other).to(ACC)
+        m = tl.load(m_ptr + base + lane, mask=inside, other=other).to(ACC)
         value, slope = CRITERION(x, y, w * m)
         value *= m
     else:
         value, slope = CRITERION(x, y, w)
     if GRAD:
         if g_ptr is not None:
-            tl.store(g_ptr + offset, slope.to(x_ptr.dtype.element_ty), mask=inside)
+            tl.store(g_ptr + base + lane, slope.to(x_ptr.dtype.element_ty), mask=inside)
         if h_ptr is not None:
-            tl.store(h_ptr + offset, (-slope).to(x_ptr.dtype.element_ty), mask=inside)
+            tl.store(h_ptr + base + lane, (-slope).to(x_ptr.dtype.element_ty), mask=inside)
     return x, value
 
 
@@ -89,6 +95,7 @@ def _tiles(
     CRITERION: tl.constexpr,
     GRAD: tl.constexpr,
     BLOCK: tl.constexpr,
+    AHEAD: tl.constexpr,  # the next tile is read before this one is computed
     ACC: tl.constexpr,  # arithmetic dtype
 ):
     """Writes the gradient tiles; returns the float64 sums of values, of logits, and of logits >= 0."""
@@ -98,25 +105,32 @@ def _tiles(
     logits = tl.zeros([BLOCK // V], ACC)
     count = tl.zeros([BLOCK // V], tl.int32)
     full = n // BLOCK
-    for tile in range(first, full, stride):  # no mask: 128-bit accesses whatever n is
-        x, value = _at(
-            x_ptr, g_ptr, b_ptr, h_ptr, t_ptr, m_ptr, tile * BLOCK + lane, None, shift, y, w, CRITERION, GRAD, ACC
-        )
-        values += _in_thread_sum(value, V)
-        logits += _in_thread_sum(x, V)
-        count += _in_thread_sum((x >= 0).to(tl.int32), V)
+    # The next tile is on its way while this one is computed. No mask over lanes: 128-bit accesses whatever n is.
+    if AHEAD:
+        x, b = _raw(x_ptr, b_ptr, first * BLOCK, lane, first < full)
+    for tile in range(first, full, stride):
+        base = tile * BLOCK
+        if AHEAD:
+            x_next, b_next = _raw(x_ptr, b_ptr, tl.minimum(tile + stride, full - 1) * BLOCK, lane, None)
+        else:
+            x, b = _raw(x_ptr, b_ptr, base, lane, None)
+        z, v = _at(x, b, x_ptr, g_ptr, b_ptr, h_ptr, t_ptr, m_ptr, base, lane, None, shift, y, w, CRITERION, GRAD, ACC)
+        values += in_thread_sum(v, V)
+        logits += in_thread_sum(z, V)
+        count += in_thread_sum((z >= 0).to(tl.int32), V)
+        if AHEAD:
+            x, b = x_next, b_next
     tail = full * BLOCK
     if (tail < n) & (full % stride == first):  # the ragged tail belongs to one program
         inside = lane < n - tail  # not tail + lane < n: that sum can pass 2^31
-        x, value = _at(x_ptr, g_ptr, b_ptr, h_ptr, t_ptr, m_ptr, tail + lane, inside, shift, y, w, CRITERION, GRAD, ACC)
-        values += _in_thread_sum(tl.where(inside, value, 0.0), V)
-        logits += _in_thread_sum(tl.where(inside, x, 0.0), V)
-        count += _in_thread_sum((inside & (x >= 0)).to(tl.int32), V)
-    return (
-        tl.sum(values.to(tl.float64), axis=0),
-        tl.sum(logits.to(tl.float64), axis=0),
-        tl.sum(count.to(tl.float64), axis=0),
-    )
+        x, b = _raw(x_ptr, b_ptr, tail, lane, inside)
+        z, v = _at(
+            x, b, x_ptr, g_ptr, b_ptr, h_ptr, t_ptr, m_ptr, tail, lane, inside, shift, y, w, CRITERION, GRAD, ACC
+        )
+        values += in_thread_sum(tl.where(inside, v, 0.0), V)
+        logits += in_thread_sum(tl.where(inside, z, 0.0), V)
+        count += in_thread_sum((inside & (z >= 0)).to(tl.int32), V)
+    return sum_three(values, logits, count)
 
 
 @triton.jit
@@ -134,18 +148,6 @@ def _write_term(terms, k, is_real, value, logit, count, n, weight):
 
 
 @triton.jit
-def _plain(v):
-    """Undoes `_odd`."""
-    return (v - 3) >> 1
-
-
-def _odd(v: int) -> int:
-    """An integer as the kernel takes it in a tuple, whose items Triton always specialises: a 1 would become a constant
-    of the compiled kernel and a multiple of 16 a kernel of its own. 2 v + 3 is neither, for any v >= 0."""
-    return 2 * v + 3
-
-
-@triton.jit
 def adversarial_kernel(
     logits,  # K pointers, one dtype: x_k, sizes[k] of them, dense
     grads,  # K pointers of the logits' dtype: where scale * dL/dx_k goes; or None
@@ -153,8 +155,8 @@ def adversarial_kernel(
     partner_grads,  # K pointers: where the negative of the gradient goes; or None
     targets,  # K pointers: a label for every logit; or None, then labels
     masks,  # K pointers: a weight for every logit; or None
-    sizes,  # K ints, each through `_odd`
-    ends,  # K ints, each through `_odd`: programs [ends[k-1], ends[k]) own term k
+    sizes,  # K ints, each through `odd`
+    ends,  # K ints, each through `odd`: programs [ends[k-1], ends[k]) own term k
     labels,  # K floats, and what float32 dropped of them
     labels_lo,
     weights,  # K floats, and what float32 dropped of them
@@ -171,6 +173,7 @@ def adversarial_kernel(
     SCALE_PER_TERM: tl.constexpr,
     SINGLE: tl.constexpr,  # one program does it all
     BLOCK: tl.constexpr,
+    AHEAD: tl.constexpr,
     MAX_PROGRAMS: tl.constexpr,
     MAX_TERMS: tl.constexpr,
     FEW: tl.constexpr,  # terms that one program adds up; of more, each term's last program adds up its own
@@ -186,7 +189,7 @@ def adversarial_kernel(
         total = tl.zeros((), tl.float64)
         for k in tl.static_range(K):
             y = zero + labels[k] + labels_lo[k]
-            n = _plain(sizes[k])
+            n = plain(sizes[k])
             w = s * (zero + weights[k] + weights_lo[k]) / n.to(ACC)
             if SCALE_PER_TERM:
                 w *= tl.load(scale + k).to(ACC)
@@ -207,6 +210,7 @@ def adversarial_kernel(
                 CRITERION,
                 GRAD,
                 BLOCK,
+                AHEAD,
                 ACC,
             )
             if loss is not None:
@@ -224,15 +228,15 @@ def adversarial_kernel(
         h_ptr = partner_grads[0] if partner_grads is not None else None
         t_ptr = targets[0] if targets is not None else None
         m_ptr = masks[0] if masks is not None else None
-        n = _plain(sizes[0])
+        n = plain(sizes[0])
         term = pid * 0
         begin = pid * 0
-        end = _plain(ends[0])
+        end = plain(ends[0])
         y = zero + labels[0] + labels_lo[0]
         w = zero + weights[0] + weights_lo[0]
         weight = tl.zeros((), tl.float64) + weights[0] + weights_lo[0]
         for k in tl.static_range(1, K):
-            mine = pid >= _plain(ends[k - 1])
+            mine = pid >= plain(ends[k - 1])
             x_ptr = tl.where(mine, logits[k], x_ptr)
             if grads is not None:
                 g_ptr = tl.where(mine, grads[k], g_ptr)
@@ -244,10 +248,10 @@ def adversarial_kernel(
                 t_ptr = tl.where(mine, targets[k], t_ptr)
             if masks is not None:
                 m_ptr = tl.where(mine, masks[k], m_ptr)
-            n = tl.where(mine, _plain(sizes[k]), n)
+            n = tl.where(mine, plain(sizes[k]), n)
             term = tl.where(mine, k, term)
-            begin = tl.where(mine, _plain(ends[k - 1]), begin)
-            end = tl.where(mine, _plain(ends[k]), end)
+            begin = tl.where(mine, plain(ends[k - 1]), begin)
+            end = tl.where(mine, plain(ends[k]), end)
             y = tl.where(mine, zero + labels[k] + labels_lo[k], y)
             w = tl.where(mine, zero + weights[k] + weights_lo[k], w)
             if K > FEW:
@@ -259,7 +263,7 @@ def adversarial_kernel(
         x0 = tl.load(shift + term).to(ACC) if shift is not None else None
         w = s * w / n.to(ACC)
         value, logit, count = _tiles(
-            x_ptr, g_ptr, b_ptr, h_ptr, t_ptr, m_ptr, n, first, stride, x0, y, w, CRITERION, GRAD, BLOCK, ACC
+            x_ptr, g_ptr, b_ptr, h_ptr, t_ptr, m_ptr, n, first, stride, x0, y, w, CRITERION, GRAD, BLOCK, AHEAD, ACC
         )
         if loss is not None:
             tl.store(partials + pid, value)  # scalar stores: by the thread that takes the ticket below
@@ -268,25 +272,19 @@ def adversarial_kernel(
             tl.debug_barrier()  # Triton 3.6 puts none between a store and the atomic; needed if the stores are widened
             if K <= FEW:
                 ticket = tl.atomic_add(counter, 1, sem="acq_rel", scope="gpu")
-                if ticket == _plain(ends[K - 1]) - 1:  # the last program: every partial sum is visible
+                if ticket == plain(ends[K - 1]) - 1:  # the last program: every partial sum is visible
                     i = tl.arange(0, MAX_PROGRAMS)
-                    values, logit_sums, counts = _partial_sums(partials, i, i < _plain(ends[K - 1]), MAX_PROGRAMS)
+                    values, logit_sums, counts = partial_sums(partials, i, i < plain(ends[K - 1]), MAX_PROGRAMS)
                     total = tl.zeros((), tl.float64)
                     for k in tl.static_range(K):
-                        own = i < _plain(ends[k])
+                        own = i < plain(ends[k])
                         if k > 0:
-                            own = own & (i >= _plain(ends[k - 1]))
+                            own = own & (i >= plain(ends[k - 1]))
                         weight = tl.zeros((), tl.float64) + weights[k] + weights_lo[k]
-                        total += _write_term(
-                            terms,
-                            k,
-                            k < N_REAL,
-                            tl.sum(tl.where(own, values, 0.0), axis=0),
-                            tl.sum(tl.where(own, logit_sums, 0.0), axis=0),
-                            tl.sum(tl.where(own, counts, 0.0), axis=0),
-                            _plain(sizes[k]),
-                            weight,
+                        value, logit, count = sum_three(
+                            tl.where(own, values, 0.0), tl.where(own, logit_sums, 0.0), tl.where(own, counts, 0.0)
                         )
+                        total += _write_term(terms, k, k < N_REAL, value, logit, count, plain(sizes[k]), weight)
                     tl.store(loss, total.to(loss.dtype.element_ty))
                     tl.atomic_xchg(counter, 0, sem="relaxed")  # the next launch, or graph replay, finds it clean
             else:
@@ -294,8 +292,8 @@ def adversarial_kernel(
                 ticket = tl.atomic_add(counter + 1 + term, 1, sem="acq_rel", scope="gpu")
                 if ticket == end - begin - 1:
                     i = tl.arange(0, MAX_PROGRAMS)
-                    values, logits_, counts = _partial_sums(partials, i, (i >= begin) & (i < end), MAX_PROGRAMS)
-                    value, logit, count = tl.sum(values, axis=0), tl.sum(logits_, axis=0), tl.sum(counts, axis=0)
+                    values, logits_, counts = partial_sums(partials, i, (i >= begin) & (i < end), MAX_PROGRAMS)
+                    value, logit, count = sum_three(values, logits_, counts)
                     part = _write_term(terms, term, term < N_REAL, value, logit, count, n, weight)
                     tl.atomic_xchg(counter + 1 + term, 0, sem="relaxed")
                     tl.store(partials + begin, part)  # where this term's first partial sum was, which is used up
@@ -304,66 +302,47 @@ def adversarial_kernel(
                     if ticket == K - 1:
                         total = tl.zeros((), tl.float64)
                         for k in tl.static_range(K):
-                            at = partials + (_plain(ends[k - 1]) if k > 0 else 0)
+                            at = partials + (plain(ends[k - 1]) if k > 0 else 0)
                             total += tl.load(at, cache_modifier=".cg")
                         tl.store(loss, total.to(loss.dtype.element_ty))
                         tl.atomic_xchg(counter, 0, sem="relaxed")
 
 
-@triton.jit
-def _partial_sums(partials, i, used, MAX_PROGRAMS: tl.constexpr):
-    """What programs i left: (sums of values, of logits, of logits >= 0)."""
-    values = tl.load(partials + i, mask=used, other=0.0, cache_modifier=".cg")
-    logits = tl.load(partials + MAX_PROGRAMS + i, mask=used, other=0.0, cache_modifier=".cg")
-    counts = tl.load(partials + 2 * MAX_PROGRAMS + i, mask=used, other=0.0, cache_modifier=".cg")
-    return values, logits, counts
-
-
 SINGLE_BELOW = 8192  # logits in all; below, one program is done before a ticket would be drawn
 FEW = 4  # terms; of more, a single program's code, one copy of the tiles a term, would be too long
+LONG = 24  # terms; the selects among more terms' arguments need registers of their own
 
 
-@functools.lru_cache(maxsize=1024)  # 76 us for 54 maps, where the launch takes 2
+@functools.lru_cache(maxsize=1024)  # to plan for 54 maps takes longer than to launch
 def plan(
     sizes: Sequence[int], dtype: torch.dtype, processors: int, streams: int = 1
 ) -> tuple[dict, dict, tuple[int, ...]]:
-    """(SINGLE and BLOCK, compiler options, ends): how many programs each term gets, in proportion to its tiles.
+    """(SINGLE, BLOCK and AHEAD, compiler options, ends): how many programs each term gets, in proportion to its tiles.
     streams: how many tensors are read for each logit.
 
-    A large problem gets as many programs as run at once: 5 of 128 threads on a multiprocessor at 96 registers a thread
-    (4 at 128 for float64, 3 at 160 for long lists), the least at which no supported architecture spills. Each thread
-    then has two 128-bit loads of a half-precision tile, or four of a float32 one, under way.
+    A large problem gets as many programs as run at once on the multiprocessors, by the registers of their 128 threads.
+    Chosen by `python -m bench tune` on an H200 among those that spill on no supported architecture: in float32 many
+    programs of small tiles, in half precision, where arithmetic is the limit, larger ones. Each reads a tile ahead.
     """
-    double = dtype == torch.float64
-    long = len(sizes) > 24  # the selects among so many terms' arguments need registers of their own
-    max_programs = max(len(sizes), min(MAX_PROGRAMS, (3 if long else 4 if double else 5) * processors))
-    total = sum(sizes)
+    total, double = sum(sizes), dtype == torch.float64
+    least = 128 * 16 // dtype.itemsize  # a thread reads 16 bytes at once
     if total <= SINGLE_BELOW and len(sizes) <= FEW:
-        small = max(sizes) <= 1024
-        block = 512 if double else 1024 if small else 2048
-        return dict(SINGLE=True, BLOCK=block), dict(num_warps=4 if small else 8), (1,) * len(sizes)
-    block = 512 if double else 2048 if streams == 1 else 1024  # two streams of 2048 spill in half precision
-    tiles = [max(1, -(-n // block)) for n in sizes]
-    if sum(tiles) > max_programs:
-        spare, all_tiles = max_programs - len(sizes), sum(tiles)
-        tiles = [min(t, 1 + spare * t // all_tiles) for t in tiles]
-    options = dict(num_warps=4, maxnreg=160 if long else 128 if double else 96)
-    return dict(SINGLE=False, BLOCK=block), options, tuple(itertools.accumulate(tiles))
-
-
-@functools.cache
-def _processors(device: torch.device) -> int:
-    if device.type != "cuda":
-        return 2  # the interpreter runs programs one after the other
-    return torch.cuda.get_device_properties(device).multi_processor_count
-
-
-def _split(values: Sequence[float], double: bool) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Each value as a sum of two float32, since a float argument of a kernel is one; exact to 48 bits for float64."""
-    if not double:
-        return tuple(values), (0.0,) * len(values)
-    high = struct.unpack(f"{len(values)}f", struct.pack(f"{len(values)}f", *values))
-    return high, tuple([v - h for v, h in zip(values, high)])
+        block = 512 if double else 4096 if max(sizes) > 1024 else least if max(sizes) <= least else 1024
+        return dict(SINGLE=True, BLOCK=block, AHEAD=False), dict(num_warps=8 if block > 1024 else 4), (1,) * len(sizes)
+    if len(sizes) > LONG:
+        block, registers, resident = 1024 if streams > 1 else 2048, 160, 3
+    elif double:
+        block, registers, resident = 512, 128, 4
+    elif streams > 1 or dtype == torch.float32:
+        block, registers, resident = 1024, 72, 7
+    else:
+        block, registers, resident = 2048, 96, 5
+    while block > least and total < 2 * processors * block:
+        block //= 2
+    most = max(len(sizes), min(MAX_PROGRAMS, resident * processors))
+    programs = programs_of([max(1, -(-n // block)) for n in sizes], most)
+    options = dict(num_warps=4, maxnreg=registers)
+    return dict(SINGLE=False, BLOCK=block, AHEAD=True), options, tuple(itertools.accumulate(programs))
 
 
 def _halves(x: Tensor, split: int) -> tuple[Tensor, Tensor]:
@@ -456,10 +435,10 @@ def _launch(
     device, dtype = logits[0].device, logits[0].dtype
     double = dtype == torch.float64
     sizes = tuple([x.numel() for x in logits])
-    shape, options, ends = plan(sizes, dtype, _processors(device), 1 + bool(partners) + bool(targets) + bool(masks))
+    shape, options, ends = plan(sizes, dtype, processors(device), 1 + bool(partners) + bool(targets) + bool(masks))
     partials, counter = workspace(device) if loss is not None and not shape["SINGLE"] else (None, None)
-    (labels, labels_lo), (weights, weights_lo) = _split(labels, double), _split(weights, double)
-    odd_sizes, odd_ends = tuple([_odd(n) for n in sizes]), tuple([_odd(end) for end in ends])
+    (labels, labels_lo), (weights, weights_lo) = split_floats(labels, double), split_floats(weights, double)
+    odd_sizes, odd_ends = tuple([odd(n) for n in sizes]), tuple([odd(end) for end in ends])
     given = [*logits, *partners, *targets, *masks]
     given += [x for x in (scale, shift) if x is not None]
     given += grads if split else []  # the second half of a batch begins anywhere
@@ -470,7 +449,14 @@ def _launch(
         device,
         (
             *(tuple(logits), *[tuple(tensors) if tensors else None for tensors in lists], odd_sizes, odd_ends),
-            *(labels, labels_lo, weights, weights_lo, tuple([part for (part,) in _split((factor,), double)]), scale),
+            *(
+                labels,
+                labels_lo,
+                weights,
+                weights_lo,
+                tuple([part for (part,) in split_floats((factor,), double)]),
+                scale,
+            ),
             *(shift, loss, terms, partials, counter),
         ),
         dict(
@@ -485,7 +471,7 @@ def _launch(
         options,
         key=(
             *(criterion, n_real, loss is None, terms is None, *[bool(tensors) for tensors in lists], len(logits)),
-            *(shape["SINGLE"], shape["BLOCK"], options["num_warps"], *[n >= 2**31 for n in odd_sizes]),
+            *(*shape.values(), *options.values(), *[n >= 2**31 for n in odd_sizes]),
             *[x.dtype for x in (logits[0], *targets[:1], *masks[:1])],
             *[(x.dtype, x.numel() > 1) if x is not None else None for x in (scale, shift)],
         ),

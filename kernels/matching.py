@@ -19,10 +19,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .adversarial import _in_thread_sum, _odd, _plain, _processors, _split
 from .launch import launch
 from .layout import dense, like, packed
 from .numerics import widen
+from .reduction import in_thread_sum, odd, plain, processors, programs_of, split_floats
 from .workspace import MAX_PROGRAMS, MAX_TERMS, workspace
 
 
@@ -54,8 +54,8 @@ def matching_kernel(
     signs,  # K pointers, int8: written forward, read backward
     grads,  # K pointers of the maps' dtype: where scale * dL/da_k goes; or None
     real_grads,  # K pointers: where scale * dL/db_k goes; or None
-    sizes,  # K ints, each through `_odd`
-    ends,  # K ints, each through `_odd`: programs [ends[k-1], ends[k]) own pair k
+    sizes,  # K ints, each through `odd`
+    ends,  # K ints, each through `odd`: programs [ends[k-1], ends[k]) own pair k
     weights,  # K floats, and what float32 dropped of them
     weights_lo,
     scale,  # 0-d, on the device: multiplies the gradients, before they are rounded; or None
@@ -76,12 +76,12 @@ def matching_kernel(
     s_ptr = signs[0]
     g_ptr = grads[0] if grads is not None else None
     h_ptr = real_grads[0] if real_grads is not None else None
-    n = _plain(sizes[0])
+    n = plain(sizes[0])
     begin = pid * 0
-    end = _plain(ends[0])
+    end = plain(ends[0])
     weight = tl.zeros((), tl.float64) + weights[0] + weights_lo[0]
     for k in tl.static_range(1, K):
-        mine = pid >= _plain(ends[k - 1])
+        mine = pid >= plain(ends[k - 1])
         if fakes is not None:
             a_ptr = tl.where(mine, fakes[k], a_ptr)
             b_ptr = tl.where(mine, reals[k], b_ptr)
@@ -90,9 +90,9 @@ def matching_kernel(
             g_ptr = tl.where(mine, grads[k], g_ptr)
         if real_grads is not None:
             h_ptr = tl.where(mine, real_grads[k], h_ptr)
-        n = tl.where(mine, _plain(sizes[k]), n)
-        begin = tl.where(mine, _plain(ends[k - 1]), begin)
-        end = tl.where(mine, _plain(ends[k]), end)
+        n = tl.where(mine, plain(sizes[k]), n)
+        begin = tl.where(mine, plain(ends[k - 1]), begin)
+        end = tl.where(mine, plain(ends[k]), end)
         weight = tl.where(mine, tl.zeros((), tl.float64) + weights[k] + weights_lo[k], weight)
     first = (pid - begin).to(n.dtype)
     stride = (end - begin).to(n.dtype)
@@ -111,13 +111,13 @@ def matching_kernel(
         V: tl.constexpr = 128 // DTYPE.primitive_bitwidth
         values = tl.zeros([BLOCK // V], ACC)
         for tile in range(first, full, stride):
-            values += _in_thread_sum(_compare(a_ptr, b_ptr, s_ptr, tile * BLOCK + lane, None, ACC), V)
+            values += in_thread_sum(_compare(a_ptr, b_ptr, s_ptr, tile * BLOCK + lane, None, ACC), V)
         if ragged:
-            values += _in_thread_sum(_compare(a_ptr, b_ptr, s_ptr, tail + lane, inside, ACC), V)
+            values += in_thread_sum(_compare(a_ptr, b_ptr, s_ptr, tail + lane, inside, ACC), V)
         value = tl.sum(values.to(tl.float64), axis=0)
         tl.store(partials + pid, weight * (value / n.to(tl.float64)))  # 0 / 0 = NaN for an empty map, as `mean` has it
         tl.debug_barrier()  # Triton 3.6 puts none between a store and the atomic
-        programs = _plain(ends[K - 1])
+        programs = plain(ends[K - 1])
         ticket = tl.atomic_add(counter, 1, sem="acq_rel", scope="gpu")
         if ticket == programs - 1:  # the last program: every partial sum is visible
             i = tl.arange(0, MAX_PROGRAMS)
@@ -142,15 +142,12 @@ def plan(sizes: tuple[int, ...], dtype: torch.dtype, processors: int) -> tuple[i
     A thread has 16 elements of a tile: its signs are one 128-bit store, of float32 maps it has eight 128-bit loads
     under way. Twice as many bytes of float64 would not fit its registers."""
     block = 1024 if dtype == torch.float64 else 2048
-    tiles = [max(1, -(-n // block)) for n in sizes]
     most = max(len(sizes), min(MAX_PROGRAMS, 4 * processors))
-    if sum(tiles) > most:
-        spare, all_tiles = most - len(sizes), sum(tiles)
-        tiles = [min(t, 1 + spare * t // all_tiles) for t in tiles]
-    odd_sizes = tuple([_odd(n) for n in sizes])
-    odd_ends = tuple([_odd(end) for end in itertools.accumulate(tiles)])
+    programs = programs_of([max(1, -(-n // block)) for n in sizes], most)
+    odd_sizes = tuple([odd(n) for n in sizes])
+    odd_ends = tuple([odd(end) for end in itertools.accumulate(programs)])
     key = (len(sizes), dtype, block, *[n >= 2**31 for n in odd_sizes])
-    return block, sum(tiles), dict(num_warps=4, maxnreg=128), odd_sizes, odd_ends, key
+    return block, sum(programs), dict(num_warps=4, maxnreg=128), odd_sizes, odd_ends, key
 
 
 def matching_signs(
@@ -194,7 +191,7 @@ def matching_gradient(
 
 def _launch(fakes, reals, signs, grads, real_grads, weights, dtype, scale, loss) -> None:
     device, double = signs[0].device, dtype == torch.float64
-    block, programs, options, sizes, ends, key = plan(tuple([s.numel() for s in signs]), dtype, _processors(device))
+    block, programs, options, sizes, ends, key = plan(tuple([s.numel() for s in signs]), dtype, processors(device))
     partials, counter = workspace(device) if loss is not None else (None, None)
     lists = (fakes, reals, signs, grads, real_grads)
     launch(
@@ -203,7 +200,7 @@ def _launch(fakes, reals, signs, grads, real_grads, weights, dtype, scale, loss)
         device,
         (
             *[tuple(tensors) if tensors else None for tensors in lists],
-            *(sizes, ends, *_split(weights, double), scale, loss, partials, counter),
+            *(sizes, ends, *split_floats(weights, double), scale, loss, partials, counter),
         ),
         dict(DTYPE=_DTYPES[dtype], BLOCK=block, MAX_PROGRAMS=MAX_PROGRAMS),
         options,

@@ -34,9 +34,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .adversarial import _processors, _split
 from .launch import launch
 from .layout import packed
+from .reduction import partial_sums, processors, split_floats, sum_three
 from .workspace import MAX_PROGRAMS, workspace
 
 
@@ -360,10 +360,8 @@ def mmd_kernel(
         ticket = tl.atomic_add(counter, 1, sem="acq_rel", scope="gpu")
         if ticket == programs - 1:  # the last program: every partial sum is visible
             p = tl.arange(0, MAX_PROGRAMS)
-            used = p < programs
-            xx = tl.sum(tl.load(partials + p, mask=used, other=0.0, cache_modifier=".cg"), axis=0)
-            xy = tl.sum(tl.load(partials + MAX_PROGRAMS + p, mask=used, other=0.0, cache_modifier=".cg"), axis=0)
-            yy = tl.sum(tl.load(partials + 2 * MAX_PROGRAMS + p, mask=used, other=0.0, cache_modifier=".cg"), axis=0)
+            xx, xy, yy = partial_sums(partials, p, p < programs, MAX_PROGRAMS)
+            xx, xy, yy = sum_three(xx, xy, yy)
             big, small = n.to(tl.float64), m.to(tl.float64)
             xx = xx / (big * (big - less))
             xy = xy / (big * small)
@@ -386,11 +384,14 @@ MOST_PROGRAMS = MAX_PROGRAMS
 
 
 def plan(n: int, m: int, d: int, differences: bool, dtype: torch.dtype, processors: int) -> tuple[dict, dict]:
-    """(block sizes, compiler options). Small samples get small row blocks, so that every processor has one."""
+    """(block sizes, compiler options). Small samples get small row blocks, so that every processor has one; large ones
+    whose dimensions fit in registers get the blocks that were fastest on an H200 (`python -m bench tune`)."""
     width = DIFFERENCES_UP_TO if differences else PRODUCTS_UP_TO
     chunk = min(d, width) if differences else min(width, max(16, triton.next_power_of_2(d)))
     rows = n + m
     block, columns = (32, 32 if dtype == torch.float64 else 64) if differences else (64, 32)
+    if not differences and d <= chunk and 2 * rows >= 3 * 128 * processors:
+        return dict(CHUNKS=False, EVEN=d % chunk == 0, CHUNK=chunk, BI=128, BJ=32), dict(num_warps=8)
     while block > 16 and -(-rows // block) < 2 * processors:
         block //= 2
     shape = dict(CHUNKS=d > chunk, EVEN=d % chunk == 0, CHUNK=chunk, BI=block, BJ=columns)
@@ -437,7 +438,7 @@ def mmd(
     double = x.dtype == torch.float64
     acc = torch.float64 if double else torch.float32
     differences = double or precision == "exact"
-    shape, options = plan(n, m, d, differences, x.dtype, _processors(x.device))
+    shape, options = plan(n, m, d, differences, x.dtype, processors(x.device))
     grads = [torch.empty_like(s) if asked else None for s, asked in ((x, of_x), (y, of_y))]
     sums = [None, None]
     if shape["CHUNKS"]:
@@ -450,15 +451,15 @@ def mmd(
     programs = min(MOST_PROGRAMS, blocks)
     dot = None if differences else dot_precision(precision)
     unit = 16 if d % 16 == 0 else 4 if d % 4 == 0 else 1
-    rates, rates_lo = _split(_rates(kernel, bandwidths, alpha), double)
+    rates, rates_lo = split_floats(_rates(kernel, bandwidths, alpha), double)
     scale = None if scale is None else packed(scale)
-    pairs = [tuple([part for (part,) in _split((v,), double)]) for v in (weight, weight * factor)]
+    pairs = [tuple([part for (part,) in split_floats((v,), double)]) for v in (weight, weight * factor)]
     launch(
         mmd_kernel,
         programs,
         x.device,
         (
-            *(x, y, *grads, *sums, n, m, d // unit, programs, rates, rates_lo, *_split((alpha,), double), *pairs),
+            *(x, y, *grads, *sums, n, m, d // unit, programs, rates, rates_lo, *split_floats((alpha,), double), *pairs),
             *(scale, loss, means, partials, counter),
         ),
         dict(
@@ -476,7 +477,7 @@ def mmd(
         options,
         key=(
             *(kernel, powers, len(rates), x.dtype, value, of_x, of_y, target, unbiased, dot, unit, *shape.values()),
-            *(options["num_warps"], None if scale is None else scale.dtype),
+            *(*options.values(), None if scale is None else scale.dtype),
         ),
         given=(x, y) if scale is None else (x, y, scale),
     )

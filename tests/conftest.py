@@ -77,3 +77,11 @@ def pytest_collection_modifyitems(config, items):
         for item in items:
             if "slow" in item.keywords:
                 item.add_marker(pytest.mark.skip(reason="slow; run apart with `pytest -m slow`"))
+
+
+def pytest_runtest_logreport(report):
+    """A traceback as soon as there is one: who stops the run before its end has it all the same."""
+    file = os.environ.get("FASTGAN_TEST_FAILURES")
+    if file and report.failed and "PYTEST_XDIST_WORKER" not in os.environ:
+        with open(file, "a", encoding="utf-8") as log:
+            log.write(f"\n---- {report.nodeid} ({report.when})\n{report.longreprtext}\n")

@@ -38,14 +38,14 @@ MUTANTS = {
     "N of the other side, one program": (
         KERNEL,
         "weights_lo[k]) / n.to(ACC)",
-        "weights_lo[k]) / _plain(sizes[0]).to(ACC)",
+        "weights_lo[k]) / plain(sizes[0]).to(ACC)",
         "triton and discriminator",
         ACCURACY,
     ),
     "N of the other side": (
         KERNEL,
         "s * w / n.to(ACC)",
-        "s * w / _plain(sizes[0]).to(ACC)",
+        "s * w / plain(sizes[0]).to(ACC)",
         "triton and discriminator",
         ACCURACY,
     ),
@@ -53,7 +53,7 @@ MUTANTS = {
         *(
             KERNEL,
             "s * w / n.to(ACC)",
-            "s * w / (_plain(sizes[0]) + _plain(sizes[K - 1])).to(ACC)",
+            "s * w / (plain(sizes[0]) + plain(sizes[K - 1])).to(ACC)",
             "triton and discriminator",
             ACCURACY,
         ),
@@ -77,8 +77,8 @@ MUTANTS = {
     ),
     "a program's sum left out": (
         KERNEL,
-        "i, i < _plain(ends[K - 1]), MAX",
-        "i, i < _plain(ends[K - 1]) - 1, MAX",
+        "i, i < plain(ends[K - 1]), MAX",
+        "i, i < plain(ends[K - 1]) - 1, MAX",
         "triton and sure",
         ACCURACY,
     ),
