@@ -384,14 +384,11 @@ MOST_PROGRAMS = MAX_PROGRAMS
 
 
 def plan(n: int, m: int, d: int, differences: bool, dtype: torch.dtype, processors: int) -> tuple[dict, dict]:
-    """(block sizes, compiler options). Small samples get small row blocks, so that every processor has one; large ones
-    whose dimensions fit in registers get the blocks that were fastest on an H200 (`python -m bench tune`)."""
+    """(block sizes, compiler options). Small samples get small row blocks, so that every processor has one."""
     width = DIFFERENCES_UP_TO if differences else PRODUCTS_UP_TO
     chunk = min(d, width) if differences else min(width, max(16, triton.next_power_of_2(d)))
     rows = n + m
     block, columns = (32, 32 if dtype == torch.float64 else 64) if differences else (64, 32)
-    if not differences and d <= chunk and 2 * rows >= 3 * 128 * processors:
-        return dict(CHUNKS=False, EVEN=d % chunk == 0, CHUNK=chunk, BI=128, BJ=32), dict(num_warps=8)
     while block > 16 and -(-rows // block) < 2 * processors:
         block //= 2
     shape = dict(CHUNKS=d > chunk, EVEN=d % chunk == 0, CHUNK=chunk, BI=block, BJ=columns)
