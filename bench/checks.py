@@ -19,6 +19,7 @@ from bench.contenders import DTYPES, draw
 from bench.graph_nodes import kernel_nodes
 from bench.limits import limits
 from bench.measure import Cuda, interval
+from bench.report import made_on
 from fastgan.compat import hifigan
 
 N = 100_003
@@ -238,7 +239,9 @@ def run(out: Path | None, commit: str | None) -> int:
 def markdown(results: dict) -> str:
     """A line a check and call; what is wrong, by dtype."""
     copied = results["machine"]["copy_bytes_per_s"] / 1e12
-    lines = [f"A copy moves {copied:.2f} TB/s, bytes read and written.", "", "| check | call | |", "|---|---|---|"]
+    env = results["environment"]
+    lines = [f"# What only a GPU can show, on {env['device']}", "", made_on(env)]
+    lines += [f"A copy moves {copied:.2f} TB/s, bytes read and written.", "", "| check | call | |", "|---|---|---|"]
     found: dict[tuple[str, str], list[str]] = {}
     for row in results["rows"]:
         wrong = found.setdefault((row["check"].replace("_", " "), row["call"]), [])

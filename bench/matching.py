@@ -801,7 +801,7 @@ def picture(results: dict, path: Path) -> None:
 
     kind, env, cells = _kinds(results)[-1], results["environment"], results["cells"]
     costs = [row for row in (results["penalties"] or {"rows": []})["rows"] if f"{kind}_cost" in row]
-    heights = [0.75 * max(len(cells), 1) + 0.6, 0.34 * max(len(costs), 1) + 0.6]
+    heights = [0.75 * max(len(cells), 1) + 0.6, 0.34 * len(costs) + 0.6 if costs else 0.1]
     figure, (top, bottom) = plt.subplots(
         2, 1, figsize=(9.5, sum(heights) + 1.6), height_ratios=heights, layout="constrained"
     )
@@ -830,6 +830,7 @@ def picture(results: dict, path: Path) -> None:
     bottom.set_yticks(range(len(costs)), [row["contender"] for row in costs], fontsize=9)
     bottom.set_ylim(len(costs) - 0.4, -0.6)
     bottom.set_xlabel(f"a discriminator step, {kind} time; 1 without a penalty", fontsize=9)
+    bottom.set_visible(bool(costs))
     for axis in (top, bottom):
         low, high = axis.get_xlim()
         axis.set_xlim(low, high * 1.3 if axis is top else high * 1.12)  # room for the numbers
@@ -839,7 +840,7 @@ def picture(results: dict, path: Path) -> None:
         axis.xaxis.set_major_formatter(lambda x, _: f"{x:g}×")
     figure.legend(handles, list(COLOURS), loc="outside lower center", ncols=len(COLOURS), frameon=False)
     figure.suptitle(
-        f"Feature matching, forward + backward, and the cost of a gradient penalty\n{env['device']}\n"
+        f"Feature matching, forward + backward{', and the cost of a gradient penalty' * bool(costs)}\n{env['device']}\n"
         f"torch {env['torch']}, triton {env['triton']}, commit {(env['commit'] or 'unknown')[:12]}, {env['date']}",
         fontsize=10,
     )

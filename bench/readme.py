@@ -10,8 +10,9 @@ from bench import bundle, environment, promises, suites
 
 
 def files() -> list[Path]:
-    """Results files of full runs, in the order of the suites, then of the devices."""
-    folders = sorted(p for p in environment.RESULTS.glob("*") if p.is_dir() and not p.name.endswith("-quick"))
+    """Results files of full runs, in the order of the suites, then of the devices, GPUs first."""
+    folders = [p for p in environment.RESULTS.glob("*") if p.is_dir() and not p.name.endswith("-quick")]
+    folders.sort(key=lambda folder: (folder.name.startswith("cpu"), folder.name))
     found = [folder / f"{name}.json" for name in suites.there() for folder in folders]
     return [file for file in found if file.exists()]
 

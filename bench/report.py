@@ -87,17 +87,21 @@ def _busy(env: dict) -> list[str]:
     return []
 
 
+def made_on(env: dict) -> str:
+    """When, and with which versions, a file was made."""
+    commit = "unknown commit" if env["commit"] is None else f"commit {env['commit'][:12]}"
+    text = f"{env['date']}, {commit}{' with uncommitted changes' if env['dirty'] else ''}, torch {env['torch']}, "
+    text += f"triton {env['triton']}, Python {env['python']}"
+    return text + (f", driver {env['driver']}" if env["driver"] else "") + "."
+
+
 def header(title: str, results: dict, promised: list) -> list[str]:
     """What a table of results begins with: where, when and how it was made, what was promised, who takes part."""
     env = results["environment"]
-    commit = "unknown commit" if env["commit"] is None else f"commit {env['commit'][:12]}"
     return [
         f"# {title} on {env['device']}",
         "",
-        f"{env['date']}, {commit}{' with uncommitted changes' if env['dirty'] else ''}, torch {env['torch']}, "
-        f"triton {env['triton']}, Python {env['python']}"
-        + (f", driver {env['driver']}" if env["driver"] else "")
-        + ".",
+        made_on(env),
         f"Made by `{env['command']}` in {results.get('seconds', 0):g} s, on {env['cores']} cores with a load of "
         f"{env['load']:g} before; drawn by `python -m bench report`.",
         *_busy(env),
@@ -263,7 +267,7 @@ def picture(results: dict, path: Path) -> None:
     figure, axes = plt.subplots(
         len(panels),
         len(dtypes),
-        figsize=(3.4 * len(dtypes) + 1.2, 2.9 * len(panels) + 1),
+        figsize=(max(3.4 * len(dtypes) + 1.2, 11), 2.9 * len(panels) + 1),  # at least as wide as title and legend
         sharex="col",
         sharey="row",
         squeeze=False,
@@ -294,7 +298,7 @@ def picture(results: dict, path: Path) -> None:
             if line == len(panels) - 1:
                 axis.set_xlabel("logits a side")
     handles, labels = axes[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 5), frameon=False)
     env = results["environment"]
     commit = (env["commit"] or "unknown")[:12]
     figure.suptitle(

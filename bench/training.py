@@ -514,6 +514,29 @@ def promises(results: dict) -> list[Promise]:
     ]
 
 
+def _speeds(axis, cells: Sequence[dict], colours: dict) -> None:
+    """Images a second: bars of a single cell, lines over several."""
+    if len(cells) == 1:
+        rows = [row for row in cells[0]["rows"] if "step_us" in row][::-1]
+        names = [row["contender"] for row in rows]
+        bars = axis.barh(names, [row["images_per_s"] for row in rows], color=[colours[name] for name in names])
+        axis.bar_label(bars, fmt="{:,.0f}", padding=3, fontsize=8)
+        axis.set(title=cells[0]["title"], xlabel="images a second")
+        axis.margins(x=0.12)
+        return
+    for name, colour in colours.items():
+        for norm, style in ((True, "o-"), (False, "s--")):
+            points = [
+                (f"{c['size']}px b{c['batch']}", row["images_per_s"])
+                for c in cells if c["norm"] == norm
+                for row in c["rows"] if row["contender"] == name and "step_us" in row
+            ]  # fmt: skip
+            if points:
+                label = name if norm or not any(c["norm"] for c in cells) else None
+                axis.plot(*zip(*points), style, color=colour, label=label)
+    axis.set(title="solid: norm in D; dashed: none", ylabel="images a second", yscale="log")
+
+
 def picture(results: dict, path: Path) -> None:
     """Images a second by batch, and the losses of all contenders over the steps."""
     import matplotlib
@@ -521,19 +544,12 @@ def picture(results: dict, path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    figure, axes = plt.subplots(1, 3, figsize=(17, 5), constrained_layout=True)
+    shown = 3 if results["curves"] else 1
+    figure, axes = plt.subplots(1, shown, figsize=(17 if shown == 3 else 9, 5), squeeze=False, constrained_layout=True)
+    speeds, *losses = axes[0]
     colours = dict(zip(CONTENDERS, plt.get_cmap("tab20").colors))
-    for name, colour in colours.items():
-        for norm, style in ((True, "o-"), (False, "s--")):
-            points = [
-                (f"{c['size']}px b{c['batch']}", row["images_per_s"])
-                for c in results["cells"] if c["norm"] == norm
-                for row in c["rows"] if row["contender"] == name and "step_us" in row
-            ]  # fmt: skip
-            if points:
-                label = name if norm or not any(c["norm"] for c in results["cells"]) else None
-                axes[0].plot(*zip(*points), style, color=colour, label=label)
-    for axis, key, title in ((axes[1], "loss_d", "D's loss"), (axes[2], "loss_g", "G's loss")):
+    _speeds(speeds, results["cells"], colours)
+    for axis, key, title in zip(losses, ("loss_d", "loss_g"), ("D's loss", "G's loss")):
         for name, curve in results["curves"].items():
             if "error" not in curve:
                 values = [math.nan if x is None else x for x in curve[key]]
@@ -541,8 +557,7 @@ def picture(results: dict, path: Path) -> None:
                 mean = [sum(values[i : i + window]) / window for i in range(len(values) - window + 1)]
                 axis.plot(range(window, len(values) + 1), mean, color=colours[name], label=name)
         axis.set(title=title, xlabel="step", ylabel="nats")
-    axes[0].set(title="solid: norm in D; dashed: none", ylabel="images a second", yscale="log")
-    for axis in axes:
+    for axis in axes[0]:
         axis.grid(alpha=0.3)
         if axis.get_legend_handles_labels()[0]:
             axis.legend(fontsize=7)

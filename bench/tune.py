@@ -21,7 +21,7 @@ import fastgan
 from bench import environment
 from bench.contenders import DTYPES, draw
 from bench.measure import Cuda, interval, sample_rounds
-from bench.report import microseconds
+from bench.report import made_on, microseconds
 
 ADVERSARIAL = importlib.import_module("fastgan.kernels.adversarial")  # the package's function has the module's name
 MMD = importlib.import_module("fastgan.kernels.mmd")
@@ -185,7 +185,8 @@ def run(only: list[str] | None, out: Path | None, commit: str | None, quick: boo
 
 def markdown(results: dict) -> str:
     """The plans of each problem, the fastest first."""
-    lines = ["| problem | plan | µs |", "|---|---|---|"]
+    env = results["environment"]
+    lines = [f"# Launch plans on {env['device']}", "", made_on(env), "", "| problem | plan | µs |", "|---|---|---|"]
     for name, rows in results["problems"].items():
         for row in sorted(rows, key=lambda row: _time(row) or math.inf):
             time = _time(row)
