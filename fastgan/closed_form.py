@@ -94,10 +94,10 @@ def terms(
         grads.append(grad if grad is None or grad.dtype == logits[k].dtype else grad.to(logits[k].dtype))
     if not slopes:
         grads = None
-    elif split:
-        grads = join_sides(grads, split)
-    elif partner_gradient:
-        grads = (grads if gradient else []) + [grad.neg() for grad in grads]
+    else:
+        grads = [_laid_out(grad, x) for grad, x in zip(join_sides(grads, split) if split else grads, batches)]
+        if partner_gradient:
+            grads = (grads if gradient else []) + [grad.neg() for grad in grads]
     if not value:
         return None, None, grads
     if on_cpu:
@@ -151,7 +151,7 @@ def _short_list(
     if max(sizes) > _SHORT or min(sizes) < 1:
         return None
     with torch.no_grad():
-        dense = [x if x.is_contiguous() else _dense(x) for x in logits]
+        dense = [_dense(x) for x in logits]
         wide = [widen(x) for x in dense]
         form = _LISTS[criterion]
         gaps = form.gap(wide, labels)
@@ -287,7 +287,8 @@ def matching_signs(
     if not fakes[0].is_cpu:
         gaps = [widen(x.detach()) - widen(other.detach()) for x, other in zip(fakes, reals)]
         losses = [weight * gap.abs().mean() for gap, weight in zip(gaps, weights)]
-        return torch.stack(losses).sum(), [gap.sign().to(torch.int8) for gap in gaps]
+        signs = [_laid_out(gap.sign().to(torch.int8), x) for gap, x in zip(gaps, fakes)]
+        return torch.stack(losses).sum(), signs
     loss, signs = 0.0, []
     for x, other, weight in zip(fakes, reals, weights):
         x, other = _pair(x, other)
@@ -377,9 +378,7 @@ def _term_on_cpu(
     gradient: bool,
 ) -> tuple[tuple[float, ...] | None, Tensor | None]:
     """((weighted loss, mean logit, share classified rightly), gradient) of one term, each if asked for."""
-    x = x.detach()
-    if not x.is_contiguous() or x.is_neg():
-        x = _dense(x)
+    x = _dense(x.detach())
     n = x.numel()
     fast = FAST.get(criterion) if mask is None and y.__class__ is float else None
     slope_weight = weight * factor / n if n else 0.0
@@ -431,6 +430,7 @@ def _term_anywhere(
     gradient: bool,
 ) -> tuple[tuple[Tensor, ...] | None, Tensor | None]:
     """`_term_on_cpu` for any other device: nothing read back to the host."""
+    x = x.detach()
     slope_weight = factor * (weight / max(x.numel(), 1))
     mean_loss, grad = _by_formula(x, y, mask, criterion, slope_weight, value, gradient)
     if not value:
@@ -722,11 +722,19 @@ def widen(x: Tensor) -> Tensor:
 
 
 def _dense(x: Tensor) -> Tensor:
-    """x if its elements fill one stretch of memory in some order of dimensions, else a contiguous copy."""
+    """x if its elements fill one stretch of memory in some order of dimensions, else a copy, as `empty_like` lays it
+    out."""
     x = x.resolve_neg()
-    if x.is_contiguous():
+    if x.is_contiguous() or torch.empty_like(x, device="meta").stride() == x.stride():
         return x
-    return x if torch.empty_like(x, device="meta").stride() == x.stride() else x.contiguous()
+    return torch.empty_like(x).copy_(x)
+
+
+def _laid_out(grad: Tensor, x: Tensor) -> Tensor:
+    """A gradient at x, or its signs, in the layout that `empty_like` gives x."""
+    if grad.stride() == x.stride() or grad.stride() == torch.empty_like(x, device="meta").stride():
+        return grad
+    return torch.empty_like(x, dtype=grad.dtype).copy_(grad)
 
 
 def _flat(x: Tensor) -> Tensor:

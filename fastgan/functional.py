@@ -393,7 +393,10 @@ def lecam_regularizer(
     like = real[0]
     dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
     # 0-d tensors are stacked where they lie: nothing is read back to the host
-    anchors = [torch.as_tensor(a, dtype=dtype, device=like.device).reshape(()) for a in (fake_anchor, real_anchor)]
+    anchors = [
+        torch.as_tensor(a if isinstance(a, Tensor) else _number(name, a), dtype=dtype, device=like.device).reshape(())
+        for name, a in (("fake_anchor", fake_anchor), ("real_anchor", real_anchor))
+    ]
     shift = torch.stack([anchors[0]] * len(real) + [anchors[1]] * len(fake))
     labels = (0.0,) * len(real) + (1.0,) * len(fake)
     terms = Terms((*real, *fake), labels, (float(weight),) * len(labels), "squared_hinge", len(real), shift=shift)

@@ -29,10 +29,10 @@ for _storage in [torch.empty(0, device="cpu").untyped_storage()]:
 
 
 def empty_like(x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-    """`torch.empty_like(x, dtype=dtype)` of a dense CPU tensor, in memory that is at hand if it can be."""
+    """`torch.empty_like(x, dtype=dtype)` of a dense tensor; on a CPU in memory that is at hand, if it can be."""
     dtype = x.dtype if dtype is None else dtype
     size = x.numel() * dtype.itemsize
-    if not SMALLEST <= size <= MOST or _holders is None:
+    if not SMALLEST <= size <= MOST or not x.is_cpu or _holders is None:
         return torch.empty_like(x, dtype=dtype)
     of_size = _kept.__dict__.setdefault(size, [])
     for storage in of_size:

@@ -108,7 +108,7 @@ def matching_kernel(
         if ragged:
             _write_gradient(s_ptr, g_ptr, h_ptr, tail + lane, inside, w)
     else:
-        V: tl.constexpr = 128 // DTYPE.primitive_bitwidth
+        V: tl.constexpr = 128 // fakes[0].dtype.element_ty.primitive_bitwidth
         values = tl.zeros([BLOCK // V], ACC)
         for tile in range(first, full, stride):
             values += in_thread_sum(_compare(a_ptr, b_ptr, s_ptr, tile * BLOCK + lane, None, ACC), V)

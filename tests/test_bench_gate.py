@@ -39,7 +39,7 @@ def test_every_count_is_the_baselines():
             assert f"{section}: not compared: the baseline is of {tool}" in done.stdout
 
 
-LOOP = "    for tile in range(first, full, stride):  # no mask"
+LOOP = "    for tile in range(first, full, stride):\n        base"
 PLANTS = {  # name: (file, what stands there, what replaces it, section, cases, what the gate says)
     "one extra launch": (
         *("kernels/launch.py", "    _launches += 1\n"),
@@ -54,13 +54,13 @@ PLANTS = {  # name: (file, what stands there, what replaces it, section, cases, 
     "one extra pass": (
         *("kernels/adversarial.py", LOOP),
         "    for tile in range(first, full, stride):\n"
-        "        logits += _in_thread_sum(widen(tl.load(x_ptr + tile * BLOCK + lane), ACC), V)\n" + LOOP,
+        "        logits += in_thread_sum(widen(tl.load(x_ptr + tile * BLOCK + lane), ACC), V)\n" + LOOP,
         *("instructions", "4194307", "tile loop 1: other counts, and nothing in the baseline"),
     ),
     "no vector loads": (
-        *("kernels/adversarial.py", "tile * BLOCK + lane, None, shift,"),
-        *("tile * BLOCK + lane, tile * BLOCK + lane < n, shift,", "instructions", "4194307"),
-        "tile loop 0, loads_128: 0, and 4 in the baseline",
+        *("kernels/adversarial.py", "tl.minimum(tile + stride, full - 1) * BLOCK, lane, None)"),
+        *("tl.minimum(tile + stride, full - 1) * BLOCK, lane, base + lane < n)", "instructions", "4194307"),
+        "tile loop 0, loads_128: 0, and 2 in the baseline",
     ),
 }
 SLOW = ("one extra pass", "no vector loads")  # the compiler's time
@@ -71,10 +71,9 @@ def test_planted_work_is_found(name, tmp_path):
     file, old, new, section, words, said = PLANTS[name]
     tree = tmp_path / "tree"
     compare.tree(tree, None)
-    for path in (tree / file, tree / "fastgan" / file):  # kernels stand in fastgan.kernels
-        if path.exists():
-            assert path.read_text().count(old) == 1
-            path.write_text(path.read_text().replace(old, new))
+    text = (tree / file).read_text()
+    assert text.count(old) == 1
+    (tree / file).write_text(text.replace(old, new))
     done = run(tree, "--only", section, "--cases", words)
     assert done.returncode == 1, done.stdout + done.stderr[-2000:]
     assert said in done.stdout and "--update" in done.stdout

@@ -50,11 +50,18 @@ def test_full_tiles_are_read_and_written_128_bits_at_a_time(rows):
     assert not [(name(row), row["broken"]) for row in rows if any("128" in why for why in row["broken"])]
 
 
-def test_nothing_spills(rows):
-    assert {name(row): row["spills"] for row in rows if row["spills"] and row["dtype"] != "float64"} == {}
+def test_nothing_spills_in_a_tile_loop(rows):
+    """The last program's sums may, once a launch; on AMD, whose compiler does not say where, nothing does."""
+    spills = {
+        name(row): [loop.get("spills", row["spills"]) for loop in row["tile_loops"]]
+        for row in rows
+        if row["dtype"] != "float64"
+    }
+    assert len(spills) >= 60 and {key: found for key, found in spills.items() if any(found)} == {}
 
 
-def test_at_most_26_instructions_a_logit_on_sm_90(rows):
+def test_at_most_27_and_a_half_instructions_a_logit_on_sm_90(rows):
+    """24 to 26 are the loss, its gradient and its statistics, the rest is the price of reading a tile ahead."""
     each = {
         name(row): loop["instructions_a_logit"]
         for row in rows
@@ -62,7 +69,7 @@ def test_at_most_26_instructions_a_logit_on_sm_90(rows):
         for loop in row["tile_loops"]
     }
     assert len(each) >= 9
-    assert {key: value for key, value in each.items() if not 5 < value <= 26} == {}
+    assert {key: value for key, value in each.items() if not 5 < value <= 27.5} == {}
 
 
 def test_one_program_takes_no_ticket_and_many_take_one_that_orders_memory(rows):
@@ -80,10 +87,10 @@ def test_a_broken_promise_is_named(rows):
     row = next(r for r in rows if r["target"] == "sm_90" and r["dtype"] == "bfloat16" and r["programs"] > 1)
     loop = row["tile_loops"][0]
     for change, said in (
-        ({"spills": 2}, "2 spills"),
+        ({"tile_loops": [loop | {"spills": 2}]}, "2 spills in the tile loop"),
         ({"tile_loops": []}, "no tile loop"),
         ({"tile_loops": [loop | {"loads_narrow": 8}]}, "8 narrower"),
-        ({"tile_loops": [loop | {"instructions_a_logit": 26.5}]}, "26.5 instructions"),
+        ({"tile_loops": [loop | {"instructions_a_logit": 28.5}]}, "28.5 instructions"),
         ({"gradient": True, "tile_loops": [loop | {"stores_128": 0}]}, "stores"),
     ):
         assert any(said in why for why in broken(row | change)), said

@@ -15,17 +15,24 @@ KERNEL, CRITERION, NUMERICS = "kernels/adversarial.py", "kernels/criteria.py", "
 FUNCTIONAL, OPERATORS, CLOSED = "fastgan/functional.py", "fastgan/operators.py", "fastgan/closed_form.py"
 SMALL = "fastgan/small.py"
 ACCURACY, AUTOGRAD, OBJECTIVES = "tests/test_accuracy.py", "tests/test_autograd.py", "tests/test_objectives.py"
+LAYOUTS = "tests/test_layouts.py"
 MMD_KERNEL, MMD_CLOSED, MMD = "kernels/mmd.py", "fastgan/mmd.py", "tests/test_mmd.py"
 SIGNS_KERNEL, SIGNS, MATCHING = "kernels/matching.py", "fastgan/signs.py", "tests/test_matching.py"
 STEP, TRAINER, STEPS, TRAINING = "fastgan/step.py", "fastgan/trainer.py", "tests/test_step.py", "tests/test_trainer.py"
 
 # name: (file, what stands there, what replaces it, backend, test file)
 MUTANTS = {
-    "zero gradient": (KERNEL, "offset, slope.to(", "offset, (slope * 0).to(", "triton and discriminator", ACCURACY),
+    "zero gradient": (
+        KERNEL,
+        "base + lane, slope.to(",
+        "base + lane, (slope * 0).to(",
+        "triton and discriminator",
+        ACCURACY,
+    ),
     "zero gradient in the tail": (
         KERNEL,
-        "tail + lane, inside, shift, y, w,",
-        "tail + lane, inside, shift, y, w * 0,",
+        "tail, lane, inside, shift, y, w,",
+        "tail, lane, inside, shift, y, w * 0,",
         "triton and discriminator",
         ACCURACY,
     ),
@@ -59,7 +66,21 @@ MUTANTS = {
         ),
     ),
     "lost tail": (KERNEL, "if (tail < n) &", "if (tail > n) &", "triton and discriminator", ACCURACY),
-    "tail in the value twice": (KERNEL, "tl.where(inside, value, 0.0)", "value", "triton and discriminator", ACCURACY),
+    "tail in the value twice": (KERNEL, "tl.where(inside, v, 0.0)", "v", "triton and discriminator", ACCURACY),
+    "the tile ahead is this one": (
+        *(KERNEL, "tl.minimum(tile + stride, full - 1) * BLOCK", "base", "triton and discriminator", ACCURACY),
+    ),
+    "two of three sums mixed up": (
+        *("kernels/reduction.py", "return a + x, b + y, c + z", "return a + x, b + z, c + y"),
+        *("triton and discriminator", ACCURACY),
+    ),
+    "rows of a permuted batch": (
+        *(KERNEL, "dense_rows(x) if split else dense(x)", "dense(x)", "triton and batch", LAYOUTS),
+    ),
+    "a negative view as it lies": (
+        *("kernels/layout.py", "x.resolve_neg() if x.is_neg() else x).contiguous()", "x).contiguous()"),
+        *("triton and upstream", LAYOUTS),
+    ),
     "wrong sign of the slope": (CRITERION, "tl.fma(s, -w,", "tl.fma(s, w,", "triton and discriminator", ACCURACY),
     "naive log(1 + e)": (
         NUMERICS,
@@ -174,9 +195,7 @@ MUTANTS = {
     "a list: one scale for all terms": (
         *(KERNEL, "tl.load(scale + term)", "tl.load(scale)", "triton and each_part", OBJECTIVES),
     ),
-    "a partner added": (
-        *(KERNEL, "x -= widen(tl.load(b_ptr", "x += widen(tl.load(b_ptr", "triton and relativistic-", OBJECTIVES),
-    ),
+    "a partner added": (*(KERNEL, "x -= widen(b, ACC)", "x += widen(b, ACC)", "triton and relativistic-", OBJECTIVES),),
     "a partner's gradient of the wrong sign": (
         *(KERNEL, "(-slope).to(", "slope.to(", "triton and relativistic-", OBJECTIVES),
     ),
@@ -317,7 +336,7 @@ def plant(folder, mutant=None):
     package = folder / "fastgan"
     ignore = shutil.ignore_patterns("__pycache__")
     shutil.copytree(ROOT / "fastgan", package, ignore=ignore)
-    tests = ("accuracy", "autograd", "objectives", "mmd", "matching", "memory", "step", "trainer")
+    tests = ("accuracy", "autograd", "layouts", "objectives", "mmd", "matching", "memory", "step", "trainer")
     for name in ("conftest.py", "oracle.py", *[f"test_{name}.py" for name in tests]):
         shutil.copy(ROOT / "tests" / name, folder)
     if mutant:
