@@ -107,7 +107,8 @@ def _tiles(
     full = n // BLOCK
     # The next tile is on its way while this one is computed. No mask over lanes: 128-bit accesses whatever n is.
     if AHEAD:
-        x, b = _raw(x_ptr, b_ptr, first * BLOCK, lane, first < full)
+        some = lane < (full - first) * BLOCK  # all lanes or none; the interpreter of triton 3.9 takes no scalar mask
+        x, b = _raw(x_ptr, b_ptr, first * BLOCK, lane, some)
     for tile in range(first, full, stride):
         base = tile * BLOCK
         if AHEAD:
