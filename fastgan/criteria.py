@@ -108,6 +108,13 @@ def _hinge(knee: float, of_nan: bool) -> Criterion:
     )
 
 
+def _clamp_slope_at_zero() -> float:
+    """The slope of `clamp(min=0)` at 0, of the torch installed: 1 up to 2.13, 0 from 2.14 on."""
+    with torch.inference_mode(False), torch.enable_grad():
+        x = torch.zeros((), device="cpu", requires_grad=True)
+        return x.clamp(min=0).grad_fn(torch.ones((), device="cpu")).item()  # no autograd engine: it would start threads
+
+
 CRITERIA = {
     "sigmoid_cross_entropy": Criterion(
         _cross_entropy_with_logits,
@@ -131,7 +138,7 @@ CRITERIA = {
         formula="(x - y)^2",
     ),
     "hinge": _hinge(knee=0.0, of_nan=True),
-    "hinge_clamp": _hinge(knee=1.0, of_nan=False),
+    "hinge_clamp": _hinge(knee=_clamp_slope_at_zero(), of_nan=False),
     "hinge_min": _hinge(knee=0.5, of_nan=True),
     "wasserstein": Criterion(
         lambda x, y: -_sign(y) * x,

@@ -7,6 +7,7 @@ gives. The same formulas in PyTorch, with the curvature, are in `fastgan/criteri
 Where a criterion knows real data and generated data only, s = 2 y - 1 is 1 for the label 1 and -1 for the label 0.
 """
 
+import torch
 import triton
 import triton.language as tl
 
@@ -50,11 +51,27 @@ def hinge(x, y, w):
 
 
 @triton.jit
-def hinge_clamp(x, y, w):
+def _hinge_clamp_to_2_13(x, y, w):
     """`hinge`, written with `clamp(min=0)`: the slope at the knee is -s, and NaN has none."""
     s = 2.0 * y - 1.0
     t = 1.0 - s * x
     return tl.maximum(t, 0.0, propagate_nan=tl.PropagateNan.ALL), tl.where(t >= 0, -s * w, 0.0)
+
+
+@triton.jit
+def _hinge_clamp_from_2_14(x, y, w):
+    """The same with the `clamp` of later versions of PyTorch: the slope at the knee is 0."""
+    s = 2.0 * y - 1.0
+    t = 1.0 - s * x
+    return tl.maximum(t, 0.0, propagate_nan=tl.PropagateNan.ALL), tl.where(t > 0, -s * w, 0.0)
+
+
+def _hinge_clamp():
+    """The one whose knee is that of the torch installed; asked as in `fastgan/criteria.py`."""
+    with torch.inference_mode(False), torch.enable_grad():
+        x = torch.zeros((), device="cpu", requires_grad=True)
+        slope = x.clamp(min=0).grad_fn(torch.ones((), device="cpu"))
+    return _hinge_clamp_to_2_13 if slope.item() else _hinge_clamp_from_2_14
 
 
 @triton.jit
@@ -135,7 +152,7 @@ def cross_entropy(x, y, w):
 CRITERIA = {
     function.__name__: function
     for function in (
-        *(sigmoid_cross_entropy, absolute_error, least_squares, hinge, hinge_clamp, hinge_min, wasserstein),
-        *(squared_hinge, absolute, leaky_least_squares, tanh_hinge, log_sigmoid_with_eps, cross_entropy),
+        *(sigmoid_cross_entropy, absolute_error, least_squares, hinge, hinge_min, wasserstein, squared_hinge),
+        *(absolute, leaky_least_squares, tanh_hinge, log_sigmoid_with_eps, cross_entropy),
     )
-}
+} | {"hinge_clamp": _hinge_clamp()}

@@ -93,9 +93,22 @@ def test_gradcheck_and_gradgradcheck(device, criterion):
         assert torch.autograd.gradgradcheck(loss, (x,), atol=1e-4 if criterion == "cross_entropy" else 1e-5)
 
 
+def clamp_slope():
+    """That of `clamp(min=0)` at its knee: 1 up to torch 2.13, 0 from 2.14 on."""
+    x = torch.zeros((), requires_grad=True)
+    return torch.autograd.grad(torch.clamp(x, min=0), x)[0].item()
+
+
+def test_nan_has_the_slope_that_clamp_gives_it(device):
+    for n in (3, 9000):
+        x = torch.full((n,), NAN, device=device, requires_grad=True)
+        (grad,) = torch.autograd.grad(fastgan.criterion_loss(x, 1.0, "hinge_clamp", reduction="sum"), x)
+        assert torch.equal(grad, torch.autograd.grad(torch.clamp(1 - x, min=0).sum(), x)[0])
+
+
 @pytest.mark.parametrize("criterion", ["hinge", "hinge_clamp", "hinge_min"])
 def test_the_knee_is_that_of_the_operator(device, criterion):
-    knee = {"hinge": 0.0, "hinge_clamp": 1.0, "hinge_min": 0.5}[criterion]
+    knee = {"hinge": 0.0, "hinge_clamp": clamp_slope(), "hinge_min": 0.5}[criterion]
     for label, at in ((1.0, 1.0), (0.0, -1.0)):
         for n in (3, 9000):
             x = torch.full((n,), at, device=device, requires_grad=True)

@@ -4,7 +4,8 @@
     from fastgan.compat.vocos import DiscriminatorLoss, FeatureMatchingLoss, GeneratorLoss    # after, or below it: the
                                                                                               # later import wins
 
-At the knee the slope is that of `clamp`, as upstream: -1 where a real logit is 1.
+At the knee the slope is that of the `clamp` of the torch installed, as upstream: where a real logit is 1 it is -1 up to
+torch 2.13 and 0 from 2.14 on.
 
 Differences: what upstream reads back to the host with `.item()` (r_losses, g_losses) are 0-d detached tensors here;
 float16 and bfloat16 outputs give float32 losses; lists of different lengths are an error.
