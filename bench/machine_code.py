@@ -29,6 +29,7 @@ from unittest import mock
 
 import torch
 import triton
+from triton._utils import find_paths_if, get_iterable_path
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, make_backend
 from triton.runtime.jit import create_function_from_signature
@@ -156,9 +157,15 @@ def specialised(launch: Launch, target: str) -> tuple[dict, dict, dict, dict]:
     if TARGETS[target].backend == "hip":
         options.pop("maxnreg", None)
     bind = create_function_from_signature(launch.kernel.signature, launch.kernel.params, backend)
-    bound, specialisation, rest = bind(*launch.arguments, **options)
-    parsed, signature, constants, attributes = launch.kernel._pack_args(backend, options, bound, specialisation, rest)
-    return parsed.__dict__, signature, constants, attributes
+    bound, specialisation, _ = bind(*launch.arguments, **options)
+    kinds = [kind for kind, _ in specialisation]
+    keys = [None if kind == "constexpr" else key for kind, key in specialisation]
+    values = list(bound.values())
+    signature = dict(zip(launch.kernel.arg_names, kinds))
+    constants = {at: get_iterable_path(values, at) for at in find_paths_if(kinds, lambda _, kind: kind == "constexpr")}
+    found = find_paths_if(keys, lambda _, key: isinstance(key, str))
+    attributes = {at: backend.parse_attr(get_iterable_path(keys, at)) for at in found}
+    return backend.parse_options(options).__dict__, signature, constants, attributes
 
 
 def compiled(launch: Launch, target: str):
