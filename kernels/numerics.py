@@ -28,8 +28,8 @@ def widen(x, ACC: tl.constexpr):
 
 @triton.jit
 def exp_minus_abs(x):
-    """exp(-|x|) to 2 ulp; NaN for NaN. Exactly 0 where float32 eager is, for |x| >= 104; on NVIDIA, whose ex2.approx.ftz
-    has no result below 2^-126, for |x| > 87.3."""
+    """exp(-|x|) to 2 ulp; NaN for NaN. Exactly 0 where float32 eager is, for |x| >= 104; on NVIDIA, whose
+    ex2.approx.ftz has no result below 2^-126, for |x| > 87.3."""
     if x.dtype == tl.float64:
         return tl.exp(-tl.abs(x))
     a = tl.minimum(tl.abs(x), 104.0, propagate_nan=tl.PropagateNan.ALL)  # keeps inf - inf out of the residual
