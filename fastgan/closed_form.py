@@ -724,7 +724,7 @@ def widen(x: Tensor) -> Tensor:
 def _dense(x: Tensor) -> Tensor:
     """x if its elements fill one stretch of memory in some order of dimensions, else a copy, as `empty_like` lays it
     out."""
-    x = x.resolve_neg()
+    x = x.resolve_neg() if x.is_neg() else x
     if x.is_contiguous() or torch.empty_like(x, device="meta").stride() == x.stride():
         return x
     return torch.empty_like(x).copy_(x)
