@@ -1,6 +1,6 @@
-"""stylegan2-pytorch, lightweight-gan and gigagan-pytorch (lucidrains): their adversarial losses.
+"""stylegan2-pytorch and gigagan-pytorch (lucidrains): their adversarial losses.
 
-stylegan2_pytorch.py, lightweight_gan.py: delete the functions of these names and add
+stylegan2_pytorch.py: delete the functions of these names and add
 
     from fastgan.compat.lucidrains import dual_contrastive_loss, gen_hinge_loss, hinge_loss
 
@@ -9,8 +9,10 @@ gigagan_pytorch.py: the same with
     from fastgan.compat.lucidrains import discriminator_hinge_loss, generator_hinge_loss
 
 The sign is inverted there: D gives low values to real data, so that D minimises relu(1 + r) + relu(1 - f) and G the
-mean of f. (`dual_contrastive_loss` is not inverted.) Argument orders are upstream's: the real side first in
-`hinge_loss`, the generated side first in `gen_hinge_loss`.
+mean of f. (`dual_contrastive_loss` is not inverted.) Argument orders are those of stylegan2-pytorch 1.9.0 (ce7f830,
+January 2025): the generated side first. Before August 2024 it had the real side first in `hinge_loss` and
+`dual_contrastive_loss`, as lightweight-gan still has: for these two, `fastgan.compat.lightweight_gan`. gigagan-pytorch
+was read at 01045f0: the real side first in its `discriminator_hinge_loss`.
 
 Differences: logits of different shapes are averaged each by itself (upstream broadcasts them, or fails); half-precision
 logits give float32 losses (upstream: half); gigagan's two also take lists, one launch for all scales.
@@ -26,15 +28,15 @@ from fastgan import functional
 from fastgan.compat._logits import check
 
 
-def hinge_loss(real: Tensor, fake: Tensor) -> Tensor:
+def hinge_loss(fake: Tensor, real: Tensor) -> Tensor:
     """D's loss, mean relu(1 + real) + mean relu(1 - fake), 0-d; slope 0 at the knee.
 
-    real, fake: D's logits, (batch,) upstream, any shapes here.
+    fake, real: D's logits, (batch,) upstream, any shapes here.
 
     Raises:
         TypeError, ValueError: not a floating tensor; an empty one; two dtypes or devices.
     """
-    check(real=real, fake=fake)
+    check(fake=fake, real=real)
     return functional.discriminator_loss(fake, real, "hinge")  # the sides swapped: the label 0 is the real one's
 
 
@@ -44,16 +46,16 @@ def gen_hinge_loss(fake: Tensor, real: Tensor | None) -> Tensor:
     return functional.criterion_loss(fake, 0.0, "wasserstein")
 
 
-def dual_contrastive_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+def dual_contrastive_loss(fake_logits: Tensor, real_logits: Tensor) -> Tensor:
     """mean_i softplus(log sum_j exp f_j - r_i) + mean_j softplus(log sum_i exp(-r_i) + f_j), 0-d (Yu et al. 2021).
 
-    D's loss in this order; upstream calls it as G's with the sides swapped, generated logits first. Upstream builds two
-    N x N matrices of logits for two cross-entropies; these are the same numbers and gradients in O(N).
+    D's loss and, upstream, G's as well, in the same order. Upstream builds two N x N matrices of logits for two
+    cross-entropies; these are the same numbers and gradients in O(N).
 
-    real_logits, fake_logits: of any shapes, and not necessarily the same: all of a side's logits count as one list.
+    fake_logits, real_logits: of any shapes, and not necessarily the same: all of a side's logits count as one list.
     Errors as in `hinge_loss`.
     """
-    check(real_logits=real_logits, fake_logits=fake_logits)
+    check(fake_logits=fake_logits, real_logits=real_logits)
     return functional.discriminator_loss(real_logits, fake_logits, "dual_contrastive")
 
 

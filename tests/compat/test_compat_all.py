@@ -17,7 +17,7 @@ from fastgan import compat
 PROMISED = [
     *("audiocraft", "basicsr", "bigvgan", "biggan", "cyclegan", "dac", "dcgan", "espnet", "hifigan", "lucidrains"),
     *("mimicry", "mmagic", "monai", "pix2pixhd", "r3gan", "rosinality", "spade", "studiogan", "stylegan", "taming"),
-    *("torchgan", "vits"),
+    *("lightweight_gan", "torchgan", "vits"),
 ]
 SOURCES = sorted(Path(compat.__file__).parent.glob("*.py"))
 SYNCS = ("item", "tolist", "cpu", "numpy")

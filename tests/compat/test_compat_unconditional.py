@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from parity import adaptive_weight, check, shaped
 
 from fastgan import kernels
-from fastgan.compat import biggan, lucidrains, mimicry, r3gan, rosinality, studiogan, stylegan
+from fastgan.compat import biggan, lightweight_gan, lucidrains, mimicry, r3gan, rosinality, studiogan, stylegan
 
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
 TWO = [(16, 1), (16, 1)]
@@ -77,9 +77,15 @@ CASES = {
     "mimicry.hinge_loss_gen": (mimicry.hinge_loss_gen, lambda f: -f.mean(), [(64, 1)]),
     "rosinality.d_logistic_loss": (rosinality.d_logistic_loss, lambda r, f: sp(-r).mean() + sp(f).mean(), TWO),
     "rosinality.g_nonsaturating_loss": (rosinality.g_nonsaturating_loss, lambda f: sp(-f).mean(), [(16, 1)]),
-    "lucidrains.hinge_loss": (lucidrains.hinge_loss, lambda r, f: (F.relu(1 + r) + F.relu(1 - f)).mean(), [(32,)] * 2),
+    "lucidrains.hinge_loss": (lucidrains.hinge_loss, lambda f, r: (F.relu(1 + r) + F.relu(1 - f)).mean(), [(32,)] * 2),
     "lucidrains.gen_hinge_loss": (lambda fake: lucidrains.gen_hinge_loss(fake, None), lambda f: f.mean(), [(32,)]),
-    "lucidrains.dual_contrastive_loss": (lucidrains.dual_contrastive_loss, dual, [(32,), (24,)]),
+    "lucidrains.dual_contrastive_loss": (lucidrains.dual_contrastive_loss, lambda f, r: dual(r, f), [(32,), (24,)]),
+    "lightweight_gan.hinge_loss": (
+        lightweight_gan.hinge_loss,
+        lambda r, f: (F.relu(1 + r) + F.relu(1 - f)).mean(),
+        [(32,)] * 2,
+    ),
+    "lightweight_gan.dual_contrastive_loss": (lightweight_gan.dual_contrastive_loss, dual, [(32,), (24,)]),
     "lucidrains.discriminator_hinge_loss": (
         lucidrains.discriminator_hinge_loss,
         lambda r, f: (F.relu(1 + r) + F.relu(1 - f)).mean(),
@@ -114,9 +120,12 @@ SIGNATURES = {
     rosinality.d_logistic_loss: ["real_pred", "fake_pred"],
     rosinality.g_nonsaturating_loss: ["fake_pred"],
     rosinality.d_r1_loss: ["real_pred", "real_img"],
-    lucidrains.hinge_loss: ["real", "fake"],
+    lucidrains.hinge_loss: ["fake", "real"],
     lucidrains.gen_hinge_loss: ["fake", "real"],
-    lucidrains.dual_contrastive_loss: ["real_logits", "fake_logits"],
+    lucidrains.dual_contrastive_loss: ["fake_logits", "real_logits"],
+    lightweight_gan.hinge_loss: ["real", "fake"],
+    lightweight_gan.dual_contrastive_loss: ["real_logits", "fake_logits"],
+    lightweight_gan.gen_hinge_loss: ["fake", "real"],
     lucidrains.discriminator_hinge_loss: ["real", "fake"],
     lucidrains.generator_hinge_loss: ["fake"],
 }
@@ -569,3 +578,12 @@ def test_dual_contrastive_of_large_logits():
     ]
     for got, want in zip(*slopes):  # the smallest are differences that even float64 has not to the last digit
         torch.testing.assert_close(got.double(), want, rtol=1e-5, atol=1e-9)
+
+
+def test_each_of_lucidrains_repositories_has_its_own_order():
+    """stylegan2-pytorch took generated data first in August 2024; lightweight-gan takes real data first."""
+    high, low = torch.tensor([5.0, 5.0]), torch.tensor([-5.0, -5.0])
+    assert lucidrains.hinge_loss(high, low).item() == 0.0  # D is to be low on real data
+    assert lightweight_gan.hinge_loss(low, high).item() == 0.0
+    assert lucidrains.dual_contrastive_loss(low, high).item() < 1e-3  # and high here
+    assert lightweight_gan.dual_contrastive_loss(high, low).item() < 1e-3
