@@ -13,6 +13,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from fastgan.compat import lucidrains
+from fastgan.compat._logits import check
 from fastgan.compat.lucidrains import gen_hinge_loss
 
 __all__ = ["dual_contrastive_loss", "gen_hinge_loss", "hinge_loss"]
@@ -20,10 +21,12 @@ __all__ = ["dual_contrastive_loss", "gen_hinge_loss", "hinge_loss"]
 
 def hinge_loss(real: Tensor, fake: Tensor) -> Tensor:
     """D's loss, mean relu(1 + real) + mean relu(1 - fake), 0-d. Errors as in `lucidrains.hinge_loss`."""
+    check(real=real, fake=fake)
     return lucidrains.hinge_loss(fake=fake, real=real)
 
 
 def dual_contrastive_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
     """`lucidrains.dual_contrastive_loss`, 0-d, D's loss in this order. Upstream calls it as G's with the sides swapped,
     generated logits first."""
+    check(real_logits=real_logits, fake_logits=fake_logits)
     return lucidrains.dual_contrastive_loss(fake_logits=fake_logits, real_logits=real_logits)

@@ -555,24 +555,24 @@ def test_lists_that_do_not_fit():
             lucidrains.discriminator_hinge_loss([x, x], fake)
     with pytest.raises(TypeError, match=r"^fake\[1\]: got int, expected a torch.Tensor"):
         lucidrains.generator_hinge_loss([x, 3])
-    with pytest.raises(TypeError, match=r"^real: got list, expected a torch.Tensor"):
+    with pytest.raises(TypeError, match=r"^fake: got list, expected a torch.Tensor"):
         lucidrains.hinge_loss([x], x)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_dual_contrastive_as_the_generators(dtype):
-    """Upstream calls it with the sides swapped, the real one detached; top-k makes the sides unequal."""
+    """lightweight-gan calls it with the sides swapped, the real one detached; top-k makes the sides unequal."""
     real, fake = shaped([(20, 1), (13,)], dtype, seed=14, spread=4.0)
-    check(lucidrains.dual_contrastive_loss, dual, fake, real.detach(), grad_rtol=TWO_ROUNDINGS.get(dtype))
+    check(lightweight_gan.dual_contrastive_loss, dual, fake, real.detach(), grad_rtol=TWO_ROUNDINGS.get(dtype))
 
 
 def test_dual_contrastive_of_large_logits():
     real, fake = shaped([(9,), (9,)], seed=15, spread=200.0)
-    check(lucidrains.dual_contrastive_loss, dual, real.detach(), fake.detach())
+    check(lightweight_gan.dual_contrastive_loss, dual, real.detach(), fake.detach())
     slopes = [
         torch.autograd.grad(loss(*logits), logits)
         for loss, logits in (
-            (lucidrains.dual_contrastive_loss, (real, fake)),
+            (lightweight_gan.dual_contrastive_loss, (real, fake)),
             (dual, [x.detach().double().requires_grad_() for x in (real, fake)]),
         )
     ]
