@@ -66,7 +66,7 @@ def check_half(losses, device):
 def check_ln2(losses, device):
     """B2: a D that knows nothing loses ln 2: on a GPU to two units in the last place of float32."""
     zero = torch.zeros(100, device=device)
-    close(losses.d(zero, zero.clone()), LN2, atol=1e-7 if device.type == "cpu" else 2**-23)
+    close(losses.d(zero, zero.clone()), LN2, atol=1e-7 if torch.device(device).type == "cpu" else 2**-23)
 
 
 def check_unequal_sides(losses, device):

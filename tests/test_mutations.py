@@ -70,10 +70,6 @@ MUTANTS = {
     "the tile ahead is this one": (
         *(KERNEL, "tl.minimum(tile + stride, full - 1) * BLOCK", "base", "triton and discriminator", ACCURACY),
     ),
-    "two of three sums mixed up": (
-        *("kernels/reduction.py", "return a + x, b + y, c + z", "return a + x, b + z, c + y"),
-        *("triton and discriminator", ACCURACY),
-    ),
     "rows of a permuted batch": (
         *(KERNEL, "dense_rows(x) if split else dense(x)", "dense(x)", "triton and batch", LAYOUTS),
     ),
