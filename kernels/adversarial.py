@@ -322,8 +322,9 @@ def plan(
     streams: how many tensors are read for each logit.
 
     A large problem gets as many programs as run at once on the multiprocessors, by the registers of their 128 threads.
-    Chosen by `python -m bench tune` on an H200 among those that spill on no supported architecture: in float32 many
-    programs of small tiles, in half precision, where arithmetic is the limit, larger ones. Each reads a tile ahead.
+    Chosen by `python -m bench tune` on an H200 among those whose tile loop spills on no supported architecture: in
+    float32 many programs of small tiles; in half precision, where arithmetic is the limit, larger ones. Each reads a
+    tile ahead.
     """
     total, double = sum(sizes), dtype == torch.float64
     least = 128 * 16 // dtype.itemsize  # a thread reads 16 bytes at once
