@@ -128,7 +128,7 @@ CRITERIA = {
         lambda x, y: (1.0 - 2.0 * y) * _sigmoid_slope(x),
         lambda x, y: (1.0 - 2.0 * y) * _sigmoid_slope(x) * (torch.sigmoid(-x) - torch.sigmoid(x)),
         labels="probability",
-        formula="|sigmoid(x) - y|",
+        formula="(1 - y) sigmoid(x) + y sigmoid(-x), which is |sigmoid(x) - y| for the labels 0 and 1",
     ),
     "least_squares": Criterion(
         lambda x, y: (x - y) ** 2,

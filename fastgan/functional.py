@@ -60,11 +60,12 @@ def discriminator_loss(
         weight: multiplies the loss.
         real_label, fake_label: the labels, the objective's own (1 and 0) by default. For the cross-entropies and the
             absolute error a probability in [0, 1]; other than 1 and 0 it is label smoothing, one-sided (Salimans et
-            al. 2016, section 3.4) or two-sided. For least squares any number: b and a of Mao et al. (2017). A tensor
+            al. 2016, section 3.4) or two-sided: y phi(x, 1) + (1 - y) phi(x, 0). For least squares any number: b and a of Mao et al. (2017). A tensor
             that expands to the logits' shape (a list of them for a list of logits) gives every logit its label: soft,
             noisy or blurred. The numbers in a tensor are not checked.
         real_weights, fake_weights: a weight for every logit, or a mask: a tensor that expands to the logits' shape.
-            The mean becomes sum_i m_i phi_i / sum_i m_i.
+            The mean becomes sum_i m_i phi_i / sum_i m_i, of every sample with reduction="sample"; the sum becomes
+            sum_i m_i phi_i, and "none" gives m_i phi_i.
         reduction: "mean"; "sum" over a tensor's logits; "none", the loss of every logit, or "sample", that of every
             sample (the mean over all dimensions but the first), where both sides have one shape. Nothing is fused in
             the last two: they are PyTorch's own operators.
@@ -97,7 +98,7 @@ def discriminator_loss(
     if found.relation is not None:
         _refuse_weights(objective, real_weights=real_weights, fake_weights=fake_weights)
     terms = _discriminator_terms(found, real, fake, scale, real_label, fake_label, average_over, detach_average)
-    masks = _masks((("real_weights", real_weights), ("fake_weights", fake_weights)), (real, fake))
+    masks = _masks((("real_weights", real_weights), ("fake_weights", fake_weights)), (real, fake), reduction)
     terms = terms._replace(masks=masks) if masks else terms
     return _reduced(terms, reduction)
 
@@ -136,11 +137,11 @@ def generator_loss(
         loss = terms and small.loss(terms[0], fake_logits, terms[1][0], terms[2])
         if loss is not None:
             return loss
+    _check_choice("reduction", reduction, REDUCTIONS)
     terms = _generator_terms(
         *(fake_logits, objective, real_logits, weight, real_label, fake_label, fake_weights),
-        *(reduce_discriminators, patch_mean, average_over, detach_average),
+        *(reduce_discriminators, patch_mean, average_over, detach_average, reduction),
     )
-    _check_choice("reduction", reduction, REDUCTIONS)
     return _reduced(terms, reduction)
 
 
@@ -332,7 +333,7 @@ def criterion_loss(
         weight = _number("weight", weight)
         scales = (share * weight,) * len(x)
     labels, targets = _labels(criterion, (("label", label, 0.0),), (x,))
-    masks = _masks((("weights", weights),), (x,))
+    masks = _masks((("weights", weights),), (x,), reduction)
     return _reduced(Terms(x, labels, scales, criterion, len(x), (), targets, masks), reduction)
 
 
@@ -511,7 +512,7 @@ def _discriminator_terms(
 
 def _generator_terms(
     fake_logits, objective, real_logits, weight, real_label, fake_label, fake_weights,
-    reduce_discriminators, patch_mean, average_over, detach_average,
+    reduce_discriminators, patch_mean, average_over, detach_average, reduction="mean",
 ) -> Terms:  # fmt: skip
     found = find(objective)
     fake = _listed("fake_logits", fake_logits)
@@ -536,7 +537,7 @@ def _generator_terms(
     of_real, of_fake = _sides(found, real_label, fake_label)
     side = of_fake if found.generator_target == "fake" else of_real
     labels, targets = _labels(criterion, (side,), (fake,))
-    masks = _masks((("fake_weights", fake_weights),), (fake,))
+    masks = _masks((("fake_weights", fake_weights),), (fake,), reduction)
     return Terms(fake, labels, (scale,) * len(fake), criterion, 0, (), targets, masks)
 
 
@@ -565,6 +566,8 @@ def _relative_terms(
     if not of_discriminator:
         labels.reverse()
     labels = (float(labels[0]),) * len(real) + (float(labels[1]),) * len(fake)
+    # A logit has two gradients, one of its own and one through the average: half precision rounds their sum, once.
+    real, fake = ([widen(x) for x in xs] for xs in (real, fake))
     if average_over == "batch":
         if found.shift is not mean_of:
             raise ValueError("average_over: got 'batch', expected 'all': the objective has no average over a batch")
@@ -737,8 +740,9 @@ def _labels(criterion: str, sides, logits) -> tuple[tuple[float, ...], Sequence[
     return tuple(labels), filled
 
 
-def _masks(sides, logits) -> Sequence[Tensor]:
-    """Weights over their mean, so that the mean of weight times phi is sum m phi / sum m; none where none is given."""
+def _masks(sides, logits, reduction: str) -> Sequence[Tensor]:
+    """What each phi is multiplied by; none where no weights are given. Where a mean is asked for it is the weight over
+    the mean weight, of the tensor or of the sample, so that the mean of the products is sum m phi / sum m."""
     if not any(weights is not None for _, weights in sides):
         return ()
     masks = []
@@ -749,7 +753,9 @@ def _masks(sides, logits) -> Sequence[Tensor]:
                 masks.append(torch.ones_like(x, dtype=dtype))
             else:
                 m = m.detach().to(dtype)
-                masks.append(m / m.mean())
+                if reduction == "mean" or (reduction == "sample" and m.dim() > 1):
+                    m = m / (m.mean() if reduction == "mean" else m.mean(tuple(range(1, m.dim())), keepdim=True))
+                masks.append(m)
     return masks
 
 

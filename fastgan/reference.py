@@ -24,7 +24,8 @@ def _cross_entropy(x, label):
 
 
 def _absolute_error(x, label):
-    return (torch.sigmoid(x) - label).abs().mean()
+    """The expected error |sigmoid(x) - Y| of a Y that is 1 with probability `label` and else 0."""
+    return ((1 - label) * torch.sigmoid(x) + label * torch.sigmoid(-x)).mean()
 
 
 def _least_squares(x, label):

@@ -18,10 +18,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .criteria import CRITERIA
+from .criteria import criterion_of
 from .launch import launch
 from .layout import dense, dense_rows, like, packed
-from .numerics import widen
+from .numerics import negative, widen
 from .reduction import in_thread_sum, odd, partial_sums, plain, processors, programs_of, split_floats, sum_three
 from .workspace import MAX_PROGRAMS, MAX_TERMS, workspace
 
@@ -94,16 +94,17 @@ def _tiles(
     w,  # weight / n, times the gradient's scale, ACC
     CRITERION: tl.constexpr,
     GRAD: tl.constexpr,
+    STATISTICS: tl.constexpr,  # whether the last two sums are asked for, or left 0
     BLOCK: tl.constexpr,
     AHEAD: tl.constexpr,  # the next tile is read before this one is computed
     ACC: tl.constexpr,  # arithmetic dtype
 ):
-    """Writes the gradient tiles; returns the float64 sums of values, of logits, and of logits >= 0."""
+    """Writes the gradient tiles; returns the float64 sums of values and of logits, and how many logits are < 0."""
     V: tl.constexpr = 128 // x_ptr.dtype.element_ty.primitive_bitwidth
     lane = tl.arange(0, BLOCK)
     values = tl.zeros([BLOCK // V], ACC)
     logits = tl.zeros([BLOCK // V], ACC)
-    count = tl.zeros([BLOCK // V], tl.int32)
+    below = tl.zeros([BLOCK // V], tl.int32)
     full = n // BLOCK
     # The next tile is on its way while this one is computed. No mask over lanes: 128-bit accesses whatever n is.
     if AHEAD:
@@ -117,8 +118,9 @@ def _tiles(
             x, b = _raw(x_ptr, b_ptr, base, lane, None)
         z, v = _at(x, b, x_ptr, g_ptr, b_ptr, h_ptr, t_ptr, m_ptr, base, lane, None, shift, y, w, CRITERION, GRAD, ACC)
         values += in_thread_sum(v, V)
-        logits += in_thread_sum(z, V)
-        count += in_thread_sum((z >= 0).to(tl.int32), V)
+        if STATISTICS:
+            logits += in_thread_sum(z, V)
+            below += in_thread_sum(negative(z), V)
         if AHEAD:
             x, b = x_next, b_next
     tail = full * BLOCK
@@ -129,17 +131,19 @@ def _tiles(
             x, b, x_ptr, g_ptr, b_ptr, h_ptr, t_ptr, m_ptr, tail, lane, inside, shift, y, w, CRITERION, GRAD, ACC
         )
         values += in_thread_sum(tl.where(inside, v, 0.0), V)
-        logits += in_thread_sum(tl.where(inside, z, 0.0), V)
-        count += in_thread_sum((inside & (z >= 0)).to(tl.int32), V)
-    return sum_three(values, logits, count)
+        if STATISTICS:
+            z = tl.where(inside, z, 0.0)
+            logits += in_thread_sum(z, V)
+            below += in_thread_sum(negative(z), V)
+    return sum_three(values, logits, below)
 
 
 @triton.jit
-def _write_term(terms, k, is_real, value, logit, count, n, weight):
+def _write_term(terms, k, is_real, value, logit, below, n, weight):
     """One row of statistics; returns the term's weighted loss. 0 / 0 = NaN for an empty side, as `mean` has it."""
     n = n.to(tl.float64)
     mean = logit / n
-    share = tl.where(is_real, count, n - count) / n
+    share = tl.where(is_real, n - below, below) / n
     loss = weight * (value / n)
     if terms is not None:
         tl.store(terms + 3 * k, loss.to(terms.dtype.element_ty))
@@ -195,7 +199,7 @@ def adversarial_kernel(
             if SCALE_PER_TERM:
                 w *= tl.load(scale + k).to(ACC)
             x0 = tl.load(shift + k).to(ACC) if shift is not None else None
-            value, logit, count = _tiles(
+            value, logit, below = _tiles(
                 logits[k],
                 grads[k] if grads is not None else None,
                 partners[k] if partners is not None else None,
@@ -210,13 +214,14 @@ def adversarial_kernel(
                 w,
                 CRITERION,
                 GRAD,
+                terms is not None,
                 BLOCK,
                 AHEAD,
                 ACC,
             )
             if loss is not None:
                 weight = tl.zeros((), tl.float64) + weights[k] + weights_lo[k]
-                total += _write_term(terms, k, k < N_REAL, value, logit, count, n, weight)
+                total += _write_term(terms, k, k < N_REAL, value, logit, below, n, weight)
         if loss is not None:
             tl.store(loss, total.to(loss.dtype.element_ty))
     else:
@@ -263,29 +268,30 @@ def adversarial_kernel(
             w *= tl.load(scale + term).to(ACC)
         x0 = tl.load(shift + term).to(ACC) if shift is not None else None
         w = s * w / n.to(ACC)
-        value, logit, count = _tiles(
-            x_ptr, g_ptr, b_ptr, h_ptr, t_ptr, m_ptr, n, first, stride, x0, y, w, CRITERION, GRAD, BLOCK, AHEAD, ACC
-        )
+        value, logit, below = _tiles(
+            x_ptr, g_ptr, b_ptr, h_ptr, t_ptr, m_ptr, n, first, stride, x0, y, w,
+            CRITERION, GRAD, terms is not None, BLOCK, AHEAD, ACC,
+        )  # fmt: skip
         if loss is not None:
             tl.store(partials + pid, value)  # scalar stores: by the thread that takes the ticket below
             tl.store(partials + MAX_PROGRAMS + pid, logit)
-            tl.store(partials + 2 * MAX_PROGRAMS + pid, count)
+            tl.store(partials + 2 * MAX_PROGRAMS + pid, below)
             tl.debug_barrier()  # Triton 3.6 puts none between a store and the atomic; needed if the stores are widened
             if K <= FEW:
                 ticket = tl.atomic_add(counter, 1, sem="acq_rel", scope="gpu")
                 if ticket == plain(ends[K - 1]) - 1:  # the last program: every partial sum is visible
                     i = tl.arange(0, MAX_PROGRAMS)
-                    values, logit_sums, counts = partial_sums(partials, i, i < plain(ends[K - 1]), MAX_PROGRAMS)
+                    values, logit_sums, belows = partial_sums(partials, i, i < plain(ends[K - 1]), MAX_PROGRAMS)
                     total = tl.zeros((), tl.float64)
                     for k in tl.static_range(K):
                         own = i < plain(ends[k])
                         if k > 0:
                             own = own & (i >= plain(ends[k - 1]))
                         weight = tl.zeros((), tl.float64) + weights[k] + weights_lo[k]
-                        value, logit, count = sum_three(
-                            tl.where(own, values, 0.0), tl.where(own, logit_sums, 0.0), tl.where(own, counts, 0.0)
+                        value, logit, below = sum_three(
+                            tl.where(own, values, 0.0), tl.where(own, logit_sums, 0.0), tl.where(own, belows, 0.0)
                         )
-                        total += _write_term(terms, k, k < N_REAL, value, logit, count, plain(sizes[k]), weight)
+                        total += _write_term(terms, k, k < N_REAL, value, logit, below, plain(sizes[k]), weight)
                     tl.store(loss, total.to(loss.dtype.element_ty))
                     tl.atomic_xchg(counter, 0, sem="relaxed")  # the next launch, or graph replay, finds it clean
             else:
@@ -293,9 +299,9 @@ def adversarial_kernel(
                 ticket = tl.atomic_add(counter + 1 + term, 1, sem="acq_rel", scope="gpu")
                 if ticket == end - begin - 1:
                     i = tl.arange(0, MAX_PROGRAMS)
-                    values, logits_, counts = partial_sums(partials, i, (i >= begin) & (i < end), MAX_PROGRAMS)
-                    value, logit, count = sum_three(values, logits_, counts)
-                    part = _write_term(terms, term, term < N_REAL, value, logit, count, n, weight)
+                    values, logits_, belows = partial_sums(partials, i, (i >= begin) & (i < end), MAX_PROGRAMS)
+                    value, logit, below = sum_three(values, logits_, belows)
+                    part = _write_term(terms, term, term < N_REAL, value, logit, below, n, weight)
                     tl.atomic_xchg(counter + 1 + term, 0, sem="relaxed")
                     tl.store(partials + begin, part)  # where this term's first partial sum was, which is used up
                     tl.debug_barrier()
@@ -462,7 +468,7 @@ def _launch(
             *(shift, loss, terms, partials, counter),
         ),
         dict(
-            CRITERION=CRITERIA[criterion],
+            CRITERION=criterion_of(criterion, dtype),
             N_REAL=n_real,
             SCALE_PER_TERM=scale is not None and scale.numel() > 1,
             **shape,

@@ -11,7 +11,7 @@ import torch
 import triton
 import triton.language as tl
 
-from .numerics import exp_minus_abs, log1p_and_sigmoid
+from .numerics import exp_minus_abs, exp_minus_abs_of_half, log1p_and_sigmoid
 
 
 @triton.jit
@@ -21,14 +21,26 @@ def sigmoid_cross_entropy(x, y, w):
     The second form is the one `BCEWithLogitsLoss` evaluates, so that infinite logits give its NaN and inf; with
     labels 0 and 1 it is exact in every term, and the slope is sigmoid(x) or -sigmoid(-x) without cancellation.
     """
-    log1p, s = log1p_and_sigmoid(exp_minus_abs(x))
-    value = log1p + ((1.0 - y) * x - tl.minimum(x, 0.0))
+    return _sigmoid_cross_entropy(x, y, w, exp_minus_abs(x))
+
+
+@triton.jit
+def _sigmoid_cross_entropy_of_half(x, y, w):
+    """The same for logits of half precision, by a shorter exponential."""
+    return _sigmoid_cross_entropy(x, y, w, exp_minus_abs_of_half(x))
+
+
+@triton.jit
+def _sigmoid_cross_entropy(x, y, w, e):
+    log1p, s = log1p_and_sigmoid(e)
+    value = log1p + ((1.0 - y) * x - tl.where(x >= 0, 0.0, x))
     return value, tl.where(x >= 0, tl.fma(s, -w, (1.0 - y) * w), tl.fma(s, w, -y * w))
 
 
 @triton.jit
 def absolute_error(x, y, w):
-    """phi = (1 - y) sigmoid(x) + y sigmoid(-x), which is |sigmoid(x) - y| for the labels 0 and 1."""
+    """phi = (1 - y) sigmoid(x) + y sigmoid(-x): |sigmoid(x) - y| for the labels 0 and 1; for y between them what that
+    is in the mean over labels that are 1 with probability y, as with the cross-entropy."""
     _, s = log1p_and_sigmoid(exp_minus_abs(x))
     other = 1.0 - s
     value = (1.0 - y) * tl.where(x >= 0, other, s) + y * tl.where(x >= 0, s, other)
@@ -156,3 +168,11 @@ CRITERIA = {
         *(absolute, leaky_least_squares, tanh_hinge, log_sigmoid_with_eps, cross_entropy),
     )
 } | {"hinge_clamp": _hinge_clamp()}
+
+
+OF_HALF = {"sigmoid_cross_entropy": _sigmoid_cross_entropy_of_half}  # where arithmetic, not memory, is the limit
+
+
+def criterion_of(name: str, dtype: torch.dtype):
+    """The device function of a criterion, for logits of such a dtype."""
+    return OF_HALF.get(name, CRITERIA[name]) if dtype.itemsize == 2 else CRITERIA[name]

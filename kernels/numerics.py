@@ -27,6 +27,15 @@ def widen(x, ACC: tl.constexpr):
 
 
 @triton.jit
+def negative(x):
+    """1 where x < 0, else 0; of NaN either. A sign bit, which one instruction shifts and adds to a sum."""
+    x = tl.where(x >= 0, 0.0, x)  # -0.0 is not below 0
+    if x.dtype == tl.float64:
+        return (x.to(tl.uint64, bitcast=True) >> 63).to(tl.int32)
+    return (x.to(tl.uint32, bitcast=True) >> 31).to(tl.int32)
+
+
+@triton.jit
 def exp_minus_abs(x):
     """exp(-|x|) to 2 ulp; NaN for NaN. Exactly 0 where float32 eager is, for |x| >= 104; on NVIDIA, whose
     ex2.approx.ftz has no result below 2^-126, for |x| > 87.3."""
@@ -37,6 +46,13 @@ def exp_minus_abs(x):
     e = tl.exp2(t)
     # t is rounded, which alone is an error of up to |x| 2^-24 in e: put the residual -(a + t ln 2) back.
     return e - e * tl.fma(t, 0.6931471805599453, a)
+
+
+@triton.jit
+def exp_minus_abs_of_half(x):
+    """exp(-|x|) to |x| 2^-23, which is less than the 2^-9 |x| (bfloat16) or 2^-12 |x| (float16) that rounding the
+    logit did to it. Three instructions fewer: half precision reads so little that they are what takes the time."""
+    return tl.exp2(tl.abs(x) * -1.4426950408889634)
 
 
 @triton.jit

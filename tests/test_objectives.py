@@ -381,6 +381,63 @@ def test_weights_and_masks(device):
         torch.testing.assert_close(one.double(), want - F.relu(1 - real.double()).mean(), rtol=1e-5, atol=0)
 
 
+@pytest.mark.parametrize("reduction", ["sum", "none", "sample"])
+def test_masks_of_what_is_no_mean(device, reduction):
+    """Sum m phi is no mean: nothing is divided. A sample's mean is sum m phi / sum m of its own."""
+    (real,), (fake,) = sides([(4, 30)], torch.float32, device)
+    m = torch.rand(4, 30, generator=torch.Generator().manual_seed(2)).to(device) + 0.1
+    products = F.relu(1 + fake.double()) * m.double()
+    wanted = {"sum": products.sum(), "none": products, "sample": products.sum(1) / m.double().sum(1)}
+    plain = {"sum": 1.0, "none": 1.0, "sample": 1.0 / 30}
+    other = F.relu(1 - real.double()) * plain[reduction]
+    other = {"sum": other.sum(), "none": other, "sample": other.sum(1)}[reduction]
+    got = fastgan.discriminator_loss(real, fake, "hinge", fake_weights=m, reduction=reduction)
+    assert_close(got, wanted[reduction] + other, torch.float32)
+    for got in (
+        fastgan.criterion_loss(fake, 0, "hinge", weights=m, reduction=reduction),
+        fastgan.generator_loss(-F.relu(1 + fake), "wasserstein", fake_weights=m, reduction=reduction),
+    ):
+        assert_close(got, wanted[reduction], torch.float32)
+
+
+@pytest.mark.parametrize("label", [0.9, 0.25])
+def test_absolute_error_of_a_soft_label_is_expected(device, label):
+    """Labels that are 1 with probability y: y |sigmoid(x) - 1| + (1 - y) |sigmoid(x)|, as the cross-entropy takes y."""
+    (real,), (fake,) = sides([(300,)], torch.float32, device)
+    leaf = real.clone().requires_grad_()
+    leaf64 = real.double().requires_grad_()
+    want = 0.5 * (label * torch.sigmoid(-leaf64) + (1 - label) * torch.sigmoid(leaf64)).mean()
+    want = want + 0.5 * torch.sigmoid(fake.double()).mean()
+    got = fastgan.discriminator_loss(leaf, fake, "absolute_error", real_label=label)
+    assert_close(got, want, torch.float32)
+    assert_close(torch.autograd.grad(got, leaf)[0], torch.autograd.grad(want, leaf64)[0], torch.float32)
+    same = reference.discriminator_loss(real.double(), fake.double(), "absolute_error", real_label=label)
+    assert_close(same, want, torch.float64)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("average_over", ["all", "batch"])
+@pytest.mark.parametrize("objective", [name for name, o in fastgan.objectives().items() if o.relation == "average"])
+def test_half_precision_rounds_both_gradients_of_a_logit_at_once(device, objective, average_over, dtype):
+    """Its own, and the one through the average: they cancel, and under a loss scale one alone would overflow."""
+    if average_over == "batch" and objective == "dual_contrastive":
+        pytest.skip("it has no average over a batch")
+    generator = torch.Generator().manual_seed(5)
+    real, fake = (
+        (torch.randn(16, 9, generator=generator, dtype=torch.float64) + c).to(dtype).to(device) for c in (0.3, -0.3)
+    )
+    scale = 65536.0 if dtype == torch.float16 else 1.0
+    leaves = [x.clone().requires_grad_() for x in (real, fake)]
+    wide = [x.double().requires_grad_() for x in (real, fake)]
+    loss = scale * fastgan.discriminator_loss(*leaves, objective, average_over=average_over)
+    exact = scale * fastgan.discriminator_loss(*wide, objective, average_over=average_over)
+    of_average = torch.stack([x.abs().max() for x in torch.autograd.grad(exact, wide, retain_graph=True)]).max()
+    for got, want in zip(torch.autograd.grad(loss, leaves), torch.autograd.grad(exact, wide)):
+        step = 2.0 ** torch.floor(torch.log2(want.abs())) * torch.finfo(dtype).eps
+        assert got.dtype == dtype
+        assert ((got.double() - want).abs() <= 0.5 * step + 2e-6 * of_average).all()
+
+
 def test_reductions(device):
     (real,), (fake,) = sides([(4, 1, 5, 6)], torch.float32, device)
     leaf = fake.clone().requires_grad_()
