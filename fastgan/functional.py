@@ -60,9 +60,9 @@ def discriminator_loss(
         weight: multiplies the loss.
         real_label, fake_label: the labels, the objective's own (1 and 0) by default. For the cross-entropies and the
             absolute error a probability in [0, 1]; other than 1 and 0 it is label smoothing, one-sided (Salimans et
-            al. 2016, section 3.4) or two-sided: y phi(x, 1) + (1 - y) phi(x, 0). For least squares any number: b and a of Mao et al. (2017). A tensor
-            that expands to the logits' shape (a list of them for a list of logits) gives every logit its label: soft,
-            noisy or blurred. The numbers in a tensor are not checked.
+            al. 2016, section 3.4) or two-sided: y phi(x, 1) + (1 - y) phi(x, 0). For least squares any number: b and a
+            of Mao et al. (2017). A tensor that expands to the logits' shape (a list of them for a list of logits) gives
+            every logit its label: soft, noisy or blurred. The numbers in a tensor are not checked.
         real_weights, fake_weights: a weight for every logit, or a mask: a tensor that expands to the logits' shape.
             The mean becomes sum_i m_i phi_i / sum_i m_i, of every sample with reduction="sample"; the sum becomes
             sum_i m_i phi_i, and "none" gives m_i phi_i.
