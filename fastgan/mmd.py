@@ -69,7 +69,8 @@ def mmd_loss(
             "fp32": up to 4 dimensions by differences, (x_k - y_k)^2, right to a few eps however close two points are;
             beyond, |x|^2 + |y|^2 - 2 x.y on matrix units in float32 accuracy (three passes of tf32 on NVIDIA), where a
             squared distance is off by up to 8 eps (|x| + |y|)^2, and exp(-D / 2 s^2) by 2^-22 (|x| + |y|)^2 / s^2 of
-            itself: 1e-3 for bandwidths of 1/30 of the spread. "tf32": one pass, off by up to 2^-10 (|x| + |y|)^2.
+            itself: 1e-3 for bandwidths of 1/30 of the spread. Where that would pass 2^-7 (samples far apart, a point
+            far from all others) and pairs are close enough to count, differences take over, block by block. "tf32": one pass, off by up to 2^-10 (|x| + |y|)^2.
             "exact": differences in any dimension, at several times the cost. Float64 samples are always compared by
             differences on a GPU.
 
@@ -403,6 +404,7 @@ def _closed_form(x, y, settings: Settings, value: bool, of_x: bool, of_y: bool, 
     (n, d), m = a.shape, len(b)
     blocks = _Blocks(settings, d, a, value, of_x or of_y)
     middle = torch.cat((a.mean(0, keepdim=True), b.mean(0, keepdim=True))).mean(0)
+    blocks.look_at(max((s - middle).square().sum(1).max().item() for s in (a, b)))
     a, b = _Sample(a, middle, blocks), _Sample(b, middle, blocks)
     zero = a.points.new_zeros((), dtype=torch.float64)
     xx = xy = yy = zero
@@ -430,8 +432,9 @@ class _Sample:
 
     def __init__(self, points: Tensor, middle: Tensor, blocks: _Blocks):
         self.differences = blocks.differences
+        self.columns = points.T.contiguous()  # (d, n): a coordinate lies in one stretch
         if self.differences:
-            self.points, self.columns = points, points.T.contiguous()  # (d, n): a coordinate lies in one stretch
+            self.points = points
             self.sums = torch.zeros_like(self.columns)
         else:  # left @ right.T is `blocks.rate` times a squared distance
             centred, ones, d = points - middle, points.new_ones((len(points), 1)), points.shape[1]
@@ -447,6 +450,13 @@ class _Sample:
             return self.sums.T.contiguous()
         return (self.sums[:, -1:] * self.points).sub_(self.sums[:, :-1])
 
+    def add_difference(self, k: int, rows: slice, sums: Tensor, ratio: float) -> None:
+        """Adds ratio * sums to coordinate k of the gradient of some points."""
+        if self.differences:
+            self.sums[k, rows].add_(sums, alpha=ratio)
+        else:
+            self.sums[rows, k].sub_(sums, alpha=ratio)
+
 
 class _Blocks:
     """Walks over the pairs of two samples, adds up kernel values, and weights at the samples."""
@@ -461,6 +471,15 @@ class _Blocks:
         self.rate = -self.rates[0] if settings.kernel == "gaussian" else 1.0  # what `distances` multiplies by
         kept = d if self.differences and d <= DIFFERENCES_UP_TO else 1
         self.scratch = [like.new_empty(_ROWS * _COLUMNS) for _ in range(4 + kept)]
+        self.floor = 0.0
+
+    def look_at(self, largest: float) -> None:
+        """Chooses by the largest squared distance R^2 from the middle. By products a squared distance D is off by up
+        to 8 eps (2 R)^2 = 2^-19 R^2, and a kernel of bandwidth s by that over 2 s^2 + D: 2^-7 where D is not below
+        `floor`. A block with a smaller one is taken by differences."""
+        narrowest = min(self.settings.bandwidths, default=0.0)
+        self.floor = max(0.0, largest * 2**-12 - 2 * narrowest**2)
+        self.differences = self.differences or not largest < 1e36  # or NaN
 
     def within(self, a: _Sample, ratio: float, gradient: bool) -> Tensor:
         """Sum of k over pairs of a sample with itself: each pair of blocks once."""
@@ -490,12 +509,10 @@ class _Blocks:
         """Sum of k over the block; adds ratio times the weights at its rows, its columns, or both."""
         shape = (rows.stop - rows.start, columns.stop - columns.start)
         D, E, F, W, *apart = [buffer[: shape[0] * shape[1]].view(shape) for buffer in self.scratch]
-        self._distances(a, rows, b, columns, D, E, apart)
-        if diagonal and not self.differences:  # a point's distance to itself is known
-            D.fill_diagonal_(0.0)
+        differences = self._distances(a, rows, b, columns, D, E, apart, diagonal)
         slope = of_a or of_b
         total = self.kernel(D, E, F, W, slope, diagonal and self.settings.unbiased)
-        if slope and self.differences:
+        if slope and differences:
             self._differences(a, rows, b, columns, W, E, apart, ratio, of_a, of_b)
         elif slope:
             if of_a:
@@ -504,12 +521,18 @@ class _Blocks:
                 b.sums[columns].addmm_(W.T, a.with_one[rows], alpha=ratio)
         return total
 
-    def _distances(self, a, rows, b, columns, D, E, apart) -> None:
-        """D = rate |a_i - b_j|^2; up to 4 dimensions the differences stay in `apart`."""
+    def _distances(self, a, rows, b, columns, D, E, apart, diagonal: bool) -> bool:
+        """D = rate |a_i - b_j|^2; whether by differences, which up to 4 dimensions stay in `apart`."""
         if not self.differences:
             torch.mm(a.left[rows], b.right[columns].T, out=D)
-            D.clamp_(max=0.0) if self.rate < 0 else D.clamp_(min=0.0)
-            return
+            if diagonal and self.floor:  # a point's distance to itself is known
+                D.fill_diagonal_(self.rate * math.inf)
+            nearest = (D.max() if self.rate < 0 else D.min()) / self.rate if self.floor else 0.0
+            if nearest >= self.floor:
+                D.clamp_(max=0.0) if self.rate < 0 else D.clamp_(min=0.0)
+                if diagonal:
+                    D.fill_diagonal_(0.0)
+                return False
         for k, (p, q) in enumerate(zip(a.columns, b.columns)):
             t = apart[k] if len(apart) > k else apart[0]
             torch.sub(p[rows, None], q[columns], out=t)
@@ -519,6 +542,7 @@ class _Blocks:
                 D.addcmul_(t, t)
         if self.rate != 1.0:
             D.mul_(self.rate)
+        return True
 
     def _differences(self, a, rows, b, columns, W, E, apart, ratio, of_a, of_b) -> None:
         for k, (p, q) in enumerate(zip(a.columns, b.columns)):
@@ -526,9 +550,9 @@ class _Blocks:
             t = apart[k] if kept else torch.sub(p[rows, None], q[columns], out=apart[0])
             torch.mul(W, t, out=E)
             if of_a:
-                a.sums[k, rows].add_(E.sum(1), alpha=ratio)
+                a.add_difference(k, rows, E.sum(1), ratio)
             if of_b:
-                b.sums[k, columns].sub_(E.sum(0), alpha=ratio)
+                b.add_difference(k, columns, E.sum(0), -ratio)
 
     # (D, two buffers, W, whether W is wanted, whether the diagonal counts for nothing) -> sum of k; fills W with K'
 

@@ -16,10 +16,11 @@ Distances come in two ways:
                place of each term however close two points are. Four instructions a pair and dimension.
   products     D = |a|^2 + |b|^2 - 2 a.b and sum_j c_ij a_k - sum_j c_ij b_k by `tl.dot`, both samples shifted by the
                mean of the block's own rows. D is off by a few eps (|a| + |b|)^2 after that shift, whatever D is.
+               A block of rows for which that is too much (see `_fit`) is walked again, by differences.
 
-Up to CHUNK dimensions (4 for differences, 64 for products) a row block and its gradient stay in registers. Beyond,
-each tile of columns is read twice, chunk by chunk, and the gradient is added up in memory, by the one program that owns
-it: in the gradient itself where that is float32 or float64, else in a float32 scratch of its shape.
+Up to 4 dimensions for differences and 64 for products, a row block and its gradient stay in registers. Beyond, each
+tile of columns is read twice, CHUNK dimensions at a time, and the gradient is added up in memory, by the one program
+that owns it: in the gradient itself where that is float32 or float64, else in a float32 scratch of its shape.
 """
 
 # ruff: noqa: RUF005, SIM102, SIM108 (Triton knows neither starred tuples nor `and` of a constant and a scalar of the device)
@@ -49,7 +50,7 @@ def gaussian(D, rates, rates_lo, exponent, exponent_lo, POWERS: tl.constexpr, SL
     k = value
     for b in tl.static_range(len(rates)):
         rate = tl.zeros((), D.dtype) + rates[b] + rates_lo[b]
-        if POWERS[b]:  # never the first
+        if (POWERS >> b) & 1:  # never the first
             k = (k * k) * (k * k)
         else:
             k = tl.exp2(D * rate)
@@ -125,8 +126,10 @@ def _rows(
     BI: tl.constexpr,
     BJ: tl.constexpr,
     ACC: tl.constexpr,
+    floor=0.0,  # products: above 0, the smallest D is looked for, which is to be no less than this; ACC
 ):
-    """Float64 sums of k over the pairs of this block's rows with a, and with z. Writes the gradient at these rows.
+    """Float64 sums of k over the pairs of this block's rows with a, and with z; and the smallest D, or what it may be.
+    Writes the gradient at these rows.
 
     Without a gradient each pair of one sample is met once and counts twice. Rows and columns beyond the last one are
     the last one again, with weight 0."""
@@ -138,6 +141,7 @@ def _rows(
     own = a_ptr + start
     same = tl.zeros([BI], tl.float64)
     cross = tl.zeros([BI], tl.float64)
+    nearest = tl.zeros((), ACC) + floor
     if DOT is None:
         sums = ()
         mine = ()
@@ -208,6 +212,10 @@ def _rows(
         if SAME and DOT is not None:  # a point's distance to itself is known
             if diagonal:
                 D = tl.where(i[:, None] == j[None, :], 0.0, D)
+        if DOT is not None:
+            if floor > 0:
+                apart = tl.where(of_same & (i[:, None] == j[None, :]), floor, D)
+                nearest = tl.minimum(nearest, tl.min(tl.where(apart >= floor, floor, -1.0)))  # -1: too near, or NaN
         value, slope = KERNEL(D, rates, rates_lo, exponent, exponent_lo, POWERS, GRAD)
         inside = j < columns
         if VALUE:
@@ -219,6 +227,7 @@ def _rows(
             same += tl.where(of_same, counted, 0.0)
             cross += tl.where(of_same, 0.0, counted)
         if GRAD:
+            begun = tl.where(tile > first, n, 0)  # rows that have a sum from the tiles before
             w = slope * tl.where(inside, tl.where(of_same, ratio, -1.0), 0.0).to(ACC)[None, :]
             if DOT is None:
                 if not CHUNKS:
@@ -235,8 +244,8 @@ def _rows(
                                 - tl.load(other + column * d + k).to(ACC)[None, :]
                             )
                             at = h_ptr + start + tl.arange(0, BI) * d + k0 + q
-                            inner = (i < n) & (k0 + q < d)
-                            sofar = tl.load(at, mask=inner & (tile > first), other=0.0)
+                            inner = i < tl.where(k0 + q < d, n, 0)
+                            sofar = tl.load(at, mask=inner & (i < begun), other=0.0)
                             tl.store(at, sofar + tl.sum(w * t, axis=1), mask=inner)
                     tl.debug_barrier()  # another thread may read what this one wrote
             else:
@@ -250,7 +259,7 @@ def _rows(
                         k = k0 + tl.arange(0, CHUNK)
                         at = h_ptr + start + tl.arange(0, BI)[:, None] * d + k[None, :]
                         inner = (i < n)[:, None] & (k < d)[None, :]
-                        sofar = tl.load(at, mask=inner & (tile > first), other=0.0)
+                        sofar = tl.load(at, mask=inner & (i < begun)[:, None], other=0.0)
                         tl.store(at, tl.dot(w, b, sofar, input_precision=DOT), mask=inner)
                     tl.debug_barrier()
 
@@ -280,7 +289,58 @@ def _rows(
                 tl.store(at, grad, mask=(i < n)[:, None])
             else:
                 tl.store(at, grad, mask=(i < n)[:, None] & (k < d)[None, :])
-    return tl.sum(tl.where(i < n, same, 0.0), axis=0), tl.sum(tl.where(i < n, cross, 0.0), axis=0)
+    return tl.sum(tl.where(i < n, same, 0.0), axis=0), tl.sum(tl.where(i < n, cross, 0.0), axis=0), nearest >= floor
+
+
+@triton.jit
+def _fit(block, a_ptr, n, d, narrowest, EVEN: tl.constexpr, CHUNK: tl.constexpr, BI: tl.constexpr, ACC: tl.constexpr):
+    """(whether products may serve a block of rows, what no D may be less than if they do).
+
+    Let r be the largest distance from the block's middle. Points within 3 r of it have a D that is off by up to
+    8 eps (4 r)^2 = 2^-17 r^2; others have one that is right to some eps of itself. A kernel of bandwidth s changes by
+    that over 2 s^2 + D, which 2^-7 bounds where D >= 2^-10 r^2 - 2 s^2; the energy distance as if s were 0."""
+    i0 = block * BI
+    row = tl.minimum(tl.arange(0, BI), n - 1 - i0)
+    own = a_ptr + i0.to(tl.int64) * d
+    squares = tl.zeros([BI], ACC)
+    for k0 in range(0, d, CHUNK):
+        a = _chunk(own, row, k0, d, CHUNK, EVEN, ACC)
+        a -= (tl.sum(a, axis=0) / BI)[None, :]
+        squares += tl.sum(a * a, axis=1)
+    largest = tl.max(squares, axis=0)
+    small = largest <= 1e36  # its square, and products with it, are no infinity
+    return small, largest * 0.0009765625 - 2.0 * narrowest[0] * narrowest[0]
+
+
+@triton.jit
+def _block(
+    block, a_ptr, z_ptr, g_ptr, h_ptr, n, m, d, ratio, factor, rates, rates_lo, exponent, exponent_lo, narrowest,
+    KERNEL: tl.constexpr, POWERS: tl.constexpr, SAME: tl.constexpr, CROSS: tl.constexpr, VALUE: tl.constexpr,
+    GRAD: tl.constexpr, UNBIASED: tl.constexpr, DOT: tl.constexpr, CHUNKS: tl.constexpr, EVEN: tl.constexpr,
+    CHUNK: tl.constexpr, UNIT: tl.constexpr, BI: tl.constexpr, BJ: tl.constexpr, ACC: tl.constexpr,
+):  # fmt: skip
+    """`_rows`, by products if they are right enough, else by differences."""
+    if DOT is None:
+        same, cross, right = _rows(
+            block, a_ptr, z_ptr, g_ptr, h_ptr, n, m, d, ratio, factor, rates, rates_lo, exponent, exponent_lo,
+            KERNEL, POWERS, SAME, CROSS, VALUE, GRAD, UNBIASED, None, CHUNKS, EVEN, CHUNK, BI, BJ, ACC,
+        )  # fmt: skip
+    else:
+        same = tl.zeros((), tl.float64)
+        cross = tl.zeros((), tl.float64)
+        right, floor = _fit(block, a_ptr, n, d, narrowest, EVEN, CHUNK, BI, ACC)
+        if right:
+            same, cross, right = _rows(
+                block, a_ptr, z_ptr, g_ptr, h_ptr, n, m, d, ratio, factor, rates, rates_lo, exponent, exponent_lo,
+                KERNEL, POWERS, SAME, CROSS, VALUE, GRAD, UNBIASED, DOT, CHUNKS, EVEN, CHUNK, BI, BJ, ACC, floor,
+            )  # fmt: skip
+        if not right:
+            tl.debug_barrier()  # another thread may write what this one wrote
+            same, cross, right = _rows(
+                block, a_ptr, z_ptr, g_ptr, h_ptr, n, m, d, ratio, factor, rates, rates_lo, exponent, exponent_lo,
+                KERNEL, POWERS, SAME, CROSS, VALUE, GRAD, UNBIASED, None, True, UNIT % 4 == 0, 4, BI, BJ, ACC,
+            )  # fmt: skip
+    return same, cross
 
 
 @triton.jit(do_not_specialize=["n", "m", "units", "programs"])
@@ -302,12 +362,13 @@ def mmd_kernel(
     weight,  # float and what float32 dropped of it: w
     factor,  # float and what float32 dropped of it: multiplies the gradients only; w is in it
     scale,  # 0-d on the device: multiplies the gradients only, before they are rounded; or None
+    narrowest,  # (s,), the smallest bandwidth; 0 of the energy distance
     loss,  # 0-d ACC: L; or None, then nothing is summed
     means,  # [3] ACC: mean k(x, x'), mean k(x, y), mean k(y, y')
     partials,  # [3, MAX_PROGRAMS] float64 scratch
     counter,  # [1] int32, zero before and after
     KERNEL: tl.constexpr,
-    POWERS: tl.constexpr,  # B times: is this exponential a power of the one before
+    POWERS: tl.constexpr,  # bit b: is exponential b a power of the one before; Triton 3.3 cannot index a constant tuple
     TARGET: tl.constexpr,  # k(y, y') counts
     UNBIASED: tl.constexpr,
     DOT: tl.constexpr,
@@ -337,9 +398,9 @@ def mmd_kernel(
     if VALUE or OF_X:
         ratio = one * m.to(ACC) / (n - less).to(ACC)
         for block in range(pid, x_blocks, programs):
-            same, cross = _rows(
-                block, x, y, grad_x, sum_x, n, m, d, ratio, f, rates, rates_lo, exponent, exponent_lo,
-                KERNEL, POWERS, True, True, VALUE, OF_X, UNBIASED, DOT, CHUNKS, EVEN, CHUNK, BI, BJ, ACC,
+            same, cross = _block(
+                block, x, y, grad_x, sum_x, n, m, d, ratio, f, rates, rates_lo, exponent, exponent_lo, narrowest,
+                KERNEL, POWERS, True, True, VALUE, OF_X, UNBIASED, DOT, CHUNKS, EVEN, CHUNK, UNIT, BI, BJ, ACC,
             )  # fmt: skip
             xx += same
             xy += cross
@@ -347,9 +408,9 @@ def mmd_kernel(
         ratio = one * n.to(ACC) / (m - less).to(ACC)
         before = x_blocks if VALUE or OF_X else 0
         for block in range((pid - before % programs + programs) % programs, tl.cdiv(m, BI), programs):
-            same, cross = _rows(
-                block, y, x, grad_y, sum_y, m, n, d, ratio, f, rates, rates_lo, exponent, exponent_lo,
-                KERNEL, POWERS, TARGET, OF_Y, VALUE, OF_Y, UNBIASED, DOT, CHUNKS, EVEN, CHUNK, BI, BJ, ACC,
+            same, cross = _block(
+                block, y, x, grad_y, sum_y, m, n, d, ratio, f, rates, rates_lo, exponent, exponent_lo, narrowest,
+                KERNEL, POWERS, TARGET, OF_Y, VALUE, OF_Y, UNBIASED, DOT, CHUNKS, EVEN, CHUNK, UNIT, BI, BJ, ACC,
             )  # fmt: skip
             yy += same
     if VALUE:
@@ -378,17 +439,22 @@ def mmd_kernel(
 
 
 KERNELS = {function.__name__: function for function in (gaussian, rational_quadratic, energy)}
-PRODUCTS_UP_TO = 64  # dimensions in one chunk, which registers hold
+PRODUCTS_UP_TO = 64  # dimensions that registers hold
 DIFFERENCES_UP_TO = 4
 MOST_PROGRAMS = MAX_PROGRAMS
 
 
 def plan(n: int, m: int, d: int, differences: bool, dtype: torch.dtype, processors: int) -> tuple[dict, dict]:
-    """(block sizes, compiler options). Small samples get small row blocks, so that every processor has one."""
-    width = DIFFERENCES_UP_TO if differences else PRODUCTS_UP_TO
-    chunk = min(d, width) if differences else min(width, max(16, triton.next_power_of_2(d)))
+    """(block sizes, compiler options). Small samples get small row blocks, so that every processor has one.
+
+    Of the tiles for products, those are the largest whose loops spill on no NVIDIA GPU and Triton that is supported."""
+    if differences:
+        chunk = min(d, DIFFERENCES_UP_TO)
+        block, columns = 32, 32 if dtype == torch.float64 else 64
+    else:
+        chunk = max(16, triton.next_power_of_2(d)) if d <= PRODUCTS_UP_TO else 32
+        block, columns = 64 if chunk <= 32 else 32, 32
     rows = n + m
-    block, columns = (32, 32 if dtype == torch.float64 else 64) if differences else (64, 32)
     while block > 16 and -(-rows // block) < 2 * processors:
         block //= 2
     shape = dict(CHUNKS=d > chunk, EVEN=d % chunk == 0, CHUNK=chunk, BI=block, BJ=columns)
@@ -438,7 +504,7 @@ def mmd(
     shape, options = plan(n, m, d, differences, x.dtype, processors(x.device))
     grads = [torch.empty_like(s) if asked else None for s, asked in ((x, of_x), (y, of_y))]
     sums = [None, None]
-    if shape["CHUNKS"]:
+    if shape["CHUNKS"] or not differences:
         sums = [g if g is None or g.dtype == acc else torch.empty_like(g, dtype=acc) for g in grads]
     loss = torch.empty((), dtype=acc, device=x.device) if value else None
     means = torch.empty(3, dtype=acc, device=x.device) if value else None
@@ -457,11 +523,11 @@ def mmd(
         x.device,
         (
             *(x, y, *grads, *sums, n, m, d // unit, programs, rates, rates_lo, *split_floats((alpha,), double), *pairs),
-            *(scale, loss, means, partials, counter),
+            *(scale, (float(min(bandwidths, default=0.0)),), loss, means, partials, counter),
         ),
         dict(
             KERNEL=KERNELS[kernel],
-            POWERS=powers or (False,) * len(rates),
+            POWERS=sum(power << b for b, power in enumerate(powers)),
             TARGET=target,
             UNBIASED=unbiased,
             DOT=dot,

@@ -243,6 +243,51 @@ def test_points_close_together_and_far_from_zero(device):
     check(x, y, (2.0,), rtol=1e-5)
 
 
+def far(kind, device):
+    """Samples whose squares drown the distances that count."""
+    x, y = (0.3 * s for s in samples(33, 40, 8, device=device))
+    if kind == "apart":
+        y += 1e4
+    elif kind == "two clusters":
+        x[::2] += 1e4
+        y[1::2] += 1e4
+    elif kind == "one row":
+        y[3] = 1e4
+    elif kind == "one row whose square is infinite":
+        y[3] = 1e20
+    else:
+        x, y = x * 1e20, y * 1e20
+        y[:20] = x[:20]  # pairs that coincide, among pairs whose squared distance is infinite
+    return x, y
+
+
+@pytest.mark.parametrize("kernel", ["gaussian", "rational_quadratic", "energy"])
+@pytest.mark.parametrize("kind", ["apart", "two clusters", "one row", "one row whose square is infinite", "huge"])
+def test_samples_far_apart(device, poisoned, kind, kernel):
+    """More than 4 dimensions, where products are taken: what they lose is taken by differences."""
+    if kernel == "energy" and kind in ("huge", "one row whose square is infinite"):
+        pytest.skip("the distances themselves pass float32, squared: infinite, as in eager PyTorch")
+    x, y = far(kind, device)
+    bandwidths = () if kernel == "energy" else (0.5, 1.0, 2.0, 4.0)
+    loss, size, grads, sizes, means = exact(x, y, bandwidths, kernel)
+    out = fastgan.mmd_value_and_grad(x, y, bandwidths or None, kernel=kernel, target_gradient=True)
+    assert_within(out.loss, loss, size, torch.float32)
+    assert_within(out.means, means, means.abs(), torch.float32)
+    assert_within(fastgan.mmd_loss(x, y, bandwidths or None, kernel=kernel), loss, size, torch.float32)
+    for got, want, each in zip((out.grad, out.grad_target), grads, sizes):
+        tiny = torch.finfo(torch.float32).tiny
+        assert_within(got, want, each + tiny / 2e-5, torch.float32, rtol=2e-5)
+
+
+def test_images_are_no_samples_far_apart(device):
+    """Points of many dimensions are far from their middle, and as far from each other: products serve them."""
+    x, y = (16 * (2 * torch.rand(n, 48, device=device) - 1) for n in (20, 17))
+    exactly = fastgan.mmd_value_and_grad(x, y, precision="exact")
+    out = fastgan.mmd_value_and_grad(x, y)
+    assert not torch.equal(out.grad, exactly.grad)  # other sums
+    assert_within(out.loss, exactly.loss.double().cpu(), out.means.abs().sum().double().cpu(), torch.float32)
+
+
 def test_error_of_products():
     """What the documentation says of |x|^2 + |y|^2 - 2 x.y, from a model of the matrix units: tf32 has 10 bits after
     the leading one; three passes drop the product of the two remainders."""
@@ -378,7 +423,7 @@ def test_launch_arguments_are_in_the_order_of_the_signature(kernel_device, monke
     names = [*inspect.signature(kernel.fn).parameters]
     assert len(args) + len(constants) == len(names) and list(constants) == names[len(args) :]
     assert args[names.index("programs")] == programs == -(-200 // 32) + -(-300 // 32)
-    assert constants["POWERS"] == (False, True) and len(kwargs["given"]) == 2
+    assert constants["POWERS"] == 0b10 and len(kwargs["given"]) == 2
 
 
 def test_samples_of_many_rows_share_the_programs(kernel_device, monkeypatch):

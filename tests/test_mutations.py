@@ -318,6 +318,12 @@ MUTANTS = {
     "mmd: products about zero": (
         *(MMD_KERNEL, "centre = tl.sum(a, axis=0) / BI", "centre = tl.sum(a, axis=0) * 0", "triton and close", MMD),
     ),
+    "mmd: products whatever they lose": (
+        *(MMD_KERNEL, "largest * 0.0009765625 -", "largest * 0.0 -", "triton and far_apart and row-g", MMD),
+    ),
+    "mmd, closed form: products whatever they lose": (
+        *(MMD_CLOSED, "self.floor = max(0.0,", "self.floor = min(0.0,", "torch-cpu and far_apart and row-g", MMD),
+    ),
     "mmd, closed form: a pair counted once": (
         *(MMD_CLOSED, "+ 2 * self._total(others)", "+ self._total(others)", "several_blocks", MMD),
     ),
