@@ -76,16 +76,17 @@ def square(image, size: int, source: str) -> Picture:
     from PIL import Image, ImageOps
 
     tags = getattr(image, "tag_v2", {})  # a TIFF's
+    sixteen = image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG")  # as older Pillows open it
     image.draft("RGB", (size, size))  # a large JPEG is decoded at a fraction of its size
     image = ImageOps.exif_transpose(image)
     kind, transparent, low, high = None, False, 0.0, 0.0
-    if image.mode in ("F", "I"):
+    if sixteen:
+        image, transparent = _from_16_bits(image, tags.get(BITS_PER_SAMPLE) == (12,), tags.get(PHOTOMETRIC) == 0)
+    elif image.mode in ("F", "I"):
         kind = "float" if image.mode == "F" else "int32"
         low, high = _extremes(np.asarray(image))
         image = image.convert("F")
-    elif image.mode.startswith("I;16"):
-        image, transparent = _from_16_bits(image, tags.get(BITS_PER_SAMPLE) == (12,), tags.get(PHOTOMETRIC) == 0)
-    elif image.has_transparency_data:
+    elif _has_alpha(image):
         image, transparent = _over_white(image)
     else:
         image = image.convert("L" if image.mode in ("1", "L") else "RGB")
@@ -111,6 +112,12 @@ def _from_16_bits(image, twelve: bool, inverted: bool):
     grey = (values >> (4 if twelve else 8)).astype(np.uint8)
     grey = np.where(transparent, np.uint8(255), ~grey if inverted else grey)
     return Image.fromarray(grey), bool(transparent.any())
+
+
+def _has_alpha(image) -> bool:
+    """`image.has_transparency_data`, which Pillow has from 10.1 on."""
+    palette_has = image.mode == "P" and image.palette is not None and image.palette.mode.endswith("A")
+    return image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or palette_has or "transparency" in image.info
 
 
 def _over_white(image):
