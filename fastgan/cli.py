@@ -98,6 +98,8 @@ class Failed(Exception):
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line and return its exit code."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # as stderr is: names of files may be no text
     try:
         args = _parser().parse_args(argv)
         return args.command(args)
@@ -142,6 +144,8 @@ def train(args: argparse.Namespace) -> int:
             run.say(f"left out, as it cannot be read: {name}")
         if len(data.skipped) > 5:
             run.say(f"left out, as they cannot be read: {len(data.skipped) - 5} more")
+        for note in data.notes:
+            run.say(note)
         again = f"fastgan train {shlex.quote(args.data)} --out {shlex.quote(str(run.path))} --resume"
         with _failing(again):
             run.start(config, model.step_number)

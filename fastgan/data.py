@@ -14,7 +14,6 @@ import math
 import os
 import signal
 import sys
-import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -24,21 +23,26 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fastgan import images, tables
+from fastgan.arrays import read_array
+from fastgan.images import SUFFIXES as IMAGE_SUFFIXES
+from fastgan.optional import needs, progress_bar
+
+__all__ = [
+    "FOLDER_SIZE", "IMAGE_SUFFIXES", "KINDS", "MEMORY_SHARE", "SIZES", "TOYS", "Dataset", "Stream", "draw", "flipped",
+    "free_memory", "load", "needs", "progress_bar", "to_points", "to_uint8", "to_unit",
+]  # fmt: skip
+
 SIZES = (8, 16, 32, 64, 128)  # side of an image in pixels
 FOLDER_SIZE = 64  # side for a folder of images where none is asked for
 MIN_SAMPLES = 16
-IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 DIGITS_HELD_OUT = 500
 TOY_COUNT = 50_000  # points of `ring` and of `grid`
 MEMORY_SHARE = 0.25  # images that take more than this share of the free memory are streamed
 TRIES = 100  # files in a row that a stream passes over as unreadable before it gives up
+LARGEST = 1e30  # number of a point: generated ones, which may be many times as large, have to fit float32
 RESTARTS = 3  # times in a run that dead workers of a stream are started again
 KINDS = "'digits', 'ring', 'grid', a folder of images, an .npy, .npz or .parquet file, or 'hub:NAME'"
-
-
-def needs(module: str, extra: str = "train") -> str:
-    """The one line for a missing optional dependency."""
-    return f"{module} is not installed; it comes with: pip install 'fastgan[{extra}]'"
 
 
 @dataclass
@@ -49,7 +53,8 @@ class Dataset:
     that they have zero mean and unit scale; points = samples * scale + mean. None for images.
     held_out: samples (M, ...) of the same kind that are not to be trained on, or None. labels, held_out_labels: int64.
     modes, mode_std: for toy points, the (K, d) centres of the Gaussians they are drawn from, and the deviation of each,
-    shifted and divided like the samples; None for other data. skipped: files that could not be read.
+    shifted and divided like the samples; None for other data. skipped: files that could not be read. notes: what was
+    done to the data that nobody asked for, a line each: another size, a background for transparent pixels.
     """
 
     name: str
@@ -62,6 +67,7 @@ class Dataset:
     modes: Tensor | None = None
     mode_std: float | None = None
     skipped: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def count(self) -> int:
@@ -82,7 +88,7 @@ class Dataset:
     def fingerprint(self) -> str:
         """A hash of every sample, to tell on resume whether the data is still the same."""
         digest = hashlib.blake2b(repr((self.sample_shape, str(self.samples.dtype))).encode(), digest_size=16)
-        digest.update(self.samples.numpy().data)
+        digest.update(self.samples.contiguous().numpy().data)
         return digest.hexdigest()
 
 
@@ -96,7 +102,8 @@ class Stream:
 
     is_images = True
     samples = mean = scale = held_out = labels = modes = mode_std = None
-    skipped: tuple[str, ...] = ()
+    skipped: tuple[str, ...] = ()  # and notes: as of a Dataset
+    notes: tuple[str, ...] = ()
 
     def __init__(self, name: str, count: int, read: Callable, size: int, channels: int, identity: bytes):
         self.name, self.count, self.read, self.identity = name, count, read, identity
@@ -246,17 +253,19 @@ def load(
 
     source: "digits" (scikit-learn's 1,797 handwritten digits, 8x8 grey, of which 500 are held out), "ring" (8 Gaussians
     of deviation 0.02 on a circle of radius 2) and "grid" (25 of deviation 0.05, 2 apart), which are never folders of
-    that name (write ./digits for one); a folder of images (searched with its subfolders); an `.npy` file, or an `.npz`
-    file that holds one array: uint8 (N, H, W) or (N, H, W, C) with C 1 or 3 are images, float (N, d) are points. And,
-    with the extra `hub`: a `.parquet` file or a folder of them, a folder that `datasets` saved with `save_to_disk`, or
-    "hub:NAME" for the split `train` of a data set of the Hugging Face hub. The first column of images is taken.
+    that name (write ./digits for one); a folder of images (searched with its subfolders, and with folders that links
+    lead to, each once); an `.npy` file, or an `.npz` file that holds one array: uint8 or bool (N, H, W) or (N, H, W, C)
+    with C 1 or 3 are images, float (N, d) are points. And, with the extra `hub`: a `.parquet` file or a folder of them,
+    a folder that `datasets` saved with `save_to_disk`, or "hub:NAME" for the split `train` of a data set of the Hugging
+    Face hub. The first column of images is taken. Transparent pixels are shown over white; 32-bit images are scaled by
+    what all of them hold (`fastgan.images`).
     size: one of `SIZES`; None keeps 8 for digits, takes 64 for a folder or a table, and for an array the smallest size
     that is not below its images' shorter side. Points take none.
     stream: read images of a folder or table as they are drawn; None does so where they would take more than
     `MEMORY_SHARE` of the free memory of this machine, or of `device`.
 
     Raises FileNotFoundError, ValueError or ImportError, each with one line that says what came and what is expected.
-    Images that cannot be read are left out and named in `Dataset.skipped`.
+    Images that cannot be read are left out and named in `Dataset.skipped`; `Dataset.notes` says what was done unasked.
     """
     if size is not None and size not in SIZES:
         raise ValueError(f"--size: got {size}, expected one of {', '.join(map(str, SIZES))}")
@@ -267,11 +276,11 @@ def load(
         _no_size(source, size, 2)
         data = _toy(source)
     elif source.startswith("hub:"):
-        data = _table(source, _from_hub(source[4:]), size or FOLDER_SIZE, stream, device)
+        data = _table(source, tables.from_hub(source[4:]), size, stream, device)
     elif path.is_dir():
-        data = _folder(path, size or FOLDER_SIZE, stream, device)
+        data = _folder(path, size, stream, device)
     elif path.is_file() and path.suffix.lower() == ".parquet":
-        data = _table(source, _from_parquet([path]), size or FOLDER_SIZE, stream, device)
+        data = _table(source, tables.from_parquet([path]), size, stream, device)
     elif path.is_file() and path.suffix.lower() in (".npy", ".npz"):
         data = _array(path, size)
     elif path.exists():
@@ -307,8 +316,8 @@ def _digits(size: int) -> Dataset:
     except ImportError as error:
         raise ImportError(needs("scikit-learn")) from error
     digits = load_digits()
-    images = np.rint(digits.images * (255 / 16)).astype(np.uint8)  # shades 0..16
-    samples = torch.from_numpy(_resized(images[..., None], size))
+    shades = np.rint(digits.images * (255 / 16)).astype(np.uint8)  # shades 0..16
+    samples = torch.from_numpy(images.resized(shades[..., None], size))
     labels = torch.from_numpy(digits.target).long()
     # One fixed split, whatever the run's seed, so that runs can be compared.
     order = torch.randperm(len(samples), generator=torch.Generator().manual_seed(0))
@@ -341,62 +350,103 @@ TOYS = {  # centres, deviation
 }
 
 
-def _folder(folder: Path, size: int, stream: bool | None, device: torch.device | str) -> Dataset | Stream:
+def _folder(folder: Path, size: int | None, stream: bool | None, device: torch.device | str) -> Dataset | Stream:
     name = folder.resolve().name or "images"
     if (folder / "state.json").is_file() or (folder / "dataset_dict.json").is_file():
-        return _table(str(folder), _from_disk(folder), size, stream, device)
-    everything = sorted(p for p in folder.rglob("*") if p.is_file())
+        return _table(str(folder), tables.from_disk(folder), size, stream, device)
+    everything, problems, notes = images.find_files(folder)
     files = [p for p in everything if p.suffix.lower() in IMAGE_SUFFIXES]
-    tables = [p for p in everything if p.suffix.lower() == ".parquet"]
-    if tables and not files:
-        return _table(str(folder), _from_parquet(tables), size, stream, device)
-    if not files:
-        raise ValueError(f"DATA: {folder} holds no image, expected files in {' '.join(sorted(IMAGE_SUFFIXES))}")
-    _check_pillow()
-    read = functools.partial(_read_file, files, size)
-    if stream if stream is not None else _too_large(len(files), size, device):
-        identity = "".join(f"{file.relative_to(folder)}\n{file.stat().st_size}\n" for file in files).encode()
-        return _stream(name, str(folder), len(files), read, size, identity)
-    return _held(name, str(folder), len(files), read)
+    parquet = [p for p in everything if p.suffix.lower() == ".parquet"]
+    if parquet and not files:
+        data = _table(str(folder), tables.from_parquet(parquet), size, stream, device)
+    elif not files:
+        more = f"; {problems[0]}" if problems else ""
+        raise ValueError(f"DATA: {folder} holds no image, expected files in {' '.join(sorted(IMAGE_SUFFIXES))}{more}")
+    else:
+
+        def identity() -> bytes:
+            return b"".join(os.fsencode(f"{file.relative_to(folder)}\n{file.stat().st_size}\n") for file in files)
+
+        read = functools.partial(images.read_file, files)
+        data = _read(name, str(folder), len(files), read, identity, size, stream, device)
+    data.skipped, data.notes = (*problems, *data.skipped), (*notes, *data.notes)
+    return data
 
 
-def _too_large(count: int, size: int, device: torch.device | str) -> bool:
-    return count * 3 * size * size > MEMORY_SHARE * free_memory(device)
+def _table(source: str, rows, size: int | None, stream: bool | None, device: torch.device | str) -> Dataset | Stream:
+    """The first column of images of a table of Hugging Face's `datasets`."""
+    rows, column = tables.image_column(source, rows)
+    read = functools.partial(images.read_row, rows, column)
+
+    def identity() -> bytes:
+        seen = [read(size or FOLDER_SIZE, i * len(rows) // 64)[0] for i in range(64)]
+        return str(len(rows)).encode() + b"".join(b"" if one is None else one.pixels.tobytes() for one in seen)
+
+    name = Path(source.removeprefix("hub:")).resolve().stem
+    return _read(name, source, len(rows), read, identity, size, stream, device)
 
 
-def _held(name: str, source: str, count: int, read: Callable) -> Dataset:
+def _read(
+    name: str,
+    source: str,
+    count: int,
+    read: Callable,
+    identity: Callable[[], bytes],
+    size: int | None,
+    stream: bool | None,
+    device: torch.device | str,
+) -> Dataset | Stream:
+    """`count` images, held or streamed. read: (size, index) -> a picture, or what is wrong with it."""
+    images.check_pillow()
+    side = size or FOLDER_SIZE
+    read = functools.partial(read, side)
+    if stream is None:
+        stream = count * 3 * side * side > MEMORY_SHARE * free_memory(device)
+    data = _stream(name, source, count, read, side, identity()) if stream else _held(name, source, count, read)
+    if size is None:
+        data.notes = (f"images are cropped and resized to {side} x {side}; --size takes another", *data.notes)
+    return data
+
+
+def _held(name: str, source: str, count: int, read: images.Read) -> Dataset:
     """Every image that `read(0)` to `read(count - 1)` gives, in memory."""
-    images, skipped = [], []
+    pictures, skipped = [], []
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         try:
-            for image, problem in progress_bar(pool.map(read, range(count)), desc="reading images", total=count):
-                if image is None:
+            for picture, problem in progress_bar(pool.map(read, range(count)), desc="reading images", total=count):
+                if picture is None:
                     skipped.append(problem)
                 else:
-                    images.append(image)
+                    pictures.append(picture)
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-    if not images:
+    if not pictures:
         raise ValueError(f"DATA: none of the {count} images in {source} can be read; the first is {skipped[0]}")
-    channels = 1 if all(image.ndim == 2 for image in images) else 3  # one colour image makes all of them so
-    samples = torch.empty(len(images), channels, *images[0].shape[:2], dtype=torch.uint8)
-    for i in range(len(images)):
-        samples[i] = _channels_first(images[i], channels)
-        images[i] = None  # not all of them twice in memory
-    return Dataset(name, samples, skipped=tuple(skipped))
+    channels = 1 if all(p.pixels.ndim == 2 for p in pictures) else 3  # one colour image makes all of them so
+    whites = images.whites(source, pictures)
+    notes = images.notes(pictures, whites)
+    samples = torch.empty(len(pictures), channels, *pictures[0].pixels.shape[:2], dtype=torch.uint8)
+    for i in range(len(pictures)):
+        samples[i] = _channels_first(images.in_bytes(pictures[i], whites)[0], channels)
+        pictures[i] = None  # not all of them twice in memory
+    return Dataset(name, samples, skipped=tuple(skipped), notes=tuple(notes))
 
 
-def _stream(name: str, source: str, count: int, read: Callable, size: int, identity: bytes) -> Stream:
-    """Grey where all are that are looked at, up to a thousand spread over the data; any of colour becomes grey then."""
+def _stream(name: str, source: str, count: int, read: images.Read, size: int, identity: bytes) -> Stream:
+    """Up to a thousand images, spread over the data, are looked at. Where all of them are grey the others become so;
+    what is white in those that do not say so is decided by them."""
     looked = min(count, 1000)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        images = [image for image, _ in pool.map(read, [i * count // looked for i in range(looked)])]
-    images = [image for image in images if image is not None]
-    if not images:
+        pictures = [picture for picture, _ in pool.map(read, [i * count // looked for i in range(looked)])]
+    pictures = [picture for picture in pictures if picture is not None]
+    if not pictures:
         raise ValueError(f"DATA: none of {looked} images in {source} can be read; the first is {read(0)[1]}")
-    channels = 1 if all(image.ndim == 2 for image in images) else 3
-    return Stream(name, count, read, size, channels, identity)
+    channels = 1 if all(p.pixels.ndim == 2 for p in pictures) else 3
+    whites = images.whites(source, pictures)
+    data = Stream(name, count, functools.partial(images.read_bytes, read, whites), size, channels, identity)
+    data.notes = tuple(images.notes(pictures, whites))
+    return data
 
 
 def _channels_first(image: np.ndarray, channels: int) -> Tensor:
@@ -408,112 +458,20 @@ def _channels_first(image: np.ndarray, channels: int) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
 
 
-def _check_pillow() -> None:
-    try:
-        import PIL  # noqa: F401
-    except ImportError as error:
-        raise ImportError(needs("pillow")) from error
-
-
-def _read_file(files: list[Path], size: int, index: int):
-    """(uint8 (size, size) if it is grey, else (size, size, 3); None) or (None, what is wrong with which file)."""
-    from PIL import Image
-
-    try:
-        with warnings.catch_warnings(), Image.open(files[index]) as image:
-            warnings.simplefilter("ignore")
-            return _cropped(image, size), None
-    # A damaged file raises whatever its decoder happens to raise, SyntaxError and struct.error among them.
-    except Exception as error:
-        return None, f"{files[index]} ({str(error).splitlines()[0] if str(error) else type(error).__name__})"
-
-
-def _cropped(image, size: int) -> np.ndarray:
-    """A Pillow image -> uint8 (size, size) if it is grey, else (size, size, 3)."""
-    from PIL import Image, ImageOps
-
-    image.draft("RGB", (size, size))  # a large JPEG is decoded at a fraction of its size
-    image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I;16"):  # 16-bit grey, which convert("L") would clip and not scale
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    image = image.convert("L" if image.mode in ("1", "L", "LA") else "RGB")
-    return np.asarray(ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC))
-
-
-def _table(source: str, rows, size: int, stream: bool | None, device: torch.device | str) -> Dataset | Stream:
-    """The first column of images of a table of Hugging Face's `datasets`."""
-    import datasets
-
-    _check_pillow()
-    if isinstance(rows, dict):  # its splits
-        if "train" not in rows:
-            raise ValueError(f"DATA: {source} has the splits {', '.join(rows)}, expected one named train")
-        rows = rows["train"]
-    # Where a file was not written by `datasets`, images are structs of their bytes and their path.
-    for name, kind in rows.features.items():
-        if isinstance(kind, dict) and set(kind) == {"bytes", "path"}:
-            rows = rows.cast_column(name, datasets.Image())
-    columns = [name for name, kind in rows.features.items() if isinstance(kind, datasets.Image)]
-    if not columns:
-        raise ValueError(f"DATA: {source} has no column of images; its columns are {', '.join(rows.features)}")
-    rows = rows.select_columns(columns[0])
-    name = Path(source.removeprefix("hub:")).resolve().stem
-    read = functools.partial(_read_row, rows, columns[0], size)
-    if stream if stream is not None else _too_large(len(rows), size, device):
-        seen = [read(i * len(rows) // 64)[0] for i in range(64)]
-        identity = str(len(rows)).encode() + b"".join(b"" if image is None else image.tobytes() for image in seen)
-        return _stream(name, source, len(rows), read, size, identity)
-    return _held(name, source, len(rows), read)
-
-
-def _read_row(rows, column: str, size: int, index: int):
-    try:
-        return _cropped(rows[index][column], size), None
-    except Exception as error:  # of the image's decoder, as in _read_file
-        return None, f"row {index} ({str(error).splitlines()[0] if str(error) else type(error).__name__})"
-
-
-@contextlib.contextmanager
-def _hugging_face(source: str) -> Iterator:
-    """The module `datasets`, saying what it says in one line."""
-    try:
-        import datasets
-    except ImportError as error:
-        raise ImportError(needs("datasets", "hub")) from error
-    if not sys.stderr.isatty():
-        datasets.disable_progress_bars()
-    try:
-        yield datasets
-    except Exception as error:  # of the network, of the hub, of Arrow: dozens of classes
-        said = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"DATA: {source} cannot be read as a data set ({type(error).__name__}: {said})") from error
-
-
-def _from_hub(name: str):
-    with _hugging_face(f"hub:{name}") as datasets:
-        return datasets.load_dataset(name, split="train")
-
-
-def _from_disk(folder: Path):
-    with _hugging_face(str(folder)) as datasets:
-        return datasets.load_from_disk(str(folder))
-
-
-def _from_parquet(files: list[Path]):
-    with _hugging_face(str(files[0])) as datasets:
-        return datasets.Dataset.from_parquet([str(file) for file in files])
-
-
 def _array(path: Path, size: int | None) -> Dataset:
-    array = _read_array(path)
-    if array.dtype == np.uint8 and (array.ndim == 3 or (array.ndim == 4 and array.shape[3] in (1, 3))):
-        images = array[..., None] if array.ndim == 3 else array
-        if images.size == 0:
+    array = read_array(path, free_memory("cpu"))
+    if array.dtype in (np.uint8, np.bool_) and (array.ndim == 3 or (array.ndim == 4 and array.shape[3] in (1, 3))):
+        pixels = array[..., None] if array.ndim == 3 else array
+        if pixels.size == 0:
             raise ValueError(f"DATA: {path} holds an empty array of shape {array.shape}")
-        short = min(images.shape[1:3])
-        size = size or next((s for s in SIZES if s >= short), SIZES[-1])
-        return Dataset(path.stem, torch.from_numpy(_resized(images, size)))
-    if array.dtype in (np.float16, np.float32, np.float64) and array.ndim == 2 and array.shape[1] > 0:
+        if pixels.dtype == np.bool_:
+            pixels = pixels * np.uint8(255)
+        height, width = pixels.shape[1:3]
+        side = size or next((s for s in SIZES if s >= min(height, width)), SIZES[-1])
+        note = f"images of {height} x {width} are cropped and resized to {side} x {side}; --size takes another"
+        samples = torch.from_numpy(images.resized(pixels, side))
+        return Dataset(path.stem, samples, notes=() if size or (height, width) == (side, side) else (note,))
+    if array.dtype.kind == "f" and array.ndim == 2 and array.shape[1] > 0:
         _no_size(str(path), size, array.shape[1])
         return _points(path, array)
     raise ValueError(
@@ -527,86 +485,34 @@ def _no_size(source: str, size: int | None, d: int) -> None:
         raise ValueError(f"--size: got {size}, but {source} holds points of {d} numbers, not images")
 
 
-def _read_array(path: Path) -> np.ndarray:
-    try:
-        content = np.load(path, allow_pickle=False)
-        if isinstance(content, np.ndarray):
-            return content
-        with content:
-            names = content.files
-            if len(names) == 1:
-                return content[names[0]]
-    except OSError as error:
-        if error.errno:  # the file system's own word, which is better than ours
-            raise
-        raise ValueError(f"DATA: {path} is damaged or no numpy file ({error})") from error
-    except Exception as error:  # zipfile.BadZipFile, EOFError, ValueError and others, depending on where it is cut
-        raise ValueError(f"DATA: {path} is damaged or no numpy file ({str(error).splitlines()[0]})") from error
-    raise ValueError(f"DATA: {path} holds {len(names)} arrays ({', '.join(names) or 'none'}), expected exactly one")
-
-
 def _points(path: Path, array: np.ndarray) -> Dataset:
     broken = np.flatnonzero(~np.isfinite(array).all(axis=1))
     if len(broken):
         raise ValueError(f"DATA: {path} has NaN or infinity in {len(broken)} rows, the first is row {broken[0]}")
     if len(array) == 0:
         raise ValueError(f"DATA: {path} holds 0 points, expected at least {MIN_SAMPLES}")
+    row, column = divmod(int(array.argmax() if array.max() > -array.min() else array.argmin()), array.shape[1])
+    largest = abs(float(array[row, column]))
+    if largest > LARGEST:
+        raise ValueError(
+            f"DATA: {path} has the number {array[row, column]:g} in row {row}, expected at most {LARGEST:g} in size: "
+            "generated points are float32"
+        )
+    if (array == array[0]).all():
+        raise ValueError(f"DATA: {path} holds {len(array)} times the same point, expected points that differ")
     points = array.astype(np.float64)
     mean = points.mean(axis=0)
-    scale = float(np.sqrt(((points - mean) ** 2).mean()))
-    if scale == 0:
-        raise ValueError(f"DATA: {path} holds {len(points)} times the same point, expected points that differ")
-    samples = ((points - mean) / scale).astype(np.float32)
-    return Dataset(path.stem, torch.from_numpy(samples), mean=torch.from_numpy(mean).float(), scale=scale)
-
-
-def _resized(images: np.ndarray, size: int) -> np.ndarray:
-    """uint8 (N, H, W, C) -> uint8 (N, C, size, size)."""
-    if images.shape[1:3] != (size, size):
-        try:
-            from PIL import Image, ImageOps
-        except ImportError as error:
-            raise ImportError(needs("pillow")) from error
-
-        def resize(image: np.ndarray) -> np.ndarray:
-            picture = Image.fromarray(image[..., 0] if image.shape[2] == 1 else image)
-            resized = np.asarray(ImageOps.fit(picture, (size, size), Image.Resampling.BICUBIC))
-            return resized.reshape(size, size, -1)
-
-        images = np.stack([resize(image) for image in progress_bar(images, desc="resizing")])
-    return np.ascontiguousarray(images.transpose(0, 3, 1, 2))
-
-
-class _NoBar:
-    """What stands in for a bar where tqdm is not installed: training and loading go on without one."""
-
-    disable = True
-
-    def __init__(self, iterable):
-        self.iterable = iterable
-
-    def __iter__(self):
-        return iter(self.iterable)
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        pass
-
-    def update(self, n: int) -> None:
-        pass
-
-    def set_postfix_str(self, text: str, refresh: bool = True) -> None:
-        pass
-
-
-def progress_bar(iterable=None, hidden: bool = False, **options):
-    """tqdm's bar, counting samples; drawn only where tqdm is there and stderr is a terminal."""
-    try:
-        from tqdm import tqdm
-    except ImportError:
-        return _NoBar(iterable)
-    return tqdm(
-        iterable, unit=" img", unit_scale=True, dynamic_ncols=True, disable=hidden or not sys.stderr.isatty(), **options
+    points -= mean
+    scale = float(np.sqrt((points**2).mean()))
+    if scale < 1 / LARGEST:
+        raise ValueError(
+            f"DATA: {path} holds points that differ by {np.abs(points).max():.3g} only, expected at least "
+            f"{1 / LARGEST:g}: generated points are float32"
+        )
+    points /= scale
+    data = Dataset(
+        path.stem, torch.from_numpy(points.astype(np.float32)), mean=torch.from_numpy(mean).float(), scale=scale
     )
+    if largest > 1e5 * scale:
+        data.notes = (f"points differ by {scale:.3g} and lie at up to {largest:.3g}: float32 rounds generated ones",)
+    return data

@@ -105,13 +105,20 @@ def kernel_distance(real: Tensor, fake: Tensor) -> float:
 
 def feature_scores(name: str, real: Tensor, fake: Tensor, k: int = 5) -> dict[str, float]:
     """`manifold_scores`, fd_NAME (`frechet_distance`) and kd_NAME (`kernel_distance`), ready for a log. The distances
-    are of features in units of their mean deviation over the real samples."""
-    unit = real.double().var(0).mean().sqrt()
+    are of features in units of their mean deviation over the real samples; of their size (the root of the mean square)
+    where real samples do not differ."""
+    unit = _unit(real.double())
     return {
         **manifold_scores(real[:MANIFOLD_LIMIT], fake[:MANIFOLD_LIMIT], k)._asdict(),
         f"fd_{name}": frechet_distance(real.double() / unit, fake.double() / unit),
         f"kd_{name}": kernel_distance(real[:MANIFOLD_LIMIT].double() / unit, fake[:MANIFOLD_LIMIT].double() / unit),
     }
+
+
+def _unit(features: Tensor) -> float:
+    """What differs by less than a millionth of the size is float32's rounding of the same features."""
+    deviation, size = features.var(0).mean().sqrt().item(), features.square().mean().sqrt().item()
+    return deviation if deviation > 1e-6 * size else size or 1.0
 
 
 def mode_scores(modes: Tensor, std: float, fake: Tensor) -> dict[str, float]:

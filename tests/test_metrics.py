@@ -297,3 +297,15 @@ def test_a_judge_of_toy_points_knows_the_modes():
     assert collapsed["modes"] == 1 and collapsed["tv"] == pytest.approx(7 / 8)
     assert collapsed["fd_points"] > 20 * good["fd_points"]
     assert "8 modes" in metrics.described(good)
+
+
+@pytest.mark.parametrize("value", [0.0, 0.3, -1e20])
+def test_real_samples_that_do_not_differ(value):
+    """In units of their size where there is no deviation: of the same samples 0, of others what their mean is off by.
+    Rounding is no deviation: features of one picture differ by some in another place of a batch."""
+    real = torch.full((50, 4), value, dtype=torch.float64)
+    real[::2] *= 1 + 1e-8
+    same, other = (metrics.feature_scores("x", real, fake) for fake in (real, real + 3 * (abs(value) or 1.0)))
+    assert same["fd_x"] == pytest.approx(0.0, abs=1e-12)
+    assert other["fd_x"] == pytest.approx(4 * 3**2, rel=1e-6)
+    assert all(math.isfinite(score) for scores in (same, other) for score in scores.values())

@@ -1,6 +1,7 @@
 """The game that two networks play: what the mathematics promises, computed.
 
     fastgan.game.total_variation(p_t, p_g)                   # of distributions, density functions, or samples
+    fastgan.game.total_variation(Categorical(p), Categorical(q))    # of probabilities: torch.distributions.Categorical
     d = fastgan.game.optimal_discriminator(p_t, p_g)         # the best D for this p_g, a function of x
     fastgan.game.expected_absolute_error(p_t, p_g, d)        # = game_value(p_t, p_g) = (1 - TV) / 2
     fastgan.game.equilibrium(p_t, p_g, d)                    # is it over, or does it only look so?

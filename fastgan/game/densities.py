@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.distributions import Distribution, MixtureSameFamily
 from torch.distributions.transforms import Transform
 
+from fastgan.game.atoms import Atoms, of_distribution, refuse_probabilities
 from fastgan.game.quadrature import boxes, integrate
 
 Source = Distribution | Callable[[Tensor], Tensor] | Tensor
@@ -52,10 +53,13 @@ class Samples:
         return self.points.shape[1]
 
 
-def read(name: str, source: Source, d: int | None = None, support=None) -> Density | Samples:
-    """`source` as a density or samples. d: the other side's dimension, where it is known.
+Side = Density | Atoms | Samples
 
-    Raises TypeError for what is neither, ValueError for what is no continuous distribution, or no usable samples."""
+
+def read(name: str, source: Source, d: int | None = None, support=None) -> Side:
+    """`source` as a density, atoms or samples. d: the other side's dimension, where it is known.
+
+    Raises TypeError for what is none of these, ValueError for what is no single distribution, or no usable samples."""
     if isinstance(source, Distribution):
         return _of_distribution(name, source)
     if isinstance(source, Tensor):
@@ -67,13 +71,19 @@ def read(name: str, source: Source, d: int | None = None, support=None) -> Densi
     )
 
 
-def read_pair(p_t: Source, p_g: Source, support=None) -> tuple[Density | Samples, Density | Samples]:
-    """Both sides, of one dimension. A function takes its dimension from the other side, or from `support`."""
+def read_pair(p_t: Source, p_g: Source, support=None) -> tuple[Side, Side]:
+    """Both sides, of one dimension, and not a density beside atoms. A function takes its dimension from the other side,
+    or from `support`."""
     known = [read(name, side) for name, side in (("p_t", p_t), ("p_g", p_g)) if not _is_function(side)]
     d = known[0].d if known else None
     t, g = read("p_t", p_t, d, support), read("p_g", p_g, d, support)
     if t.d != g.d:
         raise ValueError(f"p_g: got {g.d} numbers a point, expected {t.d}, as in p_t")
+    for side, other in ((t, g), (g, t)):
+        if isinstance(side, Density) and isinstance(other, Atoms):
+            raise ValueError(
+                f"{side.name}: got a density, expected a discrete distribution or samples, as {other.name} is discrete"
+            )
     return t, g
 
 
@@ -91,13 +101,14 @@ def _of_samples(name: str, points: Tensor) -> Samples:
         raise ValueError(f"{name}: got samples of shape {tuple(points.shape)}, expected (N,) or (N, d)")
     if not points.numel():
         raise ValueError(f"{name}: got an empty set of samples, shape {tuple(points.shape)}, expected at least one")
+    refuse_probabilities(name, points)
     points = points.detach().double().cpu()
     if not points.isfinite().all():
         raise ValueError(f"{name}: got samples with NaN or infinity, expected finite ones")
     return Samples(name, points[:, None] if points.dim() == 1 else points)
 
 
-def _of_distribution(name: str, distribution: Distribution) -> Density:
+def _of_distribution(name: str, distribution: Distribution) -> Density | Atoms:
     batch, event = tuple(distribution.batch_shape), tuple(distribution.event_shape)
     if len(event) > 1 or (batch not in ((), (1,)) if not event else batch):
         hint = "; torch.distributions.Independent makes a batch dimension one of the event" if batch else ""
@@ -105,9 +116,9 @@ def _of_distribution(name: str, distribution: Distribution) -> Density:
             f"{name}: got batch shape {batch} and event shape {event}, expected one distribution of a number or a "
             f"vector{hint}"
         )
-    if distribution.support.is_discrete:
-        raise ValueError(f"{name}: got {type(distribution).__name__}, which is discrete, expected one with a density")
     here = _to_double(distribution)
+    if distribution.support.is_discrete:
+        return of_distribution(name, here)
     d, scalar = (event[0] if event else 1), not event
     log_prob = _safe_log_prob(here)
 

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from fastgan.functional import discriminator_value_and_grad
-from fastgan.game.densities import Density, Source, read_pair
+from fastgan.game.atoms import Atoms, refuse_probabilities
+from fastgan.game.densities import Density, Side, Source, read_pair
 from fastgan.game.theory import error_rate, expected_absolute_error, jensen_shannon, total_variation
 from fastgan.networks import mlp
 
@@ -55,7 +56,9 @@ def equilibrium(
     error = expected_absolute_error(p_t, p_g, discriminator, logits=logits, support=support)
     rate = error_rate(p_t, p_g, discriminator, logits=logits, support=support)
     tv, js = total_variation(p_t, p_g, **options), jensen_shannon(p_t, p_g, **options)
-    dead = is_dead(discriminator, _some_points(p_t, p_g, support))
+    sides = read_pair(p_t, p_g, support)
+    discrete = any(isinstance(side, Atoms) for side in sides)
+    dead = is_dead(discriminator, _some_points(sides), discrete=discrete)
     near_half, near = abs(error - 0.5) <= error_tolerance, tv <= tolerance
     if near and near_half:
         verdict = "equilibrium: p_g is p_t, and D cannot tell"
@@ -72,11 +75,12 @@ def equilibrium(
     return Equilibrium(error, rate, (1 - tv) / 2, tv, js, dead, near and near_half, verdict)
 
 
-def is_dead(discriminator: Callable[[Tensor], Tensor], x: Tensor) -> bool:
+def is_dead(discriminator: Callable[[Tensor], Tensor], x: Tensor, *, discrete: bool = False) -> bool:
     """Whether D gives no gradient at any of the points x: its gradient there is exactly 0, or its values are equal to
     rounding. A small spread of logits is no sign of it: D at the equilibrium has one of 1e-4 and lives.
 
     discriminator: points (N, ...) -> logits, or probabilities. A module's dtype and device are found by themselves.
+    discrete: generated points cannot move, so that D's slope means nothing: it is dead where its values are equal.
     """
     like = next(discriminator.parameters(), None) if isinstance(discriminator, nn.Module) else None
     x = x.detach() if like is None else x.detach().to(like)
@@ -86,12 +90,11 @@ def is_dead(discriminator: Callable[[Tensor], Tensor], x: Tensor) -> bool:
         slope = torch.autograd.grad(out.sum(), x)[0] if out.requires_grad else torch.zeros_like(x)
     out = out.detach()
     rounding = 4 * torch.finfo(out.dtype).eps * out.abs().max()
-    return bool((slope == 0).all() or out.max() - out.min() <= rounding)
+    return bool((not discrete and (slope == 0).all()) or out.max() - out.min() <= rounding)
 
 
-def _some_points(p_t: Source, p_g: Source, support) -> Tensor:
+def _some_points(sides: tuple[Side, Side]) -> Tensor:
     """Where the two sides have their mass; (n,) for functions of a number, (n, d) for modules and above."""
-    sides = read_pair(p_t, p_g, support)
     points = [side.landmarks if isinstance(side, Density) else side.points for side in sides]
     return torch.cat([p[:2048] for p in points if p is not None] or [torch.linspace(-3, 3, 256).double()[:, None]])
 
@@ -170,11 +173,16 @@ def two_sample_test(real: Tensor, fake: Tensor, *, steps: int = 500, batch: int 
             raise ValueError(
                 f"{name}: got shape {tuple(points.shape)}, expected (N,) or (N, d) with at least 4 samples"
             )
-        sides.append(points.detach().float().cpu().reshape(len(points), -1))
+        if not points.isfinite().all():
+            raise ValueError(f"{name}: got samples with NaN or infinity, expected finite ones")
+        refuse_probabilities(name, points)
+        sides.append(points.detach().double().cpu().reshape(len(points), -1))
     if sides[0].shape[1] != sides[1].shape[1]:
         raise ValueError(f"fake: got {sides[1].shape[1]} numbers a sample, expected {sides[0].shape[1]}, as in real")
     pooled = torch.cat(sides)
-    sides = [(side - pooled.mean(0)) / pooled.std(0).clamp(min=1e-12) for side in sides]
+    largest = pooled.abs().amax(0).clamp(min=torch.finfo(torch.float64).tiny)  # squares of 1e200 are no numbers
+    sides, pooled = [side / largest for side in sides], pooled / largest
+    sides = [((side - pooled.mean(0)) / pooled.std(0).clamp(min=1e-12)).float() for side in sides]
     random = torch.Generator().manual_seed(seed)
     sides = [side[torch.randperm(len(side), generator=random)] for side in sides]
     train, test = [s[: len(s) // 2] for s in sides], [s[len(s) // 2 :] for s in sides]

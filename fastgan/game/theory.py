@@ -11,17 +11,21 @@ is D's expected absolute error, and the probability that D, saying "true" with p
     min_D L_D    = ln 2 - JSD(p_t, p_g)          at D* = p_t / (p_t + p_g), L_D the cross-entropy averaged over both
     max_D V      = -ln 4 + 2 JSD(p_t, p_g)       the same in the form of Goodfellow et al. (2014), eq. 1 and theorem 1
 
-Every function takes p_t and p_g as torch.distributions objects (of a number or a vector; mixtures included), as density
+Every function takes p_t and p_g as torch.distributions objects (of a number or a vector; mixtures included), discrete
+ones among them: `Categorical(p)` is a game over the points 0 to K - 1 with probabilities p (K,). Or as density
 functions (float64 points (n,), or (n, d) above one dimension, -> n values; `support=(low, high)`, or one such pair a
-dimension, says where they live), or as samples (N,) or (N, d).
+dimension, says where they live), or as samples (N,) or (N, d). Numbers (N,) that add up to one are refused, as they
+could be probabilities: samples of shape (N, 1) cannot be mistaken.
 
 * Two densities of one or two dimensions: quadrature in float64, exact to about 1e-10 in one dimension, 1e-6 in two.
 * Two distributions of more dimensions: Monte Carlo over 2 x 2^16 draws of their mixture, always the same ones; bounded
   integrands, a standard error of at most 1.4e-3.
-* Samples on a side, in one or two dimensions: both sides become masses of the same cells, equally wide between the
-  outermost thousandths and open-ended beyond: `bins` a dimension, 2 N^(1/(d + 2)) by default. A plug-in estimate: blind
-  to what differs inside a cell (too small), and of equal distributions about sqrt(K / (2 pi) (1/N + 1/M)) for the total
-  variation over K cells (too large).
+* A discrete distribution on a side (Categorical, OneHotCategorical, Bernoulli, Binomial), discrete or samples on the
+  other: sums over the points where either has mass, exact; of samples their shares at each point.
+* Samples on a side, and samples or a density on the other, in one or two dimensions: both sides become masses of the
+  same cells, equally wide between the outermost thousandths and open-ended beyond: `bins` a dimension,
+  2 N^(1/(d + 2)) by default. A plug-in estimate: blind to what differs inside a cell (too small), and of equal
+  distributions about sqrt(K / (2 pi) (1/N + 1/M)) for the total variation over K cells (too large).
 
 Results are Python floats.
 """
@@ -35,7 +39,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from fastgan.game.densities import Density, Samples, Source, integrals, read_pair
+from fastgan.game.atoms import Atoms, mass_at, shared_masses
+from fastgan.game.densities import Density, Samples, Side, Source, integrals, read_pair
 
 LN2 = math.log(2)
 
@@ -113,7 +118,8 @@ def generator_gradient(
     l* = log p_t - log p_g. sharpness: D = sigma(k l*) in place of the best D. Of the absolute error it then tends to
     grad TV / 2 as k grows, out of a strip of a width of 1 / k: the same gradient from fewer and fewer samples.
 
-    Both sides are densities, which autograd can differentiate. A float, or a list above one dimension.
+    Both sides are densities, which autograd can differentiate; the points of a discrete game cannot move. A float, or a
+    list above one dimension.
     """
     slopes = {
         "absolute_error": lambda s: -0.5 * torch.sigmoid(s) * torch.sigmoid(-s),
@@ -145,15 +151,16 @@ def generator_gradient(
 class OptimalDiscriminator:
     """D*(x) for two known densities. Called with points it gives probabilities in [0, 1]; `logits` gives their logits.
 
-    Points are (n,), or any shape, for densities of a number; (..., d) otherwise. Of the dtype and on the device of the
-    points, computed in float64, differentiable where the densities are."""
+    Points are (n,), or any shape, for densities of a number; (..., d) otherwise. Of the dtype of the points, or the
+    default one where they are integers, and on their device; computed in float64, differentiable where the densities
+    are."""
 
     def __init__(self, p_t: Density, p_g: Density, objective: str):
         self._t, self._g, self.objective = p_t, p_g, objective
 
     def __call__(self, x: Tensor) -> Tensor:
         if self.objective == "absolute_error":
-            return self._is_true(self._points(x)).to(x).reshape(self._shape(x))
+            return self._like(x, self._is_true(self._points(x)))
         return self.logits(x).sigmoid()
 
     def logits(self, x: Tensor) -> Tensor:
@@ -164,7 +171,7 @@ class OptimalDiscriminator:
         else:
             t, g = self._t.log(points), self._g.log(points)
             logits = torch.where(torch.isinf(t) & (t == g), 0.0, t - g)
-        return logits.to(x).reshape(self._shape(x))
+        return self._like(x, logits)
 
     def _is_true(self, points: Tensor) -> Tensor:
         """p_t >= p_g: the chapter's choice where they are equal. Densities given as such are compared as such: their
@@ -178,8 +185,9 @@ class OptimalDiscriminator:
             raise ValueError(f"x: got shape {tuple(x.shape)}, expected (..., {self._t.d})")
         return x.reshape(-1, self._t.d).double().cpu()
 
-    def _shape(self, x: Tensor):
-        return x.shape if self._t.d == 1 else x.shape[:-1]
+    def _like(self, x: Tensor, values: Tensor) -> Tensor:
+        dtype = x.dtype if x.is_floating_point() else torch.get_default_dtype()
+        return values.to(x.device, dtype).reshape(x.shape if self._t.d == 1 else x.shape[:-1])
 
 
 def optimal_discriminator(
@@ -190,11 +198,14 @@ def optimal_discriminator(
     objective: "absolute_error", D*(x) = 1 where p_t(x) >= p_g(x), else 0 (where they are equal any value is best; this
         one is 1); "minimax", D*(x) = p_t(x) / (p_t(x) + p_g(x)), 1/2 where both are 0.
 
-    With samples on a side, both are constant in the cells that the head of this module describes.
+    With samples on a side, both are constant in the cells that the head of this module describes. Of discrete
+    distributions they depend on the masses at exactly the point x, 0 where neither has one.
     """
     _check_objective(objective)
     t, g = read_pair(p_t, p_g, support)
-    if isinstance(t, Samples) or isinstance(g, Samples):
+    if isinstance(t, Atoms) or isinstance(g, Atoms):
+        t, g = _at_points(t), _at_points(g)
+    elif isinstance(t, Samples) or isinstance(g, Samples):
         cells = _Cells(t, g, bins)
         t, g = cells.density(t), cells.density(g)
     return OptimalDiscriminator(t, g, objective)
@@ -208,8 +219,8 @@ def expected_absolute_error(
     discriminator: points -> D(x), values in [0, 1]; with `logits=True` their logits. An nn.Module gets rows (n, d) of
         its parameters' dtype and device; another function float64 points, (n,) in one dimension.
 
-    A side of samples is a mean over them, unbiased; one of a density an integral. Raises ValueError for a D outside
-    [0, 1].
+    A side of samples is a mean over them, unbiased; a discrete one a sum; one of a density an integral. Raises
+    ValueError for a D outside [0, 1].
     """
     return _error(p_t, p_g, _as_probability(discriminator, logits), support)
 
@@ -227,7 +238,7 @@ def error_rate(
 
 def _error(p_t: Source, p_g: Source, probability, support) -> float:
     t, g = read_pair(p_t, p_g, support)
-    if isinstance(t, Samples) or isinstance(g, Samples) or t.d > 2:
+    if not (isinstance(t, Density) and isinstance(g, Density)) or t.d > 2:
         return (1 - _expectation(t, probability) + _expectation(g, probability)) / 2
 
     def integrand(x: Tensor, log_t: Tensor, log_g: Tensor) -> Tensor:
@@ -237,9 +248,10 @@ def _error(p_t: Source, p_g: Source, probability, support) -> float:
     return integrals([t, g], integrand).item()
 
 
-def _expectation(side: Density | Samples, probability) -> float:
-    if isinstance(side, Samples):
-        return torch.cat([probability(x) for x in side.points.split(2**16)]).mean().item()
+def _expectation(side: Side, probability) -> float:
+    if not isinstance(side, Density):
+        values = torch.cat([probability(x) for x in side.points.split(2**16)])
+        return values.mean().item() if isinstance(side, Samples) else (values @ side.mass).item()
     return integrals([side], lambda x, log: (probability(x) * log.exp())[:, None]).item()
 
 
@@ -307,6 +319,8 @@ def mode_collapse(modes: int, covered: int) -> ModeCollapse:
 def _functional(p_t: Source, p_g: Source, f: Callable[[Tensor, Tensor], Tensor], support, bins: int | None) -> float:
     """The integral of f(log p_t, log p_g), f homogeneous of degree one in the densities."""
     t, g = read_pair(p_t, p_g, support)
+    if isinstance(t, Atoms) or isinstance(g, Atoms):
+        return f(*(mass.log() for mass in shared_masses(t, g))).sum().item()
     if isinstance(t, Samples) or isinstance(g, Samples):
         cells = _Cells(t, g, bins)
         return f(cells.mass(t).log(), cells.mass(g).log()).sum().item()
@@ -316,9 +330,21 @@ def _functional(p_t: Source, p_g: Source, f: Callable[[Tensor, Tensor], Tensor],
 def _densities(p_t: Source, p_g: Source, support) -> tuple[Density, Density]:
     t, g = read_pair(p_t, p_g, support)
     for side in (t, g):
-        if isinstance(side, Samples):
-            raise TypeError(f"{side.name}: got samples, expected a distribution or a density function")
+        if not isinstance(side, Density):
+            got = "samples" if isinstance(side, Samples) else "a discrete distribution, whose points cannot move"
+            raise TypeError(f"{side.name}: got {got}, expected a distribution with a density, or a density function")
     return t, g
+
+
+def _at_points(side: Atoms | Samples) -> Density:
+    """Masses in the place of densities: all that a comparison of the two sides needs."""
+
+    def prob(x: Tensor) -> Tensor:
+        return mass_at(side, x)
+
+    density = Density(side.name, lambda x: prob(x).log(), [-math.inf] * side.d, [math.inf] * side.d)
+    density.prob = prob
+    return density
 
 
 def _times(log_p: Tensor, value: Tensor) -> Tensor:

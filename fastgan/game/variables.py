@@ -13,6 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
+from fastgan.game.atoms import Atoms, refuse_probabilities
+from fastgan.game.densities import read
+
 
 class InverseTransform(nn.Module):
     """The random variable F^-1(U), U uniform in (0, 1). Made by `inverse_transform`.
@@ -53,9 +56,10 @@ class InverseTransform(nn.Module):
 def inverse_transform(quantile: Callable[[Tensor], Tensor] | Distribution | Tensor | tuple[Tensor, Tensor]):
     """The transformation method: a random variable from its quantile function F^-1, F the distribution function.
 
-    quantile: a function of tensors in [0, 1]; a torch.distributions object with an `icdf`; a tensor (N,) of samples,
-        for their empirical distribution function (the smallest sample with at least u N samples up to it); or a pair
-        (x, F) of tensors (N,), a table of the distribution function, linear in between.
+    quantile: a function of tensors in [0, 1]; a torch.distributions object with an `icdf`, or a discrete one of a
+        number (`Categorical(p)`: the smallest k with p_0 + ... + p_k >= u); a tensor (N,) of samples, for their
+        empirical distribution function (the smallest sample with at least u N samples up to it); or a pair (x, F) of
+        tensors (N,), a table of the distribution function, linear in between.
 
     Returns an `InverseTransform`: `.sample(n, generator=...)`, `.quantile(u)`.
 
@@ -63,7 +67,7 @@ def inverse_transform(quantile: Callable[[Tensor], Tensor] | Distribution | Tens
     from 0 to 1.
     """
     if isinstance(quantile, Distribution):
-        return InverseTransform(_Icdf(quantile))
+        return InverseTransform(_Discrete(quantile) if quantile.support.is_discrete else _Icdf(quantile))
     if isinstance(quantile, Tensor):
         return InverseTransform(_Empirical(quantile))
     if isinstance(quantile, tuple) and len(quantile) == 2:
@@ -109,18 +113,28 @@ def normal(
 def kolmogorov_smirnov(samples: Tensor, reference: Callable[[Tensor], Tensor] | Distribution | Tensor) -> float:
     """sup_x |F_n(x) - F(x)|, F_n the empirical distribution function of `samples` (N,).
 
-    reference: a distribution function F, a torch.distributions object with a `cdf`, or other samples (M,), whose
-        empirical one is taken. `kolmogorov_smirnov_threshold` says how large it may be by chance.
+    reference: a distribution function F without jumps, a torch.distributions object with a `cdf` or a discrete one, or
+        other samples (M,), whose empirical one is taken. `kolmogorov_smirnov_threshold` says how large it may be by
+        chance; for discrete distributions that is too much.
     """
-    x = _one_dimensional("samples", samples).sort().values
+    x = _samples("samples", samples).sort().values
     n = len(x)
+    steps = None  # where the reference has jumps, and its value from there on
     if isinstance(reference, Tensor):
-        y = _one_dimensional("reference", reference).sort().values
-        both = torch.cat([x, y])
-        below = [torch.searchsorted(one, both, right=True).double() / len(one) for one in (x, y)]
-        return (below[0] - below[1]).abs().max().item()
+        y = _samples("reference", reference).sort().values
+        steps = y, torch.arange(1, len(y) + 1, dtype=torch.float64) / len(y)
+    elif isinstance(reference, Distribution) and reference.support.is_discrete:
+        steps = _steps("reference", reference)
+    if steps is not None:
+        both, zero = torch.cat([x, steps[0]]), torch.zeros(1, dtype=torch.float64)
+        of_samples = torch.searchsorted(x, both, right=True).double() / n
+        of_reference = torch.cat([zero, steps[1]])[torch.searchsorted(steps[0], both, right=True)]
+        return (of_samples - of_reference).abs().max().item()
     cdf = reference.cdf if isinstance(reference, Distribution) else reference
-    f = torch.as_tensor(cdf(x)).double()
+    try:
+        f = torch.as_tensor(cdf(x)).double()
+    except NotImplementedError as error:
+        raise ValueError(f"reference: got {type(reference).__name__}, which has no cdf") from error
     if f.shape != x.shape or not ((f >= 0) & (f <= 1)).all():
         raise ValueError(f"reference: got values of shape {tuple(f.shape)}, expected {n} values in [0, 1]")
     steps = torch.arange(n + 1, dtype=torch.float64) / n
@@ -154,10 +168,31 @@ class _Icdf(nn.Module):
         return self.distribution.icdf(u)
 
 
+class _Discrete(nn.Module):
+    def __init__(self, distribution: Distribution):
+        super().__init__()
+        points, cdf = _steps("quantile", distribution)
+        self.register_buffer("points", points)
+        self.register_buffer("cdf", cdf)
+
+    def forward(self, u: Tensor) -> Tensor:
+        at = torch.searchsorted(self.cdf, u.double().contiguous())
+        return self.points[at.clamp(max=len(self.points) - 1)].to(u.dtype)
+
+
+def _steps(name: str, distribution: Distribution) -> tuple[Tensor, Tensor]:
+    """Of a discrete distribution of a number: its points of positive mass, rising, and the distribution function."""
+    atoms = read(name, distribution)
+    assert isinstance(atoms, Atoms)
+    if atoms.d != 1:
+        raise ValueError(f"{name}: got a distribution of {atoms.d} numbers, expected one of a number")
+    return atoms.points[atoms.mass > 0, 0], atoms.mass[atoms.mass > 0].cumsum(0)
+
+
 class _Empirical(nn.Module):
     def __init__(self, samples: Tensor):
         super().__init__()
-        self.register_buffer("sorted", _one_dimensional("quantile", samples, keep=True).sort().values)
+        self.register_buffer("sorted", _samples("quantile", samples, keep=True).sort().values)
 
     def forward(self, u: Tensor) -> Tensor:
         n = len(self.sorted)
@@ -192,6 +227,13 @@ def _check_uniform(name: str, u: Tensor) -> None:
         raise TypeError(f"{name}: got {got}, expected a floating tensor of numbers in [0, 1]")
     if u.numel() and not ((u >= 0) & (u <= 1)).all():
         raise ValueError(f"{name}: got numbers from {u.min().item():.6g} to {u.max().item():.6g}, expected [0, 1]")
+
+
+def _samples(name: str, values: Tensor, keep: bool = False) -> Tensor:
+    """As `_one_dimensional`, of what must not be probabilities."""
+    if isinstance(values, Tensor):
+        refuse_probabilities(name, values)
+    return _one_dimensional(name, values, keep)
 
 
 def _one_dimensional(name: str, values: Tensor, keep: bool = False) -> Tensor:

@@ -1,0 +1,80 @@
+"""One array out of an `.npy` or `.npz` file: its size is known, and compared with the memory, before it is read."""
+
+from __future__ import annotations
+
+import math
+import os
+import zipfile
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+COPIES = 3  # of an array at once, the numbers of points as float64, while it is brought to what training draws from
+_PART = 2**24  # bytes read at a time
+_ZIP = (b"PK\x03\x04", b"PK\x05\x06")
+
+
+class _Refused(ValueError):
+    """A line that is ready for the user, of a file that is not damaged."""
+
+
+def read_array(path: Path, memory: float) -> np.ndarray:
+    """The array in `path`, an `.npy` file or an `.npz` file that holds one: C-contiguous, in this machine's byte order.
+
+    memory: bytes that `COPIES` of it may take. What the file declares is checked before anything of that size is
+    allocated, so that a small file that unpacks to more than there is does no harm.
+    Raises OSError, or ValueError for a file that is damaged, holds no or several arrays, or is too large."""
+    try:
+        with open(path, "rb") as file:
+            start = file.read(4)
+            file.seek(0)
+            if start not in _ZIP:
+                return _read(path, file, os.fstat(file.fileno()).st_size, memory)
+            with zipfile.ZipFile(file) as archive:
+                parts = archive.infolist()
+                if len(parts) == 1:
+                    with archive.open(parts[0]) as part:
+                        return _read(path, part, parts[0].file_size, memory)
+                names = ", ".join(part.filename.removesuffix(".npy") for part in parts) or "none"
+                raise _Refused(f"DATA: {path} holds {len(parts)} arrays ({names}), expected exactly one")
+    except _Refused:
+        raise
+    except OSError as error:
+        if error.errno:  # the file system's own word, which is better than ours
+            raise
+        raise ValueError(f"DATA: {path} is damaged or no numpy file ({error})") from error
+    # zipfile.BadZipFile, zlib.error, EOFError, ValueError and others, depending on where it is cut
+    except Exception as error:
+        said = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"DATA: {path} is damaged or no numpy file ({said})") from error
+
+
+def _read(path: Path, file: BinaryIO, size: int, memory: float) -> np.ndarray:
+    version = np.lib.format.read_magic(file)
+    if version not in ((1, 0), (2, 0)):  # 3.0 is for names of fields
+        raise ValueError(f"version {version[0]}.{version[1]} of the format, expected 1.0 or 2.0")
+    header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, column_order, dtype = header(file)
+    if dtype.hasobject:
+        raise ValueError("it holds Python objects, expected numbers")
+    count = math.prod(shape)
+    takes = COPIES * count * (max(8, dtype.itemsize) if dtype.kind == "f" else dtype.itemsize)
+    if takes > memory:
+        raise _Refused(
+            f"DATA: {path} holds {dtype} of shape {shape}, which takes {takes / 1e9:,.1f} GB, "
+            f"expected at most the {memory / 1e9:,.1f} GB of memory that are free"
+        )
+    declared = count * dtype.itemsize
+    if declared > size - file.tell():
+        raise ValueError(f"its head says {declared:,} bytes, and {max(0, size - file.tell()):,} follow")
+    content = np.empty(declared, np.uint8)
+    for first in range(0, declared, _PART):
+        part = file.read(min(_PART, declared - first))
+        content[first : first + len(part)] = np.frombuffer(part, np.uint8)
+        if len(part) < min(_PART, declared - first):
+            raise EOFError(f"its head says {declared:,} bytes, and {first + len(part):,} follow")
+    file.read(1)  # at the end of a part of an archive its checksum is compared
+    array = content.view(dtype) if declared else np.empty(count, dtype)
+    array = array.reshape(shape, order="F" if column_order else "C")
+    return np.asarray(array, dtype=dtype.newbyteorder("="), order="C")

@@ -1,0 +1,45 @@
+"""What is not always installed: the line that says so, and progress bars where there is a tool for them."""
+
+from __future__ import annotations
+
+import sys
+
+
+def needs(module: str, extra: str = "train") -> str:
+    """The one line for a missing optional dependency."""
+    return f"{module} is not installed; it comes with: pip install 'fastgan[{extra}]'"
+
+
+class _NoBar:
+    """What stands in for a bar where tqdm is not installed: training and loading go on without one."""
+
+    disable = True
+
+    def __init__(self, iterable):
+        self.iterable = iterable
+
+    def __iter__(self):
+        return iter(self.iterable)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def update(self, n: int) -> None:
+        pass
+
+    def set_postfix_str(self, text: str, refresh: bool = True) -> None:
+        pass
+
+
+def progress_bar(iterable=None, hidden: bool = False, **options):
+    """tqdm's bar, counting samples; drawn only where tqdm is there and stderr is a terminal."""
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        return _NoBar(iterable)
+    return tqdm(
+        iterable, unit=" img", unit_scale=True, dynamic_ncols=True, disable=hidden or not sys.stderr.isatty(), **options
+    )

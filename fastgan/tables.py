@@ -1,0 +1,61 @@
+"""Tables of Hugging Face's `datasets`: from its hub, from a folder that it saved, from parquet files."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from fastgan.optional import needs
+
+
+def image_column(source: str, rows):
+    """(rows with one column, its name): the first column of images, of the split `train` where there are splits.
+
+    Raises ValueError where there is none."""
+    import datasets
+
+    if isinstance(rows, dict):  # its splits
+        if "train" not in rows:
+            raise ValueError(f"DATA: {source} has the splits {', '.join(rows)}, expected one named train")
+        rows = rows["train"]
+    # Where a file was not written by `datasets`, images are structs of their bytes and their path.
+    for name, kind in rows.features.items():
+        if isinstance(kind, dict) and set(kind) == {"bytes", "path"}:
+            rows = rows.cast_column(name, datasets.Image())
+    columns = [name for name, kind in rows.features.items() if isinstance(kind, datasets.Image)]
+    if not columns:
+        raise ValueError(f"DATA: {source} has no column of images; its columns are {', '.join(rows.features)}")
+    return rows.select_columns(columns[0]), columns[0]
+
+
+@contextlib.contextmanager
+def _hugging_face(source: str) -> Iterator:
+    """The module `datasets`, saying what it says in one line."""
+    try:
+        import datasets
+    except ImportError as error:
+        raise ImportError(needs("datasets", "hub")) from error
+    if not sys.stderr.isatty():
+        datasets.disable_progress_bars()
+    try:
+        yield datasets
+    except Exception as error:  # of the network, of the hub, of Arrow: dozens of classes
+        said = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"DATA: {source} cannot be read as a data set ({type(error).__name__}: {said})") from error
+
+
+def from_hub(name: str):
+    with _hugging_face(f"hub:{name}") as datasets:
+        return datasets.load_dataset(name, split="train")
+
+
+def from_disk(folder: Path):
+    with _hugging_face(str(folder)) as datasets:
+        return datasets.load_from_disk(str(folder))
+
+
+def from_parquet(files: Sequence[Path]):
+    with _hugging_face(str(files[0])) as datasets:
+        return datasets.Dataset.from_parquet([str(file) for file in files])
