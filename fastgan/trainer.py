@@ -27,6 +27,7 @@ from fastgan.data import draw, progress_bar, to_unit
 from fastgan.distributed import World, distributed
 from fastgan.look import FirstLook, copied
 from fastgan.objectives import find
+from fastgan.resume import check_checkpoint
 from fastgan.step import MMD, PRECISIONS, Settings, Step, constant_ratio, generator_backward
 
 __all__ = [
@@ -425,9 +426,7 @@ class GANTrainer:
         if changed:
             differences = ", ".join(f"{k} {checkpoint['settings'].get(k)} and not {self.settings[k]}" for k in changed)
             raise ValueError(f"{path}: was trained with {differences}; going on would not be exact")
-        for name, part in self._parts().items():
-            if isinstance(part, nn.Module):
-                check_same_network(path, name, part, checkpoint[name])
+        check_checkpoint(path, checkpoint, self._parts(), self.device, self._step.scaler)
         for name, part in self._parts().items():
             part.load_state_dict(checkpoint[name])
         for optimizer in self._step.optimizers:
