@@ -80,13 +80,14 @@ def network(name: str, module: object) -> None:
 
 def device_and_random(device: torch.device | str | int, seed: object) -> tuple[torch.device, torch.Generator]:
     seed = whole("seed", seed, least=None)
+    given = device
     try:
-        device = torch.device(device)
+        device = torch.device(given)
         random = torch.Generator(device)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, TypeError) as error:  # AssertionError: PyTorch without CUDA
         there = "cpu, cuda" if torch.cuda.is_available() else "cpu; there is no CUDA device here"
-        raise ValueError(f"device: got {str(device)!r}, expected a device that is there, such as {there}") from error
+        raise ValueError(f"device: got {str(given)!r}, expected a device that is there, such as {there}") from error
     try:
         return device, random.manual_seed(seed)
     except (RuntimeError, OverflowError, ValueError):

@@ -130,9 +130,9 @@ def _results(rows: list[tuple[float, ...]], statistics: int, double: bool) -> tu
 
 
 def tensor(numbers: float | Sequence, dtype: torch.dtype) -> Tensor:
-    """Of float32 or float64; through NumPy: torch.tensor of a list takes several times as long. Numbers that `dtype`
-    does not hold become infinite."""
-    return torch.from_numpy(np.array(numbers, np.float64)).to(dtype)
+    """Of float32, or of float64 for that; through NumPy: torch.tensor of a list takes several times as long. Numbers
+    that float32 does not hold become infinite."""
+    return torch.from_numpy(np.array(numbers, np.float64)).to(_wide_dtype(dtype))
 
 
 def _short_list(

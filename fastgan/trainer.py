@@ -67,7 +67,7 @@ class GANTrainer:
         longer at any time; the average over steps below does what a schedule would (measured on digits: coverage 0.96
         so, 0.93 with a cosine to zero).
     ema_decay: the generator's weights are averaged with this decay, warmed up as min(ema_decay, (t + 1) / (t + 10)).
-        Sampling uses the average.
+        Sampling uses the average. Statistics of batch normalisation are averaged alike, other buffers copied.
     seed: of z and of the random choice of data. It does not touch the networks' weights, which are yours.
     device: where to train; None leaves the networks where the generator's parameters are.
     step: "alternating", a step of D, then one of G against the new D; or "one-stage", both at the same weights, from
@@ -95,7 +95,12 @@ class GANTrainer:
     batch, to rounding, whatever the number of ranks: all draw the whole batch's random numbers and use their own rows.
     Weights are the first rank's at the start. Statistics of batch normalisation are each rank's own.
 
-    Raises ValueError where an argument is out of range, the objective is unknown, or a network has no parameters.
+    Both networks run once, on copies, when the trainer is made: where they do not fit together, it says so then. Warns
+    where D's outputs are probabilities, as those of a last Sigmoid are, and the objective expects logits.
+
+    Raises TypeError or ValueError where an argument is of the wrong kind or out of range, the objective is unknown, or
+    a network has no parameters, has weights that are not finite, cannot be copied, or does not take what the other one
+    makes; `step` and `fit` where the samples are none that the networks take. Nothing is trained then.
     """
 
     def __init__(
