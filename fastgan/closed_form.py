@@ -130,8 +130,9 @@ def _results(rows: list[tuple[float, ...]], statistics: int, double: bool) -> tu
 
 
 def tensor(numbers: float | Sequence, dtype: torch.dtype) -> Tensor:
-    """Of float32 or float64; through NumPy: torch.tensor of a list takes several times as long."""
-    return torch.from_numpy(np.array(numbers, np.float64 if dtype == torch.float64 else np.float32))
+    """Of float32, or of float64 for that; through NumPy: torch.tensor of a list takes several times as long. Numbers
+    that float32 does not hold become infinite."""
+    return torch.from_numpy(np.array(numbers, np.float64)).to(_wide_dtype(dtype))
 
 
 def _short_list(
@@ -186,9 +187,10 @@ class _List(NamedTuple):
 
 @functools.lru_cache(maxsize=256)
 def constant(value: float, dtype: torch.dtype) -> Tensor:
-    """0-d: an operator takes it as it is, where a number of Python's costs it 2 us to wrap."""
+    """0-d: an operator takes it as it is, where a number of Python's costs it 2 us to wrap. A number that `dtype` does
+    not hold becomes infinite, as in any product; `torch.full` would raise."""
     with torch.inference_mode(False):  # autograd may have to save it
-        return torch.full((), value, dtype=dtype, device="cpu")
+        return torch.full((), value, dtype=torch.float64, device="cpu").to(dtype)
 
 
 def _list_differences(wide, labels):
@@ -529,7 +531,7 @@ def _wasserstein(x: Tensor, y: float, slope_weight: float, value: bool, statisti
         logit_sum = wide.sum().item()
         if statistics:
             non_negative = np.count_nonzero(wide.numpy() >= _ZERO)
-    grad = memory.empty_like(x).fill_(-s * slope_weight) if gradient else None
+    grad = memory.empty_like(x).copy_(constant(-s * slope_weight, torch.float64)) if gradient else None
     return -s * logit_sum / n if n else math.nan, logit_sum, non_negative, grad
 
 

@@ -70,9 +70,9 @@ def mmd_loss(
             beyond, |x|^2 + |y|^2 - 2 x.y on matrix units in float32 accuracy (three passes of tf32 on NVIDIA), where a
             squared distance is off by up to 8 eps (|x| + |y|)^2, and exp(-D / 2 s^2) by 2^-22 (|x| + |y|)^2 / s^2 of
             itself: 1e-3 for bandwidths of 1/30 of the spread. Where that would pass 2^-7 (samples far apart, a point
-            far from all others) and pairs are close enough to count, differences take over, block by block. "tf32": one pass, off by up to 2^-10 (|x| + |y|)^2.
-            "exact": differences in any dimension, at several times the cost. Float64 samples are always compared by
-            differences on a GPU.
+            far from all others) and pairs are close enough to count, differences take over, block by block. "tf32": one
+            pass, off by up to 2^-10 (|x| + |y|)^2. "exact": differences in any dimension, at several times the cost.
+            Float64 samples are always compared by differences on a GPU.
 
     Returns:
         0-d tensor, float32 (float64 for float64 samples); differentiable in x and y, and more than once. Near 0 it is a

@@ -5,6 +5,11 @@ gradient at a sample. The gradient comes from autograd with `create_graph=True`;
 launch forward and one backward. Functions return a 0-d tensor that is added to D's loss, in float32 (float64 for
 float64 samples). `lazy` has the weights of a schedule that leaves most steps out.
 
+At a dead sample, g_i = 0, R1 and R2 and every penalty centred at 0 have the derivative 0, as |g|^2 is smooth there.
+|g| itself has none at 0, but a set of subgradients, the unit ball; WGAN-GP, DRAGAN and the path length take the
+smallest, 0, as `torch.linalg.vector_norm` does: such a sample counts in the value and moves no weight. The square root
+of a sum of squares, which StyleGAN2 has, gives NaN in all of G for one such sample.
+
 Double backward goes through no compiled discriminator: `torch.compile` refuses it. `approximate_r1_penalty` takes none.
 """
 
@@ -163,6 +168,7 @@ def path_length_penalty(
         generator: of the noise.
 
     It takes a double backward through G, and is often left out but for every 4th or 8th step (`lazy`), on half a batch.
+    A sample whose image does not depend on its latents has length 0, and a gradient through `a` alone.
 
     Raises:
         TypeError, ValueError: not floating tensors of N samples, latents of another number of dimensions, images
@@ -193,9 +199,8 @@ def path_length_penalty(
         (slope,) = torch.autograd.grad(images, latents, noise, create_graph=True, allow_unused=True)
         if slope is None:
             raise ValueError("images: got a graph without the latents in it, expected images made of the latents")
-        slope = slope.to(torch.promote_types(slope.dtype, torch.float32))
-        squares = slope.square().sum(-1)
-        lengths = (squares.mean(1) if squares.dim() > 1 else squares).sqrt()
+        layers = latents.shape[1] if latents.dim() > 2 else 1
+        lengths = _lengths(slope) / math.sqrt(layers)
         mean = mean_length + decay * (lengths.mean() - mean_length)
         loss = weight * (lengths - mean).square().mean()
     return PathLength(loss, mean.detach(), lengths.detach())
@@ -226,9 +231,14 @@ def lazy(step: int, every: int = 16) -> int:
 def _norm_penalty(discriminator, samples: Tensor, weight: float, center: float) -> Tensor:
     weight = _number("weight", weight)
     center = _number("center", center)
-    slope = _slope(discriminator, "real", samples).flatten(1)
-    dtype = torch.promote_types(slope.dtype, torch.float32)
-    return criterion_loss(torch.linalg.vector_norm(slope, dim=1, dtype=dtype), center, "least_squares", weight=weight)
+    return criterion_loss(_lengths(_slope(discriminator, "real", samples)), center, "least_squares", weight=weight)
+
+
+def _lengths(slopes: Tensor) -> Tensor:
+    """Each sample's |g_i|, (N,), float32 at least. Not the root of the squares: at 0 its derivative is infinite, and
+    autograd multiplies that by 0."""
+    dtype = torch.promote_types(slopes.dtype, torch.float32)
+    return torch.linalg.vector_norm(slopes.flatten(1), dim=1, dtype=dtype)
 
 
 def _slope(discriminator, name: str, samples: Tensor) -> Tensor:

@@ -93,7 +93,7 @@ def _summed(values: Tensor, sign: float, x: Tensor, weight: float) -> tuple[Tens
 def _shares(factor: float, n: int, dtype: torch.dtype) -> Tensor:
     """n times factor / n. The product with it is a mean, sign and weight in one operator."""
     with torch.inference_mode(False):  # autograd may have to save it
-        return torch.full((n,), factor / n, dtype=dtype, device="cpu")
+        return torch.full((n,), factor / n, dtype=torch.float64, device="cpu").to(dtype)  # or infinite
 
 
 def value_and_grad(

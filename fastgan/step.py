@@ -13,7 +13,6 @@ counted once for the input's gradient and once for the weights':
 
 from __future__ import annotations
 
-import copy
 import itertools
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
@@ -27,6 +26,7 @@ from fastgan.functional import (
     discriminator_value_and_grad,
     generator_value_and_grad,
 )
+from fastgan.look import check_logits
 from fastgan.objectives import find
 from fastgan.values import ValueAndGrad
 
@@ -124,8 +124,8 @@ class Step:
         # Double backward goes through no compiled network: a penalty looks at D itself.
         self.discriminate = compiled(discriminator) if discriminator else None
         self.scaler = torch.amp.GradScaler(self.device.type) if settings.precision == "float16" else None
-        self.one = torch.ones((), device=self.device)
-        self.zero = torch.zeros((), device=self.device)
+        self.one = torch.ones((), device=self.device, dtype=torch.float32)
+        self.zero = torch.zeros((), device=self.device, dtype=torch.float32)
         self.ratio = None
         self.relation = None
         if settings.objective != MMD:
@@ -171,11 +171,11 @@ class Step:
         for (x, z), fake, of_d in zip(parts, fakes, values):
             if self.settings.redraw:
                 fake = self._forward(self.generate, z)
-            logits = self._forward(self.discriminate, fake)
+            logits = self._discriminate(fake)
             real_logits = None
             if self.relation:  # what a relativistic generator compares with
                 with torch.no_grad():
-                    real_logits = self._forward(self.discriminate, x)
+                    real_logits = self._discriminate(x)
             g, grad = self._of_generator(logits.detach(), real_logits, self._scale(len(x), n, counts), counts)
             torch.autograd.backward([logits], [grad])
             of_d["loss_g"] = g
@@ -323,11 +323,14 @@ class Step:
         with torch.autocast(self.device.type, dtype, cache_enabled=False):
             return network(x)
 
-    def _discriminate(self, x: Tensor, penalised: float) -> Tensor:
+    def _discriminate(self, x: Tensor, penalised: float = 0.0) -> Tensor:
         """Double backward goes through no compiled network, and leaves the range of float16."""
         if penalised:
-            return self._forward(self.discriminator, x, exactly=self.settings.precision == "float16")
-        return self._forward(self.discriminate, x)
+            logits = self._forward(self.discriminator, x, exactly=self.settings.precision == "float16")
+        else:
+            logits = self._forward(self.discriminate, x)
+        check_logits(logits, x)
+        return logits
 
     def _latents(self, n: int, counts) -> Sequence[Tensor]:
         return self.latent(n, counts).tensor_split(self.settings.accumulate)
@@ -397,28 +400,3 @@ def constant_ratio(objective: str, weight: float) -> float | None:
     if found.generator_target == "fake":
         return ratio
     return -ratio if found.criterion == "wasserstein" else None
-
-
-class Look(NamedTuple):
-    """logits: D's, a sample. mixes: does a sample's logit depend on the other samples of its batch?"""
-
-    logits: int
-    mixes: bool
-
-
-def look(generator: nn.Module, discriminator: nn.Module, z: Tensor) -> Look:
-    """Tries both networks, on copies, so that neither their statistics nor the random numbers to come change.
-
-    Raises ValueError where D's logits do not start with the number of samples."""
-    with torch.random.fork_rng([z.device] if z.is_cuda else []):
-        with torch.no_grad():
-            samples = copy.deepcopy(generator)(z)
-        samples = torch.randn_like(samples).requires_grad_()
-        logits = copy.deepcopy(discriminator)(samples)
-        if not logits.dim() or len(logits) != len(z):
-            raise ValueError(
-                f"discriminator: got logits of shape {tuple(logits.shape)} for {len(z)} samples, expected {len(z)} rows"
-            )
-        (slope,) = torch.autograd.grad(logits[0].sum(), samples, allow_unused=True)
-    mixes = slope is not None and bool((slope[1:] != 0).any())
-    return Look(logits.numel() // len(z), mixes)

@@ -10,7 +10,6 @@ returns is the one who waits.
 
 from __future__ import annotations
 
-import copy
 import math
 import os
 import warnings
@@ -20,13 +19,16 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from fastgan import checks
 from fastgan import distributed as ranks
 from fastgan.capture import REHEARSALS, REHEARSALS_OF_RANKS, Graphs, reason, undone
 from fastgan.checkpoints import CHECKPOINT_FORMAT, check_same_network, read_checkpoint, write_atomically
-from fastgan.data import draw, progress_bar
+from fastgan.data import draw, progress_bar, to_unit
 from fastgan.distributed import World, distributed
+from fastgan.look import FirstLook, copied
 from fastgan.objectives import find
-from fastgan.step import MMD, PRECISIONS, Settings, Step, constant_ratio, generator_backward, look
+from fastgan.resume import check_checkpoint
+from fastgan.step import MMD, PRECISIONS, Settings, Step, constant_ratio, generator_backward
 
 __all__ = [
     "CROSS_ENTROPY", "GANTrainer", "TrainingDiverged", "World", "check_finite", "check_objective", "check_same_network",
@@ -34,7 +36,9 @@ __all__ = [
 ]  # fmt: skip
 
 CROSS_ENTROPY = ("minimax", "nonsaturating")  # objectives whose losses are ln 2 where D cannot tell
+STATISTICS = ("mean", "var", "std")  # how the names of buffers end that are averaged as weights are
 STEPS = ("alternating", "one-stage")
+OF_LOGITS = ("sigmoid_cross_entropy", "absolute_error", "hinge")  # criteria that make no sense of probabilities
 
 
 class TrainingDiverged(RuntimeError):
@@ -63,7 +67,7 @@ class GANTrainer:
         longer at any time; the average over steps below does what a schedule would (measured on digits: coverage 0.96
         so, 0.93 with a cosine to zero).
     ema_decay: the generator's weights are averaged with this decay, warmed up as min(ema_decay, (t + 1) / (t + 10)).
-        Sampling uses the average.
+        Sampling uses the average. Statistics of batch normalisation are averaged alike, other buffers copied.
     seed: of z and of the random choice of data. It does not touch the networks' weights, which are yours.
     device: where to train; None leaves the networks where the generator's parameters are.
     step: "alternating", a step of D, then one of G against the new D; or "one-stage", both at the same weights, from
@@ -91,7 +95,12 @@ class GANTrainer:
     batch, to rounding, whatever the number of ranks: all draw the whole batch's random numbers and use their own rows.
     Weights are the first rank's at the start. Statistics of batch normalisation are each rank's own.
 
-    Raises ValueError where an argument is out of range, the objective is unknown, or a network has no parameters.
+    Both networks run once, on copies, when the trainer is made: where they do not fit together, it says so then. Warns
+    where D's outputs are probabilities, as those of a last Sigmoid are, and the objective expects logits.
+
+    Raises TypeError or ValueError where an argument is of the wrong kind or out of range, the objective is unknown, or
+    a network has no parameters, has weights that are not finite, cannot be copied, or does not take what the other one
+    makes; `step` and `fit` where the samples are none that the networks take. Nothing is trained then.
     """
 
     def __init__(
@@ -120,25 +129,23 @@ class GANTrainer:
         channels_last: bool | None = None,
         bandwidths: Sequence[float] | None = None,
     ):
-        networks = [("generator", generator), ("discriminator", discriminator)]
         check_objective(objective)
         if (discriminator is None) != (objective == MMD):
             expected = "None: mmd compares samples" if objective == MMD else f"one, for objective {objective!r}"
             got = "None" if discriminator is None else type(discriminator).__name__
             raise ValueError(f"discriminator: got {got}, expected {expected}")
-        for name, network in networks[: 1 if objective == MMD else 2]:
-            if not any(p.requires_grad for p in network.parameters()):
-                raise ValueError(f"{name}: got a module without parameters, expected one to train")
-        for name, value in (("latent_dim", latent_dim), ("r1_every", r1_every), ("accumulate", accumulate)):
-            if value < 1:
-                raise ValueError(f"{name}: got {value}, expected at least 1")
-        for name, value, fits in (
-            ("lr", lr, 0 < lr < math.inf),
-            ("r1", r1, 0 <= r1 < math.inf),
-            ("r2", r2, 0 <= r2 < math.inf),
-        ):
-            if not fits:
-                raise ValueError(f"{name}: got {value}, expected a finite number {'> 0' if name == 'lr' else '>= 0'}")
+        networks = [("generator", generator), ("discriminator", discriminator)][: 1 if objective == MMD else 2]
+        for name, network in networks:
+            checks.network(name, network)
+        if generator is discriminator:
+            raise ValueError("discriminator: got the generator itself, expected another network")
+        latent_dim, r1_every = checks.whole("latent_dim", latent_dim), checks.whole("r1_every", r1_every)
+        accumulate, bandwidths = checks.whole("accumulate", accumulate), checks.widths(bandwidths)
+        lr, betas = checks.learning_rate(lr), checks.betas_of_adam(betas)
+        r1, r2 = checks.not_negative("r1", r1), checks.not_negative("r2", r2)
+        weight, ema_decay = checks.number("weight", weight), checks.number("ema_decay", ema_decay)
+        if not math.isfinite(weight):
+            raise ValueError(f"weight: got {weight}, expected a finite number")
         if not 0 <= ema_decay <= 1:
             raise ValueError(f"ema_decay: got {ema_decay}, expected a number from 0 to 1")
         for name, value, choices in (("step", step, STEPS), ("precision", precision, (None, *PRECISIONS))):
@@ -151,7 +158,8 @@ class GANTrainer:
                 f"accumulate: got {accumulate}, expected 1 for {objective!r}: its loss looks at the whole batch"
             )
 
-        self.device = torch.device(device) if device is not None else next(generator.parameters()).device
+        device = next(generator.parameters()).device if device is None else device
+        self.device, self.random = checks.device_and_random(device, seed)
         cuda = self.device.type == "cuda"
         if precision is None:
             with_bfloat16 = cuda and torch.cuda.is_bf16_supported(including_emulation=False)
@@ -161,19 +169,26 @@ class GANTrainer:
         self.generator = generator.to(self.device)
         self.discriminator = discriminator and discriminator.to(self.device)
         if channels_last:  # of 4-dimensional weights
-            for _, network in networks[: 1 if objective == MMD else 2]:
+            for _, network in networks:
                 network.to(memory_format=torch.channels_last)
         if ranks.ranks() > 1:
             for network in filter(None, (generator, discriminator)):
                 ranks.broadcast([t.detach() for t in (*network.parameters(), *network.buffers())])
-        self.ema = copy.deepcopy(self.generator).eval().requires_grad_(False)
+        self.ema = copied("generator", self.generator).eval().requires_grad_(False)
         self.latent_dim, self.lr, self.r1, self.r2, self.r1_every = latent_dim, lr, r1, r2, r1_every
         self.objective, self.weight, self.ema_decay = objective, weight, ema_decay
-        self.random = torch.Generator(self.device).manual_seed(seed)
         self.step_number = 0  # steps done
 
-        concatenate = self._choose_passes(step, concatenate, precision)
-        adam = {"lr": self._on_device(lr), "betas": tuple(map(float, betas)), "capturable": cuda}
+        self._look = FirstLook(self.generator, self.discriminator, self.latent_dim, PRECISIONS[precision])
+        if self.discriminator is not None:
+            concatenate = self._choose_passes(step, concatenate, precision)
+            if find(objective).criterion in OF_LOGITS and self._look.gives_probabilities():
+                warnings.warn(
+                    "discriminator: its outputs are probabilities, in [0, 1] whatever its weights, and objective "
+                    f"{objective!r} expects logits: remove the sigmoid at its end",
+                    stacklevel=2,
+                )
+        adam = {"lr": self._on_device(lr), "betas": betas, "capturable": cuda}
         adam["fused"] = self.device.type in ("cpu", "cuda")
         self.optimizer_g = torch.optim.Adam(self.generator.parameters(), **adam)
         self.optimizer_d = torch.optim.Adam(self.discriminator.parameters(), **adam) if self.discriminator else None
@@ -190,14 +205,16 @@ class GANTrainer:
             "latent_dim": latent_dim, "objective": objective, "weight": weight, "lr": lr, "betas": list(adam["betas"]),
             "r1": r1, "r2": r2, "r1_every": r1_every, "ema_decay": ema_decay, "device": self.device.type, "step": step,
             "redraw": redraw, "precision": precision, "compile": compile, "accumulate": accumulate,
-            "concatenate": concatenate, "channels_last": channels_last,
-            "bandwidths": None if bandwidths is None else list(map(float, bandwidths)),
+            "concatenate": concatenate, "channels_last": channels_last, "bandwidths": bandwidths,
         }  # fmt: skip
         self._averaged, self._copied = [], []  # (average, its source), by what becomes of them
-        pairs = [*zip(self.ema.parameters(), self.generator.parameters())]
-        pairs += zip(self.ema.buffers(), self.generator.buffers())
-        for average, source in pairs:  # a batch norm's statistics belong to the weights: averaged alike
+        for average, source in zip(self.ema.parameters(), self.generator.parameters()):
             (self._averaged if average.is_floating_point() else self._copied).append((average, source))
+        for (name, average), source in zip(self.ema.named_buffers(), self.generator.buffers()):
+            # A batch norm's statistics belong to the weights: averaged alike. Of what other buffers hold, such as a
+            # singular vector of spectral normalisation, which has length 1, an average would be no such thing.
+            statistic = average.is_floating_point() and name.endswith(STATISTICS)
+            (self._averaged if statistic else self._copied).append((average, source))
 
     def _choose_passes(self, step: str, concatenate: bool | None, precision: str) -> bool:
         """Whether D sees both sides in one pass. Raises ValueError where a one-stage step would not be exact."""
@@ -205,8 +222,7 @@ class GANTrainer:
         never = bool(self.r1) != bool(self.r2) and self.r1_every == 1  # no step would take a single pass
         if not one_stage and (concatenate is not None or never):
             return bool(concatenate)
-        z = torch.randn(4, self.latent_dim, generator=torch.Generator().manual_seed(0))
-        seen = look(self.generator, self.discriminator, z.to(self.device, self.dtype))
+        seen = self._look.seen
         if one_stage:
             if self.weight == 0:
                 raise ValueError("weight: got 0, expected another number: one-stage steps take G's gradients from D's")
@@ -252,7 +268,7 @@ class GANTrainer:
         return next(p.dtype for p in self.generator.parameters() if p.is_floating_point())
 
     def step(self, real: Tensor, *, uneven: bool = False) -> dict[str, Tensor]:
-        """One step of D on `real` (N, ...) and N generated samples, and one of G on N.
+        """One step of D on `real` (N, ...), floating, and N generated samples, and one of G on N.
 
         uneven: the ranks' batches may differ in size; they are asked, and the mean is over all samples. Else nothing is
             asked: all have N.
@@ -262,9 +278,16 @@ class GANTrainer:
         one, r2 (the weighted penalties; 0 in a step that takes none); of "mmd" loss_g alone. They are those of this
         rank's samples. Captured, they are the same tensors at every step: read or clone them before the next.
         """
+        asked = uneven and ranks.ranks() > 1
+        try:
+            self._look.check("real", real, self._step.settings.concatenate)
+        except (TypeError, ValueError):
+            if asked:
+                ranks.counts_of_all(0, self.device)  # so that all ranks raise, and none waits for the others
+            raise
         penalised = (self.r1 > 0 or self.r2 > 0) and self.step_number % self.r1_every == 0
-        counts = ranks.counts_of_all(len(real), self.device) if uneven and ranks.ranks() > 1 else None
-        least = min(counts or [len(real)])  # of all ranks, so that all of them raise, and none waits for the others
+        counts = ranks.counts_of_all(len(real), self.device) if asked else None
+        least = min(counts or [len(real)])
         if self._step.settings.accumulate > least:
             raise ValueError(f"accumulate: got {self._step.settings.accumulate} parts for {least} samples")
         real = real.detach()
@@ -304,8 +327,7 @@ class GANTrainer:
         """Of both networks, from the next step on: called between steps, a schedule. A checkpoint keeps it.
 
         Raises ValueError where it is negative or not finite."""
-        if not 0 <= lr < math.inf:
-            raise ValueError(f"lr: got {lr}, expected a finite number >= 0")
+        lr = checks.learning_rate(lr, zero=True)
         for optimizer in self._step.optimizers:
             for group in optimizer.param_groups:
                 if isinstance(group["lr"], Tensor):
@@ -318,7 +340,9 @@ class GANTrainer:
         return torch.tensor(lr, dtype=torch.float32, device=self.device) if self.device.type == "cuda" else lr
 
     def fit(self, data: Tensor, *, steps: int, batch: int = 64, log_every: int = 100) -> list[dict]:
-        """Train on `data`, uint8 (N, C, H, W) or float32 (N, ...), for `steps` more steps.
+        """Train on `data`, for `steps` more steps: images, uint8 (N, C, H, W) of 0..255, which become -1..1, or samples
+        (N, ...) of the networks' dtype. Other sources: `torch.from_numpy(array)`, `TensorDataset.tensors[0]`; over a
+        DataLoader call `trainer.step(real)` for each batch.
 
         Rows are drawn uniformly and with replacement. Returns a record of numbers every `log_every` steps, which are
         the only points where the host waits for the device. With a progress bar where stderr is a terminal. On several
@@ -326,9 +350,12 @@ class GANTrainer:
 
         Raises TrainingDiverged where a number is NaN or infinite, at the next such point.
         """
-        for name, value in (("steps", steps), ("batch", batch), ("log_every", log_every), ("data", len(data))):
-            if value < 1:
-                raise ValueError(f"{name}: got {value}, expected at least 1")
+        steps, batch = checks.whole("steps", steps), checks.whole("batch", batch)
+        log_every = checks.whole("log_every", log_every)
+        checks.samples("data", data)
+        checks.pixels_or_floats("data", data)
+        self._look.check("data", self._as_seen(data[:4].to(self.device)), self._step.settings.concatenate)
+        checks.finite("data", data)
         data, history, last = data.to(self.device), [], self.step_number + steps
         with progress_bar(total=steps * batch) as bar:
             while self.step_number < last:
@@ -344,7 +371,11 @@ class GANTrainer:
     def draw(self, data: Tensor, batch: int) -> Tensor:
         """`batch` random rows of `data`, with replacement, as the networks see them. `data` lies on the device, and is
         the same on all ranks, which draw different rows."""
-        return draw(data, batch, self.random, rank=ranks.rank(), ranks=ranks.ranks())
+        drawn = draw(data, batch, self.random, rank=ranks.rank(), ranks=ranks.ranks())
+        return drawn if data.is_floating_point() else drawn.to(self.dtype)
+
+    def _as_seen(self, data: Tensor) -> Tensor:
+        return data if data.is_floating_point() else to_unit(data).to(self.dtype)
 
     def latent(self, n: int, counts: Sequence[int] | None = None) -> Tensor:
         """(n, latent_dim) from N(0, I), the trainer's next. On several ranks: this one's rows of what one process would
@@ -391,16 +422,16 @@ class GANTrainer:
 
         Restores torch's global random state too: the first rank's; the others' is set apart from it, so that networks
         that draw from it, as dropout does, do not go on exactly there. The file is read with `weights_only=True`, so
-        it can run no code, and is checked whole before anything is changed.
+        it can run no code, and is checked whole before anything is changed: after an error all is as it was before.
         Raises FileNotFoundError, or ValueError for a file that is damaged, of another network or of other settings."""
         checkpoint = read_checkpoint(path, self.device)
+        if not isinstance(checkpoint.get("settings"), dict):
+            raise ValueError(f"{path}: is damaged: it has no settings")
         changed = [k for k in self.settings if checkpoint["settings"].get(k) != self.settings[k]]
         if changed:
             differences = ", ".join(f"{k} {checkpoint['settings'].get(k)} and not {self.settings[k]}" for k in changed)
             raise ValueError(f"{path}: was trained with {differences}; going on would not be exact")
-        for name, part in self._parts().items():
-            if isinstance(part, nn.Module):
-                check_same_network(path, name, part, checkpoint[name])
+        check_checkpoint(path, checkpoint, self._parts(), self.device, self._step.scaler)
         for name, part in self._parts().items():
             part.load_state_dict(checkpoint[name])
         for optimizer in self._step.optimizers:
@@ -437,10 +468,10 @@ class GANTrainer:
 @torch.no_grad()
 def generate(generator: nn.Module, latent_dim: int, count: int, seed: int, batch: int = 256) -> Iterator[Tensor]:
     """`count` samples in parts of `batch`. z is drawn on the CPU, so that it is the same on every device."""
-    if count < 1:
-        raise ValueError(f"count: got {count}, expected at least 1")
+    count, batch = checks.whole("count", count), checks.whole("batch", batch)
     like = next(generator.parameters())
-    z = torch.randn(count, latent_dim, generator=torch.Generator().manual_seed(seed))
+    random = torch.Generator("cpu").manual_seed(seed)
+    z = torch.randn(count, latent_dim, generator=random, dtype=torch.float32, device="cpu")
     for part in z.split(batch):
         yield generator(part.to(like.device, like.dtype))
 

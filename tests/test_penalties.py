@@ -126,6 +126,63 @@ def test_the_finite_difference_is_compiled_where_r1_cannot_be():
         fastgan.r1_penalty(compiled, x).backward()
 
 
+def dead_at_the_second(dtype=torch.float64):
+    """(network, samples): of the second of three samples all four numbers are dead, and their slope is 0."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(3, 4, bias=False), nn.ReLU()).to(dtype)
+    with torch.no_grad():
+        network[0].weight.abs_()
+    return network, torch.tensor([[1.0, 2.0, 3.0], [-1.0, -2.0, -3.0], [4.0, 1.0, 1.0]], dtype=dtype)
+
+
+@pytest.mark.parametrize("center", [None, 0.0, 1.0])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_a_dead_sample_moves_no_weight(center, dtype):
+    """Of every penalty on a norm: the value counts the sample, the gradient is that of the others."""
+    network, x = dead_at_the_second(dtype)
+
+    def penalty(x):
+        if center is None:
+            return fastgan.r1_penalty(network, x, 3.0)
+        return fastgan.wgan_gp_penalty(network, x, x, 2.0, center)
+
+    loss = penalty(x)
+    (got,) = torch.autograd.grad(loss, network[0].weight)
+    others = penalty(x[[0, 2]])
+    (want,) = torch.autograd.grad(others, network[0].weight)
+    assert (want != 0).all()
+    torch.testing.assert_close(got, want * 2 / 3, rtol=1e-5, atol=0)
+    at_zero = 2.0 * (center or 0.0) ** 2
+    torch.testing.assert_close(loss, (others * 2 + at_zero) / 3, rtol=1e-5, atol=0)
+    if center is not None:
+        noisy = fastgan.dragan_penalty(network, x, 2.0, 1e-6, center)
+        torch.testing.assert_close(torch.autograd.grad(noisy, network[0].weight)[0], got, rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("layers", [0, 2])
+def test_path_length_of_a_dead_sample(layers):
+    """Its length is 0, and what it adds to the gradient goes through the mean length alone."""
+    network, x = dead_at_the_second()
+    w = (x if not layers else torch.stack([x] * layers, 1)).requires_grad_()
+    images = network(w if not layers else w.sum(1))[:, :, None, None].expand(3, 4, 2, 2)
+    out = fastgan.path_length_penalty(images, w, 0.3, decay=0.25, generator=torch.Generator().manual_seed(0))
+    (got,) = torch.autograd.grad(out.loss, network[0].weight)
+    noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64) / 2
+
+    def plain(weight):
+        """In the weights, with no square root of a sum that is 0."""
+        live = torch.stack([noise[i].sum((1, 2)) @ weight for i in (0, 2)]).norm(dim=1)
+        lengths = torch.stack([live[0], live.new_zeros(()), live[1]])
+        mean = 0.3 + 0.25 * (lengths.mean() - 0.3)
+        return lengths, 2 * (lengths - mean).square().mean()
+
+    weight = network[0].weight.detach().requires_grad_()
+    lengths, want = plain(weight)
+    torch.testing.assert_close(out.lengths, lengths.detach(), rtol=1e-12, atol=0)
+    torch.testing.assert_close(out.loss, want, rtol=1e-12, atol=0)
+    torch.testing.assert_close(got, torch.autograd.grad(want, weight)[0], rtol=1e-12, atol=0)
+
+
 def test_half_precision(device):
     d, x = small_discriminator(torch.float32).to(device), images(4, torch.float32).to(device)
     want = plain_r1(d, x, 1.0)

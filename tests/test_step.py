@@ -14,9 +14,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import fastgan
 from fastgan import reference
 from fastgan.capture import undone
+from fastgan.look import FirstLook
 from fastgan.networks import Discriminator, Generator, mlp
 from fastgan.objectives import OBJECTIVES
-from fastgan.step import constant_ratio, generator_backward, look
+from fastgan.step import constant_ratio, generator_backward
 from fastgan.trainer import GANTrainer, to_numbers
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -264,11 +265,10 @@ def test_looking_at_a_discriminator_changes_nothing():
     }
     before = {k: copy.deepcopy(d.state_dict()) for k, d in networks.items()}
     random = torch.get_rng_state()
-    found = {k: look(generator, d, torch.randn(4, LATENT, dtype=torch.float64)) for k, d in networks.items()}
+    found = {k: FirstLook(generator, d, LATENT).seen for k, d in networks.items()}
     assert found == {"batch norm": (1, True), "deviation": (1, True), "dropout": (1, False), "layer norm": (3, False)}
     assert all(torch.equal(v, networks[k].state_dict()[name]) for k, s in before.items() for name, v in s.items())
-    torch.randn(4 * 4, LATENT, dtype=torch.float64)
-    del random
+    assert torch.equal(torch.get_rng_state(), random)
     assert make("batch norm").settings["concatenate"] is False
     assert make().settings["concatenate"] is True
     assert make(r1=0.1).settings["concatenate"] is False  # every step has a penalty on one side
@@ -551,6 +551,40 @@ def test_float16_scales_the_loss_and_skips_what_overflows(tmp_path):
     assert again._step.scaler.get_scale() == trainer._step.scaler.get_scale()
     assert to_numbers(again.step(real)) == to_numbers(trainer.step(real))
     assert_equal_weights(again, trainer, rtol=0)
+
+
+@pytest.mark.parametrize("objective", ["wasserstein", "hinge", "nonsaturating"])
+def test_float16_skips_what_overflows_whatever_the_objective(objective):
+    """A constant slope too: it is written as a number, and a number that float16 does not hold must become infinite."""
+    torch.manual_seed(0)
+    trainer = GANTrainer(
+        mlp(LATENT, 2, 8, 2), mlp(2, 1, 8, 2), latent_dim=LATENT, precision="float16", r1=0.0, objective=objective
+    )
+    first = weights(trainer)
+    trainer._step.scaler.load_state_dict({**trainer._step.scaler.state_dict(), "scale": 2.0**40})
+    trainer.step(POINTS[:N].float())
+    assert all(map(torch.equal, weights(trainer), first))
+    assert trainer._step.scaler.get_scale() == 2.0**39
+
+
+@pytest.mark.parametrize("objective", [name for name in OBJECTIVES if OBJECTIVES[name].relation != "average"])
+@pytest.mark.parametrize(("dtype", "scale"), [(torch.float16, 2.0**30), (torch.float16, 1e38), (torch.bfloat16, 1e40)])
+def test_a_gradient_that_half_precision_does_not_hold_is_infinite(objective, dtype, scale):
+    """Against autograd in float64. 1e40 is more than float32 has, so that it is infinite in any product."""
+    real, fake = (torch.linspace(a, b, N).to(dtype) for a, b in ((-1.5, 2.0), (-2.5, 0.7)))
+    x, z = (side.double().requires_grad_() for side in (real, fake))
+    compared = {"real_logits": real} if OBJECTIVES[objective].relation else {}
+    loss_d = reference.discriminator_loss(x, z, objective)
+    loss_g = reference.generator_loss(z, objective, **dict.fromkeys(compared, x))
+    wanted = (*torch.autograd.grad(loss_d, (x, z)), *torch.autograd.grad(loss_g, z))
+    out_d = fastgan.discriminator_value_and_grad(real, fake, objective, grad_scale=scale)
+    out_g = fastgan.generator_value_and_grad(fake, objective, **compared, grad_scale=scale)
+    for got, slope in zip((*out_d.grads, *out_g.grads), wanted, strict=True):
+        want = slope * scale
+        over = want.abs() > torch.finfo(dtype).max
+        assert torch.equal(got[over].double(), want[over].sign() * math.inf)
+        if scale < 1e39:
+            torch.testing.assert_close(got[~over].double(), want[~over], rtol=2 * torch.finfo(dtype).eps, atol=0)
 
 
 def test_float16_gradients_are_unscaled():

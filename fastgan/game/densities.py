@@ -135,11 +135,11 @@ def _of_distribution(name: str, distribution: Distribution) -> Density | Atoms:
 def _of_function(name: str, function: Callable, d: int | None, support) -> Density:
     intervals = _intervals(support, d)
     low, high = zip(*intervals)
-    edges = torch.tensor([low, high], dtype=torch.float64)
+    edges = torch.tensor([low, high], dtype=torch.float64, device="cpu")
     scalar = len(intervals) == 1
 
     def prob(x: Tensor) -> Tensor:
-        p = torch.as_tensor(function(x[:, 0] if scalar else x))
+        p = torch.as_tensor(function(x[:, 0] if scalar else x), device="cpu")
         if p.numel() != len(x):
             raise ValueError(f"{name}: got density values of shape {tuple(p.shape)} for {len(x)} points")
         p = p.reshape(len(x)).double().cpu()
@@ -173,7 +173,7 @@ def _bounds(support) -> tuple[float, float]:
     while hasattr(support, "base_constraint"):
         support = support.base_constraint
     low, high = getattr(support, "lower_bound", -INFINITY), getattr(support, "upper_bound", INFINITY)
-    return float(torch.as_tensor(low).min()), float(torch.as_tensor(high).max())
+    return float(torch.as_tensor(low, device="cpu").min()), float(torch.as_tensor(high, device="cpu").max())
 
 
 def _safe_log_prob(distribution: Distribution) -> Callable[[Tensor], Tensor]:
@@ -244,7 +244,7 @@ class Domain:
         self.centre, self.scale = [0.0] * self.d, [1.0] * self.d
         for i in range(self.d if marks else 0):
             pooled = torch.cat([m[:, i] for m in marks])
-            quarter, self.centre[i], three = pooled.quantile(torch.tensor([0.25, 0.5, 0.75]).double()).tolist()
+            quarter, self.centre[i], three = pooled.quantile(pooled.new_tensor([0.25, 0.5, 0.75])).tolist()
             self.scale[i] = max(three - quarter, 1e-12 * max(1.0, abs(self.centre[i])))
 
     def edges(self) -> list[Tensor]:
@@ -254,13 +254,19 @@ class Domain:
         for i in range(self.d):
             t_low, t_high = self._ends(i)
             count = _EDGES[self.d] // max(1, len(self.landmarks))
-            share = torch.linspace(0, 1, count + 1, dtype=torch.float64)
+            share = torch.linspace(0, 1, count + 1, dtype=torch.float64, device="cpu")
             inner = [self.to_t(i, m[:, i]).quantile(share) for m in self.landmarks]
-            inner = torch.cat(inner) if inner else torch.linspace(t_low, t_high, count + 1, dtype=torch.float64)
-            borders = torch.tensor([end for p in self.densities for end in (p.low[i], p.high[i])], dtype=torch.float64)
+            inner = (
+                torch.cat(inner)
+                if inner
+                else torch.linspace(t_low, t_high, count + 1, dtype=torch.float64, device="cpu")
+            )
+            borders = torch.tensor(
+                [end for p in self.densities for end in (p.low[i], p.high[i])], dtype=torch.float64, device="cpu"
+            )
             inner = torch.cat([inner, self.to_t(i, borders[borders.isfinite()])])
             inner = inner[(inner > t_low) & (inner < t_high)]
-            out.append(torch.cat([torch.tensor([t_low, t_high], dtype=torch.float64), inner]).unique())
+            out.append(torch.cat([torch.tensor([t_low, t_high], dtype=torch.float64, device="cpu"), inner]).unique())
         if self.d == 1 and len(self.densities) == 2:
             out = [torch.cat([out[0], self._crossings(out[0])]).unique()]
         return out
@@ -273,7 +279,7 @@ class Domain:
             x = self.to_x(u[:, None])[0]
             return t.log(x) > g.log(x)
 
-        step = (torch.arange(8, dtype=torch.float64) + 0.5) / 8
+        step = (torch.arange(8, dtype=torch.float64, device="cpu") + 0.5) / 8
         grid = (edges[:-1, None] + edges.diff()[:, None] * step).flatten()
         larger = first_is_larger(grid)
         at = (larger[1:] != larger[:-1]).nonzero()[:, 0]
@@ -301,7 +307,7 @@ class Domain:
 
     def to_x(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """(n, d) in t -> (n, d) in x, and the determinant of the map."""
-        x, factor = [], torch.ones(len(t), dtype=torch.float64)
+        x, factor = [], torch.ones(len(t), dtype=torch.float64, device="cpu")
         for i in range(self.d):
             low, high, c, s, u = self.low[i], self.high[i], self.centre[i], self.scale[i], t[:, i]
             if math.isinf(low) and math.isinf(high):

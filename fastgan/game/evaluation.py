@@ -96,7 +96,10 @@ def is_dead(discriminator: Callable[[Tensor], Tensor], x: Tensor, *, discrete: b
 def _some_points(sides: tuple[Side, Side]) -> Tensor:
     """Where the two sides have their mass; (n,) for functions of a number, (n, d) for modules and above."""
     points = [side.landmarks if isinstance(side, Density) else side.points for side in sides]
-    return torch.cat([p[:2048] for p in points if p is not None] or [torch.linspace(-3, 3, 256).double()[:, None]])
+    return torch.cat(
+        [p[:2048] for p in points if p is not None]
+        or [torch.linspace(-3, 3, 256, dtype=torch.float64, device="cpu")[:, None]]
+    )
 
 
 # ---- modes ----------------------------------------------------------------------------------------------------------
@@ -135,17 +138,17 @@ def mode_statistics(
     if not (std > 0).all():
         raise ValueError(f"std: got {std.min().item():.3g}, expected numbers > 0")
     k = len(centres)
-    share = torch.full((k,), 1 / k).to(x) if weights is None else weights.to(x) / weights.sum()
+    share = x.new_full((k,), 1 / k) if weights is None else weights.to(x) / weights.sum()
     near = torch.cdist(x, centres).min(1)
     inside = near.values <= radius * std[near.indices]
-    count = torch.bincount(near.indices, minlength=k) / len(x)
-    high_quality = torch.bincount(near.indices[inside], minlength=k) / len(x)
+    count = torch.bincount(near.indices, minlength=k).double() / len(x)
+    high_quality = torch.bincount(near.indices[inside], minlength=k).double() / len(x)
     return ModeStatistics(
         covered=int((high_quality >= share / 5).sum()),
         total=k,
         total_variation=((count - share).abs().sum() / 2).item(),
         within=inside.double().mean().item(),
-        shares=count,
+        shares=count.float(),
     )
 
 
@@ -183,15 +186,15 @@ def two_sample_test(real: Tensor, fake: Tensor, *, steps: int = 500, batch: int 
     largest = pooled.abs().amax(0).clamp(min=torch.finfo(torch.float64).tiny)  # squares of 1e200 are no numbers
     sides, pooled = [side / largest for side in sides], pooled / largest
     sides = [((side - pooled.mean(0)) / pooled.std(0).clamp(min=1e-12)).float() for side in sides]
-    random = torch.Generator().manual_seed(seed)
-    sides = [side[torch.randperm(len(side), generator=random)] for side in sides]
+    random = torch.Generator("cpu").manual_seed(seed)
+    sides = [side[torch.randperm(len(side), generator=random, device="cpu")] for side in sides]
     train, test = [s[: len(s) // 2] for s in sides], [s[len(s) // 2 :] for s in sides]
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         torch.default_generator.manual_seed(seed)
-        d = mlp(pooled.shape[1], 1, width=64, depth=2)
+        d = mlp(pooled.shape[1], 1, width=64, depth=2).float()
     optimizer = torch.optim.Adam(d.parameters(), lr=2e-3, fused=True)
     for _ in range(steps):
-        logits = [d(s[torch.randint(len(s), (batch,), generator=random)]) for s in train]
+        logits = [d(s[torch.randint(len(s), (batch,), generator=random, device="cpu")]) for s in train]
         optimizer.zero_grad()
         torch.autograd.backward(logits, [*discriminator_value_and_grad(*logits, weight=0.5).grads])
         optimizer.step()

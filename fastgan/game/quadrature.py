@@ -33,7 +33,7 @@ def integrate(f: Callable[[Tensor], Tensor], low: Tensor, high: Tensor) -> tuple
     an error of about 1e-5, kinks one of 1e-7.
     """
     d = low.shape[1]
-    root = torch.arange(len(low))
+    root = torch.arange(len(low), device=low.device)
     whole, _ = _rule(f, low, high)
     total, error, evaluated = torch.zeros_like(whole), 0.0, len(low)
     for level in range(LEVELS[d] + 1):
@@ -84,16 +84,16 @@ def _nodes(d: int) -> tuple[Tensor, Tensor, Tensor, float]:
     lagrange = [[np.prod([(p - b) / (a - b) for b in x if b != a]) for a in x] for p in probes]
 
     def every(one) -> Tensor:
-        return torch.tensor(list(product(one, repeat=d)), dtype=torch.float64)
+        return torch.tensor(list(product(one, repeat=d)), dtype=torch.float64, device="cpu")
 
-    foretell = torch.stack([torch.tensor(list(product(*rows)), dtype=torch.float64).prod(1)
+    foretell = torch.stack([torch.tensor(list(product(*rows)), dtype=torch.float64, device="cpu").prod(1)
                             for rows in product(lagrange, repeat=d)])  # fmt: skip
     return torch.cat([every(x), every(probes)]), every(w).prod(1), foretell, float(x[0])
 
 
 def _children(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
     d, middle = low.shape[1], (low + high) / 2
-    upper = torch.tensor(list(product((False, True), repeat=d)))  # (2^d, d)
+    upper = torch.tensor(list(product((False, True), repeat=d)), device=low.device)  # (2^d, d)
     child_low = torch.where(upper, middle[:, None], low[:, None])
     child_high = torch.where(upper, high[:, None], middle[:, None])
     return child_low.flatten(0, 1), child_high.flatten(0, 1)

@@ -38,7 +38,7 @@ class Target(NamedTuple):
         """(n, d) float32 on the generator's device."""
         device = generator.device
         which = torch.multinomial(self.weights.to(device), n, replacement=True, generator=generator)
-        noise = torch.randn(n, self.d, generator=generator, device=device)
+        noise = torch.randn(n, self.d, generator=generator, device=device, dtype=torch.float32)
         return self.modes.to(device)[which] + self.std * noise
 
     def cells(self, x: Tensor, count: int = 32) -> Tensor:
@@ -48,7 +48,7 @@ class Target(NamedTuple):
         x = x.detach().double().cpu()
         offset = x[:, None] - self.modes.double()
         nearest = offset.square().sum(2).argmin(1)
-        offset = offset[torch.arange(len(x)), nearest] / self.std
+        offset = offset[torch.arange(len(x), device="cpu"), nearest] / self.std
         if self.d == 1:
             place = (torch.special.ndtr(offset[:, 0]) * count).long()
         else:
@@ -63,7 +63,12 @@ class Target(NamedTuple):
         N points of the target itself the first is about sqrt(cells / (2 pi N))."""
         cells = len(self.modes) * count
         p_g = torch.bincount(self.cells(x, count), minlength=cells + 1).double() / len(x)
-        p_t = torch.cat([(self.weights.double() / count).repeat_interleave(count), torch.zeros(1)])
+        p_t = torch.cat(
+            [
+                (self.weights.double() / count).repeat_interleave(count),
+                x.new_zeros(1, dtype=torch.float64, device="cpu"),
+            ]
+        )
         m = ((p_t + p_g) / 2).clamp(min=1e-300)
         js = (torch.xlogy(p_t, p_t / m) + torch.xlogy(p_g, p_g / m)).sum() / 2
         return ((p_t - p_g).abs().sum() / 2).item(), max(js.item(), 0.0)
@@ -73,20 +78,23 @@ def target(name: str) -> Target:
     """gaussian: one Gaussian. mixture: 0.4 N(-2, 0.5^2) + 0.6 N(2, 0.5^2). ring: 8 of std 0.02 on the unit circle.
     grid: 25 of std 0.05 two apart. Shifted and scaled to zero mean and unit scale."""
     if name == "gaussian":
-        return _normalised(name, torch.zeros(1, 1), 1.0)
+        return _normalised(name, [[0.0]], 1.0)
     if name == "mixture":
-        return _normalised(name, torch.tensor([[-2.0], [2.0]]), 0.5, torch.tensor([0.4, 0.6]))
+        return _normalised(name, [[-2.0], [2.0]], 0.5, [0.4, 0.6])
     if name == "ring":
-        angle = torch.arange(8) * (2 * math.pi / 8)
+        angle = torch.arange(8, device="cpu", dtype=torch.float32) * (2 * math.pi / 8)
         return _normalised(name, torch.stack([angle.cos(), angle.sin()], 1), 0.02)
     if name == "grid":
-        side = torch.linspace(-4, 4, 5)
+        side = torch.linspace(-4, 4, 5, device="cpu", dtype=torch.float32)
         return _normalised(name, torch.cartesian_prod(side, side), 0.05)
     raise ValueError(f"PAIR: got {name!r}, expected one of {', '.join(NAMES)}")
 
 
-def _normalised(name: str, modes: Tensor, std: float, weights: Tensor | None = None) -> Target:
-    weights = torch.full((len(modes),), 1 / len(modes)) if weights is None else weights
+def _normalised(name: str, modes: Tensor | list, std: float, weights: list | None = None) -> Target:
+    """On the CPU and in float32, whatever torch's defaults are."""
+    of = {"dtype": torch.float32, "device": "cpu"}
+    modes = torch.as_tensor(modes, **of)
+    weights = torch.as_tensor(weights or [1 / len(modes)] * len(modes), **of)
     modes = modes - weights @ modes
     scale = math.sqrt((weights @ modes.square()).mean().item() + std**2)
     return Target(name, modes / scale, std / scale, weights)

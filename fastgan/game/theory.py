@@ -282,7 +282,7 @@ def _evaluator(discriminator) -> Callable[[Tensor], Tensor]:
             x = x if like is None else x.to(like)
         elif x.shape[1] == 1:
             x = x[:, 0]
-        out = torch.as_tensor(discriminator(x))
+        out = torch.as_tensor(discriminator(x), device="cpu")
         if out.numel() != len(x):
             raise ValueError(f"discriminator: got values of shape {tuple(out.shape)} for {len(x)} points")
         return out.reshape(len(x)).double().cpu()
@@ -373,10 +373,10 @@ class _Cells:
     def _edges(seen: list[Tensor], bins: int) -> Tensor:
         low = min(_order_statistic(points, 0.001) for points in seen)
         high = max(_order_statistic(points, 0.999) for points in seen)
-        return torch.linspace(low, high, bins + 1, dtype=torch.float64)[1:-1]
+        return torch.linspace(low, high, bins + 1, dtype=torch.float64, device="cpu")[1:-1]
 
     def index(self, points: Tensor) -> Tensor:
-        at = torch.zeros(len(points), dtype=torch.long)
+        at = torch.zeros(len(points), dtype=torch.long, device=points.device)
         for i, edges in enumerate(self.edges):
             at = at * (len(edges) + 1) + torch.bucketize(points[:, i].contiguous(), edges, right=True)
         return at

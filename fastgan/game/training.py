@@ -98,7 +98,9 @@ def bandwidths_for(goal: Target) -> tuple[float, ...]:
 def make_trainer(settings: Settings) -> GANTrainer:
     torch.manual_seed(settings.seed)  # of the networks' first weights
     d = target(settings.pair).d
-    generator, discriminator = networks.build((d,), settings.latent_dim, settings.width)
+    with torch.device("cpu"):  # and not where torch's default is
+        pair = networks.build((d,), settings.latent_dim, settings.width)
+    generator, discriminator = (network.float() for network in pair)
     names = ("latent_dim", "objective", "lr", "seed", "device")
     options = {name: getattr(settings, name) for name in names} | {"betas": (0.0, 0.99), "ema_decay": 0.999}
     if settings.objective == "mmd":
@@ -182,7 +184,7 @@ def final_measures(trainer: GANTrainer, goal: Target, random: torch.Generator) -
 
 def generated(trainer: GANTrainer, count: int, random: torch.Generator, average: bool = False) -> Tensor:
     network = trainer.ema if average else trainer.generator
-    return network(torch.randn(count, trainer.latent_dim, generator=random, device=trainer.device))
+    return network(torch.randn(count, trainer.latent_dim, generator=random, device=trainer.device, dtype=trainer.dtype))
 
 
 def logits(trainer: GANTrainer, x_t: Tensor, x_g: Tensor) -> tuple[Tensor, Tensor]:
@@ -211,7 +213,7 @@ def frame(trainer: GANTrainer, goal: Target, random: torch.Generator) -> Frame:
 def grid_axis(goal: Target) -> Tensor:
     """Where pictures look: three standard deviations beyond the outermost modes, and more in one dimension."""
     reach = goal.modes.abs().max().item() + (4 if goal.d == 1 else 12) * goal.std
-    return torch.linspace(-reach, reach, 241 if goal.d == 1 else 121)
+    return torch.linspace(-reach, reach, 241 if goal.d == 1 else 121, device="cpu", dtype=torch.float32)
 
 
 def grid_points(goal: Target) -> Tensor:

@@ -132,12 +132,12 @@ def kolmogorov_smirnov(samples: Tensor, reference: Callable[[Tensor], Tensor] | 
         return (of_samples - of_reference).abs().max().item()
     cdf = reference.cdf if isinstance(reference, Distribution) else reference
     try:
-        f = torch.as_tensor(cdf(x)).double()
+        f = torch.as_tensor(cdf(x), device="cpu").double()
     except NotImplementedError as error:
         raise ValueError(f"reference: got {type(reference).__name__}, which has no cdf") from error
     if f.shape != x.shape or not ((f >= 0) & (f <= 1)).all():
         raise ValueError(f"reference: got values of shape {tuple(f.shape)}, expected {n} values in [0, 1]")
-    steps = torch.arange(n + 1, dtype=torch.float64) / n
+    steps = torch.arange(n + 1, dtype=torch.float64, device="cpu") / n
     return torch.maximum(steps[1:] - f, f - steps[:-1]).max().item()
 
 
@@ -156,7 +156,7 @@ class _Icdf(nn.Module):
     def __init__(self, distribution: Distribution):
         super().__init__()
         try:
-            distribution.icdf(torch.tensor(0.5).expand(distribution.batch_shape))
+            distribution.icdf(torch.tensor(0.5, device="cpu").expand(distribution.batch_shape))
         except NotImplementedError as error:
             name = type(distribution).__name__
             raise ValueError(f"quantile: got {name}, which has no icdf; a table (x, F) of its cdf will do") from error

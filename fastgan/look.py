@@ -1,0 +1,213 @@
+"""A first look at both networks, on copies, before anything is trained: what they take, what they make, and what is
+wrong with it, in one line."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from fastgan import checks
+from fastgan.checks import said
+
+LOOKS = 12  # at D with other weights, before it is said to give probabilities
+
+
+class Look(NamedTuple):
+    """logits: D's, a sample. mixes: does a sample's logit depend on the other samples of its batch?"""
+
+    logits: int
+    mixes: bool
+
+
+class FirstLook:
+    """What is known of a pair of networks before they are trained, and of the samples that D takes.
+
+    made: one generated sample. seen: what there is to know of D, None without one. passes: autocast's dtype or None.
+    Raises TypeError or ValueError where G takes no z of that width, D takes none of its samples, or gives no logits."""
+
+    def __init__(self, generator: nn.Module, discriminator: nn.Module | None, latent_dim: int, passes=None):
+        self.discriminator, self.passes = discriminator, passes
+        like = next(p for p in generator.parameters() if p.is_floating_point())
+        self.dtype = like.dtype
+        random = torch.Generator("cpu").manual_seed(0)
+        z = torch.randn(4, latent_dim, generator=random, dtype=torch.float32, device="cpu").to(like.device, like.dtype)
+        self.seen = None
+        try:
+            with self._autocast(like.device):
+                self.made = _look_at_generator(generator, z)[:1].clone()
+                if discriminator is not None:
+                    self.seen = _look_at_discriminator(discriminator, self._noise())
+        except (TypeError, ValueError) as error:
+            if discriminator is None or not _fit(discriminator, generator, z):
+                raise
+            raise ValueError(
+                "generator: got a network that takes what the other one makes of z, expected "
+                "GANTrainer(generator, discriminator), in this order"
+            ) from error
+        self.kinds = {(self.made.shape[1:], self.made.dtype)}
+        if passes is not None:
+            self.kinds.add((self.made.shape[1:], like.dtype))
+
+    def gives_probabilities(self) -> bool:
+        with self._autocast(self.made.device):
+            return _gives_probabilities(self.discriminator, self._noise())
+
+    def _noise(self) -> Tensor:
+        """Four points of which no two have anything in common, as samples of one's own generator might."""
+        random = torch.Generator("cpu").manual_seed(1)
+        shape = (4, *self.made.shape[1:])
+        return torch.randn(shape, generator=random, dtype=torch.float32, device="cpu").to(self.made)
+
+    def check(self, name: str, samples: Tensor, together: bool) -> None:
+        """Raises TypeError or ValueError unless the networks take such samples. Reads shapes, but for a kind of samples
+        not seen before, of which D tries a few. together: D sees them in one batch with generated ones."""
+        checks.samples(name, samples)
+        kind = samples.shape[1:], samples.dtype
+        if kind in self.kinds and samples.device == self.made.device:
+            return
+        if not samples.is_floating_point():
+            raise TypeError(f"{name}: got {samples.dtype}, expected floats; images of 0..255 go through `trainer.draw`")
+        if samples.device != self.made.device:
+            raise ValueError(f"{name}: got a tensor on {samples.device}, expected {self.made.device}, as the networks")
+        same = samples.shape[1:] == self.made.shape[1:]
+        if self.discriminator is None:
+            fits = samples[0].numel() == self.made[0].numel()
+        else:
+            with self._autocast(samples.device):
+                fits = (same or not together) and _takes(self.discriminator, samples[:4].detach())
+        if not fits:
+            shapes = [", ".join(["(N", *map(str, x.shape[1:])]) + ")" for x in (samples, self.made)]
+            raise ValueError(
+                f"{name}: got {samples.dtype} of shape {shapes[0]}, expected {self.dtype} of shape {shapes[1]}, as the "
+                f"generator makes{f': {name}.to({self.dtype})' if same else ''}"
+            )
+        self.kinds.add(kind)
+
+    def _autocast(self, device: torch.device) -> torch.autocast:
+        return torch.autocast(device.type, self.passes, enabled=self.passes is not None, cache_enabled=False)
+
+
+def _look_at_generator(generator: nn.Module, z: Tensor) -> Tensor:
+    """The samples that a copy makes of z (N, latent_dim)."""
+    other = copied("generator", generator)
+    with torch.no_grad(), _undrawn(z):
+        try:
+            samples = other(z)
+        except torch.cuda.OutOfMemoryError:
+            raise
+        except Exception as error:
+            raise ValueError(
+                f"latent_dim: got {z.shape[1]}, expected what the generator takes; z of shape {tuple(z.shape)} gives "
+                f"{said(error)!r}"
+            ) from error
+    if not isinstance(samples, Tensor) or not samples.is_floating_point():
+        got = f"{samples.dtype} samples" if isinstance(samples, Tensor) else type(samples).__name__
+        raise TypeError(f"generator: got {got}, expected a floating tensor of samples (N, ...)")
+    if not samples.dim() or len(samples) != len(z):
+        raise ValueError(
+            f"generator: got samples of shape {tuple(samples.shape)} for {len(z)} rows of z, expected {len(z)} rows"
+        )
+    return samples
+
+
+def _look_at_discriminator(discriminator: nn.Module, samples: Tensor) -> Look:
+    other = copied("discriminator", discriminator)
+    with torch.enable_grad(), _undrawn(samples):
+        samples = samples.detach().requires_grad_()
+        try:
+            logits = other(samples.clone())  # which may begin in place
+        except torch.cuda.OutOfMemoryError:
+            raise
+        except Exception as error:
+            raise ValueError(
+                f"discriminator: got {samples.dtype} samples of shape {tuple(samples.shape)} as the generator makes "
+                f"them, expected one that takes them; it gives {said(error)!r}"
+            ) from error
+        check_logits(logits, samples)
+        if not logits.requires_grad:
+            raise ValueError("discriminator: got logits without a graph, expected ones that depend on its weights")
+        (slope,) = torch.autograd.grad(logits[0].sum(), samples, allow_unused=True)
+    mixes = slope is not None and bool((slope[1:] != 0).any())
+    return Look(logits.numel() // len(samples), mixes)
+
+
+def check_logits(logits: object, samples: Tensor) -> None:
+    """Raises TypeError or ValueError where what D gave for the samples are no logits of theirs. Reads shapes alone."""
+    if not isinstance(logits, Tensor) or not logits.is_floating_point():
+        got = f"{logits.dtype} logits" if isinstance(logits, Tensor) else type(logits).__name__
+        raise TypeError(f"discriminator: got {got}, expected one floating tensor of logits (N, ...)")
+    if not logits.dim() or len(logits) != len(samples):
+        raise ValueError(
+            f"discriminator: got logits of shape {tuple(logits.shape)} for {len(samples)} samples, expected "
+            f"{len(samples)} rows"
+        )
+
+
+@torch.no_grad()
+def _gives_probabilities(discriminator: nn.Module, samples: Tensor) -> bool:
+    """Whether D's outputs lie in [0, 1] whatever its weights, as those of a last Sigmoid do, and depend on them. Logits
+    may happen to lie there with the weights that D has, and do not with `LOOKS` others: each draw of the last layer
+    changes their sign with probability 1/2."""
+    random = torch.Generator("cpu").manual_seed(0)
+    with _undrawn(samples):
+        other, first, varies = copied("discriminator", discriminator), None, False
+        for i in range(LOOKS + 1):
+            out = other(samples.clone())
+            if not ((out >= 0) & (out <= 1)).all():
+                return False
+            first = out if first is None else first
+            varies = varies or not torch.equal(out, first)
+            for p in other.parameters() if i < LOOKS else ():
+                scale = p[0].numel() ** -0.5 if p.dim() else 1.0
+                p.copy_(torch.randn(p.shape, generator=random, dtype=torch.float32, device="cpu") * scale)
+    return varies
+
+
+def copied(name: str, network: nn.Module) -> nn.Module:
+    """A copy that shares no tensor with the network. Tensors that the network has computed and kept (the `weight` of
+    `torch.nn.utils.weight_norm`, features of the last batch) are copied as numbers: their graph is not theirs to keep,
+    and `copy.deepcopy` refuses them."""
+    try:
+        with _Numbers():
+            return copy.deepcopy(network)
+    except Exception as error:
+        raise ValueError(f"{name}: got a network that cannot be copied: {said(error)}") from error
+
+
+class _Numbers(TorchFunctionMode):
+    def __torch_function__(self, function: Callable, types, args=(), kwargs=None):
+        if function is Tensor.__deepcopy__ and not args[0].is_leaf:
+            x, memo = args
+            return memo.setdefault(id(x), x.detach().clone())
+        return function(*args, **(kwargs or {}))
+
+
+def _takes(discriminator: nn.Module, samples: Tensor) -> bool:
+    with torch.no_grad(), _undrawn(samples):
+        try:
+            check_logits(copied("discriminator", discriminator)(samples.clone()), samples)
+        except torch.cuda.OutOfMemoryError:
+            raise
+        except Exception:
+            return False
+    return True
+
+
+def _fit(generator: nn.Module, discriminator: nn.Module, z: Tensor) -> bool:
+    with torch.no_grad(), _undrawn(z):
+        try:
+            check_logits(copied("discriminator", discriminator)(copied("generator", generator)(z)), z)
+        except Exception:
+            return False
+    return True
+
+
+def _undrawn(like: Tensor) -> contextlib.AbstractContextManager:
+    """Random numbers drawn inside are not drawn for those outside."""
+    return torch.random.fork_rng([like.device] if like.is_cuda else [])

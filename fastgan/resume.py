@@ -1,0 +1,108 @@
+"""Whether a checkpoint fits a trainer: every part is tried on a copy or a stand-in, before the trainer is touched."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from numbers import Real
+
+import torch
+from torch import Tensor, nn
+
+from fastgan.checkpoints import check_same_network
+from fastgan.checks import said
+from fastgan.look import copied
+
+SLOTS = ("step", "exp_avg", "exp_avg_sq")  # what Adam keeps of a parameter
+
+
+def check_checkpoint(
+    path: str | os.PathLike,
+    checkpoint: dict,
+    parts: dict[str, nn.Module | torch.optim.Optimizer],
+    device: torch.device,
+    scaler: torch.amp.GradScaler | None,
+) -> None:
+    """Raises ValueError, naming the part, where loading it would fail or would leave a trainer that cannot go on."""
+    missing = [k for k in (*parts, "random", "torch_random", "cuda_random", "scaler", "step") if k not in checkpoint]
+    if missing:
+        raise ValueError(f"{path}: is damaged: it has no {missing[0]}")
+    step = checkpoint["step"]
+    if isinstance(step, bool) or not isinstance(step, int) or step < 0:
+        raise ValueError(f"{path}: is damaged: step is {step!r}, expected a whole number >= 0")
+    for name, part in parts.items():
+        if not isinstance(checkpoint[name], dict):
+            raise ValueError(f"{path}: is damaged: {name} is {type(checkpoint[name]).__name__}, expected a state")
+        if isinstance(part, nn.Module):
+            _check_network(path, name, part, checkpoint[name])
+    for name, part in parts.items():
+        if isinstance(part, torch.optim.Optimizer):
+            _check_adam(path, name, part, checkpoint[name])
+    _check_random(path, "random", device, checkpoint["random"])
+    _check_random(path, "torch_random", torch.device("cpu"), checkpoint["torch_random"])
+    if checkpoint["cuda_random"] is not None:
+        _check_random(path, "cuda_random", device, checkpoint["cuda_random"])
+    if scaler is not None:
+        _check_scaler(path, scaler, checkpoint["scaler"], device)
+
+
+def _check_network(path, name: str, network: nn.Module, state: dict) -> None:
+    own = network.state_dict()
+    for key in own.keys() & state.keys():
+        if isinstance(own[key], Tensor):
+            if not isinstance(state[key], Tensor):
+                raise ValueError(f"{path}: is damaged: {key} of {name} is {type(state[key]).__name__}, not a tensor")
+            if own[key].dtype != state[key].dtype:
+                raise ValueError(
+                    f"{path}: is of another {name}: {key} is {state[key].dtype} in the file, expected {own[key].dtype}"
+                )
+    check_same_network(path, name, network, state)
+    try:
+        copied(name, network).load_state_dict(state)
+    except Exception as error:
+        raise ValueError(f"{path}: is of another {name}: {said(error)}") from error
+
+
+def _check_adam(path, name: str, optimizer: torch.optim.Optimizer, state: dict) -> None:
+    try:
+        groups = [{**group, "params": list(group["params"])} for group in optimizer.param_groups]
+        stand_in = torch.optim.Adam(groups)
+        stand_in.load_state_dict(state)
+        for group in stand_in.param_groups:
+            numbers = (group["lr"], *group["betas"], group["eps"], group["weight_decay"])
+            if len(group["betas"]) != 2 or not all(_is_finite(number) for number in numbers):
+                raise ValueError("a setting is no finite number")
+    except Exception as error:
+        raise ValueError(f"{path}: is damaged: {name} does not fit: {said(error)}") from error
+    for p, kept in stand_in.state.items():
+        for slot in SLOTS:
+            there, expected = kept.get(slot) if isinstance(kept, dict) else None, () if slot == "step" else p.shape
+            if not isinstance(there, Tensor) or there.shape != expected or not there.is_floating_point():
+                got = f"{there.dtype} {tuple(there.shape)}" if isinstance(there, Tensor) else type(there).__name__
+                raise ValueError(
+                    f"{path}: is damaged: {slot} of {name} is {got} for a parameter of shape {tuple(p.shape)}"
+                )
+
+
+def _is_finite(number: object) -> bool:
+    if isinstance(number, Tensor):
+        return number.numel() == 1 and bool(number.isfinite().all())
+    return isinstance(number, Real) and math.isfinite(number)
+
+
+def _check_random(path, name: str, device: torch.device, state: object) -> None:
+    try:
+        torch.Generator(device).set_state(state.cpu())
+    except Exception as error:
+        raise ValueError(f"{path}: is damaged: {name} is no state of random numbers: {said(error)}") from error
+
+
+def _check_scaler(path, scaler: torch.amp.GradScaler, state: object, device: torch.device) -> None:
+    try:
+        torch.amp.GradScaler(device.type).load_state_dict(state)
+        numbers: Sequence = [state[key] for key in scaler.state_dict()]
+        if not all(_is_finite(number) and number >= 0 for number in numbers):
+            raise ValueError("a setting is no finite number")
+    except Exception as error:
+        raise ValueError(f"{path}: is damaged: scaler is no state of a loss scale: {said(error)}") from error
