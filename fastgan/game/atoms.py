@@ -35,7 +35,7 @@ def of_distribution(name: str, distribution: Distribution) -> Atoms:
         mass = torch.stack([1 - p, p])
     elif isinstance(distribution, Binomial):
         n, p = int(distribution.total_count.reshape(())), distribution.probs.reshape(())
-        k = torch.arange(n + 1, dtype=torch.float64)
+        k = torch.arange(n + 1, dtype=torch.float64, device="cpu")
         ways = torch.lgamma(k.new_tensor(n + 1.0)) - torch.lgamma(k + 1) - torch.lgamma(n - k + 1)
         mass = (ways + torch.xlogy(k, p) + torch.xlogy(n - k, 1 - p)).exp()
     else:
@@ -43,7 +43,7 @@ def of_distribution(name: str, distribution: Distribution) -> Atoms:
             f"{name}: got {type(distribution).__name__}, which is discrete, expected one with a density, or a "
             "Categorical, OneHotCategorical, Bernoulli or Binomial"
         )
-    return Atoms(name, torch.arange(len(mass), dtype=torch.float64)[:, None], mass)
+    return Atoms(name, torch.arange(len(mass), dtype=torch.float64, device="cpu")[:, None], mass)
 
 
 def mass_at(side, x: Tensor) -> Tensor:

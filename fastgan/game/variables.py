@@ -122,11 +122,11 @@ def kolmogorov_smirnov(samples: Tensor, reference: Callable[[Tensor], Tensor] | 
     steps = None  # where the reference has jumps, and its value from there on
     if isinstance(reference, Tensor):
         y = _samples("reference", reference).sort().values
-        steps = y, torch.arange(1, len(y) + 1, dtype=torch.float64) / len(y)
+        steps = y, torch.arange(1, len(y) + 1, dtype=torch.float64, device="cpu") / len(y)
     elif isinstance(reference, Distribution) and reference.support.is_discrete:
         steps = _steps("reference", reference)
     if steps is not None:
-        both, zero = torch.cat([x, steps[0]]), torch.zeros(1, dtype=torch.float64)
+        both, zero = torch.cat([x, steps[0]]), torch.zeros(1, dtype=torch.float64, device="cpu")
         of_samples = torch.searchsorted(x, both, right=True).double() / n
         of_reference = torch.cat([zero, steps[1]])[torch.searchsorted(steps[0], both, right=True)]
         return (of_samples - of_reference).abs().max().item()
