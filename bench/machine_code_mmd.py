@@ -3,7 +3,7 @@
 Promises, for every launch:
   tiles of points are read 128 bits at a time                                 products, sm_80 and sm_90
   nothing spills                                                              differences
-  nothing spills in a loop over tiles                                         products, sm_80 and sm_90
+  nothing spills in a loop over tiles                                         products, sm_80, sm_90 and sm_100
   products are taken by matrix units                                          products
   shared memory suffices                                                      every launch
 """
@@ -55,6 +55,8 @@ CALLS = (
     Call("value_and_grad, 64 dimensions", 16384, 64),
     Call("value_and_grad, 64 dimensions, tf32", 16384, 64, precision="tf32"),
     Call("drop-in backward, 256 dimensions", 16384, 256, "bfloat16", value=False),
+    Call("value_and_grad, 64 dimensions", 16384, 64, "bfloat16"),
+    Call("value_and_grad, 256 dimensions", 16384, 256),
 )
 
 
@@ -156,7 +158,7 @@ def broken(row: dict) -> Iterator[str]:
         return
     if row["target"] in ("sm_80", "sm_90") and (not row["loads_128"] or row["loads_narrow"]):
         yield f"loads: {row['loads_128']} of 128 bits, {row['loads_narrow']} narrower"
-    if row["target"] in ("sm_80", "sm_90") and row["spills_in_loops"]:
+    if row["spills_in_loops"]:  # None on AMD, whose compiler does not say where
         yield f"{row['spills_in_loops']} spills in loops"
     if not row["matrix"]:
         yield "no instruction of the matrix units"

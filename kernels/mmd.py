@@ -17,9 +17,9 @@ Distances come in two ways:
   products     D = |a|^2 + |b|^2 - 2 a.b and sum_j c_ij a_k - sum_j c_ij b_k by `tl.dot`, both samples shifted by the
                mean of the block's own rows. D is off by a few eps (|a| + |b|)^2 after that shift, whatever D is.
 
-Up to CHUNK dimensions (4 for differences, 64 for products) a row block and its gradient stay in registers. Beyond,
-each tile of columns is read twice, chunk by chunk, and the gradient is added up in memory, by the one program that owns
-it: in the gradient itself where that is float32 or float64, else in a float32 scratch of its shape.
+Up to 4 dimensions for differences and 64 for products, a row block and its gradient stay in registers. Beyond, each
+tile of columns is read twice, CHUNK dimensions at a time, and the gradient is added up in memory, by the one program
+that owns it: in the gradient itself where that is float32 or float64, else in a float32 scratch of its shape.
 """
 
 # ruff: noqa: RUF005, SIM102, SIM108 (Triton knows neither starred tuples nor `and` of a constant and a scalar of the device)
@@ -49,7 +49,7 @@ def gaussian(D, rates, rates_lo, exponent, exponent_lo, POWERS: tl.constexpr, SL
     k = value
     for b in tl.static_range(len(rates)):
         rate = tl.zeros((), D.dtype) + rates[b] + rates_lo[b]
-        if POWERS[b]:  # never the first
+        if (POWERS >> b) & 1:  # never the first
             k = (k * k) * (k * k)
         else:
             k = tl.exp2(D * rate)
@@ -219,6 +219,7 @@ def _rows(
             same += tl.where(of_same, counted, 0.0)
             cross += tl.where(of_same, 0.0, counted)
         if GRAD:
+            begun = tl.where(tile > first, n, 0)  # rows that have a sum from the tiles before
             w = slope * tl.where(inside, tl.where(of_same, ratio, -1.0), 0.0).to(ACC)[None, :]
             if DOT is None:
                 if not CHUNKS:
@@ -235,8 +236,8 @@ def _rows(
                                 - tl.load(other + column * d + k).to(ACC)[None, :]
                             )
                             at = h_ptr + start + tl.arange(0, BI) * d + k0 + q
-                            inner = (i < n) & (k0 + q < d)
-                            sofar = tl.load(at, mask=inner & (tile > first), other=0.0)
+                            inner = i < tl.where(k0 + q < d, n, 0)
+                            sofar = tl.load(at, mask=inner & (i < begun), other=0.0)
                             tl.store(at, sofar + tl.sum(w * t, axis=1), mask=inner)
                     tl.debug_barrier()  # another thread may read what this one wrote
             else:
@@ -250,7 +251,7 @@ def _rows(
                         k = k0 + tl.arange(0, CHUNK)
                         at = h_ptr + start + tl.arange(0, BI)[:, None] * d + k[None, :]
                         inner = (i < n)[:, None] & (k < d)[None, :]
-                        sofar = tl.load(at, mask=inner & (tile > first), other=0.0)
+                        sofar = tl.load(at, mask=inner & (i < begun)[:, None], other=0.0)
                         tl.store(at, tl.dot(w, b, sofar, input_precision=DOT), mask=inner)
                     tl.debug_barrier()
 
@@ -307,7 +308,7 @@ def mmd_kernel(
     partials,  # [3, MAX_PROGRAMS] float64 scratch
     counter,  # [1] int32, zero before and after
     KERNEL: tl.constexpr,
-    POWERS: tl.constexpr,  # B times: is this exponential a power of the one before
+    POWERS: tl.constexpr,  # bit b: is exponential b a power of the one before; Triton 3.3 cannot index a constant tuple
     TARGET: tl.constexpr,  # k(y, y') counts
     UNBIASED: tl.constexpr,
     DOT: tl.constexpr,
@@ -378,17 +379,22 @@ def mmd_kernel(
 
 
 KERNELS = {function.__name__: function for function in (gaussian, rational_quadratic, energy)}
-PRODUCTS_UP_TO = 64  # dimensions in one chunk, which registers hold
+PRODUCTS_UP_TO = 64  # dimensions that registers hold
 DIFFERENCES_UP_TO = 4
 MOST_PROGRAMS = MAX_PROGRAMS
 
 
 def plan(n: int, m: int, d: int, differences: bool, dtype: torch.dtype, processors: int) -> tuple[dict, dict]:
-    """(block sizes, compiler options). Small samples get small row blocks, so that every processor has one."""
-    width = DIFFERENCES_UP_TO if differences else PRODUCTS_UP_TO
-    chunk = min(d, width) if differences else min(width, max(16, triton.next_power_of_2(d)))
+    """(block sizes, compiler options). Small samples get small row blocks, so that every processor has one.
+
+    Of the tiles for products, those are the largest whose loops spill on no NVIDIA GPU and Triton that is supported."""
+    if differences:
+        chunk = min(d, DIFFERENCES_UP_TO)
+        block, columns = 32, 32 if dtype == torch.float64 else 64
+    else:
+        chunk = max(16, triton.next_power_of_2(d)) if d <= PRODUCTS_UP_TO else 32
+        block, columns = 64 if chunk <= 32 else 32, 32
     rows = n + m
-    block, columns = (32, 32 if dtype == torch.float64 else 64) if differences else (64, 32)
     while block > 16 and -(-rows // block) < 2 * processors:
         block //= 2
     shape = dict(CHUNKS=d > chunk, EVEN=d % chunk == 0, CHUNK=chunk, BI=block, BJ=columns)
@@ -461,7 +467,7 @@ def mmd(
         ),
         dict(
             KERNEL=KERNELS[kernel],
-            POWERS=powers or (False,) * len(rates),
+            POWERS=sum(power << b for b, power in enumerate(powers)),
             TARGET=target,
             UNBIASED=unbiased,
             DOT=dot,

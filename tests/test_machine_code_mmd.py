@@ -13,9 +13,9 @@ import pytest
 pytest.importorskip("triton")
 
 ROOT = Path(__file__).resolve().parents[1]
-DIFFERENCES, PRODUCTS, TF32, CHUNKS = range(4)  # of `machine_code_mmd.CALLS`
-FEW = [(DIFFERENCES, "sm_90"), (DIFFERENCES, "gfx942"), (PRODUCTS, "sm_90")]
-ALL = [(call, target) for call in range(4) for target in ("sm_80", "sm_90", "sm_100", "gfx942")]
+DIFFERENCES, PRODUCTS, TF32, CHUNKS, BFLOAT16, CHUNKS_FLOAT32 = range(6)  # of `machine_code_mmd.CALLS`
+FEW = [(DIFFERENCES, "sm_90"), (DIFFERENCES, "gfx942"), (PRODUCTS, "sm_90"), (BFLOAT16, "sm_80"), (CHUNKS, "sm_90")]
+ALL = [(call, target) for call in range(6) for target in ("sm_80", "sm_90", "sm_100", "gfx942")]
 MEASURE = """
 import json, sys
 from bench import machine_code_mmd as m

@@ -378,7 +378,7 @@ def test_launch_arguments_are_in_the_order_of_the_signature(kernel_device, monke
     names = [*inspect.signature(kernel.fn).parameters]
     assert len(args) + len(constants) == len(names) and list(constants) == names[len(args) :]
     assert args[names.index("programs")] == programs == -(-200 // 32) + -(-300 // 32)
-    assert constants["POWERS"] == (False, True) and len(kwargs["given"]) == 2
+    assert constants["POWERS"] == 0b10 and len(kwargs["given"]) == 2
 
 
 def test_samples_of_many_rows_share_the_programs(kernel_device, monkeypatch):
