@@ -28,8 +28,8 @@ setup(
     package_dir={"": "."},  # so that an editable install is a path too
     packages=["fastgan", "fastgan.compat", "fastgan.game", "fastgan.kernels"],
     install_requires=[
-        "torch>=2.10",
-        "triton>=3.6; platform_system == 'Linux'",
+        "torch>=2.7",
+        "triton>=3.3; platform_system == 'Linux'",
         "numpy>=1.26",
     ],
     extras_require={

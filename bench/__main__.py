@@ -11,6 +11,7 @@ import textwrap
 import time
 from pathlib import Path
 
+from bench.environment import RESULTS
 from bench.suites import SUITES
 
 TOP = """Measures what fastgan does against eager PyTorch and torch.compile. Without a command: every suite that fits
@@ -29,6 +30,7 @@ EXAMPLES = """examples:
   python -m bench report --html                  all of them on one page, report.html
   python -m bench report --agree A.json B.json   do two runs agree within their intervals?
   python -m bench machine-code                   compile the kernels for GPUs that are not here, and check the result
+  python -m bench versions                       tests and builds on the lowest, the image's and the newest torch
   python -m bench gpu --out RESULTS              all there is to do on a GPU machine, in one command, in 8.3 minutes
   python -m pytest bench --benchmark-only --benchmark-enable      the same contenders under pytest-benchmark
 
@@ -228,6 +230,14 @@ def parser() -> argparse.ArgumentParser:
     add.add_argument("--targets", metavar="T,T", help="of sm_80,sm_90,sm_100,gfx942; default all")
     add.add_argument("--jobs", type=int, choices=range(1, 65), metavar="J", help="processes; default one a core")
 
+    add = commands.add_parser("versions", help="tests and ahead-of-time builds on several pairs of torch and triton")
+    add.add_argument("--python", nargs="+", type=Path, metavar="PATH", help="of existing environments; makes none")
+    add.add_argument("--only", type=words, metavar="NAME,NAME", help="of lowest,image,newest; default all")
+    add.add_argument("--tests", type=words, metavar="NAME,NAME", help="of tests/test_NAME.py; default a selection")
+    add.add_argument("--jobs", type=int, choices=range(1, 65), metavar="J", help="processes; default one a core")
+    add.add_argument("--minutes", type=positive, default=40.0, metavar="M", help="tests or builds of a pair, at most")
+    add.add_argument("--out", type=Path, default=RESULTS / "versions.json", metavar="FILE")
+
     add = commands.add_parser("checks", help="launch counts, no synchronisation, graph replay; needs a CUDA device")
     _document(add)
 
@@ -263,7 +273,7 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     args = parser().parse_args(arguments)
-    if os.environ.get("TRITON_INTERPRET", "0") not in ("", "0") and args.command not in ("report", "gate"):
+    if os.environ.get("TRITON_INTERPRET", "0") not in ("", "0") and args.command not in ("report", "gate", "versions"):
         return complain("TRITON_INTERPRET is set: unset it, the interpreter says nothing about speed or machine code")
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler's own messages
     if args.command == "gpu":
@@ -276,6 +286,10 @@ def main(arguments: list[str] | None = None) -> int:
             )
         except ValueError as error:
             return complain(str(error))
+    if args.command == "versions":
+        from bench import versions
+
+        return versions.run(args)
     if args.command == "report":
         return agree(*args.agree) if args.agree else report(args.file, args.html, args.check)
     try:

@@ -1,4 +1,4 @@
-"""README's tables, between `<!-- bench:SUITE -->` (or `devices`) and `<!-- /bench -->`: from the results files."""
+"""README's tables, between `<!-- bench:SUITE -->` (or `devices`, `versions`) and `<!-- /bench -->`, from the files."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import re
 from pathlib import Path
 
-from bench import bundle, environment, promises, suites
+from bench import bundle, environment, promises, suites, versions
 
 
 def files() -> list[Path]:
@@ -30,6 +30,9 @@ def table(suite: str) -> str:
     """What README says of a suite: a table for each device that it was run on."""
     if suite == "devices":
         return devices()
+    if suite == "versions":
+        there = versions.RESULTS.exists()
+        return versions.table(json.loads(versions.RESULTS.read_text(encoding="utf-8"))["rows"] if there else [])
     parts = []
     for file in files():
         results = json.loads(file.read_text(encoding="utf-8"))

@@ -6,6 +6,11 @@
 CUDA tensors run on Triton kernels, others on a closed form in PyTorch; FASTGAN_BACKEND=triton|torch overrides.
 """
 
+import torch
+
+if tuple(map(int, torch.__version__.split(".")[:2])) < (2, 7):
+    raise ImportError(f"fastgan needs torch 2.7 or newer, got torch {torch.__version__}")
+
 from fastgan import losses, reference
 from fastgan.functional import (
     adversarial_losses,

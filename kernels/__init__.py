@@ -1,5 +1,10 @@
 """Triton kernels and the host code that launches them. No autograd, no modules, no training."""
 
+import triton
+
+if tuple(map(int, triton.__version__.split(".")[:2])) < (3, 3):  # before: no kernel takes a tuple of tensors
+    raise ImportError(f"fastgan.kernels needs triton 3.3 or newer, got triton {triton.__version__}")
+
 from .adversarial import adversarial
 from .criteria import CRITERIA
 from .launch import INTERPRETED, launch_count

@@ -447,7 +447,7 @@ MOST_PROGRAMS = MAX_PROGRAMS
 def plan(n: int, m: int, d: int, differences: bool, dtype: torch.dtype, processors: int) -> tuple[dict, dict]:
     """(block sizes, compiler options). Small samples get small row blocks, so that every processor has one.
 
-    Of the tiles for products, those are the largest whose loops spill on no NVIDIA GPU and Triton that is supported."""
+    Products: the largest tiles of which no loop spills on sm_80, sm_90 and sm_100 with Triton 3.6, 3.7 and 3.9."""
     if differences:
         chunk = min(d, DIFFERENCES_UP_TO)
         block, columns = 32, 32 if dtype == torch.float64 else 64

@@ -24,7 +24,7 @@ def interval(median, half=0.01, **more):
 def test_readme_says_what_the_results_files_say():
     assert readme.rewrite(ROOT / "README.md", write=False) == []
     marked = re.findall(r"<!-- bench:(\w+) -->", (ROOT / "README.md").read_text())
-    assert set(marked) <= {*suites.SUITES, "devices"} and {"losses", "lists", "devices"} <= set(marked)
+    assert set(marked) <= {*suites.SUITES, "devices", "versions"} and {"losses", "lists", "devices"} <= set(marked)
 
 
 def test_readme_says_whether_a_gpu_was_measured(tmp_path, monkeypatch):
