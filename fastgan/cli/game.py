@@ -15,7 +15,9 @@ from pathlib import Path
 import torch
 
 import fastgan
-from fastgan import cli, data, trainer
+from fastgan import data, trainer
+from fastgan.cli.checks import device_named
+from fastgan.cli.errors import INTERRUPTED, OK, Failed, catching_signals, failing, refusing, say
 from fastgan.game import training
 from fastgan.game.targets import NAMES
 
@@ -52,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser, whole) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    with cli._refusing():
+    with refusing():
         settings = _settings(args)
         for module, package in (("PIL", "pillow"), ("matplotlib",) * 2):
             if importlib.util.find_spec(module) is None:
@@ -61,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
         torch.set_num_threads(args.threads)
         training.make_trainer(settings)  # what it refuses is refused here
     played = _play(settings)
-    with cli._failing():
+    with failing():
         from fastgan.game import pictures
 
         _write(folder / "game.json", json.dumps(_record(played), indent=2).encode() + b"\n")
@@ -70,9 +72,9 @@ def run(args: argparse.Namespace) -> int:
     print("\n".join(_table(played)))
     print(f"{folder}: game.png, game.gif, game.json")
     if played.stopped:
-        cli._say(f"stopped at step {played.trainer.step_number:,} of {settings.steps:,}")
-        return cli.INTERRUPTED
-    return cli.OK
+        say(f"stopped at step {played.trainer.step_number:,} of {settings.steps:,}")
+        return INTERRUPTED
+    return OK
 
 
 def _settings(args: argparse.Namespace) -> training.Settings:
@@ -89,7 +91,7 @@ def _settings(args: argparse.Namespace) -> training.Settings:
         for name in ("r1", "r2"):
             if getattr(args, name):
                 raise ValueError(f"--{name}: got {getattr(args, name):g}, but MMD has no discriminator to penalise")
-    device = str(cli._device(args.device or "cpu"))
+    device = str(device_named(args.device or "cpu"))
     names = ("steps", "seconds", "batch", "lr", "r1", "r2", "bandwidths", "seed")
     return training.settings_for(args.pair, objective, device=device, **{name: getattr(args, name) for name in names})
 
@@ -126,14 +128,14 @@ def _play(settings: training.Settings) -> training.Played:
         bar.update(settings.batch)
         if bar.disable and time.monotonic() - spoke > 10:
             spoke = time.monotonic()
-            cli._say(f"step {step:,} of {settings.steps:,}")
+            say(f"step {step:,} of {settings.steps:,}")
 
-    with cli._failing(), cli._catching_signals() as signals, bar:
-        cli._say(f"{settings.pair}, {settings.objective}, {settings.steps:,} steps on {settings.device}")
+    with failing(), catching_signals() as signals, bar:
+        say(f"{settings.pair}, {settings.objective}, {settings.steps:,} steps on {settings.device}")
         try:
             return training.play(settings, on_step, lambda: bool(signals))
         except FloatingPointError as error:
-            raise cli.Failed(str(error)) from error
+            raise Failed(str(error)) from error
 
 
 def _record(played: training.Played) -> dict:
