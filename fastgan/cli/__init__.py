@@ -9,7 +9,7 @@ A file a command, and what they share: `arguments`, `checks`, `errors`, `folder`
 from __future__ import annotations
 
 from fastgan.cli.arguments import make_parser
-from fastgan.cli.errors import BAD_INPUT, FAILED, INTERRUPTED, OK, Failed, Refused, say
+from fastgan.cli.errors import BAD_INPUT, FAILED, INTERRUPTED, OK, Failed, Refused, say, speaking
 from fastgan.cli.folder import RunFolder
 from fastgan.cli.folder import next_free as _next_free
 from fastgan.cli.loop import save as _save
@@ -20,8 +20,9 @@ __all__ = ["BAD_INPUT", "FAILED", "INTERRUPTED", "OK", "RunFolder", "_next_free"
 def main(argv: list[str] | None = None) -> int:
     """Run the command line and return its exit code."""
     try:
-        args = make_parser().parse_args(argv)
-        return args.command(args)
+        with speaking():
+            args = make_parser().parse_args(argv)
+            return args.command(args)
     except SystemExit as stop:  # argparse: --help, or an argument it refuses
         return stop.code or OK
     except (Refused, Failed) as error:

@@ -8,7 +8,10 @@ import fastgan
 from fastgan import data as datasets
 from fastgan import recipes
 from fastgan.cli import game
-from fastgan.cli.errors import BAD_INPUT, FAILED, OK
+from fastgan.cli.config import MOST
+from fastgan.cli.doctor import run_doctor
+from fastgan.cli.errors import BAD_INPUT, printable
+from fastgan.cli.numbers import add_whole, whole
 from fastgan.cli.sample import sample
 from fastgan.cli.train import train
 
@@ -29,7 +32,8 @@ recipes (--recipe), from which every setting comes that is not given:
 The run's folder then holds config.json, metrics.jsonl, checkpoint.pt, curves.png, quality.png, samples/ and TensorBoard
 events. Ctrl-C and SIGTERM save a checkpoint and stop, with exit code 130 and 0. A resumed run goes on exactly: it takes
 its settings from the run, and those given again must be the same, except for those that no number depends on and
---steps, which may grow. On the CPU that holds to the last bit.
+--steps, which may grow. On the CPU that holds to the last bit. Nothing that a run's folder names is opened: DATA,
+--inception and --features are given anew.
 
 Every so often, and at the end, generated samples are compared with real ones: coverage, precision, recall, and Fréchet
 and kernel distances of features, which are named with the number: FD(digits-cnn) of a classifier of digits,
@@ -54,15 +58,9 @@ so:
   TRITON_INTERPRET=1 FASTGAN_BACKEND=triton fastgan doctor"""
 
 
-def doctor(args: argparse.Namespace) -> int:
-    from fastgan.doctor import examine
-
-    return OK if examine() else FAILED
-
-
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> None:
-        self.exit(BAD_INPUT, f"{self.prog}: {message} (see {self.prog} --help)\n")
+        self.exit(BAD_INPUT, f"{self.prog}: {printable(message)} (see {self.prog} --help)\n")
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -80,22 +78,22 @@ def make_parser() -> argparse.ArgumentParser:
     one = command("train", train, "Train on DATA and keep everything of it in a run folder.", TRAIN_HELP)
     one.add_argument("data", metavar="DATA", help=f"{datasets.KINDS} (a data set of the Hugging Face hub)")
     one.add_argument("--recipe", metavar="NAME", help="dcgan-r1, dcgan, r3gan or points, see below")
-    one.add_argument("--steps", type=whole(1), metavar="N", help="training steps (digits: 5,000)")
-    one.add_argument("--batch", type=whole(1), metavar="B", help="samples a step, in each process (digits: 64)")
-    one.add_argument("--size", type=whole(1), metavar="S", help="side of the images: 8, 16, 32, 64 or 128 pixels")
-    one.add_argument("--seed", type=whole(0), metavar="S", help="of weights, data order and noise (default 0)")
+    add_whole(one, "--steps", metavar="N", help="training steps (digits: 5,000)")
+    add_whole(one, "--batch", metavar="B", help="samples a step, in each process (digits: 64)")
+    one.add_argument("--size", type=whole(1, MOST), metavar="S", help="side of the images: 8, 16, 32, 64 or 128 pixels")
+    add_whole(one, "--seed", metavar="S", help="of weights, data order and noise (default 0)")
     one.add_argument("--out", metavar="DIR", help="the run's folder (default: the next free runs/NAME-N)")
     one.add_argument("--resume", action="store_true", help="go on with the run in --out")
-    one.add_argument("--save-every", type=whole(1), metavar="N", help="steps between checkpoints (default: a twelfth)")
+    add_whole(one, "--save-every", metavar="N", help="steps between checkpoints (default: a twelfth)")
 
     what = one.add_argument_group("the loss and the networks")
     what.add_argument("--objective", metavar="NAME", help="the loss: nonsaturating, minimax, hinge, relativistic, ...")
     what.add_argument("--lr", type=float, metavar="X", help="Adam's learning rate (digits: 0.002)")
     what.add_argument("--r1", type=float, metavar="X", help="weight of the R1 penalty, 0 for none (digits: 0.5)")
     what.add_argument("--r2", type=float, metavar="X", help="weight of the R2 penalty, on generated data (digits: 0)")
-    what.add_argument("--r1-every", type=whole(1), metavar="N", help="take them at every N-th step, N times as heavy")
-    what.add_argument("--latent-dim", type=whole(1), metavar="N", help="numbers the generator starts from (digits: 32)")
-    what.add_argument("--width", type=whole(1), metavar="N", help="channels of the finest feature map (digits: 16)")
+    add_whole(what, "--r1-every", metavar="N", help="take them at every N-th step, N times as heavy")
+    add_whole(what, "--latent-dim", metavar="N", help="numbers the generator starts from (digits: 32)")
+    add_whole(what, "--width", metavar="N", help="channels of the finest feature map (digits: 16)")
 
     how = one.add_argument_group("the step")
     how.add_argument(
@@ -109,11 +107,9 @@ def make_parser() -> argparse.ArgumentParser:
     yes_no = argparse.BooleanOptionalAction
     how.add_argument("--compile", action=yes_no, help="torch.compile both networks (default: no)")
     how.add_argument("--capture", action=yes_no, help="the step in one CUDA graph (default: where it can be)")
-    how.add_argument("--accumulate", type=whole(1), metavar="N", help="go through a batch in N parts, for the memory")
+    add_whole(how, "--accumulate", metavar="N", help="go through a batch in N parts, for the memory")
     how.add_argument("--device", metavar="D", help="cpu, cuda or cuda:N (default: cuda where there is one)")
-    how.add_argument(
-        "--threads", type=whole(1), metavar="N", help="CPU threads (default: all; 1 for digits and points)"
-    )
+    add_whole(how, "--threads", metavar="N", help="CPU threads (default: all; 1 for digits and points)")
 
     seen = one.add_argument_group("the data")
     seen.add_argument("--flip", action=yes_no, help="mirror every other image left to right (default: no)")
@@ -122,42 +118,29 @@ def make_parser() -> argparse.ArgumentParser:
         action=yes_no,
         help=f"read images as they are drawn (default: where they take {datasets.MEMORY_SHARE:.0%}% of free memory)",
     )
-    seen.add_argument("--workers", type=whole(0), metavar="N", help="processes that read a stream (default: up to 8)")
+    add_whole(seen, "--workers", metavar="N", help="processes that read a stream (default: up to 8)")
 
     good = one.add_argument_group("how good it is")
-    good.add_argument(
+    add_whole(
+        good,
         "--metrics-every",
-        type=whole(0),
         metavar="N",
         help="steps between comparisons (default: --save-every; 0: last)",
     )
-    good.add_argument("--metrics-samples", type=whole(16), metavar="N", help="samples compared (default 2,000)")
-    good.add_argument("--inception", metavar="FILE", help="Inception's weights, for FID and KID")
-    good.add_argument("--features", metavar="FILE", help="another network, as TorchScript: uint8 images -> features")
+    add_whole(good, "--metrics-samples", metavar="N", help="samples compared (default 2,000)")
+    good.add_argument("--inception", metavar="FILE", help="Inception's weights, for FID and KID; a .pt runs code")
+    good.add_argument(
+        "--features", metavar="FILE", help="another network, as TorchScript: uint8 images -> features; runs code"
+    )
 
     one = command("sample", sample, "Draw samples from the averaged generator of a run.", SAMPLE_HELP)
     one.add_argument("run", metavar="RUN", help="the run's folder")
-    one.add_argument("--count", type=whole(1), default=64, metavar="N", help="how many (default 64)")
-    one.add_argument("--seed", type=whole(0), default=0, metavar="S", help="the same seed gives the same samples")
+    one.add_argument("--count", type=whole(1, MOST), default=64, metavar="N", help="how many (default 64)")
+    add_whole(one, "--seed", default=0, metavar="S", help="the same seed gives the same samples")
     one.add_argument("--out", metavar="FILE", help="FILE.png or FILE.npz (default: RUN/samples/seed_S.png)")
 
     one = command("game", game.run, "Play the game of the theory on a named target, and draw it.", game.HELP)
-    game.add_arguments(one, whole)
+    game.add_arguments(one)
 
-    command("doctor", doctor, "Say what this machine has and whether the kernels are right on it.", DOCTOR_HELP)
+    command("doctor", run_doctor, "Say what this machine has and whether the kernels are right on it.", DOCTOR_HELP)
     return parser
-
-
-def whole(low: int):
-    """An argument type: a whole number from `low` on that fits 63 bits."""
-
-    def parse(text: str) -> int:
-        try:
-            value = int(text)
-        except ValueError:
-            value = None
-        if value is None or not low <= value < 2**63:
-            raise argparse.ArgumentTypeError(f"got {text!r}, expected a whole number of at least {low}")
-        return value
-
-    return parse
