@@ -220,7 +220,7 @@ def test_a_terminal_that_knows_few_characters(monkeypatch):
 
 def test_nobody_reads_the_output():
     process = subprocess.Popen(
-        [sys.executable, "-m", "fastgan", "train", "--help"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "fastgan", "doctor"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     process.stdout.close()
     error = process.stderr.read()
