@@ -177,7 +177,7 @@ def _stream_rows(count: int, seed: int, batch: int, first: int, rank: int, ranks
 
     @functools.lru_cache(maxsize=2)
     def permutation(epoch: int) -> Tensor:
-        return torch.randperm(count, generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch))
+        return torch.randperm(count, generator=torch.Generator().manual_seed((seed * 1_000_003 + epoch) % 2**64))
 
     at = (first * ranks + rank) * batch
     while True:

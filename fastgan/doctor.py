@@ -42,7 +42,7 @@ def examine() -> bool:
         print(f"{package} {_version(package)}: {what}")
     results = [_examine_device(device) for device in devices]  # of all devices, not only up to the first that fails
     passed = all(results)
-    if len(devices) == 1 and _version("triton") != "not installed" and backend_for(devices[0]) == "torch":
+    if passed and len(devices) == 1 and _version("triton") != "not installed" and backend_for(devices[0]) == "torch":
         print("the Triton kernel can be checked here, slowly, through its interpreter:")
         print("  TRITON_INTERPRET=1 FASTGAN_BACKEND=triton fastgan doctor")
     print("all well" if passed else "FAILED: do not train with this installation")

@@ -72,9 +72,9 @@ def curves(records: list[dict], cross_entropy: bool = True) -> bytes:
         (top, "loss_g", "generator", "tab:orange"),
         (bottom, "error", "expected error of D", "tab:green"),
     ):
-        if key not in records[0]:  # objective mmd has no discriminator
+        value = np.array([r.get(key, math.nan) for r in records], dtype=float)
+        if np.isnan(value).all():  # objective mmd has no discriminator
             continue
-        value = np.array([r[key] for r in records], dtype=float)
         axes.plot(step, value, color=colour, alpha=0.25, linewidth=0.8)
         axes.plot(step, _running_mean(value, max(1, len(value) // 50)), color=colour, label=label)
     if cross_entropy:

@@ -8,6 +8,13 @@ from __future__ import annotations
 # What a recipe does not set itself. weight: of each side of D's loss; 1/2 makes D's cross-entropy ln 2 where it cannot
 # tell. The average over the generator's steps (ema_decay) does what a schedule of the learning rate would.
 COMMON = {"weight": 0.5, "betas": [0.0, 0.99], "r1": 0.0, "r2": 0.0, "r1_every": 1, "ema_decay": 0.999}
+WITHOUT_D = {  # of objective mmd, whatever the recipe says of D
+    "weight": 0.5,
+    "r1": 0.0,
+    "r2": 0.0,
+    "r1_every": 1,
+    "step": "alternating",
+}
 
 # what: the line in --help. data: what it is for. The rest are settings of GANTrainer and of `networks.build`.
 RECIPES: dict[str, dict] = {

@@ -26,11 +26,11 @@ from fastgan.functional import (
     discriminator_value_and_grad,
     generator_value_and_grad,
 )
+from fastgan.idle import MMD
 from fastgan.look import check_logits
 from fastgan.objectives import find
 from fastgan.values import ValueAndGrad
 
-MMD = "mmd"  # the one objective without a discriminator
 PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 

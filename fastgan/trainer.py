@@ -25,10 +25,11 @@ from fastgan.capture import REHEARSALS, REHEARSALS_OF_RANKS, Graphs, reason, und
 from fastgan.checkpoints import CHECKPOINT_FORMAT, check_same_network, read_checkpoint, write_atomically
 from fastgan.data import draw, progress_bar, to_unit
 from fastgan.distributed import World, distributed
+from fastgan.idle import MMD, refuse_idle
 from fastgan.look import FirstLook, copied
 from fastgan.objectives import find
 from fastgan.resume import check_checkpoint
-from fastgan.step import MMD, PRECISIONS, Settings, Step, constant_ratio, generator_backward
+from fastgan.step import PRECISIONS, Settings, Step, constant_ratio, generator_backward
 
 __all__ = [
     "CROSS_ENTROPY", "GANTrainer", "TrainingDiverged", "World", "check_finite", "check_objective", "check_same_network",
@@ -61,6 +62,7 @@ class GANTrainer:
         cross-entropy is ln 2 at the equilibrium.
     r1: gamma of the penalty gamma/2 * E |grad_x D(x)|^2 on real data (Mescheder et al. 2018, eq. 9), where D(x) is the
         sum of a sample's logits. 0 takes none; without one the training does not converge in general (same paper).
+        None: 0.5, or 0 where there is no D.
     r2: the same on generated data (eq. 10), of which only D learns.
     r1_every: compute the penalties at every r1_every-th step only, weighed r1_every times (Karras et al. 2020, B).
     lr, betas: of Adam, for both networks. Constant until `set_learning_rate` says otherwise, so that a run can be made
@@ -98,9 +100,10 @@ class GANTrainer:
     Both networks run once, on copies, when the trainer is made: where they do not fit together, it says so then. Warns
     where D's outputs are probabilities, as those of a last Sigmoid are, and the objective expects logits.
 
-    Raises TypeError or ValueError where an argument is of the wrong kind or out of range, the objective is unknown, or
-    a network has no parameters, has weights that are not finite, cannot be copied, or does not take what the other one
-    makes; `step` and `fit` where the samples are none that the networks take. Nothing is trained then.
+    Raises TypeError or ValueError where an argument is of the wrong kind or out of range or has no part in the
+    training, the objective is unknown, or a network has no parameters, has weights that are not finite, cannot be
+    copied, or does not take what the other one makes; `step` and `fit` where the samples are none that the networks
+    take. Nothing is trained then.
     """
 
     def __init__(
@@ -113,7 +116,7 @@ class GANTrainer:
         weight: float = 0.5,
         lr: float = 2e-3,
         betas: tuple[float, float] = (0.0, 0.99),
-        r1: float = 0.5,
+        r1: float | None = None,
         r2: float = 0.0,
         r1_every: int = 1,
         ema_decay: float = 0.999,
@@ -139,6 +142,8 @@ class GANTrainer:
             checks.network(name, network)
         if generator is discriminator:
             raise ValueError("discriminator: got the generator itself, expected another network")
+        if r1 is None:
+            r1 = 0.0 if objective == MMD else 0.5
         latent_dim, r1_every = checks.whole("latent_dim", latent_dim), checks.whole("r1_every", r1_every)
         accumulate, bandwidths = checks.whole("accumulate", accumulate), checks.widths(bandwidths)
         lr, betas = checks.learning_rate(lr), checks.betas_of_adam(betas)
@@ -151,8 +156,12 @@ class GANTrainer:
         for name, value, choices in (("step", step, STEPS), ("precision", precision, (None, *PRECISIONS))):
             if value not in choices:
                 raise ValueError(f"{name}: got {value!r}, expected {' or '.join(map(repr, choices))}")
-        if objective == MMD:  # nothing to penalise, and nothing that takes turns
-            r1, r2, step, concatenate = 0.0, 0.0, "alternating", False
+        refuse_idle(
+            objective, weight=weight, r1=r1, r2=r2, r1_every=r1_every, step=step, redraw=redraw,
+            concatenate=concatenate, bandwidths=bandwidths,
+        )  # fmt: skip
+        if objective == MMD:
+            concatenate = False
         if accumulate > 1 and (objective == MMD or find(objective).relation == "average"):
             raise ValueError(
                 f"accumulate: got {accumulate}, expected 1 for {objective!r}: its loss looks at the whole batch"

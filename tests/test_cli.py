@@ -23,7 +23,7 @@ pytest.importorskip("matplotlib")
 pytest.importorskip("tensorboard")
 pytest.importorskip("tqdm")
 
-SMALL = ["--batch", "16", "--width", "4", "--latent-dim", "4", "--save-every", "20"]
+SMALL = ["--batch", "16", "--width", "4", "--latent-dim", "4", "--save-every", "20", "--device", "cpu"]
 
 
 @pytest.fixture(autouse=True)
@@ -405,7 +405,7 @@ def test_doctor_finds_a_wrong_gradient(capsys, monkeypatch):
 def test_digits(tmp_path, recipe, coverage):
     """The promise of the front page: ten classes, coverage of at least 0.85, in about two minutes on two cores. The
     other recipes take longer; the paper's has no penalty, and less variety."""
-    process = command("train", "digits", "--recipe", recipe, "--out", "run")
+    process = command("train", "digits", "--recipe", recipe, "--out", "run", "--device", "cpu")
     out, error = process.communicate(timeout=3600)
     assert process.returncode == 0, error
     quality = records(tmp_path / "run")[-1]["quality"]

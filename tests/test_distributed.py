@@ -40,13 +40,13 @@ COMMON = textwrap.dedent(
 
 OPTIONS = {
     "alternating": {},
-    "concatenated": {"r1": 0.0},
+    "concatenated": {"r1": 0.0, "r1_every": 1},
     "one-stage": {"step": "one-stage"},
     "accumulated": {"accumulate": 2},
     "pairs": {"objective": "relativistic", "r2": 0.2},
     "average": {"objective": "relativistic_average"},
     "average, one-stage": {"objective": "dual_contrastive", "step": "one-stage"},
-    "mmd": {"objective": "mmd", "bandwidths": [1.0]},
+    "mmd": {"objective": "mmd", "bandwidths": [1.0], "r1": 0.0, "r1_every": 1},
 }
 # rows of each rank in a joint batch of 12; the last is uneven
 SPLITS = [[(0, 6), (6, 12)], [(0, 9), (9, 12)]]

@@ -95,8 +95,9 @@ def test_bad_arguments(tmp_path, capsys, arguments, message):
 
 
 def test_divergence(capsys):
-    assert main(["game", "gaussian", "--lr", "1e30", *SMALL, "--out", "x"]) == 1
-    assert "diverged at step" in capsys.readouterr().err
+    for folder, lr in (("x", "1e30"), ("y", "1e308")):
+        assert main(["game", "gaussian", "--lr", lr, *SMALL, "--out", folder]) == 1
+        assert "diverged at step" in capsys.readouterr().err
 
 
 def test_no_space(tmp_path, capsys, monkeypatch):

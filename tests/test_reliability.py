@@ -27,7 +27,7 @@ pytest.importorskip("matplotlib")
 pytest.importorskip("tensorboard")
 pytest.importorskip("tqdm")
 
-SMALL = ["--batch", "16", "--width", "4", "--latent-dim", "4", "--metrics-every", "0"]
+SMALL = ["--batch", "16", "--width", "4", "--latent-dim", "4", "--metrics-every", "0", "--device", "cpu"]
 
 
 @pytest.fixture(autouse=True)
@@ -150,7 +150,7 @@ def of_rank(process, rank):
     raise AssertionError(f"no rank {rank} among {workers_of(process)}")
 
 
-RANKED = ["--width", "4", "--latent-dim", "4", "--metrics-every", "0", "--save-every", "20", "--flip"]
+RANKED = [*SMALL[2:], "--save-every", "20", "--flip"]
 
 
 def test_a_killed_rank_is_restarted_from_the_last_checkpoint(tmp_path):

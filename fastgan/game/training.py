@@ -103,9 +103,8 @@ def make_trainer(settings: Settings) -> GANTrainer:
     generator, discriminator = (network.float() for network in pair)
     names = ("latent_dim", "objective", "lr", "seed", "device")
     options = {name: getattr(settings, name) for name in names} | {"betas": (0.0, 0.99), "ema_decay": 0.999}
-    if settings.objective == "mmd":
-        return GANTrainer(generator, None, bandwidths=settings.bandwidths, r1=0.0, **options)
-    return GANTrainer(generator, discriminator, r1=settings.r1, r2=settings.r2, **options)
+    options |= {"r1": settings.r1, "r2": settings.r2, "bandwidths": settings.bandwidths or None}
+    return GANTrainer(generator, None if settings.objective == "mmd" else discriminator, **options)
 
 
 def play(
@@ -125,7 +124,7 @@ def play(
         if stop():
             stopped = True
             break
-        trainer.set_learning_rate(settings.lr * (1 + math.cos(math.pi * progress)) / 2)
+        trainer.set_learning_rate(settings.lr * ((1 + math.cos(math.pi * progress)) / 2))
         trainer.step(goal.draw(settings.batch, data))
         on_step(trainer.step_number)
         elapsed = time.monotonic() - started

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
-import importlib.util
-import itertools
 import json
 import math
 import platform
@@ -15,7 +12,11 @@ from pathlib import Path
 import torch
 
 import fastgan
-from fastgan import cli, data, trainer
+from fastgan import data, trainer
+from fastgan.cli.checks import check_backend, check_memory, check_packages, device_named, too_many_threads
+from fastgan.cli.errors import INTERRUPTED, OK, Failed, catching_signals, failing, printable, refusing, say
+from fastgan.cli.folder import next_free
+from fastgan.cli.numbers import add_whole, not_negative, positive, positives
 from fastgan.game import training
 from fastgan.game.targets import NAMES
 
@@ -32,47 +33,46 @@ The folder then holds game.json, game.gif and game.png: p_t, p_g, the learned D 
 and (1 - TV) / 2. TV is measured over cells that p_t gives equal shares to."""
 
 
-def add_arguments(parser: argparse.ArgumentParser, whole) -> None:
-    """whole: the argument type of whole numbers from a lowest one on."""
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("pair", metavar="PAIR", help="gaussian, mixture, ring or grid")
     parser.add_argument("--objective", metavar="NAME", help="nonsaturating (default), relativistic, minimax, mmd, ...")
     parser.add_argument("--direct", action="store_true", help="the same as --objective mmd: no discriminator")
     steps = "training steps (3,500 on a line, 10,000 in the plane)"
-    parser.add_argument("--steps", type=whole(1), metavar="N", help=steps)
-    parser.add_argument("--seconds", type=_positive, metavar="S", help="stop after S seconds, if that comes first")
-    parser.add_argument("--batch", type=whole(1), metavar="B", help="samples a step (default 256)")
-    parser.add_argument("--lr", type=_positive, metavar="X", help="Adam's learning rate at the start (default 0.002)")
-    parser.add_argument("--r1", type=_not_negative, metavar="X", help="weight of the R1 penalty (default 0.1)")
-    parser.add_argument("--r2", type=_not_negative, metavar="X", help="of R2 (default 0.1 for relativistic, else 0)")
-    parser.add_argument("--bandwidths", type=_positives, metavar="X,Y", help="of MMD, in units of the target's scale")
-    parser.add_argument("--seed", type=whole(0), metavar="S", help="of weights, data and noise (default 0)")
+    add_whole(parser, "--steps", metavar="N", help=steps)
+    parser.add_argument("--seconds", type=positive, metavar="S", help="stop after S seconds, if that comes first")
+    add_whole(parser, "--batch", metavar="B", help="samples a step (default 256)")
+    parser.add_argument("--lr", type=positive, metavar="X", help="Adam's learning rate at the start (default 0.002)")
+    parser.add_argument("--r1", type=not_negative, metavar="X", help="weight of the R1 penalty (default 0.1)")
+    parser.add_argument("--r2", type=not_negative, metavar="X", help="of R2 (default 0.1 for relativistic, else 0)")
+    parser.add_argument("--bandwidths", type=positives, metavar="X,Y", help="of MMD, in units of the target's scale")
+    add_whole(parser, "--seed", metavar="S", help="of weights, data and noise (default 0)")
     parser.add_argument("--out", metavar="DIR", help="where results go (default: the next free runs/game-PAIR-N)")
     parser.add_argument("--device", metavar="D", help="cpu, cuda or cuda:N (default: cpu; these networks are small)")
-    parser.add_argument("--threads", type=whole(1), default=1, metavar="N", help="CPU threads (default 1)")
+    add_whole(parser, "--threads", default=1, metavar="N", help="CPU threads (default 1)")
 
 
 def run(args: argparse.Namespace) -> int:
-    with cli._refusing():
+    with refusing(vars(args)):
+        check_packages(("PIL", "pillow"), ("matplotlib", "matplotlib"))
         settings = _settings(args)
-        for module, package in (("PIL", "pillow"), ("matplotlib",) * 2):
-            if importlib.util.find_spec(module) is None:
-                raise ImportError(data.needs(package))
-        folder = _folder(args)
         torch.set_num_threads(args.threads)
         training.make_trainer(settings)  # what it refuses is refused here
+        folder = _folder(args)
+    if warning := too_many_threads(args.threads):
+        say(warning)
     played = _play(settings)
-    with cli._failing():
+    with failing():
         from fastgan.game import pictures
 
         _write(folder / "game.json", json.dumps(_record(played), indent=2).encode() + b"\n")
         _write(folder / "game.png", pictures.picture(played))
         _write(folder / "game.gif", pictures.animation(played))
     print("\n".join(_table(played)))
-    print(f"{folder}: game.png, game.gif, game.json")
+    print(printable(f"{folder}: game.png, game.gif, game.json"))
     if played.stopped:
-        cli._say(f"stopped at step {played.trainer.step_number:,} of {settings.steps:,}")
-        return cli.INTERRUPTED
-    return cli.OK
+        say(f"stopped at step {played.trainer.step_number:,} of {settings.steps:,}")
+        return INTERRUPTED
+    return OK
 
 
 def _settings(args: argparse.Namespace) -> training.Settings:
@@ -85,36 +85,33 @@ def _settings(args: argparse.Namespace) -> training.Settings:
         trainer.check_objective(objective)
     if objective != "mmd" and args.bandwidths is not None:
         raise ValueError("--bandwidths: is for --direct, which has no discriminator")
-    if objective == "mmd":
-        for name in ("r1", "r2"):
-            if getattr(args, name):
-                raise ValueError(f"--{name}: got {getattr(args, name):g}, but MMD has no discriminator to penalise")
-    device = str(cli._device(args.device or "cpu"))
+    for width in args.bandwidths or ():
+        if not 1e-18 < width < 1e18:  # whose squares float32 knows
+            raise ValueError(f"--bandwidths: got {width}, expected numbers from 1e-18 to 1e18")
+    device = device_named("cpu" if args.device is None else args.device)
+    check_backend(device)
+    if args.batch is not None:  # what a step keeps of each sample in the two networks: eight maps, and their gradients
+        check_memory("--batch", args.batch, args.batch * 16 * 4 * training.Settings._field_defaults["width"], device)
     names = ("steps", "seconds", "batch", "lr", "r1", "r2", "bandwidths", "seed")
-    return training.settings_for(args.pair, objective, device=device, **{name: getattr(args, name) for name in names})
+    given = {name: getattr(args, name) for name in names}
+    return training.settings_for(args.pair, objective, device=str(device), **given)
 
 
 def _folder(args: argparse.Namespace) -> Path:
     """The empty folder that results go into, made if it is not there."""
-    path = Path(args.out) if args.out else _next_free(Path("runs"), f"game-{args.pair}")
+    path = None if args.out is None else Path(args.out)
+    if args.out == "":
+        raise ValueError("--out: got '', expected a folder")
     try:
+        if path is None:
+            return next_free(Path("runs"), f"game-{args.pair}")[0]
         path.mkdir(parents=True, exist_ok=True)
         taken = next(path.iterdir(), None)
     except OSError as error:
-        raise ValueError(f"--out: cannot write to {path}: {error.strerror}") from error
+        raise ValueError(f"--out: cannot write to {path or 'runs'}: {error.strerror}") from error
     if taken is not None:
         raise ValueError(f"--out: {path} is not empty; name another folder")
     return path
-
-
-def _next_free(parent: Path, name: str) -> Path:
-    """parent/name-N, made here so that no other process gets the same."""
-    parent.mkdir(parents=True, exist_ok=True)
-    for n in itertools.count(1):
-        with contextlib.suppress(FileExistsError):
-            (parent / f"{name}-{n}").mkdir()
-            return parent / f"{name}-{n}"
-    raise AssertionError
 
 
 def _play(settings: training.Settings) -> training.Played:
@@ -126,14 +123,14 @@ def _play(settings: training.Settings) -> training.Played:
         bar.update(settings.batch)
         if bar.disable and time.monotonic() - spoke > 10:
             spoke = time.monotonic()
-            cli._say(f"step {step:,} of {settings.steps:,}")
+            say(f"step {step:,} of {settings.steps:,}")
 
-    with cli._failing(), cli._catching_signals() as signals, bar:
-        cli._say(f"{settings.pair}, {settings.objective}, {settings.steps:,} steps on {settings.device}")
+    with failing(), catching_signals() as signals, bar:
+        say(f"{settings.pair}, {settings.objective}, {settings.steps:,} steps on {settings.device}")
         try:
             return training.play(settings, on_step, lambda: bool(signals))
         except FloatingPointError as error:
-            raise cli.Failed(str(error)) from error
+            raise Failed(str(error)) from error
 
 
 def _record(played: training.Played) -> dict:
@@ -190,25 +187,3 @@ def _table(played: training.Played) -> list[str]:
 def _chance(goal) -> float:
     """The total variation that as many samples of the target itself would show."""
     return math.sqrt(32 * len(goal.modes) / (2 * math.pi * training.MEASURED))
-
-
-def _number(text: str, fits, expected: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not (math.isfinite(value) and fits(value)):
-        raise argparse.ArgumentTypeError(f"got {text!r}, expected {expected}")
-    return value
-
-
-def _positive(text: str) -> float:
-    return _number(text, lambda value: value > 0, "a number > 0")
-
-
-def _not_negative(text: str) -> float:
-    return _number(text, lambda value: value >= 0, "a number >= 0")
-
-
-def _positives(text: str) -> tuple[float, ...]:
-    return tuple(_number(part, lambda value: value > 0, "numbers > 0 with commas between") for part in text.split(","))

@@ -1,0 +1,76 @@
+"""What is asked of this machine before a command starts."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+
+import torch
+from torch import nn
+
+from fastgan import data as datasets
+from fastgan import networks
+from fastgan.operators import backend_for
+
+TRAINED = 5  # numbers a weight takes in training: itself, its gradient, Adam's two moments, and G's average
+
+
+def check_packages(*needed: tuple[str, str]) -> None:
+    """needed: (module, package that brings it)."""
+    for module, package in needed:
+        if importlib.util.find_spec(module) is None:
+            raise ImportError(datasets.needs(package))
+
+
+def device_named(name: str | None) -> torch.device:
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    count = torch.cuda.device_count()
+    there = ["cpu", *(f"cuda:{i}" for i in range(count))]
+    try:
+        device = torch.device(name)
+    except (RuntimeError, ValueError, OverflowError):
+        device = None
+    fits = device is not None and (str(device) in there or (str(device) == "cuda" and count > 0))
+    if not fits:
+        raise ValueError(f"--device: got {name}, expected one that is there: {', '.join(there)}")
+    return device
+
+
+def check_backend(device: torch.device) -> None:
+    """Raises ValueError where FASTGAN_BACKEND names what there is not, or what cannot compute on `device`."""
+    try:
+        backend_for(device)
+    except RuntimeError as error:
+        raise ValueError(str(error)) from error
+
+
+def too_many_threads(threads: int | None) -> str | None:
+    """A warning, if that many were asked for and the machine has fewer cores."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if threads is None or threads <= cores:
+        return None
+    return f"--threads: got {threads}, and there are {cores} cores; more threads than cores make training slower"
+
+
+def check_memory(option: str, value: int, needed: int, device: torch.device | str = "cpu") -> None:
+    """Raises ValueError where `value` takes more bytes than are free."""
+    free = datasets.free_memory(device)
+    if needed > free:
+        raise ValueError(
+            f"{option}: got {value}, which takes {needed / 2**30:,.1f} GiB, and {free / 2**30:,.1f} GiB are free"
+        )
+
+
+def outlined(sample_shape: tuple[int, ...], shape: dict) -> tuple[nn.Module, nn.Module]:
+    """The networks of `fastgan.networks.build` without memory for their weights, which could be more than there is."""
+    with torch.device("meta"):
+        return networks.build(sample_shape, **shape)
+
+
+def check_networks(sample_shape: tuple[int, ...], shape: dict, device: torch.device) -> None:
+    """Raises ValueError where there is not enough memory to train them, or a name does not fit the samples."""
+    count = sum(p.numel() for network in outlined(sample_shape, shape) for p in network.parameters())
+    option = "--width" if shape["width"] > shape["latent_dim"] else "--latent-dim"
+    value = max(shape["width"], shape["latent_dim"])
+    check_memory(option, value, 4 * TRAINED * count, device)

@@ -1,0 +1,273 @@
+"""The folder of a run: its lock, its config, its log and its checkpoint."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import itertools
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from fastgan import trainer
+from fastgan.cli import log
+from fastgan.cli.config import read_config
+from fastgan.cli.errors import BAD_INPUT, as_option, say
+
+# What a run may be resumed with another value of, since no number of the training depends on it.
+FREE = (
+    *("steps", "device", "threads", "workers", "capture", "save_every"),
+    *("metrics_every", "metrics_samples", "inception", "features"),
+)
+CODE = ("inception", "features")  # files that run code when they are read: never opened because a run names them
+LOG, EVENTS = "metrics.jsonl", "events.out.tfevents.fastgan"
+FILES = (".lock", "config.json", LOG, EVENTS, "checkpoint.pt", "curves.png", "quality.png")
+
+
+class Place(NamedTuple):
+    """What --out and --resume say. path: None for the next free folder. source: DATA."""
+
+    path: Path | None
+    resume: bool
+    source: str
+
+
+class RunFolder:
+    """The folder of one run: config.json, metrics.jsonl, TensorBoard events, samples/, curves.png, quality.png and
+    checkpoint.pt.
+
+    One process at a time may have it open; that is what the lock on `.lock` says, which the system lifts when the
+    process ends, however it ends. Of processes that train together the first one has it; the others write nothing.
+    Files are replaced whole, except metrics.jsonl and the events, which grow line by line."""
+
+    def __init__(self, path: Path, config: dict | None, world: trainer.World):
+        self.path, self.config = path, config  # the config of the run to go on with, or None
+        self.world, self.writes = world, world.writes
+        self.checkpoint = path / "checkpoint.pt"
+        self.kept: list[dict] = []  # of the log, where a run goes on
+        self.records: list[dict] = []  # what was logged of the training, for the curves
+        self.qualities: list[dict] = []  # and of the quality
+        self.quality: dict | None = None  # the last one, if it is of the step where training is
+        self.seconds = 0.0  # of training, when it starts
+        self.unreadable: dict[str, int] = {}
+        self.saved_step: int | None = None
+
+    @property
+    def before(self) -> dict:
+        """The settings of the run to go on with, but for files that run code; none where a run begins."""
+        settings = self.config["settings"] if self.config else {}
+        return {name: value for name, value in settings.items() if name not in CODE}
+
+    @classmethod
+    @contextlib.contextmanager
+    def open(cls, place: Place, given: dict, world: trainer.World) -> Iterator[RunFolder]:
+        """The folder at `place`, locked. given: the settings on the command line, which must be those of the run to go
+        on with. A run goes on with --resume, and where torchrun has started the processes anew and the run is there.
+
+        Raises ValueError or OSError where it cannot be used. Leaves nothing behind if the run does not start."""
+        if place.resume and place.path is None:
+            raise ValueError("--resume: needs --out, the folder of the run to go on with")
+        if world.size > 1 and place.path is None and int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", 0)):
+            raise ValueError("--out: torchrun --max-restarts needs it, to find the run again")
+        with contextlib.ExitStack() as stack:
+            path, resume = _of_first(world, lambda: stack.enter_context(_locked(place, world)))
+            run = cls(path, read_config(path) if resume else None, world)
+            if resume:
+                run._check_resumed(place, given)
+            yield run
+
+    def _check_resumed(self, place: Place, given: dict) -> None:
+        settings = self.config["settings"]
+        if settings.get("processes", 1) != self.world.size:
+            raise ValueError(
+                f"{self.path} was trained by {settings.get('processes', 1)} processes, and is to go on with "
+                f"{self.world.size}; that would not be exact"
+            )
+        for name in settings.keys() & given.keys():
+            value, now = settings[name], given[name]
+            if now != value and not (name in FREE and (name != "device" or now.split(":")[0] == value)):
+                raise ValueError(
+                    f"{as_option(name)}: got {now}, but {self.path} was started with {value} and goes on with that"
+                )
+        if place.resume and not self.checkpoint.exists():
+            raise ValueError(
+                f"{self.checkpoint}: there is no such checkpoint to go on from; to begin again at step 0, name another "
+                "folder, without --resume"
+            )
+
+    def check_data(self, config: dict) -> None:
+        """Raises ValueError where the run to go on with was trained on other data, or the processes see different."""
+        if self.world.size > 1:
+            seen = [None] * self.world.size
+            torch.distributed.all_gather_object(seen, config["data"]["fingerprint"])
+            if len(set(seen)) > 1:
+                raise ValueError(f"DATA: the processes see different data in {config['data']['source']}")
+        if self.config and self.config["data"]["fingerprint"] != config["data"]["fingerprint"]:
+            before, now = self.config["data"], config["data"]
+            raise ValueError(
+                f"DATA: {now['source']} ({now['count']} samples) is not the data that {self.path} was started with "
+                f"({before['source']}, {before['count']} samples), or has changed since"
+            )
+
+    def read_log(self, step: int) -> None:
+        """What was logged up to `step`, from where training goes on."""
+        if not self.writes:
+            return
+        records, broken = log.read_records(self.path / LOG)
+        if broken:
+            self.say(f"{self.path / LOG}: {broken} of its lines are no records of a run, and are left out")
+        if step == 0 and records:
+            self.say(f"no checkpoint was written yet: training begins again at step 0, and so does {self.path / LOG}")
+        self.kept = [record for record in records if record["step"] <= step]
+        for record in self.kept:
+            self._remember(record)
+            self.seconds = record.get("seconds", 0.0)
+        if not self.qualities or self.qualities[-1]["step"] != step:
+            self.quality = None
+        if step > 0:
+            self.saved_step = step
+
+    def start(self, config: dict) -> None:
+        """Write the config, and the log as far as it was read."""
+        if not self.writes:
+            return
+        for leftover in (*self.path.glob(".*.tmp"), *self.path.glob("samples/.*.tmp")):  # of a process that was killed
+            leftover.unlink()
+        (self.path / "samples").mkdir(exist_ok=True)
+        self.write("config.json", json.dumps(config, indent=2).encode() + b"\n")
+        self.write(LOG, b"".join(map(log.line, self.kept)))
+        self.write(EVENTS, log.event(None) + b"".join(map(log.event, self.kept)))
+
+    def log(self, record: dict) -> None:
+        """Append to metrics.jsonl and the TensorBoard events."""
+        if not self.writes:
+            return
+        record = {**record, "time": round(time.time(), 3)}
+        self._remember(record)
+        for name, content in ((LOG, log.line(record)), (EVENTS, log.event(record))):
+            try:
+                with open(self.path / name, "ab") as file:
+                    file.write(content)
+            except OSError as error:
+                raise OSError(error.errno, f"cannot write {self.path / name}: {error.strerror}") from error
+
+    def _remember(self, record: dict) -> None:
+        if "quality" in record:
+            self.qualities.append(record)
+            self.quality = record["quality"]
+        else:
+            self.records.append(record)
+
+    def note_unreadable(self, problems: list[str]) -> None:
+        """Counts images that could not be read, for the log, and names the first few."""
+        before = self.unreadable.get("unreadable", 0)
+        for problem in problems[: max(0, 5 - before)]:
+            say(f"passed over, as it cannot be read: {problem}")
+        if problems:
+            self.unreadable = {"unreadable": before + len(problems)}
+
+    def last_checkpoint(self) -> str:
+        if self.saved_step is None:
+            return "no checkpoint was written yet"
+        return f"the last good checkpoint is {self.checkpoint} of step {self.saved_step:,}"
+
+    def say(self, line: str) -> None:
+        if self.writes:
+            say(line)
+
+    def write(self, name: str, content: bytes) -> None:
+        trainer.write_atomically(self.path / name, lambda file: file.write(content))
+
+
+@contextlib.contextmanager
+def _locked(place: Place, world: trainer.World) -> Iterator[tuple[Path, bool]]:
+    """The run's folder, with its lock held, and whether its run is to go on."""
+    path, resume = place.path, place.resume
+    if world.restarts and path is not None and (path / "config.json").is_file():
+        resume = True
+    if path is not None and path.is_file():
+        in_it = path.name in FILES and (path.parent / "config.json").is_file()
+        expected = f"the run's folder: {path.parent}" if in_it else "a folder"
+        raise ValueError(f"--out: cannot write to {path}: it is a file, expected {expected}")
+    if resume:
+        if not (path / "config.json").is_file():
+            raise ValueError(f"--out: {path} holds no run to resume, expected a folder with a config.json")
+        check_own_files(path)
+    created = []
+    try:
+        if path is None:
+            path, created = next_free(Path("runs"), place.source)
+        else:
+            created = [folder for folder in (path, *path.parents) if not folder.exists()]
+            path.mkdir(parents=True, exist_ok=True)
+        unlocked = not (path / ".lock").exists()
+        # not through a link, which could make a file elsewhere
+        lock = os.fdopen(os.open(path / ".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666), "rb")
+    except OSError as error:
+        why = "its .lock is a link" if error.errno == errno.ELOOP else error.strerror
+        raise ValueError(f"--out: cannot write to {path or 'runs'}: {why}") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise ValueError(f"--out: {path} is in use by another process") from error
+        try:
+            if not resume and any(item.name != ".lock" for item in path.iterdir()):
+                hint = "add --resume to go on with its run, or name" if (path / "config.json").exists() else "name"
+                raise ValueError(f"--out: {path} is not empty; {hint} another folder")
+            yield path, resume
+        finally:
+            if unlocked and not (path / "config.json").exists():  # never started
+                with contextlib.suppress(OSError):
+                    (path / ".lock").unlink()
+                    for folder in created:
+                        folder.rmdir()
+
+
+def check_own_files(path: Path, names: tuple[str, ...] = FILES) -> None:
+    """Raises ValueError where a file of the run in `path`, or its folder of pictures, lies elsewhere: what a run reads
+    and writes is in its folder, whoever made it."""
+    for name in (*names, "samples"):
+        item, kind = path / name, "folder" if name == "samples" else "file"
+        if item.is_symlink():
+            raise ValueError(f"{item} is a link, expected a {kind} of the run's own")
+        if item.exists() and not (item.is_dir() if name == "samples" else item.is_file()):
+            raise ValueError(f"{item} is no {kind}, expected one of the run's own")
+
+
+def _of_first(world: trainer.World, make: Callable[[], Any]) -> Any:
+    """What the first process makes, for all of them; where it refuses, all do, and one says why."""
+    if world.size == 1:
+        return make()
+    message: list = [None, None]
+    error = None
+    if world.writes:
+        try:
+            message = [make(), None]
+        except (ValueError, OSError) as caught:
+            error, message = caught, [None, str(caught)]
+    torch.distributed.broadcast_object_list(message, 0)
+    if error is not None:
+        raise error
+    if message[1] is not None:
+        raise SystemExit(BAD_INPUT)
+    return message[0]
+
+
+def next_free(parent: Path, source: str) -> tuple[Path, list[Path]]:
+    """A new folder, made here so that no other process gets the same, and all folders that were made for it."""
+    data = Path(source.removeprefix("hub:")).resolve()
+    name = (data.name if data.is_dir() else data.stem) or "data"
+    created = [folder for folder in (parent, *parent.parents) if not folder.exists()]
+    parent.mkdir(parents=True, exist_ok=True)
+    for n in itertools.count(1):
+        with contextlib.suppress(FileExistsError):
+            (parent / f"{name}-{n}").mkdir()
+            return parent / f"{name}-{n}", [parent / f"{name}-{n}", *created]
+    raise AssertionError

@@ -1,0 +1,76 @@
+"""metrics.jsonl and the TensorBoard events: what was logged, a record a line."""
+
+from __future__ import annotations
+
+import io
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from fastgan.cli.config import MOST
+
+
+def read_records(path: Path) -> tuple[list[dict], int]:
+    """The records in a metrics.jsonl, and how many lines of it are none. A last line that was cut short, as it is when
+    the process ends while it writes, is not counted. No file: no records."""
+    if not path.exists():
+        return [], 0
+    *lines, last = path.read_bytes().split(b"\n")
+    found = [_record(line) for line in lines]
+    if (whole := _record(last)) is not None:
+        found.append(whole)
+    records = [record for record in found if record is not None]
+    return records, len(found) - len(records)
+
+
+def _record(line: bytes) -> dict | None:
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(record, dict) or type(record.get("step")) is not int or not 0 <= record["step"] <= MOST:
+        return None
+    numbers = dict(record)
+    if "quality" in record:
+        quality = numbers.pop("quality")
+        if not _all_numbers(quality) or not {"coverage", "samples"} <= quality.keys():
+            return None
+        if "modes" in quality and "high_quality" not in quality:
+            return None
+    elif "loss_g" not in record:
+        return None
+    return record if _all_numbers({"time": 0.0, **numbers}) and "time" in record else None
+
+
+def _all_numbers(record: Any) -> bool:
+    """Whether it is an object of names and numbers. A score may be NaN or infinite."""
+    return isinstance(record, dict) and all(
+        name.isascii()
+        and name.isidentifier()
+        and (type(value) is float or (type(value) is int and -MOST <= value <= MOST))
+        for name, value in record.items()
+    )
+
+
+def line(record: dict) -> bytes:
+    return json.dumps(record).encode() + b"\n"
+
+
+def event(record: dict | None) -> bytes:
+    """A record as TensorBoard keeps it, or the head of its file. Written here because torch's SummaryWriter writes in a
+    thread, where nobody learns that the disk is full."""
+    from tensorboard.compat.proto.event_pb2 import Event
+    from tensorboard.compat.proto.summary_pb2 import Summary
+    from tensorboard.summary.writer.record_writer import RecordWriter
+
+    if record is None:
+        event = Event(wall_time=time.time(), file_version="brain.Event:2")
+    else:
+        values = record.get("quality", {k: v for k, v in record.items() if k not in ("step", "time", "seconds")})
+        prefix = "quality" if "quality" in record else "train"
+        scalars = [Summary.Value(tag=f"{prefix}/{name}", simple_value=value) for name, value in values.items()]
+        event = Event(wall_time=record["time"], step=record["step"], summary=Summary(value=scalars))
+    out = io.BytesIO()
+    RecordWriter(out).write(event.SerializeToString())
+    return out.getvalue()

@@ -1,0 +1,111 @@
+"""`fastgan train`: train on DATA, and keep everything of it in a run folder."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import shlex
+import signal
+from pathlib import Path
+
+import torch
+
+from fastgan import data as datasets
+from fastgan import metrics, trainer
+from fastgan.cli.checks import check_backend, check_packages, device_named, too_many_threads
+from fastgan.cli.errors import INTERRUPTED, OK, Failed, failing, one_line, printable, refusing
+from fastgan.cli.folder import CODE, Place, RunFolder
+from fastgan.cli.loop import Unreadable, judge_quality, run_steps
+from fastgan.cli.settings import given_settings, make_config, make_settings, make_trainer
+
+PACKAGES = (("PIL", "pillow"), ("matplotlib",) * 2, ("tensorboard",) * 2, ("tqdm",) * 2)
+
+
+def train(args: argparse.Namespace) -> int:
+    with contextlib.ExitStack() as stack:
+        with refusing(vars(args)):  # everything is checked before anything is trained, and what is cheap first
+            check_packages(*PACKAGES)
+            given = given_settings(vars(args))
+            if args.out == "":
+                raise ValueError("--out: got '', expected a folder")
+            device = device_named(args.device)
+            world = stack.enter_context(trainer.distributed(args.device and device.type))
+            place = Place(Path(args.out) if args.out else None, args.resume, args.data)
+            run = stack.enter_context(RunFolder.open(place, given, world))
+            if world.size > 1:
+                device = world.device
+            elif args.device is None and "device" in run.before:
+                device = device_named(run.before["device"])
+            check_backend(device)
+            known = {**run.before, **given}
+            data = datasets.load(args.data, known.get("size"), stream=known.get("stream"), device=device)
+            settings = make_settings(given, run.before, args.data, data, device, world.size)
+            config = make_config(settings, args.data, data)
+            run.check_data(config)
+            torch.set_num_threads(settings["threads"])
+            model = make_trainer(settings, data.sample_shape, device)
+            settings["precision"] = model.settings["precision"]  # as chosen, where it was not given
+            if run.config and run.checkpoint.exists():
+                model.load(run.checkpoint)
+            if model.step_number > settings["steps"]:
+                raise ValueError(
+                    f"--steps: got {settings['steps']}, but {run.path} is at step {model.step_number} already"
+                )
+            run.read_log(model.step_number)
+            judge = None
+            if world.writes:
+                options = {name: settings[name] for name in CODE}
+                judge = metrics.judge(data, settings["metrics_samples"], device=device, **options)
+        for name in data.skipped[:5]:
+            run.say(f"left out, as it cannot be read: {name}")
+        if len(data.skipped) > 5:
+            run.say(f"left out, as they cannot be read: {len(data.skipped) - 5} more")
+        for note in data.notes:
+            run.say(note)
+        if warning := too_many_threads(args.threads):
+            run.say(warning)
+        for name in CODE:
+            if run.config and run.config["settings"].get(name) and not any(map(given.get, CODE)):
+                run.say(f"the run was scored with --{name}, a file that runs code: it is used where given again")
+        again = f"fastgan train {shlex.quote(args.data)} --out {shlex.quote(str(run.path))} --resume"
+        with failing(again):
+            run.start(config)
+            many = f"{world.size} processes, " if world.size > 1 else ""
+            streamed = ", streamed," if isinstance(data, datasets.Stream) else ""
+            run.say(
+                f"{run.path}: {data.count:,} samples of shape {data.sample_shape}{streamed} on "
+                f"{device}, {many}{settings['recipe']}, {settings['objective']}, step {model.step_number:,} of "
+                f"{settings['steps']:,}"
+            )
+            try:
+                stopped = run_steps(model, data, settings, run, judge, world)
+            except trainer.TrainingDiverged as error:
+                raise Failed(f"{error}; {run.last_checkpoint()}") from error
+            except Unreadable as error:
+                raise Failed(f"{one_line(error)}; {run.last_checkpoint()}, to go on: {again}") from error
+            except RuntimeError as error:
+                if _of_compiler(error):
+                    raise Failed(f"--compile: {one_line(error)}; {run.last_checkpoint()}") from error
+                if not _lost_connection(error):
+                    raise
+                raise Failed(f"another process of this run has failed; {run.last_checkpoint()}") from error
+            if stopped:
+                run.say(f"stopped and saved at step {model.step_number:,}; to go on: {again}")
+                return INTERRUPTED if stopped == signal.SIGINT else OK
+            if world.writes:
+                quality = run.quality or judge_quality(model, judge, run, 0.0)
+                print(printable(f"{run.path}: {metrics.described(quality)}"))
+    return OK
+
+
+def _of_compiler(error: RuntimeError) -> bool:
+    """Whether torch.compile has raised it: there is no compiler, say."""
+    return type(error).__module__.startswith(("torch._dynamo", "torch._inductor"))
+
+
+def _lost_connection(error: RuntimeError) -> bool:
+    """Whether this is what gloo or NCCL says where the other side of a collective is gone."""
+    said = str(error).lower()
+    return any(
+        word in said for word in ("closed by peer", "reset by peer", "connection refused", "remote process exited")
+    )
