@@ -364,6 +364,14 @@ def _losses_of(
     sides: Sequence[tuple[str, Logits, Label]], criterion: str, weight: float = 1.0, reduce_discriminators: str = "sum"
 ) -> tuple[Tensor, Tensor]:
     """`adversarial_losses` of (name, logits, label), whose errors name the caller's own arguments."""
+    loss, rows = operators.value(terms_of_sides(sides, criterion, weight, reduce_discriminators), operators.LOSSES)
+    return loss, rows[:, 0]
+
+
+def terms_of_sides(
+    sides: Sequence[tuple[str, Logits, Label]], criterion: str, weight: float = 1.0, reduce_discriminators: str = "sum"
+) -> Terms:
+    """The terms of (name, logits, label), whose errors name the caller's own arguments."""
     criteria.find(criterion)
     tensors = [_listed(name, logits) for name, logits, _ in sides]
     _check_logits(*[(name, x) for (name, _, _), x in zip(sides, tensors)])
@@ -371,9 +379,7 @@ def _losses_of(
     labels, targets = _labels(criterion, [(f"label of {name}", label, 0.0) for name, _, label in sides], tensors)
     scale = float(weight) * _share(reduce_discriminators, len(tensors[0]))
     logits = [x for xs in tensors for x in xs]
-    terms = Terms(logits, labels, (scale,) * len(logits), criterion, len(tensors[0]), (), targets)
-    loss, rows = operators.value(terms, operators.LOSSES)
-    return loss, rows[:, 0]
+    return Terms(logits, labels, (scale,) * len(logits), criterion, len(tensors[0]), (), targets)
 
 
 def lecam_regularizer(

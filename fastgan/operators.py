@@ -281,6 +281,39 @@ class _Value(Function):
         return (loss, loss.new_empty(0)), (0, None)
 
 
+class _Part(_Value):
+    """The loss of some terms, computed before: a graph of its own, for losses of one launch that go backward apart."""
+
+    @staticmethod
+    def forward(layout, value, *tensors):
+        return value.clone()  # no view of the others: it may be written in place
+
+    @staticmethod
+    def backward(ctx, grad):
+        return _Value.backward(ctx, grad, None)
+
+
+def apart(terms: Terms, groups: Sequence[Sequence[int]]) -> list[Tensor]:
+    """The loss of each group of terms, given by position; terms without partners, masks or a shift.
+
+    One launch forward for all of them. Each has a graph of its own, and a launch backward of its own, so that each can
+    go backward by itself, and frees only what it came from. A group that asks for no gradient has no graph."""
+    if _traced(terms.tensors()):
+        rows = value(terms, LOSSES)[1]
+        return [rows[list(group), 0].sum() for group in groups]
+    with torch.no_grad():
+        rows = value(terms, LOSSES)[1]
+        values = [rows[group[0] : group[-1] + 1, 0].sum() for group in groups]
+    found = []
+    for group, loss in zip(groups, values):
+        some = terms._replace(
+            **{name: tuple(getattr(terms, name)[i] for i in group) for name in ("logits", "labels", "weights")},
+            targets=tuple(terms.targets[i] for i in group) if terms.targets else (),
+        )
+        found.append(_Part.apply(some.layout(), loss, *some.tensors()))
+    return found
+
+
 def elementwise(terms: Terms, k: int) -> Tensor:
     """phi of every logit of term k, masked; by PyTorch's own operators, which autograd follows."""
     x, y, mask = list(_by_term(terms))[k][:3]

@@ -3,7 +3,8 @@
     import losses                              ->  from fastgan.compat import biggan as losses
 
 in `train_fns.py`. The generated side comes first in the arguments and the real side first in the result. One launch
-serves the pair. Values and gradients are upstream's; half-precision logits give float32 losses (upstream: half).
+forward serves the pair, and each goes backward by itself. Values and gradients are upstream's; half-precision logits
+give float32 losses (upstream: half).
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from fastgan import functional
+from fastgan.compat import _sides
 from fastgan.compat._logits import check
 
 
@@ -19,7 +21,8 @@ def _pair(dis_fake: Tensor, dis_real: Tensor, criterion: str) -> tuple[Tensor, T
     if losses is not None:
         return losses
     check(dis_fake=dis_fake, dis_real=dis_real)
-    return functional.adversarial_losses([(dis_real, 1.0), (dis_fake, 0.0)], criterion)[1].unbind()
+    _, losses = _sides.losses(criterion, ("dis_real", dis_real, 1.0), ("dis_fake", dis_fake, 0.0))
+    return losses[0], losses[1]
 
 
 def loss_dcgan_dis(dis_fake: Tensor, dis_real: Tensor) -> tuple[Tensor, Tensor]:

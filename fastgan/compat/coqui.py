@@ -63,9 +63,9 @@ class _DLoss(nn.Module):
         loss, losses = _sides.losses(
             *(self.criterion, ("score_real", score_real, 1.0), ("score_fake", score_fake, 0.0)),
             reduce_discriminators="mean",
+            of_sides=True,
         )
-        pair = losses if len(losses) == 2 else losses.view(2, -1).sum(1)
-        return loss, pair[0], pair[1]
+        return loss, losses[0], losses[1]
 
 
 class MSEDLoss(_DLoss):

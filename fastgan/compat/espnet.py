@@ -55,7 +55,7 @@ class GeneratorAdversarialLoss(_Loss):
 
 class DiscriminatorAdversarialLoss(_Loss):
     """mean (r - 1)^2 and mean f^2 for "mse", -mean min(r - 1, 0) and -mean min(-f - 1, 0) for "hinge"; each averaged
-    over the discriminators, or summed; one launch for both.
+    over the discriminators, or summed; one launch forward for both.
 
     Args: those of `GeneratorAdversarialLoss`.
     """
@@ -70,9 +70,9 @@ class DiscriminatorAdversarialLoss(_Loss):
         _, losses = _sides.losses(
             *(criterion, ("outputs", outputs, 1.0), ("outputs_hat", outputs_hat, 0.0)),
             reduce_discriminators=self._reduce,
+            of_sides=True,
         )
-        pair = losses if len(losses) == 2 else losses.view(2, -1).sum(1)
-        return pair[0], pair[1]
+        return losses[0], losses[1]
 
 
 class FeatureMatchLoss(nn.Module):

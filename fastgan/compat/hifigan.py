@@ -62,7 +62,7 @@ def discriminator_loss(
         *("least_squares", ("disc_real_outputs", disc_real_outputs, 1.0)),
         ("disc_generated_outputs", disc_generated_outputs, 0.0),
     )
-    found = list(losses.detach().unbind())
+    found = [x.detach() for x in losses]
     return loss, found[: len(found) // 2], found[len(found) // 2 :]
 
 
@@ -79,4 +79,4 @@ def generator_loss(disc_outputs: Logits) -> tuple[Tensor, list[Tensor]]:
         TypeError, ValueError: not tensors of one floating dtype and device, an empty list.
     """
     loss, losses = _sides.losses("least_squares", ("disc_outputs", disc_outputs, 1.0))
-    return loss, list(losses.unbind())
+    return loss, losses

@@ -13,8 +13,9 @@ import warnings
 
 from torch import Tensor, nn
 
+from fastgan.compat import _sides
 from fastgan.compat._images import expect_known, expect_logits
-from fastgan.functional import adversarial_losses, criterion_loss
+from fastgan.functional import criterion_loss
 
 _CRITERIA = {"bce": "sigmoid_cross_entropy", "hinge": "tanh_hinge", "least_squares": "leaky_least_squares"}
 
@@ -72,7 +73,7 @@ class PatchAdversarialLoss(nn.Module):
         if self.criterion == "hinge":
             label = 1.0 if target_is_real else 0.0
             if self.reduction == "none":
-                return list(adversarial_losses([(input, label)], self._criterion)[1].unbind())
+                return _sides.losses(self._criterion, ("input", input, label))[1]
             reduction = "mean"
         else:
             label = self.real_label if target_is_real else self.fake_label

@@ -31,7 +31,7 @@ class GeneratorLoss(nn.Module):
         Returns L, 0-d, and the losses of the discriminators, 0-d and differentiable. TypeError or ValueError where they
         are not tensors of one floating dtype and device, or where there are none."""
         loss, losses = _sides.losses("hinge_clamp", ("disc_outputs", disc_outputs, 1.0))
-        return loss, list(losses.unbind())
+        return loss, losses
 
 
 class DiscriminatorLoss(nn.Module):
@@ -49,7 +49,7 @@ class DiscriminatorLoss(nn.Module):
             *("hinge_clamp", ("disc_real_outputs", disc_real_outputs, 1.0)),
             ("disc_generated_outputs", disc_generated_outputs, 0.0),
         )
-        found = list(losses.detach().unbind())
+        found = [x.detach() for x in losses]
         return loss, found[: len(found) // 2], found[len(found) // 2 :]
 
 
