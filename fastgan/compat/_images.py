@@ -47,6 +47,7 @@ CRITERIA = {
     "wgan_softplus": "sigmoid_cross_entropy",
     "wgan-logistic-ns": "sigmoid_cross_entropy",
     "smgan": "least_squares",
+    "l1": "absolute",
     "hinge": "hinge",
 }
 _WITHOUT_LABELS = ("wgan", "wgan_softplus", "wgan-logistic-ns")

@@ -29,6 +29,7 @@ class GANLoss(TypedGANLoss):
 
         vanilla:            mean softplus(x) - y x,  `BCEWithLogitsLoss`
         lsgan:              mean (x - y)^2
+        l1:                 mean |x - y|
         wgan:               -mean x for real, mean x for generated
         wgan-logistic-ns:   mean softplus(-x) for real, mean softplus(x) for generated (mmgeneration, GANLossComps)
         hinge:              D: mean relu(1 - x) for real, mean relu(1 + x) for generated;  G: -mean x for either
@@ -37,7 +38,7 @@ class GANLoss(TypedGANLoss):
     times `loss_weight`, unless `is_disc`.
 
     Args:
-        gan_type: one of these six.
+        gan_type: one of these seven.
         real_label_val, fake_label_val: y of each side.
         loss_weight: multiplies the generator's loss alone.
 
@@ -52,7 +53,7 @@ class GANLoss(TypedGANLoss):
     other bad arguments, such as smgan without a mask.
     """
 
-    types = ("vanilla", "lsgan", "wgan", "wgan-logistic-ns", "hinge", "smgan")
+    types = ("vanilla", "lsgan", "wgan", "wgan-logistic-ns", "hinge", "smgan", "l1")
 
     def __init__(
         self, gan_type: str, real_label_val: float = 1.0, fake_label_val: float = 0.0, loss_weight: float = 1.0

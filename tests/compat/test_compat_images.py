@@ -926,3 +926,7 @@ def test_kernels_torchgan_discriminator(name, settings, phi_real, phi_fake, kern
             return reduced(phi_real(r), reduction) + reduced(phi_fake(f), reduction)
 
         check(module, theirs, shaped((5, 1), device=kernel_device), shaped((4, 1), seed=1, device=kernel_device))
+
+
+def test_mmagic_has_the_absolute_difference():
+    check(lambda x: mmagic.GANLoss("l1", 0.9)(x, True), lambda x: (x - 0.9).abs().mean(), *shaped([(4, 6)]))
