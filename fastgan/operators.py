@@ -286,31 +286,33 @@ class _Part(_Value):
 
     @staticmethod
     def forward(layout, value, *tensors):
-        return value.clone()  # no view of the others: it may be written in place
+        return value.data  # a version of its own: it may be written in place while others are saved for backward
 
     @staticmethod
     def backward(ctx, grad):
         return _Value.backward(ctx, grad, None)
 
 
-def apart(terms: Terms, groups: Sequence[Sequence[int]]) -> list[Tensor]:
-    """The loss of each group of terms, given by position; terms without partners, masks or a shift.
+def apart(terms: Terms, groups: Sequence[slice]) -> list[Tensor]:
+    """The loss of each group of terms, which are neighbours; terms without partners, masks or a shift.
 
-    One launch forward for all of them. Each has a graph of its own, and a launch backward of its own, so that each can
-    go backward by itself, and frees only what it came from. A group that asks for no gradient has no graph."""
-    if _traced(terms.tensors()):
-        rows = value(terms, LOSSES)[1]
-        return [rows[list(group), 0].sum() for group in groups]
-    with torch.no_grad():
-        rows = value(terms, LOSSES)[1]
-        values = [rows[group[0] : group[-1] + 1, 0].sum() for group in groups]
+    One launch forward for all of them. Each has a graph of its own and a launch backward of its own, so that each can
+    go backward by itself, and frees only what it came from. A group that asks for no gradient has no graph.
+    `torch.compile` makes one graph of whatever it compiles: there they share one."""
+    compiling = torch.compiler.is_compiling()
+    with torch.set_grad_enabled(compiling and torch.is_grad_enabled()):
+        loss, rows = value(terms, LOSSES)
+        own = rows[:, 0].unbind()
+        losses = [loss if part == slice(None) else functools.reduce(torch.add, own[part]) for part in groups]
+    if compiling:
+        return [
+            x if any(y.requires_grad for y in terms.logits[part]) else x.detach() for x, part in zip(losses, groups)
+        ]
     found = []
-    for group, loss in zip(groups, values):
-        some = terms._replace(
-            **{name: tuple(getattr(terms, name)[i] for i in group) for name in ("logits", "labels", "weights")},
-            targets=tuple(terms.targets[i] for i in group) if terms.targets else (),
-        )
-        found.append(_Part.apply(some.layout(), loss, *some.tensors()))
+    for x, part in zip(losses, groups):
+        logits, targets = terms.logits[part], terms.targets[part]
+        some = Terms(logits, terms.labels[part], terms.weights[part], terms.criterion, targets=targets)
+        found.append(_Part.apply(some.layout(), x, *some.tensors()))
     return found
 
 

@@ -21,8 +21,7 @@ def _pair(dis_fake: Tensor, dis_real: Tensor, criterion: str) -> tuple[Tensor, T
     if losses is not None:
         return losses
     check(dis_fake=dis_fake, dis_real=dis_real)
-    _, losses = _sides.losses(criterion, ("dis_real", dis_real, 1.0), ("dis_fake", dis_fake, 0.0))
-    return losses[0], losses[1]
+    return tuple(_sides.each_loss(criterion, ("dis_real", dis_real, 1.0), ("dis_fake", dis_fake, 0.0)))
 
 
 def loss_dcgan_dis(dis_fake: Tensor, dis_real: Tensor) -> tuple[Tensor, Tensor]:

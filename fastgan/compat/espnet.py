@@ -67,12 +67,11 @@ class DiscriminatorAdversarialLoss(_Loss):
         TypeError or ValueError where they are not tensors of one floating dtype and device, or are empty lists or lists
         of different lengths."""
         criterion = _OBJECTIVES[self.loss_type][1]
-        _, losses = _sides.losses(
+        of_real, of_fake = _sides.each_side(
             *(criterion, ("outputs", outputs, 1.0), ("outputs_hat", outputs_hat, 0.0)),
             reduce_discriminators=self._reduce,
-            of_sides=True,
         )
-        return losses[0], losses[1]
+        return of_real, of_fake
 
 
 class FeatureMatchLoss(nn.Module):

@@ -73,7 +73,7 @@ class PatchAdversarialLoss(nn.Module):
         if self.criterion == "hinge":
             label = 1.0 if target_is_real else 0.0
             if self.reduction == "none":
-                return _sides.losses(self._criterion, ("input", input, label))[1]
+                return _sides.each_loss(self._criterion, ("input", input, label))
             reduction = "mean"
         else:
             label = self.real_label if target_is_real else self.fake_label

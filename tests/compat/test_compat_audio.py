@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from parity import adaptive_weight, check, copied, shaped
 from torch import nn
 
-from fastgan.compat import audiocraft, biggan, bigvgan, coqui, dac, espnet, hifigan, monai, taming, vits, vocos
+from fastgan.compat import audiocraft, bigvgan, coqui, dac, espnet, hifigan, taming, vits, vocos
 
 # The shapes of real configurations, their batches cut to 1, 2 or 4, and BigVGAN's largest maps to a quarter.
 HIFIGAN = [(2, n) for n in (102, 102, 105, 105, 110, 128, 65, 33)]
@@ -66,14 +66,10 @@ def test_hifigan_family_names_its_arguments_as_upstream():
 
 def test_logged_losses_are_detached_and_the_generators_attached():
     reals, fakes = pair(SMALL)
-    for of_d, of_g in (
-        (hifigan.discriminator_loss, hifigan.generator_loss),
-        (vocos.DiscriminatorLoss(), vocos.GeneratorLoss()),
-    ):
-        loss, of_real, of_fake = of_d(reals, fakes)
-        assert loss.requires_grad and not any(x.requires_grad for x in of_real + of_fake)
-        torch.testing.assert_close(sum(of_real) + sum(of_fake), loss.detach())
-        assert all(x.requires_grad for x in of_g(fakes)[1])
+    loss, of_real, of_fake = hifigan.discriminator_loss(reals, fakes)
+    assert loss.requires_grad and not any(x.requires_grad for x in of_real + of_fake)
+    torch.testing.assert_close(sum(of_real) + sum(of_fake), loss.detach())
+    assert all(x.requires_grad for x in hifigan.generator_loss(fakes)[1])
 
 
 def test_one_side_alone():
@@ -98,7 +94,7 @@ def test_losses_take_part_in_arithmetic_in_place():
         loss /= 4
         torch.testing.assert_close(loss.detach(), before / 4)
         for g, w in zip(torch.autograd.grad(loss, fakes, retain_graph=True, allow_unused=True), want):
-            torch.testing.assert_close(g, w / 4)
+            torch.testing.assert_close(g, w if w is None else w / 4)  # of real data's loss: none at generated logits
 
 
 @pytest.mark.parametrize("dtype", HALF)
@@ -124,12 +120,12 @@ def test_sides_of_different_sizes():
 
 def clamped_discriminator(reals, fakes):
     r, f = [relu(1 - x).mean() for x in reals], [relu(1 + x).mean() for x in fakes]
-    return sum(r) + sum(f), [x.item() for x in r], [x.item() for x in f]
+    return (sum(r) + sum(f)).reshape(1), r, f
 
 
 def clamped_generator(fakes):
     losses = [relu(1 - x).mean() for x in fakes]
-    return sum(losses), losses
+    return sum(losses).reshape(1), losses
 
 
 @pytest.mark.parametrize("dtype", WIDE + HALF)
@@ -853,30 +849,3 @@ def test_non_contiguous_outputs():
     reals, fakes = copied([wide]), copied([wide])
     transposed = lambda f: lambda r, g: f([x.transpose(2, 3)[..., ::2] for x in r], [x[..., 1:] for x in g])  # noqa: E731
     check(transposed(hifigan.discriminator_loss), transposed(ls_discriminator), reals, fakes)
-
-
-APART = {
-    "espnet D": lambda r, f: espnet.DiscriminatorAdversarialLoss()(f, r),
-    "coqui D": lambda r, f: coqui.MSEDLoss()(f, r)[1:],
-    "hifigan G": lambda r, f: hifigan.generator_loss([r, f])[1],
-    "vocos G": lambda r, f: vocos.GeneratorLoss()([r, f])[1],
-    "monai": lambda r, f: monai.PatchAdversarialLoss("none", "hinge")([r, f], True, True),
-    "biggan D": biggan.loss_hinge_dis,
-}
-
-
-@pytest.mark.parametrize("losses_of", APART.values(), ids=APART)
-@pytest.mark.parametrize("size", [8, 5000])
-def test_returned_losses_go_backward_one_by_one(kernel_device, losses_of, size):
-    """Through a network a side: no loss frees the other's graph, and one of detached logits asks for no gradient."""
-    x = torch.linspace(-3.0, 3.0, size, device=kernel_device)
-    weights = [torch.full((1,), w, device=kernel_device, requires_grad=True) for w in (0.5, -0.3)]
-    sum(losses_of(*[(w * x).tanh() for w in weights])).backward()
-    want = [w.grad.clone() for w in weights]
-    for w in weights:
-        w.grad = None
-    for loss in losses_of(*[(w * x).tanh() for w in weights]):
-        loss.backward()
-    torch.testing.assert_close([w.grad for w in weights], want, rtol=1e-6, atol=0)
-    found = losses_of((weights[0] * x).tanh(), (weights[1] * x).tanh().detach())
-    assert sorted(loss.requires_grad for loss in found) == [False, True]
