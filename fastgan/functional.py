@@ -306,9 +306,10 @@ def criterion_loss(
     Args:
         logits: as in `discriminator_loss`.
         label: 1 for real and 0 for generated, or what else the criterion takes; a tensor gives every logit its own.
-        criterion: "sigmoid_cross_entropy", "absolute_error", "least_squares", "absolute" (|x - y|), "hinge" (and
-            "hinge_clamp", "hinge_min", which differ at the knee), "wasserstein", "squared_hinge",
-            "leaky_least_squares", "tanh_hinge", "log_sigmoid_with_eps", "cross_entropy" (of probabilities).
+        criterion: "sigmoid_cross_entropy", "softplus" (the same of the labels 1 and 0, but for infinite logits),
+            "absolute_error", "least_squares", "absolute" (|x - y|), "hinge" (and "hinge_clamp", "hinge_min", which
+            differ at the knee), "wasserstein", "squared_hinge", "leaky_least_squares", "tanh_hinge",
+            "log_sigmoid_with_eps", "cross_entropy" (of probabilities).
         weight: multiplies the loss; a list has one number for each tensor.
         weights: a weight for every logit, or a mask; see `real_weights` of `discriminator_loss`.
 
@@ -334,6 +335,19 @@ def criterion_loss(
     labels, targets = _labels(criterion, (("label", label, 0.0),), (x,))
     masks = _masks((("weights", weights),), (x,))
     return _reduced(Terms(x, labels, scales, criterion, len(x), (), targets, masks), reduction)
+
+
+def criterion_value_and_grad(
+    logits: Tensor, label: float, criterion: str = "sigmoid_cross_entropy", *, grad_scale: Tensor | float | None = None
+) -> ValueAndGrad:
+    """`criterion_loss` of a tensor and its gradient in one launch, as of generated data: see
+    `generator_value_and_grad`."""
+    out = _small_value_and_grad((logits,), lambda: (criterion, (float(label),), 1.0), (), 0, grad_scale)
+    if out is not None:
+        return out
+    _check_logits(("logits", (logits,)))
+    _check_label("label", label, criterion)
+    return _value_and_grad(Terms((logits,), (float(label),), (1.0,), criterion), grad_scale, False)
 
 
 def adversarial_losses(

@@ -27,6 +27,15 @@ def sigmoid_cross_entropy(x, y, w):
 
 
 @triton.jit
+def softplus(x, y, w):
+    """phi = softplus(-s x): `sigmoid_cross_entropy` of the labels 1 and 0, but 0 of an infinite logit that is right,
+    where `BCEWithLogitsLoss` has NaN."""
+    log1p, s = log1p_and_sigmoid(exp_minus_abs(x))
+    value = log1p + tl.maximum((1.0 - 2.0 * y) * x, 0.0, propagate_nan=tl.PropagateNan.ALL)
+    return value, tl.where(x >= 0, tl.fma(s, -w, (1.0 - y) * w), tl.fma(s, w, -y * w))
+
+
+@triton.jit
 def absolute_error(x, y, w):
     """phi = (1 - y) sigmoid(x) + y sigmoid(-x), which is |sigmoid(x) - y| for the labels 0 and 1."""
     _, s = log1p_and_sigmoid(exp_minus_abs(x))
@@ -152,7 +161,7 @@ def cross_entropy(x, y, w):
 CRITERIA = {
     function.__name__: function
     for function in (
-        *(sigmoid_cross_entropy, absolute_error, least_squares, hinge, hinge_min, wasserstein, squared_hinge),
-        *(absolute, leaky_least_squares, tanh_hinge, log_sigmoid_with_eps, cross_entropy),
+        *(sigmoid_cross_entropy, softplus, absolute_error, least_squares, hinge, hinge_min, wasserstein),
+        *(squared_hinge, absolute, leaky_least_squares, tanh_hinge, log_sigmoid_with_eps, cross_entropy),
     )
 } | {"hinge_clamp": _hinge_clamp()}

@@ -32,13 +32,13 @@ def loss_dcgan_dis(dis_fake: Tensor, dis_real: Tensor) -> tuple[Tensor, Tensor]:
     Raises:
         TypeError, ValueError: not a floating tensor; an empty one; two dtypes or devices.
     """
-    return _pair(dis_fake, dis_real, "sigmoid_cross_entropy")
+    return _pair(dis_fake, dis_real, "softplus")
 
 
 def loss_dcgan_gen(dis_fake: Tensor) -> Tensor:
     """mean softplus(-dis_fake), 0-d. Errors as in `loss_dcgan_dis`."""
     check(dis_fake=dis_fake)
-    return functional.generator_loss(dis_fake, "nonsaturating")
+    return functional.criterion_loss(dis_fake, 1.0, "softplus")
 
 
 def loss_hinge_dis(dis_fake: Tensor, dis_real: Tensor) -> tuple[Tensor, Tensor]:
