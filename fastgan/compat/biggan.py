@@ -2,9 +2,9 @@
 
     import losses                              ->  from fastgan.compat import biggan as losses
 
-in `train_fns.py`. The generated side comes first in the arguments and the real side first in the result. One launch
-forward serves the pair, and each goes backward by itself. Values and gradients are upstream's; half-precision logits
-give float32 losses (upstream: half).
+in `train_fns.py`. Read at 9845943 (July 2019). The generated side comes first in the arguments and the real side first
+in the result. One launch forward serves the pair, and each goes backward by itself. Values and gradients are
+upstream's; half-precision logits give float32 losses (upstream: half).
 """
 
 from __future__ import annotations

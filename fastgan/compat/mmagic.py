@@ -9,9 +9,10 @@ One import, and one word in the config:
 Where mmagic is installed, this module enters FusedGANLoss and FusedDiscShiftLoss into its registry MODELS. By hand:
 `from fastgan.compat.mmagic import GANLoss` instead of `from mmagic.models.losses import GANLoss`.
 
-Differences: half-precision logits give a float32 loss. For `vanilla` a label outside [0, 1] is a ValueError. The mask
-is blurred by two convolutions of 71 taps instead of one of 71 x 71, which gives the same to rounding. mmgeneration's
-DiscShiftLoss, which picks its input out of a dictionary (`data_info`), is not served.
+Types and settings were read at 0a560bba (January 2024). Differences: half-precision logits give a float32 loss. For
+`vanilla` a label outside [0, 1] is a ValueError. The mask is blurred by two convolutions of 71 taps instead of one of
+71 x 71, which gives the same to rounding. mmgeneration's DiscShiftLoss, which picks its input out of a dictionary
+(`data_info`), is not served.
 """
 
 from __future__ import annotations

@@ -2,9 +2,10 @@
 
     from fastgan.compat.monai import PatchAdversarialLoss      # instead of: from monai.losses import ...
 
-All discriminators take one launch, with the activation inside it, and no label is copied to the device. Differences:
-half-precision logits give a float32 loss. "bce" is computed from the logits, where upstream's gradient is 0 once the
-sigmoid has rounded to 0 or 1. A criterion in capitals works, where upstream accepts it and then fails.
+All discriminators take one launch, with the activation inside it, and no label is copied to the device. Differences
+from d388d1c6f (June 2025): half-precision logits give a float32 loss. "bce" is computed from the logits, where
+upstream's gradient is 0 once the sigmoid has rounded to 0 or 1. A criterion in capitals works, where upstream accepts
+it and then fails.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@
                                                   from fastgan.compat.rosinality import g_nonsaturating_loss
                                                   from fastgan.compat.rosinality import g_path_regularize
 
-(delete the four definitions). Values and gradients are upstream's;
+(delete the four definitions). Signatures were read at bef283a (November 2021). Values and gradients are upstream's;
 half-precision logits give float32 losses (upstream: half).
 """
 

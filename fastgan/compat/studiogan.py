@@ -12,9 +12,10 @@ In `src/worker.py`, for LeCam:
 
 The multi-hinge loss (`crammer_singer_loss`: a maximum over classes) is not here; keep upstream's.
 
-Differences: `DDP`, which upstream never reads, may be left out, as in its earlier versions; the two sides may have
-different sizes; half-precision logits give float32 losses (upstream: half). The `d_vanilla` of those earlier versions
-took log sigmoid(1 - f) for the generated side, which was wrong and is not reproduced.
+The losses were read at 947b35e (August 2023). Differences: `DDP`, which upstream never reads, may be left out, as in
+its earlier versions; the two sides may have different sizes; half-precision logits give float32 losses (upstream:
+half). The `d_vanilla` of those earlier versions took log sigmoid(1 - f) for the generated side, which was wrong and is
+not reproduced.
 """
 
 from __future__ import annotations
