@@ -211,14 +211,19 @@ def _positive(gaps):
     return torch._foreach_clamp_min(gaps, 0.0)
 
 
+def _nan_inside(gaps):
+    """NaN has the slope of a logit on the wrong side, as `relu` and `min` have it."""
+    return [torch.nan_to_num(gap, nan=1.0) for gap in gaps]
+
+
 def _list_hinge_slope(gaps):
-    inside = _positive(gaps)
+    inside = _positive(_nan_inside(gaps))
     torch._foreach_sign_(inside)
     return inside
 
 
 def _list_hinge_min_slope(gaps):
-    twice = torch._foreach_sign(gaps)
+    twice = torch._foreach_sign(_nan_inside(gaps))
     torch._foreach_add_(twice, constant(1.0, gaps[0].dtype))
     return twice
 
@@ -500,7 +505,8 @@ def _hinge(x: Tensor, y: float, slope_weight: float, value: bool, statistics: bo
     if value:
         total = gap.relu().sum().item()
     if gradient and knee:  # 1/2 there
-        grad = _rounded(gap.sign_().add_(constant(1.0, wide.dtype)).mul_(-0.5 * s * slope_weight), x)
+        gap.nan_to_num_(nan=1.0).sign_()
+        grad = _rounded(gap.add_(constant(1.0, wide.dtype)).mul_(-0.5 * s * slope_weight), x)
     elif gradient:
         slope = torch.tensor(-s * slope_weight, dtype=wide.dtype, device="cpu").expand_as(gap)
         grad = _rounded(torch.ops.aten.threshold_backward(slope, gap, 0.0), x)
@@ -517,7 +523,7 @@ def _hinge_by_blocks(x: Tensor, s: float, slope_weight: float, value: bool, stat
     def slopes(x, out):
         gap = torch.add(one, x, alpha=-s, out=out)
         if knee:  # 1/2 there
-            gap.sign_().add_(one).mul_(slope * 0.5)
+            gap.nan_to_num_(nan=1.0).sign_().add_(one).mul_(slope * 0.5)
         else:
             torch.ops.aten.threshold_backward.grad_input(slope.expand_as(gap), gap, 0.0, grad_input=gap)
 
@@ -543,7 +549,17 @@ def _rounded(grad: Tensor, x: Tensor) -> Tensor:
     return grad if grad.dtype == x.dtype else grad.to(x.dtype)
 
 
-def _sigmoid_cross_entropy(x: Tensor, label: float, slope_weight: float, value: bool, statistics: bool, gradient: bool):
+def _cross_entropy_of(x: Tensor, label: float) -> Tensor:
+    return F.binary_cross_entropy_with_logits(x, torch.full_like(x, label))
+
+
+def _softplus_of(x: Tensor, label: float) -> Tensor:
+    return F.softplus(-x if label else x).mean()
+
+
+def _sigmoid_cross_entropy(
+    x: Tensor, label: float, slope_weight: float, value: bool, statistics: bool, gradient: bool, eager=_cross_entropy_of
+):
     # phi is softplus(z) - t z with z = x, t = y for a label near 0, and z = -x, t = 1 - y for one near 1: what is left
     # of the label is at most 1/2, so nothing cancels.
     n = x.numel()
@@ -577,14 +593,14 @@ def _sigmoid_cross_entropy(x: Tensor, label: float, slope_weight: float, value: 
     z_sum = -logit_sum if flip else logit_sum
     mean_loss = (softplus_sum - target * z_sum) / n if n else math.nan
     if not math.isfinite(mean_loss) or not math.isfinite(logit_sum):  # infinite logits: what eager says of them
-        wide = widen(_flat(x))
-        mean_loss = F.binary_cross_entropy_with_logits(wide, torch.full_like(wide, label)).item()
+        mean_loss = eager(widen(_flat(x)), label).item()
     return mean_loss, logit_sum, non_negative, grad
 
 
 # (x, label, slope weight, value?, statistics?, gradient?) -> (mean of phi, sum of x, how many x are >= 0, gradient)
 FAST = {
     "sigmoid_cross_entropy": _sigmoid_cross_entropy,
+    "softplus": functools.partial(_sigmoid_cross_entropy, eager=_softplus_of),
     "least_squares": _least_squares,
     "hinge": _hinge,
     "hinge_min": functools.partial(_hinge, knee=0.5),

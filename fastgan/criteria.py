@@ -123,6 +123,13 @@ CRITERIA = {
         labels="probability",
         formula="softplus(x) - y x",
     ),
+    "softplus": Criterion(
+        lambda x, y: F.softplus(-_sign(y) * x, 1.0, 50.0),
+        _sigmoid_minus,
+        lambda x, y: _sigmoid_slope(x),
+        labels="side",
+        formula="softplus(-s x)",
+    ),
     "absolute_error": Criterion(
         lambda x, y: (1.0 - y) * torch.sigmoid(x) + y * torch.sigmoid(-x),
         lambda x, y: (1.0 - 2.0 * y) * _sigmoid_slope(x),

@@ -307,9 +307,10 @@ def criterion_loss(
     Args:
         logits: as in `discriminator_loss`.
         label: 1 for real and 0 for generated, or what else the criterion takes; a tensor gives every logit its own.
-        criterion: "sigmoid_cross_entropy", "absolute_error", "least_squares", "absolute" (|x - y|), "hinge" (and
-            "hinge_clamp", "hinge_min", which differ at the knee), "wasserstein", "squared_hinge",
-            "leaky_least_squares", "tanh_hinge", "log_sigmoid_with_eps", "cross_entropy" (of probabilities).
+        criterion: "sigmoid_cross_entropy", "softplus" (the same of the labels 1 and 0, but for infinite logits),
+            "absolute_error", "least_squares", "absolute" (|x - y|), "hinge" (and "hinge_clamp", "hinge_min", which
+            differ at the knee), "wasserstein", "squared_hinge", "leaky_least_squares", "tanh_hinge",
+            "log_sigmoid_with_eps", "cross_entropy" (of probabilities).
         weight: multiplies the loss; a list has one number for each tensor.
         weights: a weight for every logit, or a mask; see `real_weights` of `discriminator_loss`.
 
@@ -335,6 +336,19 @@ def criterion_loss(
     labels, targets = _labels(criterion, (("label", label, 0.0),), (x,))
     masks = _masks((("weights", weights),), (x,), reduction)
     return _reduced(Terms(x, labels, scales, criterion, len(x), (), targets, masks), reduction)
+
+
+def criterion_value_and_grad(
+    logits: Tensor, label: float, criterion: str = "sigmoid_cross_entropy", *, grad_scale: Tensor | float | None = None
+) -> ValueAndGrad:
+    """`criterion_loss` of a tensor and its gradient in one launch, as of generated data: see
+    `generator_value_and_grad`."""
+    out = _small_value_and_grad((logits,), lambda: (criterion, (float(label),), 1.0), (), 0, grad_scale)
+    if out is not None:
+        return out
+    _check_logits(("logits", (logits,)))
+    _check_label("label", label, criterion)
+    return _value_and_grad(Terms((logits,), (float(label),), (1.0,), criterion), grad_scale, False)
 
 
 def adversarial_losses(
@@ -365,6 +379,14 @@ def _losses_of(
     sides: Sequence[tuple[str, Logits, Label]], criterion: str, weight: float = 1.0, reduce_discriminators: str = "sum"
 ) -> tuple[Tensor, Tensor]:
     """`adversarial_losses` of (name, logits, label), whose errors name the caller's own arguments."""
+    loss, rows = operators.value(terms_of_sides(sides, criterion, weight, reduce_discriminators), operators.LOSSES)
+    return loss, rows[:, 0]
+
+
+def terms_of_sides(
+    sides: Sequence[tuple[str, Logits, Label]], criterion: str, weight: float = 1.0, reduce_discriminators: str = "sum"
+) -> Terms:
+    """The terms of (name, logits, label), whose errors name the caller's own arguments."""
     criteria.find(criterion)
     tensors = [_listed(name, logits) for name, logits, _ in sides]
     _check_logits(*[(name, x) for (name, _, _), x in zip(sides, tensors)])
@@ -372,9 +394,7 @@ def _losses_of(
     labels, targets = _labels(criterion, [(f"label of {name}", label, 0.0) for name, _, label in sides], tensors)
     scale = float(weight) * _share(reduce_discriminators, len(tensors[0]))
     logits = [x for xs in tensors for x in xs]
-    terms = Terms(logits, labels, (scale,) * len(logits), criterion, len(tensors[0]), (), targets)
-    loss, rows = operators.value(terms, operators.LOSSES)
-    return loss, rows[:, 0]
+    return Terms(logits, labels, (scale,) * len(logits), criterion, len(tensors[0]), (), targets)
 
 
 def lecam_regularizer(

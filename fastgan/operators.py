@@ -281,6 +281,41 @@ class _Value(Function):
         return (loss, loss.new_empty(0)), (0, None)
 
 
+class _Part(_Value):
+    """The loss of some terms, computed before: a graph of its own, for losses of one launch that go backward apart."""
+
+    @staticmethod
+    def forward(layout, value, *tensors):
+        return value.data  # a version of its own: it may be written in place while others are saved for backward
+
+    @staticmethod
+    def backward(ctx, grad):
+        return _Value.backward(ctx, grad, None)
+
+
+def apart(terms: Terms, groups: Sequence[slice]) -> list[Tensor]:
+    """The loss of each group of terms, which are neighbours; terms without partners, masks or a shift.
+
+    One launch forward for all of them. Each has a graph of its own and a launch backward of its own, so that each can
+    go backward by itself, and frees only what it came from. A group that asks for no gradient has no graph.
+    `torch.compile` makes one graph of whatever it compiles: there they share one."""
+    compiling = torch.compiler.is_compiling()
+    with torch.set_grad_enabled(compiling and torch.is_grad_enabled()):
+        loss, rows = value(terms, LOSSES)
+        own = rows[:, 0].unbind()
+        losses = [loss if part == slice(None) else functools.reduce(torch.add, own[part]) for part in groups]
+    if compiling:
+        return [
+            x if any(y.requires_grad for y in terms.logits[part]) else x.detach() for x, part in zip(losses, groups)
+        ]
+    found = []
+    for x, part in zip(losses, groups):
+        logits, targets = terms.logits[part], terms.targets[part]
+        some = Terms(logits, terms.labels[part], terms.weights[part], terms.criterion, targets=targets)
+        found.append(_Part.apply(some.layout(), x, *some.tensors()))
+    return found
+
+
 def elementwise(terms: Terms, k: int) -> Tensor:
     """phi of every logit of term k, masked; by PyTorch's own operators, which autograd follows."""
     x, y, mask = list(_by_term(terms))[k][:3]

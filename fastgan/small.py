@@ -134,6 +134,13 @@ def _cross_entropy(x: Tensor, y: float | Tensor) -> Part | None:
     return torch.lerp(below, -above, y), 1.0
 
 
+def _softplus(x: Tensor, y: float | Tensor) -> Part | None:
+    if y.__class__ is not float or y not in (0.0, 1.0):
+        return None
+    x = widen(x)
+    return (torch._C._nn.softplus(x, -1.0, 50.0), -1.0) if y else (torch._C._nn.softplus(x, 1.0, 50.0), 1.0)
+
+
 def _finite(x: Tensor) -> bool:
     """False where a number is not, and of a few logits where a square is not: the general way is right as well."""
     return math.isfinite((x.dot(x) if x.dim() == 1 and x.numel() <= _FEW else x.sum()).item())
@@ -180,6 +187,7 @@ def _probabilities(x: Tensor, y: float | Tensor) -> Part:
 _MEANS = ("least_squares", "cross_entropy", "wasserstein")  # whose forms give the mean, in one operator
 FORMS: dict[str, Callable[[Tensor, float | Tensor], Part | None]] = {
     "sigmoid_cross_entropy": _cross_entropy,
+    "softplus": _softplus,
     "least_squares": _least_squares,
     "hinge": _hinge,
     "hinge_min": _hinge_min,

@@ -38,6 +38,15 @@ def _sigmoid_cross_entropy(x, y, w, e):
 
 
 @triton.jit
+def softplus(x, y, w):
+    """phi = softplus(-s x): `sigmoid_cross_entropy` of the labels 1 and 0, but 0 of an infinite logit that is right,
+    where `BCEWithLogitsLoss` has NaN."""
+    log1p, s = log1p_and_sigmoid(exp_minus_abs(x))
+    value = log1p + tl.maximum((1.0 - 2.0 * y) * x, 0.0, propagate_nan=tl.PropagateNan.ALL)
+    return value, tl.where(x >= 0, tl.fma(s, -w, (1.0 - y) * w), tl.fma(s, w, -y * w))
+
+
+@triton.jit
 def absolute_error(x, y, w):
     """phi = (1 - y) sigmoid(x) + y sigmoid(-x): |sigmoid(x) - y| for the labels 0 and 1; for y between them what that
     is in the mean over labels that are 1 with probability y, as with the cross-entropy."""
@@ -164,8 +173,8 @@ def cross_entropy(x, y, w):
 CRITERIA = {
     function.__name__: function
     for function in (
-        *(sigmoid_cross_entropy, absolute_error, least_squares, hinge, hinge_min, wasserstein, squared_hinge),
-        *(absolute, leaky_least_squares, tanh_hinge, log_sigmoid_with_eps, cross_entropy),
+        *(sigmoid_cross_entropy, softplus, absolute_error, least_squares, hinge, hinge_min, wasserstein),
+        *(squared_hinge, absolute, leaky_least_squares, tanh_hinge, log_sigmoid_with_eps, cross_entropy),
     )
 } | {"hinge_clamp": _hinge_clamp()}
 

@@ -44,9 +44,10 @@ CRITERIA = {
     "vanilla": "sigmoid_cross_entropy",
     "lsgan": "least_squares",
     "wgan": "wasserstein",
-    "wgan_softplus": "sigmoid_cross_entropy",
-    "wgan-logistic-ns": "sigmoid_cross_entropy",
+    "wgan_softplus": "softplus",
+    "wgan-logistic-ns": "softplus",
     "smgan": "least_squares",
+    "l1": "absolute",
     "hinge": "hinge",
 }
 _WITHOUT_LABELS = ("wgan", "wgan_softplus", "wgan-logistic-ns")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from fastgan import operators
+from fastgan import operators, small
 from fastgan.functional import _check_logits
+from fastgan.operators import Terms
 
 
 def check(*, lists: bool = False, **logits: Tensor) -> None:
@@ -24,3 +25,12 @@ def check(*, lists: bool = False, **logits: Tensor) -> None:
     for name, x in tensors:
         if not x.numel():
             raise ValueError(f"{name}: got an empty tensor of shape {tuple(x.shape)}, expected at least one logit")
+
+
+def softplus_of_both(real: Tensor, fake: Tensor, weight: float = 1.0) -> Tensor:
+    """weight (mean softplus(-real) + mean softplus(fake)), 0-d; one launch. Finite of infinite logits that are right.
+
+    The logits are checked already."""
+    if operators.plain(real, fake):
+        return small.pair("softplus", real, 1.0, fake, 0.0, weight)
+    return operators.value(Terms((real, fake), (1.0, 0.0), (weight, weight), "softplus", 1))[0]

@@ -1,4 +1,4 @@
-"""BasicSR (XPixelGroup), and what takes its losses by name: Real-ESRGAN, GFPGAN, neosr and others.
+"""BasicSR (XPixelGroup), and what takes its losses from its registry: Real-ESRGAN, GFPGAN and others.
 
 One import where training starts, and one word in the YAML file:
 
@@ -9,9 +9,10 @@ One import where training starts, and one word in the YAML file:
 
 Where BasicSR is installed, this module enters both names into its LOSS_REGISTRY. By hand:
 `from fastgan.compat.basicsr import GANLoss` instead of `from basicsr.losses import GANLoss`; likewise `r1_penalty` and
-`g_path_regularize`, which basicsr.losses has too.
+`g_path_regularize`, which basicsr.losses has too. neosr has a registry of its own, which this import does not reach.
 
-Differences: half-precision logits give a float32 loss. For `vanilla` a label outside [0, 1] is a ValueError.
+Signatures were read at 8d56e3a (May 2024). Differences: half-precision logits give a float32 loss. For `vanilla` a
+label outside [0, 1] is a ValueError.
 """
 
 from __future__ import annotations

@@ -2,8 +2,9 @@
 
     import losses                              ->  from fastgan.compat import biggan as losses
 
-in `train_fns.py`. The generated side comes first in the arguments and the real side first in the result. One launch
-serves the pair. Values and gradients are upstream's; half-precision logits give float32 losses (upstream: half).
+in `train_fns.py`. Read at 9845943 (July 2019). The generated side comes first in the arguments and the real side first
+in the result. One launch forward serves the pair, and each goes backward by itself. Values and gradients are
+upstream's; half-precision logits give float32 losses (upstream: half).
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from fastgan import functional
+from fastgan.compat import _sides
 from fastgan.compat._logits import check
 
 
@@ -19,7 +21,7 @@ def _pair(dis_fake: Tensor, dis_real: Tensor, criterion: str) -> tuple[Tensor, T
     if losses is not None:
         return losses
     check(dis_fake=dis_fake, dis_real=dis_real)
-    return functional.adversarial_losses([(dis_real, 1.0), (dis_fake, 0.0)], criterion)[1].unbind()
+    return tuple(_sides.each_loss(criterion, ("dis_real", dis_real, 1.0), ("dis_fake", dis_fake, 0.0)))
 
 
 def loss_dcgan_dis(dis_fake: Tensor, dis_real: Tensor) -> tuple[Tensor, Tensor]:
@@ -30,13 +32,13 @@ def loss_dcgan_dis(dis_fake: Tensor, dis_real: Tensor) -> tuple[Tensor, Tensor]:
     Raises:
         TypeError, ValueError: not a floating tensor; an empty one; two dtypes or devices.
     """
-    return _pair(dis_fake, dis_real, "sigmoid_cross_entropy")
+    return _pair(dis_fake, dis_real, "softplus")
 
 
 def loss_dcgan_gen(dis_fake: Tensor) -> Tensor:
     """mean softplus(-dis_fake), 0-d. Errors as in `loss_dcgan_dis`."""
     check(dis_fake=dis_fake)
-    return functional.generator_loss(dis_fake, "nonsaturating")
+    return functional.criterion_loss(dis_fake, 1.0, "softplus")
 
 
 def loss_hinge_dis(dis_fake: Tensor, dis_real: Tensor) -> tuple[Tensor, Tensor]:

@@ -60,12 +60,10 @@ class _DLoss(nn.Module):
     criterion: str
 
     def forward(self, score_fake: Logits, score_real: Logits) -> tuple[Tensor, Tensor, Tensor]:
-        loss, losses = _sides.losses(
+        return _sides.total_and_each_side(
             *(self.criterion, ("score_real", score_real, 1.0), ("score_fake", score_fake, 0.0)),
             reduce_discriminators="mean",
         )
-        pair = losses if len(losses) == 2 else losses.view(2, -1).sum(1)
-        return loss, pair[0], pair[1]
 
 
 class MSEDLoss(_DLoss):

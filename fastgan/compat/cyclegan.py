@@ -21,7 +21,7 @@ _CRITERIA = {
     "lsgan": "least_squares",
     "vanilla": "sigmoid_cross_entropy",
     "wgangp": "wasserstein",
-    "nonsaturating": "sigmoid_cross_entropy",
+    "nonsaturating": "softplus",
 }
 
 

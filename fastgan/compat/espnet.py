@@ -55,7 +55,7 @@ class GeneratorAdversarialLoss(_Loss):
 
 class DiscriminatorAdversarialLoss(_Loss):
     """mean (r - 1)^2 and mean f^2 for "mse", -mean min(r - 1, 0) and -mean min(-f - 1, 0) for "hinge"; each averaged
-    over the discriminators, or summed; one launch for both.
+    over the discriminators, or summed; one launch forward for both.
 
     Args: those of `GeneratorAdversarialLoss`.
     """
@@ -67,12 +67,11 @@ class DiscriminatorAdversarialLoss(_Loss):
         TypeError or ValueError where they are not tensors of one floating dtype and device, or are empty lists or lists
         of different lengths."""
         criterion = _OBJECTIVES[self.loss_type][1]
-        _, losses = _sides.losses(
+        of_real, of_fake = _sides.each_side(
             *(criterion, ("outputs", outputs, 1.0), ("outputs_hat", outputs_hat, 0.0)),
             reduce_discriminators=self._reduce,
         )
-        pair = losses if len(losses) == 2 else losses.view(2, -1).sum(1)
-        return pair[0], pair[1]
+        return of_real, of_fake
 
 
 class FeatureMatchLoss(nn.Module):

@@ -58,11 +58,10 @@ def discriminator_loss(
     Raises:
         TypeError, ValueError: not tensors of one floating dtype and device, an empty list, lists of different lengths.
     """
-    loss, losses = _sides.losses(
+    loss, found = _sides.total_and_values(
         *("least_squares", ("disc_real_outputs", disc_real_outputs, 1.0)),
         ("disc_generated_outputs", disc_generated_outputs, 0.0),
     )
-    found = list(losses.detach().unbind())
     return loss, found[: len(found) // 2], found[len(found) // 2 :]
 
 
@@ -78,5 +77,4 @@ def generator_loss(disc_outputs: Logits) -> tuple[Tensor, list[Tensor]]:
     Raises:
         TypeError, ValueError: not tensors of one floating dtype and device, an empty list.
     """
-    loss, losses = _sides.losses("least_squares", ("disc_outputs", disc_outputs, 1.0))
-    return loss, list(losses.unbind())
+    return _sides.total_and_each_loss("least_squares", ("disc_outputs", disc_outputs, 1.0))

@@ -9,9 +9,10 @@ One import, and one word in the config:
 Where mmagic is installed, this module enters FusedGANLoss and FusedDiscShiftLoss into its registry MODELS. By hand:
 `from fastgan.compat.mmagic import GANLoss` instead of `from mmagic.models.losses import GANLoss`.
 
-Differences: half-precision logits give a float32 loss. For `vanilla` a label outside [0, 1] is a ValueError. The mask
-is blurred by two convolutions of 71 taps instead of one of 71 x 71, which gives the same to rounding. mmgeneration's
-DiscShiftLoss, which picks its input out of a dictionary (`data_info`), is not served.
+Types and settings were read at 0a560bba (January 2024). Differences: half-precision logits give a float32 loss. For
+`vanilla` a label outside [0, 1] is a ValueError. The mask is blurred by two convolutions of 71 taps instead of one of
+71 x 71, which gives the same to rounding. mmgeneration's DiscShiftLoss, which picks its input out of a dictionary
+(`data_info`), is not served.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ class GANLoss(TypedGANLoss):
 
         vanilla:            mean softplus(x) - y x,  `BCEWithLogitsLoss`
         lsgan:              mean (x - y)^2
+        l1:                 mean |x - y|
         wgan:               -mean x for real, mean x for generated
         wgan-logistic-ns:   mean softplus(-x) for real, mean softplus(x) for generated (mmgeneration, GANLossComps)
         hinge:              D: mean relu(1 - x) for real, mean relu(1 + x) for generated;  G: -mean x for either
@@ -37,7 +39,7 @@ class GANLoss(TypedGANLoss):
     times `loss_weight`, unless `is_disc`.
 
     Args:
-        gan_type: one of these six.
+        gan_type: one of these seven.
         real_label_val, fake_label_val: y of each side.
         loss_weight: multiplies the generator's loss alone.
 
@@ -52,7 +54,7 @@ class GANLoss(TypedGANLoss):
     other bad arguments, such as smgan without a mask.
     """
 
-    types = ("vanilla", "lsgan", "wgan", "wgan-logistic-ns", "hinge", "smgan")
+    types = ("vanilla", "lsgan", "wgan", "wgan-logistic-ns", "hinge", "smgan", "l1")
 
     def __init__(
         self, gan_type: str, real_label_val: float = 1.0, fake_label_val: float = 0.0, loss_weight: float = 1.0

@@ -2,9 +2,10 @@
 
     from fastgan.compat.monai import PatchAdversarialLoss      # instead of: from monai.losses import ...
 
-All discriminators take one launch, with the activation inside it, and no label is copied to the device. Differences:
-half-precision logits give a float32 loss. "bce" is computed from the logits, where upstream's gradient is 0 once the
-sigmoid has rounded to 0 or 1. A criterion in capitals works, where upstream accepts it and then fails.
+All discriminators take one launch, with the activation inside it, and no label is copied to the device. Differences
+from d388d1c6f (June 2025): half-precision logits give a float32 loss. "bce" is computed from the logits, where
+upstream's gradient is 0 once the sigmoid has rounded to 0 or 1. A criterion in capitals works, where upstream accepts
+it and then fails.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ import warnings
 
 from torch import Tensor, nn
 
+from fastgan.compat import _sides
 from fastgan.compat._images import expect_known, expect_logits
-from fastgan.functional import adversarial_losses, criterion_loss
+from fastgan.functional import criterion_loss
 
 _CRITERIA = {"bce": "sigmoid_cross_entropy", "hinge": "tanh_hinge", "least_squares": "leaky_least_squares"}
 
@@ -72,7 +74,7 @@ class PatchAdversarialLoss(nn.Module):
         if self.criterion == "hinge":
             label = 1.0 if target_is_real else 0.0
             if self.reduction == "none":
-                return list(adversarial_losses([(input, label)], self._criterion)[1].unbind())
+                return _sides.each_loss(self._criterion, ("input", input, label))
             reduction = "mean"
         else:
             label = self.real_label if target_is_real else self.fake_label

@@ -4,9 +4,8 @@
 
 in `training/loss.py`. The relativistic pairing is one launch forward and one backward; R1 and R2 are PyTorch's
 autograd. `generator_loss` and `discriminator_loss` are the pairing alone, for code with a loop of its own; upstream has
-them inline, so their names are ours. Differences: half-precision logits give float32 losses (upstream: half), and an
-infinite difference makes them NaN or infinite, where upstream has 0 in D's favour (of a few thousand logits on a CPU
-they are upstream's).
+them inline, so their names are ours. Read at 19a7ddf (January 2025). Difference: half-precision logits give float32
+losses (upstream: half).
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ from torch import Tensor
 from fastgan import functional, operators, small
 from fastgan.closed_form import widen
 from fastgan.compat._logits import check
+from fastgan.operators import Terms
 
 
 def generator_loss(real_logits: Tensor, fake_logits: Tensor, reduction: str = "mean") -> Tensor:
@@ -33,7 +33,7 @@ def generator_loss(real_logits: Tensor, fake_logits: Tensor, reduction: str = "m
     if loss is not None:
         return loss
     _check_pairs(real_logits, fake_logits)
-    return functional.generator_loss(fake_logits, "relativistic", real_logits=real_logits, reduction=reduction)
+    return _pairs(fake_logits, real_logits, reduction)
 
 
 def discriminator_loss(real_logits: Tensor, fake_logits: Tensor, reduction: str = "mean") -> Tensor:
@@ -42,7 +42,7 @@ def discriminator_loss(real_logits: Tensor, fake_logits: Tensor, reduction: str 
     if loss is not None:
         return loss
     _check_pairs(real_logits, fake_logits)
-    return functional.discriminator_loss(real_logits, fake_logits, "relativistic", reduction=reduction)
+    return _pairs(real_logits, fake_logits, reduction)
 
 
 class AdversarialTraining:
@@ -106,9 +106,15 @@ class AdversarialTraining:
         return [*_reported(real, fake), *(x.detach() for x in penalties)]
 
 
+def _pairs(own: Tensor, other: Tensor, reduction: str) -> Tensor:
+    if reduction == "mean":
+        return operators.value(Terms((own,), (1.0,), (1.0,), "softplus", 1, (other,)))[0]
+    return functional.criterion_loss(widen(own) - widen(other), 1.0, "softplus", reduction=reduction)
+
+
 def _reported(own: Tensor, other: Tensor) -> list[Tensor]:
     difference = own.detach() - other.detach()
-    return [functional.criterion_loss(difference, 1.0, reduction="none"), difference]
+    return [functional.criterion_loss(difference, 1.0, "softplus", reduction="none"), difference]
 
 
 def _small(own: Tensor, other: Tensor) -> Tensor | None:

@@ -4,7 +4,7 @@
                                                   from fastgan.compat.rosinality import g_nonsaturating_loss
                                                   from fastgan.compat.rosinality import g_path_regularize
 
-(delete the four definitions). Values and gradients are upstream's;
+(delete the four definitions). Signatures were read at bef283a (November 2021). Values and gradients are upstream's;
 half-precision logits give float32 losses (upstream: half).
 """
 
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from fastgan import functional, penalties
-from fastgan.compat._logits import check
+from fastgan.compat._logits import check, softplus_of_both
 
 
 def d_logistic_loss(real_pred: Tensor, fake_pred: Tensor) -> Tensor:
@@ -24,13 +24,13 @@ def d_logistic_loss(real_pred: Tensor, fake_pred: Tensor) -> Tensor:
         TypeError, ValueError: not a floating tensor; an empty one; two dtypes or devices.
     """
     check(real_pred=real_pred, fake_pred=fake_pred)
-    return functional.discriminator_loss(real_pred, fake_pred, "nonsaturating")
+    return softplus_of_both(real_pred, fake_pred)
 
 
 def g_nonsaturating_loss(fake_pred: Tensor) -> Tensor:
     """mean softplus(-fake_pred), 0-d. Errors as in `d_logistic_loss`."""
     check(fake_pred=fake_pred)
-    return functional.generator_loss(fake_pred, "nonsaturating")
+    return functional.criterion_loss(fake_pred, 1.0, "softplus")
 
 
 def d_r1_loss(real_pred: Tensor, real_img: Tensor) -> Tensor:

@@ -12,9 +12,10 @@ In `src/worker.py`, for LeCam:
 
 The multi-hinge loss (`crammer_singer_loss`: a maximum over classes) is not here; keep upstream's.
 
-Differences: `DDP`, which upstream never reads, may be left out, as in its earlier versions; the two sides may have
-different sizes; half-precision logits give float32 losses (upstream: half). The `d_vanilla` of those earlier versions
-took log sigmoid(1 - f) for the generated side, which was wrong and is not reproduced.
+The losses were read at 947b35e (August 2023). Differences: `DDP`, which upstream never reads, may be left out, as in
+its earlier versions; the two sides may have different sizes; half-precision logits give float32 losses (upstream:
+half). The `d_vanilla` of those earlier versions took log sigmoid(1 - f) for the generated side, which was wrong and is
+not reproduced.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import torch
 from torch import Tensor
 
 from fastgan import functional
-from fastgan.compat._logits import check
+from fastgan.compat._logits import check, softplus_of_both
 
 _QUANTITIES = ("G_loss", "D_loss_real", "D_loss_fake", "D_real", "D_fake")
 
@@ -44,22 +45,26 @@ def d_vanilla(d_logit_real: Tensor, d_logit_fake: Tensor, DDP=None) -> Tensor:
     Raises:
         TypeError, ValueError: not a floating tensor; an empty one; two dtypes or devices.
     """
-    return _discriminator(d_logit_real, d_logit_fake, "nonsaturating")
+    check(d_logit_real=d_logit_real, d_logit_fake=d_logit_fake)
+    return softplus_of_both(d_logit_real, d_logit_fake)
 
 
 def g_vanilla(d_logit_fake: Tensor, DDP=None) -> Tensor:
     """mean softplus(-f), 0-d. Errors as in `d_vanilla`."""
-    return _generator(d_logit_fake, "nonsaturating")
+    check(d_logit_fake=d_logit_fake)
+    return functional.criterion_loss(d_logit_fake, 1.0, "softplus")
 
 
 def d_logistic(d_logit_real: Tensor, d_logit_fake: Tensor, DDP=None) -> Tensor:
     """mean (softplus(-r) + softplus(f)), 0-d: the same number as `d_vanilla`."""
-    return _discriminator(d_logit_real, d_logit_fake, "nonsaturating")
+    check(d_logit_real=d_logit_real, d_logit_fake=d_logit_fake)
+    return softplus_of_both(d_logit_real, d_logit_fake)
 
 
 def g_logistic(d_logit_fake: Tensor, DDP=None) -> Tensor:
     """mean softplus(-f), 0-d: the same number as `g_vanilla`."""
-    return _generator(d_logit_fake, "nonsaturating")
+    check(d_logit_fake=d_logit_fake)
+    return functional.criterion_loss(d_logit_fake, 1.0, "softplus")
 
 
 def d_ls(d_logit_real: Tensor, d_logit_fake: Tensor, DDP=None) -> Tensor:

@@ -42,7 +42,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from fastgan import functional
-from fastgan.compat._logits import check
+from fastgan.compat._logits import check, softplus_of_both
 
 
 class ValueAndGrad(NamedTuple):
@@ -67,26 +67,26 @@ def generator_term(gen_logits: Tensor) -> Tensor:
         TypeError, ValueError: not a floating tensor, or an empty one.
     """
     check(gen_logits=gen_logits)
-    return functional.criterion_loss(gen_logits, 1.0, reduction="none")
+    return functional.criterion_loss(gen_logits, 1.0, "softplus", reduction="none")
 
 
 def discriminator_fake_term(gen_logits: Tensor) -> Tensor:
     """softplus(gen_logits), of their shape. See `generator_term`."""
     check(gen_logits=gen_logits)
-    return functional.criterion_loss(gen_logits, 0.0, reduction="none")
+    return functional.criterion_loss(gen_logits, 0.0, "softplus", reduction="none")
 
 
 def discriminator_real_term(real_logits: Tensor) -> Tensor:
     """softplus(-real_logits), of their shape. See `generator_term`."""
     check(real_logits=real_logits)
-    return functional.criterion_loss(real_logits, 1.0, reduction="none")
+    return functional.criterion_loss(real_logits, 1.0, "softplus", reduction="none")
 
 
 def generator_loss(gen_logits: Tensor, gain: float = 1.0) -> Tensor:
     """gain mean softplus(-gen_logits), 0-d. Errors as in `generator_term`."""
     check(gen_logits=gen_logits)
     gain = functional._number("gain", gain)
-    return functional.generator_loss(gen_logits, "nonsaturating", weight=gain)
+    return functional.criterion_loss(gen_logits, 1.0, "softplus", weight=gain)
 
 
 def discriminator_loss(real_logits: Tensor, gen_logits: Tensor, gain: float = 1.0) -> Tensor:
@@ -95,7 +95,7 @@ def discriminator_loss(real_logits: Tensor, gen_logits: Tensor, gain: float = 1.
     Errors as in `generator_term`; also ValueError for two dtypes or devices."""
     check(real_logits=real_logits, gen_logits=gen_logits)
     gain = functional._number("gain", gain)
-    return functional.discriminator_loss(real_logits, gen_logits, "nonsaturating", weight=gain)
+    return softplus_of_both(real_logits, gen_logits, gain)
 
 
 def generator_value_and_grad(gen_logits: Tensor, gain: float | Tensor = 1.0) -> ValueAndGrad:
@@ -104,23 +104,23 @@ def generator_value_and_grad(gen_logits: Tensor, gain: float | Tensor = 1.0) -> 
     gain: a number, or a floating tensor of one element on the logits' device. Errors as in `generator_term`.
     """
     check(gen_logits=gen_logits)
-    return _one_side(gen_logits, gain, "nonsaturating", 1.0)
+    return _one_side(gen_logits, gain, 1.0)
 
 
 def discriminator_fake_value_and_grad(gen_logits: Tensor, gain: float | Tensor = 1.0) -> ValueAndGrad:
     """The same of `discriminator_fake_term`."""
     check(gen_logits=gen_logits)
-    return _one_side(gen_logits, gain, "minimax", -1.0)  # the generator's minimax loss, negated: mean softplus(f)
+    return _one_side(gen_logits, gain, 0.0)
 
 
 def discriminator_real_value_and_grad(real_logits: Tensor, gain: float | Tensor = 1.0) -> ValueAndGrad:
     """The same of `discriminator_real_term`."""
     check(real_logits=real_logits)
-    return _one_side(real_logits, gain, "nonsaturating", 1.0)
+    return _one_side(real_logits, gain, 1.0)
 
 
-def _one_side(logits: Tensor, gain: float | Tensor, objective: str, weight: float) -> ValueAndGrad:
+def _one_side(logits: Tensor, gain: float | Tensor, label: float) -> ValueAndGrad:
     if not isinstance(gain, Tensor):
         gain = functional._number("gain", gain)
-    out = functional.generator_value_and_grad(logits.detach(), objective, weight=weight, grad_scale=gain)
+    out = functional.criterion_value_and_grad(logits.detach(), label, "softplus", grad_scale=gain)
     return ValueAndGrad(out.loss, out.grads[0], out.stats.fake_mean, out.stats.fake_sign)

@@ -27,7 +27,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from fastgan import functional
+from fastgan import functional, operators
 
 __all__ = [
     "LeCAM_EMA",
@@ -65,7 +65,8 @@ def hinge_d_loss(logits_real: Tensor, logits_fake: Tensor) -> Tensor:
 
 def vanilla_d_loss(logits_real: Tensor, logits_fake: Tensor) -> Tensor:
     """1/2 (mean softplus(-r) + mean softplus(f)). Arguments, result and errors are those of `hinge_d_loss`."""
-    return _d_loss(logits_real, logits_fake, "minimax")
+    sides = [("real_logits", logits_real, 1.0), ("fake_logits", logits_fake, 0.0)]
+    return operators.value(functional.terms_of_sides(sides, "softplus", 0.5))[0]
 
 
 def non_saturating_d_loss(logits_real: Tensor, logits_fake: Tensor) -> Tensor:

@@ -9,8 +9,9 @@ its Trainer, put the functions where torchgan's modules look for them:
     import torchgan.losses.minimax
     torchgan.losses.minimax.minimax_discriminator_loss = fastgan.compat.torchgan.minimax_discriminator_loss
 
-Differences: half-precision logits give a float32 loss, and the two sides may differ in shape where the loss is reduced
-(the minimax loss upstream swaps the shapes of its labels and fails).
+The functions were read at fe86d7c (September 2020). A reduction of None is "none", for least squares and Wasserstein,
+as upstream. Differences: half-precision logits give a float32 loss, and the two sides may differ in shape where the
+loss is reduced (the minimax loss upstream swaps the shapes of its labels and fails).
 """
 
 from __future__ import annotations
@@ -49,28 +50,32 @@ def minimax_discriminator_loss(
     return discriminator_loss(dx, dgz, "minimax", real_label=1.0 - label_smoothing, reduction=reduction)
 
 
-def least_squares_generator_loss(dgz: Tensor, c: float = 1.0, reduction: str = "mean") -> Tensor:
+def least_squares_generator_loss(dgz: Tensor, c: float = 1.0, reduction: str | None = "mean") -> Tensor:
     """1/2 mean (f - c)^2. Arguments, result and errors else as in `minimax_generator_loss`."""
+    reduction = reduction or "none"
     _check(reduction, dgz=dgz)
     return generator_loss(dgz, "least_squares", weight=0.5, real_label=c, reduction=reduction)
 
 
 def least_squares_discriminator_loss(
-    dx: Tensor, dgz: Tensor, a: float = 0.0, b: float = 1.0, reduction: str = "mean"
+    dx: Tensor, dgz: Tensor, a: float = 0.0, b: float = 1.0, reduction: str | None = "mean"
 ) -> Tensor:
     """1/2 (mean (r - b)^2 + mean (f - a)^2). Arguments, result and errors else as in `minimax_discriminator_loss`."""
+    reduction = reduction or "none"
     _check(reduction, dx=dx, dgz=dgz)
     return discriminator_loss(dx, dgz, "least_squares", weight=0.5, real_label=b, fake_label=a, reduction=reduction)
 
 
-def wasserstein_generator_loss(fgz: Tensor, reduction: str = "mean") -> Tensor:
+def wasserstein_generator_loss(fgz: Tensor, reduction: str | None = "mean") -> Tensor:
     """-mean f. Arguments, result and errors else as in `minimax_generator_loss`."""
+    reduction = reduction or "none"
     _check(reduction, fgz=fgz)
     return generator_loss(fgz, "wasserstein", reduction=reduction)
 
 
-def wasserstein_discriminator_loss(fx: Tensor, fgz: Tensor, reduction: str = "mean") -> Tensor:
+def wasserstein_discriminator_loss(fx: Tensor, fgz: Tensor, reduction: str | None = "mean") -> Tensor:
     """mean f - mean r. Arguments, result and errors else as in `minimax_discriminator_loss`."""
+    reduction = reduction or "none"
     _check(reduction, fx=fx, fgz=fgz)
     return discriminator_loss(fx, fgz, "wasserstein", reduction=reduction)
 
@@ -78,9 +83,9 @@ def wasserstein_discriminator_loss(fx: Tensor, fgz: Tensor, reduction: str = "me
 class _Loss(nn.Module):
     """`override_train_ops` is kept as an attribute and not called."""
 
-    def __init__(self, reduction: str = "mean", override_train_ops=None):
+    def __init__(self, reduction: str | None = "mean", override_train_ops=None):
         super().__init__()
-        expect_known("reduction", reduction, ("none", "mean", "sum"), ValueError)
+        expect_known("reduction", reduction, ("none", "mean", "sum", None), ValueError)
         self.reduction, self.override_train_ops = reduction, override_train_ops
 
 

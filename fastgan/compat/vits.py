@@ -1,7 +1,7 @@
 """VITS (jaywalnut310/vits) and what is made of it, RVC, GPT-SoVITS, so-vits-svc: the losses of D in `losses.py`.
 
     from losses import generator_loss, discriminator_loss, feature_loss, ...           # before (RVC:
-                                      # `from infer.lib.train.losses`, GPT-SoVITS: `from module.losses`)
+                                      # `from train.losses`, GPT-SoVITS: `from module.losses`)
     from fastgan.compat.vits import discriminator_loss, feature_loss, generator_loss   # after, or below it: the later
                                                                                        # import wins
 

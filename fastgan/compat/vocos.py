@@ -7,8 +7,8 @@
 At the knee the slope is that of the `clamp` of the torch installed, as upstream: where a real logit is 1 it is -1 up to
 torch 2.13 and 0 from 2.14 on.
 
-Differences: what upstream reads back to the host with `.item()` (r_losses, g_losses) are 0-d detached tensors here;
-float16 and bfloat16 outputs give float32 losses; lists of different lengths are an error.
+Read at c859e3b (November 2023). Differences: float16 and bfloat16 outputs give float32 losses; lists of different
+lengths are an error, where upstream leaves out what is left over.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ class GeneratorLoss(nn.Module):
     def forward(self, disc_outputs: Logits) -> tuple[Tensor, list[Tensor]]:
         """disc_outputs: f_k, a list of tensors, of any shapes and one dtype.
 
-        Returns L, 0-d, and the losses of the discriminators, 0-d and differentiable. TypeError or ValueError where they
-        are not tensors of one floating dtype and device, or where there are none."""
-        loss, losses = _sides.losses("hinge_clamp", ("disc_outputs", disc_outputs, 1.0))
-        return loss, list(losses.unbind())
+        Returns L, of shape (1,), and the losses of the discriminators, 0-d; all go backward, each by itself. TypeError
+        or ValueError where they are not tensors of one floating dtype and device, or where there are none."""
+        loss, losses = _sides.total_and_each_loss("hinge_clamp", ("disc_outputs", disc_outputs, 1.0))
+        return loss.reshape(1), losses
 
 
 class DiscriminatorLoss(nn.Module):
@@ -42,15 +42,14 @@ class DiscriminatorLoss(nn.Module):
     ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
         """disc_real_outputs, disc_generated_outputs: r_k and f_k, lists of as many tensors.
 
-        Returns L, 0-d, and the losses of the discriminators on real and on generated data, detached 0-d tensors.
-        TypeError or ValueError where the arguments are not tensors of one floating dtype and device, or are empty lists
-        or lists of different lengths."""
-        loss, losses = _sides.losses(
+        Returns L, of shape (1,), and the losses of the discriminators on real and on generated data, 0-d; all go
+        backward, each by itself. TypeError or ValueError where the arguments are not tensors of one floating dtype and
+        device, or are empty lists or lists of different lengths."""
+        loss, losses = _sides.total_and_each_loss(
             *("hinge_clamp", ("disc_real_outputs", disc_real_outputs, 1.0)),
             ("disc_generated_outputs", disc_generated_outputs, 0.0),
         )
-        found = list(losses.detach().unbind())
-        return loss, found[: len(found) // 2], found[len(found) // 2 :]
+        return loss.reshape(1), losses[: len(losses) // 2], losses[len(losses) // 2 :]
 
 
 class FeatureMatchingLoss(nn.Module):
@@ -59,8 +58,8 @@ class FeatureMatchingLoss(nn.Module):
 
     def forward(self, fmap_r: Maps, fmap_g: Maps) -> Tensor:
         """fmap_r, fmap_g: r and g, lists of lists of maps of real and of generated data. Gradients flow to both, as
-        upstream; what it takes to save those of r is said at `fastgan.compat.hifigan.feature_loss`. Returns 0-d.
+        upstream; what it takes to save those of r is said at `fastgan.compat.hifigan.feature_loss`. Returns shape (1,).
 
         TypeError or ValueError where they are not tensors of one floating dtype and device, pairs of one shape, lists
         of one length, or where there are none; named `real_maps` and `fake_maps`, and counted through."""
-        return feature_matching_loss(fmap_g, fmap_r, detach_real=False)
+        return feature_matching_loss(fmap_g, fmap_r, detach_real=False).reshape(1)

@@ -66,14 +66,10 @@ def test_hifigan_family_names_its_arguments_as_upstream():
 
 def test_logged_losses_are_detached_and_the_generators_attached():
     reals, fakes = pair(SMALL)
-    for of_d, of_g in (
-        (hifigan.discriminator_loss, hifigan.generator_loss),
-        (vocos.DiscriminatorLoss(), vocos.GeneratorLoss()),
-    ):
-        loss, of_real, of_fake = of_d(reals, fakes)
-        assert loss.requires_grad and not any(x.requires_grad for x in of_real + of_fake)
-        torch.testing.assert_close(sum(of_real) + sum(of_fake), loss.detach())
-        assert all(x.requires_grad for x in of_g(fakes)[1])
+    loss, of_real, of_fake = hifigan.discriminator_loss(reals, fakes)
+    assert loss.requires_grad and not any(x.requires_grad for x in of_real + of_fake)
+    torch.testing.assert_close(sum(of_real) + sum(of_fake), loss.detach())
+    assert all(x.requires_grad for x in hifigan.generator_loss(fakes)[1])
 
 
 def test_one_side_alone():
@@ -98,7 +94,7 @@ def test_losses_take_part_in_arithmetic_in_place():
         loss /= 4
         torch.testing.assert_close(loss.detach(), before / 4)
         for g, w in zip(torch.autograd.grad(loss, fakes, retain_graph=True, allow_unused=True), want):
-            torch.testing.assert_close(g, w / 4)
+            torch.testing.assert_close(g, w if w is None else w / 4)  # of real data's loss: none at generated logits
 
 
 @pytest.mark.parametrize("dtype", HALF)
@@ -124,12 +120,12 @@ def test_sides_of_different_sizes():
 
 def clamped_discriminator(reals, fakes):
     r, f = [relu(1 - x).mean() for x in reals], [relu(1 + x).mean() for x in fakes]
-    return sum(r) + sum(f), [x.item() for x in r], [x.item() for x in f]
+    return (sum(r) + sum(f)).reshape(1), r, f
 
 
 def clamped_generator(fakes):
     losses = [relu(1 - x).mean() for x in fakes]
-    return sum(losses), losses
+    return sum(losses).reshape(1), losses
 
 
 @pytest.mark.parametrize("dtype", WIDE + HALF)

@@ -778,7 +778,7 @@ def test_torchgan_bad_arguments():
     with pytest.raises(ValueError, match="reduction: got 'elementwise_mean', expected 'none' or"):
         torchgan.minimax_generator_loss(x, reduction="elementwise_mean")
     with pytest.raises(ValueError, match="reduction: got None"):
-        torchgan.WassersteinGeneratorLoss(None)
+        torchgan.minimax_generator_loss(x, reduction=None)
     with pytest.raises(ValueError, match=r"dgz: got shape \(0,\)"):
         torchgan.minimax_discriminator_loss(x, x[:0])
     with pytest.raises(TypeError, match="fx: got list"):
@@ -926,3 +926,23 @@ def test_kernels_torchgan_discriminator(name, settings, phi_real, phi_fake, kern
             return reduced(phi_real(r), reduction) + reduced(phi_fake(f), reduction)
 
         check(module, theirs, shaped((5, 1), device=kernel_device), shaped((4, 1), seed=1, device=kernel_device))
+
+
+def test_mmagic_has_the_absolute_difference():
+    check(lambda x: mmagic.GANLoss("l1", 0.9)(x, True), lambda x: (x - 0.9).abs().mean(), *shaped([(4, 6)]))
+
+
+def test_torchgan_reduction_of_none():
+    """None leaves the losses unreduced, where upstream's own `reduce` does."""
+    r, f = shaped([(5, 1), (5, 1)])
+    for ours, theirs, logits in (
+        (torchgan.least_squares_generator_loss, lambda f: 0.5 * (f - 1) ** 2, [f]),
+        (torchgan.least_squares_discriminator_loss, lambda r, f: 0.5 * ((r - 1) ** 2 + f**2), [r, f]),
+        (torchgan.wasserstein_generator_loss, lambda f: -f, [f]),
+        (torchgan.wasserstein_discriminator_loss, lambda r, f: f - r, [r, f]),
+    ):
+        check(lambda *x, ours=ours: ours(*x, reduction=None), theirs, *logits)
+    check(torchgan.WassersteinGeneratorLoss(reduction=None), lambda f: -f, f)
+    for bad in (torchgan.minimax_generator_loss, torchgan.least_squares_generator_loss):
+        with pytest.raises(ValueError, match=r"^reduction: got 'batchmean'"):
+            bad(f, reduction="batchmean")

@@ -76,7 +76,7 @@ MEMBERS = {  # (ours, theirs, shapes, are the real maps attached), all of (fakes
     "coqui": (coqui.MelganFeatureLoss(), of_coqui, AUDIO, True),
     "vocos": (
         lambda f, r: vocos.FeatureMatchingLoss()(r, f),
-        lambda f, r: total(distances(r, f)),
+        lambda f, r: total(distances(r, f)).reshape(1),
         AUDIO,
         True,
     ),
