@@ -24,16 +24,12 @@ def check_checkpoint(
     device: torch.device,
     scaler: torch.amp.GradScaler | None,
 ) -> None:
-    """Raises ValueError, naming the part, where loading it would fail or would leave a trainer that cannot go on."""
-    missing = [k for k in (*parts, "random", "torch_random", "cuda_random", "scaler", "step") if k not in checkpoint]
-    if missing:
-        raise ValueError(f"{path}: is damaged: it has no {missing[0]}")
-    step = checkpoint["step"]
-    if isinstance(step, bool) or not isinstance(step, int) or step < 0:
-        raise ValueError(f"{path}: is damaged: step is {step!r}, expected a whole number >= 0")
+    """Raises ValueError, naming the part, where loading it would fail or would leave a trainer that cannot go on.
+    checkpoint: as `read_checkpoint` gives it."""
     for name, part in parts.items():
-        if not isinstance(checkpoint[name], dict):
-            raise ValueError(f"{path}: is damaged: {name} is {type(checkpoint[name]).__name__}, expected a state")
+        if not isinstance(checkpoint.get(name), dict):
+            got = type(checkpoint[name]).__name__ if name in checkpoint else "not there"
+            raise ValueError(f"{path}: is damaged: {name} is {got}, expected a state")
         if isinstance(part, nn.Module):
             _check_network(path, name, part, checkpoint[name])
     for name, part in parts.items():

@@ -41,7 +41,18 @@ def _sigmoid_cross_entropy(x, y, w, e):
 def softplus(x, y, w):
     """phi = softplus(-s x): `sigmoid_cross_entropy` of the labels 1 and 0, but 0 of an infinite logit that is right,
     where `BCEWithLogitsLoss` has NaN."""
-    log1p, s = log1p_and_sigmoid(exp_minus_abs(x))
+    return _softplus(x, y, w, exp_minus_abs(x))
+
+
+@triton.jit
+def _softplus_of_half(x, y, w):
+    """The same for logits of half precision."""
+    return _softplus(x, y, w, exp_minus_abs_of_half(x))
+
+
+@triton.jit
+def _softplus(x, y, w, e):
+    log1p, s = log1p_and_sigmoid(e)
     value = log1p + tl.maximum((1.0 - 2.0 * y) * x, 0.0, propagate_nan=tl.PropagateNan.ALL)
     return value, tl.where(x >= 0, tl.fma(s, -w, (1.0 - y) * w), tl.fma(s, w, -y * w))
 
@@ -179,7 +190,10 @@ CRITERIA = {
 } | {"hinge_clamp": _hinge_clamp()}
 
 
-OF_HALF = {"sigmoid_cross_entropy": _sigmoid_cross_entropy_of_half}  # where arithmetic, not memory, is the limit
+OF_HALF = {  # arithmetic, not memory, is the limit there
+    "sigmoid_cross_entropy": _sigmoid_cross_entropy_of_half,
+    "softplus": _softplus_of_half,
+}
 
 
 def criterion_of(name: str, dtype: torch.dtype):

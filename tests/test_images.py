@@ -257,8 +257,8 @@ def test_names_that_are_not_utf_8(tmp_path, capfd, monkeypatch):
     batch, problems = next(stream.batches(0, 21, 0, workers=1))
     assert batch.shape == (21, 3, 8, 8) and len(problems) == 1
     small = ["--size", "8", "--steps", "1", "--batch", "8", "--width", "4", "--latent-dim", "4", "--device", "cpu"]
-    for how in ("--stream", "--no-stream"):
-        assert main(["train", str(folder), *small, how, "--workers", "0"]) == 0
+    for how in (["--stream", "--workers", "0"], ["--no-stream"]):
+        assert main(["train", str(folder), *small, *how]) == 0
         said = capfd.readouterr()
         assert "Traceback" not in said.err and said.out.startswith("runs/f\\udcff-")
 

@@ -40,19 +40,20 @@ def put(value, *keys):
 DELETED = object()
 SLOT = ("optimizer_d", "state", 2)
 BROKEN = {
-    "no random state": (put(DELETED, "random"), "it has no random"),
-    "no optimizer": (put(DELETED, "optimizer_g"), "it has no optimizer_g"),
-    "no settings": (put(DELETED, "settings"), "it has no settings"),
+    "no random state": (put(DELETED, "random"), "it holds nothing as 'random'"),
+    "no optimizer": (put(DELETED, "optimizer_g"), "it holds nothing as 'optimizer_g'"),
+    "no optimizer of D": (put(DELETED, "optimizer_d"), "optimizer_d is not there"),
+    "no settings": (put(DELETED, "settings"), "it holds nothing as 'settings'"),
     "no loss scale": (put({}, "scaler"), "scaler is no state"),
     "a loss scale that is none": (put("big", "scaler", "scale"), "scaler is no state"),
     "a random state cut short": (put(torch.zeros(16, dtype=torch.uint8), "random"), "random is no state"),
     "random numbers": (put(torch.zeros(5056), "random"), "random is no state"),
-    "torch's random state": (put(None, "torch_random"), "torch_random is no state"),
+    "torch's random state": (put(None, "torch_random"), "it holds NoneType as 'torch_random'"),
     "torch's random state cut short": (
         put(torch.zeros(8, dtype=torch.uint8), "torch_random"), "torch_random is no state"
     ),
-    "a step that is none": (put(-1, "step"), "step is -1, expected a whole number >= 0"),
-    "a step of text": (put("7", "step"), "step is '7', expected a whole number >= 0"),
+    "a step that is none": (put(-1, "step"), "it holds -1 as 'step'"),
+    "a step of text": (put("7", "step"), "it holds str as 'step'"),
     "no group": (put([], "optimizer_d", "param_groups"), "optimizer_d does not fit: "),
     "fewer parameters": (put([0, 1], "optimizer_d", "param_groups", 0, "params"), "optimizer_d does not fit: "),
     "an average of another shape": (
