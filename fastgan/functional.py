@@ -684,8 +684,11 @@ def _through_autograd(make, real, fake, grad_scale, listed: bool, of_real: bool 
     """For terms whose shifts have a gradient of their own."""
     _refuse_transforms()
     scale, factor = _scale(grad_scale, fake[0])
-    with torch.enable_grad():
-        real, fake = ([x.detach().requires_grad_(asked) for x in xs] for xs, asked in ((real, of_real), (fake, True)))
+    with torch.inference_mode(False), torch.enable_grad():
+        real, fake = (
+            [(x.clone() if x.is_inference() else x.detach()).requires_grad_(asked) for x in xs]
+            for xs, asked in ((real, of_real), (fake, True))
+        )
         loss, rows = operators.value(make(real, fake), operators.EVERYTHING)
         seed = torch.full_like(loss, factor) if scale is None else scale.to(loss.dtype) * factor
         grads = torch.autograd.grad(loss, [*real, *fake] if of_real else fake, seed)

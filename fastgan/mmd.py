@@ -18,11 +18,11 @@ from torch.autograd import Function
 
 from fastgan.closed_form import widen
 from fastgan.functional import _check_choice, _number, _scale
-from fastgan.operators import _kernels, _traced, backend_for
+from fastgan.operators import _kernels, _traced, applied, backend_for
 
 KERNELS = ("gaussian", "rational_quadratic", "energy")
 PRECISIONS = ("fp32", "tf32", "exact")
-BANDWIDTHS = (0.5, 1.0, 2.0, 4.0)  # for samples of zero mean and unit scale
+BANDWIDTHS = (4.0, 2.0, 1.0, 0.5)  # for samples of zero mean and unit scale
 DIFFERENCES_UP_TO = 4  # dimensions: there, differences cost no more than products
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _ROWS, _COLUMNS = 256, 512  # a block of the closed form: its few buffers stay in cache
@@ -84,7 +84,7 @@ def mmd_loss(
             alpha that is not above 0, bandwidths for the energy distance, `unbiased` with a sample of one point.
     """
     settings = _settings(x, y, bandwidths, kernel, alpha, unbiased, include_target_term, weight, precision)
-    return _Value.apply(tuple(settings), x, y)[0]
+    return applied(_Value, (tuple(settings),), (x, y))[0]
 
 
 class MMDValueAndGrad(NamedTuple):
@@ -188,7 +188,7 @@ def _bandwidths(kernel: str, given) -> tuple[float, ...]:
             raise ValueError(f"bandwidths: got {given!r}, expected None: the energy distance has no bandwidth")
         return ()
     if given is None:
-        return tuple(sorted(BANDWIDTHS, reverse=True))
+        return BANDWIDTHS
     single = isinstance(given, Real)
     if not single and (isinstance(given, (str, Tensor)) or not hasattr(given, "__len__")):
         raise TypeError(f"bandwidths: got {type(given).__name__}, expected numbers")
@@ -200,7 +200,10 @@ def _bandwidths(kernel: str, given) -> tuple[float, ...]:
         _number(name, s)
         if not 0 < s < math.inf:
             raise ValueError(f"{name}: got {s}, expected a number above 0")
-    return tuple(sorted([float(s) for s in given], reverse=True))
+    falling: list[float] = []
+    for s in given:  # `sorted` is not for `torch.compile` with numbers that may change
+        falling.insert(sum([other >= s for other in falling]), float(s))
+    return tuple(falling)
 
 
 def _powers(settings: Settings) -> tuple[bool, ...]:

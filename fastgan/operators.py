@@ -208,6 +208,26 @@ def _traced(tensors: Sequence[Tensor]) -> bool:
     return _transforms()
 
 
+def applied(function: type[Function], settings: tuple, tensors: Sequence[Tensor]):
+    """`function.apply(*settings, *tensors)`, also where that refuses the tensors: none that asks for a gradient, or one
+    of them twice, under `torch.compile`; some of inference mode, which it could not save."""
+    if _compiling():
+        if _transforms():
+            raise NotImplementedError("torch.func inside torch.compile: fastgan's losses have no derivative there")
+        if not torch.is_grad_enabled() or not any([x.requires_grad for x in tensors]):
+            return function.forward(*settings, *tensors)
+        once: list[Tensor] = []
+        for x in tensors:
+            once.append(x.view_as(x) if any([x is other for other in once]) else x)
+        return function.apply(*settings, *once)
+    if _transforms():
+        return function.apply(*settings, *tensors)
+    if torch.is_grad_enabled() and any([x.is_inference() for x in tensors]):
+        tensors = [x.clone() if x.is_inference() else x for x in tensors]
+    # What `Function.apply` does when no transform is active, less its 12 us of signature binding.
+    return super(Function, function).apply(*settings, *tensors)
+
+
 class _Value(Function):
     """(L, rows) of the terms. Differentiable: L, and the first column of the rows, each term's weighted loss."""
 
@@ -312,7 +332,7 @@ def apart(terms: Terms, groups: Sequence[slice]) -> list[Tensor]:
     for x, part in zip(losses, groups):
         logits, targets = terms.logits[part], terms.targets[part]
         some = Terms(logits, terms.labels[part], terms.weights[part], terms.criterion, targets=targets)
-        found.append(_Part.apply(some.layout(), x, *some.tensors()))
+        found.append(applied(_Part, (some.layout(), x), some.tensors()))
     return found
 
 
@@ -369,7 +389,7 @@ class _Held(Function):
 def held_value(terms: Terms) -> Tensor:
     """L of terms with partners, differentiable as that of `value`; on a CPU with the gradient made at once."""
     if _may_hold(terms):
-        return super(Function, _Held).apply(terms.layout(), *terms.tensors())
+        return applied(_Held, (terms.layout(),), terms.tensors())
     return value(terms)[0]
 
 
@@ -487,14 +507,11 @@ def _small_loss(terms: Terms) -> Tensor | None:
 def value(terms: Terms, statistics: int = NOTHING) -> tuple[Tensor, Tensor | None]:
     """(L, rows), differentiable in logits, partners and shift. rows: (K, 3) weighted loss, mean logit, share classified
     rightly; of no meaning for NOTHING, and the last two of no meaning for LOSSES."""
-    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
-        return _Value.apply(terms.layout(), statistics, *terms.tensors())
-    if not statistics:
+    if not statistics and not _compiling() and not _transforms():
         loss = _small_loss(terms)
         if loss is not None:
             return loss, None
-    # What `Function.apply` does when no transform is active, less its 12 us of signature binding.
-    return super(Function, _Value).apply(terms.layout(), statistics, *terms.tensors())
+    return applied(_Value, (terms.layout(), statistics), terms.tensors())
 
 
 def value_and_gradient(terms: Terms, scale: Tensor | None, factor: float) -> tuple[Tensor, Tensor, list[Tensor]]:

@@ -124,7 +124,4 @@ class _Gradient(Function):
 
 def loss(fakes: Sequence[Tensor], reals: Sequence[Tensor], weights: tuple[float, ...]) -> Tensor:
     """L, differentiable in the maps."""
-    if torch.compiler.is_compiling():
-        return _Matching.apply(weights, *fakes, *reals)[0]
-    # What `Function.apply` does when no transform is active, less its binding of the signature.
-    return super(Function, _Matching).apply(weights, *fakes, *reals)[0]
+    return operators.applied(_Matching, (weights,), (*fakes, *reals))[0]
