@@ -214,15 +214,15 @@ def applied(function: type[Function], settings: tuple, tensors: Sequence[Tensor]
     if _compiling():
         if _transforms():
             raise NotImplementedError("torch.func inside torch.compile: fastgan's losses have no derivative there")
-        if not torch.is_grad_enabled() or not any([x.requires_grad for x in tensors]):
+        if not torch.is_grad_enabled() or not any(x.requires_grad for x in tensors):
             return function.forward(*settings, *tensors)
         once: list[Tensor] = []
         for x in tensors:
-            once.append(x.view_as(x) if any([x is other for other in once]) else x)
+            once.append(x.view_as(x) if any(x is other for other in once) else x)
         return function.apply(*settings, *once)
     if _transforms():
         return function.apply(*settings, *tensors)
-    if torch.is_grad_enabled() and any([x.is_inference() for x in tensors]):
+    if torch.is_grad_enabled() and any(x.is_inference() for x in tensors):
         tensors = [x.clone() if x.is_inference() else x for x in tensors]
     # What `Function.apply` does when no transform is active, less its 12 us of signature binding.
     return super(Function, function).apply(*settings, *tensors)
