@@ -67,6 +67,12 @@ class TypedGANLoss(nn.Module):
         self.real_label_val = real_label_val
         self.fake_label_val = fake_label_val
         self.loss_weight = loss_weight
+        modules = {"vanilla": nn.BCEWithLogitsLoss, "l1": nn.L1Loss, "hinge": nn.ReLU}
+        # What code that reads `loss` finds there: upstream's own, from (input, target). Not used here.
+        self.loss = self._one_sided if gan_type in _WITHOUT_LABELS else modules.get(gan_type, nn.MSELoss)()
+
+    def _one_sided(self, input: Tensor, target: bool) -> Tensor:
+        return criterion_loss(input, 1.0 if target else 0.0, CRITERIA[self.gan_type])
 
     def get_target_label(self, input: Tensor, target_is_real: bool) -> bool | Tensor:
         """`target_is_real` for the types that have no labels, else the label in the shape of `input`. Not used here."""

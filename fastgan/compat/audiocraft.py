@@ -12,10 +12,10 @@ them all. With other callables it calls them one by one, as upstream.
 
 At the knee of the hinge the slope is that of `-min(x - 1, 0)`, as upstream: -1/2 where a real logit is 1.
 
-Differences: an unknown `loss_type` is a ValueError, not an AssertionError; `hinge2_loss` of no logits lies on their
-device, not on the CPU; `AdversarialLoss` counts a sub-adversary without logits as 0, where upstream adds a tensor of
+Differences: an unknown `loss_type` is a ValueError as well as an AssertionError; `hinge2_loss` of no logits lies on
+their device, not on the CPU; `AdversarialLoss` counts a sub-adversary without logits as 0, where upstream adds a tensor of
 shape (1,) to a 0-d one, which raises; `FeatureMatchingLoss` does not compute the mean of |real| that upstream computes
-and drops, and its errors are ValueErrors, not AssertionErrors; float16 and bfloat16 logits give float32 losses.
+and drops, and its errors are ValueErrors as well as AssertionErrors; float16 and bfloat16 logits give float32 losses.
 """
 
 from __future__ import annotations
@@ -49,6 +49,10 @@ __all__ = [
     "mse_loss",
     "mse_real_loss",
 ]
+
+
+class Refused(AssertionError, ValueError):
+    """What upstream asserts."""
 
 
 def mse_loss(x: Tensor) -> Tensor:
@@ -135,7 +139,7 @@ def get_fake_criterion(loss_type: str) -> Callable[[Tensor], Tensor]:
 
 def _find(loss_type: str) -> tuple[Callable, Callable, Callable]:
     if loss_type not in ADVERSARIAL_LOSSES:
-        raise ValueError(f"loss_type: got {loss_type!r}, expected 'mse', 'hinge' or 'hinge2'")
+        raise Refused(f"loss_type: got {loss_type!r}, expected 'mse', 'hinge' or 'hinge2'")
     return _CRITERIA[loss_type]
 
 
@@ -167,12 +171,17 @@ class FeatureMatchingLoss(nn.Module):
         messages call the arguments `fake_maps` and `real_maps`, and count the maps through."""
         if self._power is not None:
             reduce = "mean" if self.normalize else "sum"
-            return feature_matching_loss(fmap_fake, fmap_real, p=self._power, detach_real=False, reduce_layers=reduce)
+            try:
+                return feature_matching_loss(
+                    fmap_fake, fmap_real, p=self._power, detach_real=False, reduce_layers=reduce
+                )
+            except ValueError as error:
+                raise Refused(str(error)) from error
         if not fmap_fake or len(fmap_fake) != len(fmap_real):
-            raise ValueError(f"fmap_fake, fmap_real: got {len(fmap_fake)} and {len(fmap_real)} maps, expected as many")
+            raise Refused(f"fmap_fake, fmap_real: got {len(fmap_fake)} and {len(fmap_real)} maps, expected as many")
         for i, (fake, real) in enumerate(zip(fmap_fake, fmap_real)):
             if fake.shape != real.shape:
-                raise ValueError(f"fmap_real[{i}]: got shape {tuple(real.shape)}, expected {tuple(fake.shape)}")
+                raise Refused(f"fmap_real[{i}]: got shape {tuple(real.shape)}, expected {tuple(fake.shape)}")
         total = sum(self.loss(fake, real) for fake, real in zip(fmap_fake, fmap_real))
         return total / len(fmap_fake) if self.normalize else total
 

@@ -52,6 +52,11 @@ class PatchAdversarialLoss(nn.Module):
         self._criterion = _CRITERIA[criterion]
         if criterion == "least_squares" and no_activation_leastsq:
             self._criterion = "least_squares"
+        # What code that reads these finds there: upstream's own. Not used here.
+        activations = {"bce": nn.Sigmoid(), "hinge": nn.Tanh(), "leaky": nn.LeakyReLU(0.05)}
+        self.activation = activations.get("leaky" if self._criterion == "leaky_least_squares" else criterion)
+        if criterion != "hinge":
+            self.loss_fct = (nn.BCELoss if criterion == "bce" else nn.MSELoss)(reduction=reduction)
 
     def get_target_tensor(self, input: Tensor, target_is_real: bool) -> Tensor:
         """The label as large as `input`, of its dtype and device. The loss has no use for it."""

@@ -26,9 +26,14 @@ with `from fastgan.compat import stylegan` at the top of `training/loss.py`.
 
    Likewise in Dmain, `discriminator_fake_value_and_grad(gen_logits, gain)`, then
    `discriminator_real_value_and_grad(real_logits, gain)`, whose losses add up to "Loss/D/loss". In the phase that adds
-   R1, the two roots go into one backward pass:
+   R1 ("Dboth"), the two roots go into one backward pass:
 
     torch.autograd.backward([real_logits, loss_Dr1.mean().mul(gain)], [out.grad, None])
+
+   In "Dreg", R1 alone, stylegan2-ada-pytorch adds `real_logits * 0`, so that D's last bias, which R1 does not see, has
+   a gradient of 0 and not none, and Adam goes on moving it. Keep that line, or pass zeros in place of `out.grad`:
+
+    torch.autograd.backward([real_logits, loss_Dr1.mean().mul(gain)], [torch.zeros_like(real_logits), None])
 
 Differences: in 3. `training_stats` counts a batch as one sample, its mean. The means it keeps are the same where all
 batches are equally large, as they are upstream; standard deviations become those of batch means. A sign of exactly 0
