@@ -13,9 +13,10 @@ them all. With other callables it calls them one by one, as upstream.
 At the knee of the hinge the slope is that of `-min(x - 1, 0)`, as upstream: -1/2 where a real logit is 1.
 
 Differences: an unknown `loss_type` is a ValueError as well as an AssertionError; `hinge2_loss` of no logits lies on
-their device, not on the CPU; `AdversarialLoss` counts a sub-adversary without logits as 0, where upstream adds a tensor of
-shape (1,) to a 0-d one, which raises; `FeatureMatchingLoss` does not compute the mean of |real| that upstream computes
-and drops, and its errors are ValueErrors as well as AssertionErrors; float16 and bfloat16 logits give float32 losses.
+their device, not on the CPU; `AdversarialLoss` counts a sub-adversary without logits as 0, where upstream adds a
+tensor of shape (1,) to a 0-d one, which raises; `FeatureMatchingLoss` does not compute the mean of |real| that
+upstream computes and drops, and its errors are ValueErrors as well as AssertionErrors; float16 and bfloat16 logits
+give float32 losses.
 """
 
 from __future__ import annotations
