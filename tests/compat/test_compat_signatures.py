@@ -1,0 +1,58 @@
+"""Names, order and defaults of every argument, as in the repository and at the commit that `signatures.json` names.
+
+A class's own function counts under `Class.function`, without `self`. An argument that has no default there may have one
+here; a default that is no literal there (a class, a call) is not compared."""
+
+import ast
+import importlib
+import inspect
+import json
+from pathlib import Path
+
+import pytest
+
+UPSTREAM = json.loads((Path(__file__).parent / "signatures.json").read_text(encoding="utf-8"))
+CASES = [
+    pytest.param(module, name, arguments, id=f"{module}-{file['repository'].split('/')[1]}-{name}")
+    for module, files in UPSTREAM.items()
+    for file in files
+    for name, arguments in file["functions"].items()
+]
+
+
+def found(module, name):
+    """The parameters of a drop-in's function, but `self`."""
+    owner = importlib.import_module(f"fastgan.compat.{module}")
+    *classes, function = name.split(".")
+    for one in classes:
+        owner = getattr(owner, one)
+    bound = isinstance(owner, type) and not isinstance(inspect.getattr_static(owner, function), staticmethod)
+    return list(inspect.signature(getattr(owner, function)).parameters.values())[1 if bound else 0 :]
+
+
+def literal(text):
+    try:
+        return True, ast.literal_eval(text)
+    except ValueError:
+        return False, None
+
+
+@pytest.mark.parametrize("module, name, arguments", CASES)
+def test_arguments_are_upstreams(module, name, arguments):
+    ours = found(module, name)
+    marks = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}
+    assert [marks.get(p.kind, "") + p.name for p in ours] == [a.partition("=")[0] for a in arguments]
+    for p, argument in zip(ours, arguments):
+        _, has_default, default = argument.partition("=")
+        known, value = literal(default) if has_default else (False, None)
+        if has_default:
+            assert p.default is not p.empty, f"{p.name} has the default {default} there"
+        if known:
+            assert p.default == value and type(p.default) is type(value), f"{p.name}={default} there"
+
+
+def test_every_module_that_has_names_of_upstream_is_held_to_them():
+    """The others have upstream's formulas under names of their own, since they stand inline there."""
+    folder = Path(importlib.import_module("fastgan.compat").__file__).parent
+    modules = {path.stem for path in folder.glob("*.py") if not path.stem.startswith("_")}
+    assert modules - UPSTREAM.keys() == {"dcgan", "stylegan"}
