@@ -17,6 +17,8 @@ their device, not on the CPU; `AdversarialLoss` counts a sub-adversary without l
 tensor of shape (1,) to a 0-d one, which raises; `FeatureMatchingLoss` does not compute the mean of |real| that
 upstream computes and drops, and its errors are ValueErrors as well as AssertionErrors; float16 and bfloat16 logits
 give float32 losses.
+
+Signatures were read at 896ec7c (March 2025).
 """
 
 from __future__ import annotations

@@ -4,6 +4,8 @@
     from fastgan.compat.bigvgan import discriminator_loss, feature_loss, generator_loss  # after
 
 Differences: those of `fastgan.compat.hifigan`.
+
+Signatures were read at 7d2b454 (September 2024).
 """
 
 from fastgan.compat.hifigan import discriminator_loss, feature_loss, generator_loss

@@ -7,6 +7,8 @@
 Differences: what upstream reads back to the host with `.item()` (r_losses, g_losses; 16 waits a step) are 0-d tensors
 here, detached, which print and log as numbers do; float16 and bfloat16 outputs give float32 losses; lists of different
 lengths are an error, where upstream leaves out what is left over.
+
+Signatures were read at 4769534 (December 2020).
 """
 
 from __future__ import annotations

@@ -5,6 +5,8 @@
 The generated side comes first, except in `wasserstein_loss_dis`. Differences: logits of any shape (upstream's labels
 are (batch, 1) and want the same of the logits); labels outside [0, 1] are refused; half-precision logits give float32
 losses.
+
+Signatures were read at a7fda06 (August 2022).
 """
 
 from __future__ import annotations

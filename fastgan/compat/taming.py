@@ -18,6 +18,8 @@ Differences: LlamaGen's `non_saturating_*` pass logits and labels to the cross-e
 #84: D's gradient for real data is constant and there is none for generated data); here they do not, so training with
 them changes. `hinge_d_loss_with_exemplar_weights` also takes video logits, and its weights are constants. `LeCAM_EMA`
 keeps 0-d tensors, not numbers read back with `.item()`. float16 and bfloat16 logits give float32 losses.
+
+Signatures were read at taming-transformers 3ba01b2 (November 2022) and LlamaGen ce98ec4 (June 2024).
 """
 
 from __future__ import annotations

@@ -11,6 +11,8 @@ and no copies are made. Call them under `autocast(enabled=False)` as before, or 
 
 Differences: those of `fastgan.compat.hifigan`, but for half precision, and float64 outputs, which upstream narrows to
 float32, stay float64.
+
+Signatures were read at vits 2e561ba (June 2021) and Retrieval-based-Voice-Conversion-WebUI 4338f12 (July 2026).
 """
 
 from __future__ import annotations

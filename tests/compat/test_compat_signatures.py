@@ -56,3 +56,9 @@ def test_every_module_that_has_names_of_upstream_is_held_to_them():
     folder = Path(importlib.import_module("fastgan.compat").__file__).parent
     modules = {path.stem for path in folder.glob("*.py") if not path.stem.startswith("_")}
     assert modules - UPSTREAM.keys() == {"dcgan", "stylegan"}
+
+
+@pytest.mark.parametrize("module", UPSTREAM)
+def test_the_docstring_names_the_commit(module):
+    text = importlib.import_module(f"fastgan.compat.{module}").__doc__
+    assert not [file["commit"] for file in UPSTREAM[module] if file["commit"] not in text]
