@@ -11,6 +11,10 @@ from fastgan.operators import Terms
 Side = tuple[str, Logits, float]  # (name of the argument, logits, label)
 
 
+class Refused(AssertionError, ValueError):
+    """What upstream asserts, and its tests expect as an AssertionError."""
+
+
 def each_loss(criterion: str, *sides: Side, reduce_discriminators: str = "sum") -> list[Tensor]:
     """mean_i phi(x_k[i], label) of every tensor of the sides, 0-d, over K where `reduce_discriminators` is "mean".
 

@@ -30,6 +30,7 @@ import torch
 from torch import Tensor, nn
 
 from fastgan import functional
+from fastgan.compat._sides import Refused
 from fastgan.matching import Maps, feature_matching_loss
 
 try:
@@ -52,10 +53,6 @@ __all__ = [
     "mse_loss",
     "mse_real_loss",
 ]
-
-
-class Refused(AssertionError, ValueError):
-    """What upstream asserts."""
 
 
 def mse_loss(x: Tensor) -> Tensor:

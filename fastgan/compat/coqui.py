@@ -14,9 +14,9 @@ or in your script, before the model is made:
 The modules take a tensor, as upstream's do, or a list of them, one for each scale, in one launch: the mean over scales.
 The two functions hand them the list.
 
-Differences: `_apply_D_loss` returns the mean loss of real and of generated data over the scales, where upstream doubles
-the last scale's and forgets the others (the first value, which is trained on, is the same); float16 and bfloat16 scores
-give float32 losses; lists of different lengths are an error.
+Differences: float16 and bfloat16 scores give float32 losses; lists of different lengths are an error. In coqui-ai/TTS,
+which is maintained no more, `_apply_D_loss` doubles the last scale's loss of each side and forgets the others; here, as
+in idiap/coqui-ai-TTS, they are means over the scales. The first value, which is trained on, is the same in all three.
 
 Signatures were read at 7cde79ec (September 2025).
 """

@@ -7,11 +7,11 @@
 
 At the knee of the hinge the slope is that of `-min(x - 1, 0)`, as upstream: -1/2 where a real logit is 1.
 
-Differences: an unknown `loss_type` is a ValueError, not an AssertionError; lists of different lengths are an error,
-where upstream leaves out what is left over; `FeatureMatchLoss` takes a list of tensors for the layers of one
-discriminator, where upstream takes the samples of each for layers; float16 and bfloat16 outputs give float32 losses.
+Differences: lists of different lengths are an error, where upstream leaves out what is left over; `FeatureMatchLoss`
+takes a list of tensors for the layers of one discriminator, where upstream takes the samples of each for layers;
+float16 and bfloat16 outputs give float32 losses.
 
-Signatures were read at ParallelWaveGAN 8674037 (February 2024).
+Signatures were read at ESPnet 214c50e7c and at ParallelWaveGAN 8674037 (February 2024).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class _Loss(nn.Module):
     def __init__(self, average_by_discriminators: bool = True, loss_type: str = "mse"):
         super().__init__()
         if loss_type not in _OBJECTIVES:
-            raise ValueError(f"loss_type: got {loss_type!r}, expected 'mse' or 'hinge'")
+            raise _sides.Refused(f"loss_type: got {loss_type!r}, expected 'mse' or 'hinge'")
         self.average_by_discriminators, self.loss_type = average_by_discriminators, loss_type
 
     @property
@@ -45,8 +45,13 @@ class GeneratorAdversarialLoss(_Loss):
 
     Args:
         average_by_discriminators: average, not sum, over a list.
-        loss_type: "mse" or "hinge"; anything else is a ValueError.
+        loss_type: "mse" or "hinge"; anything else is a ValueError, and an AssertionError as upstream.
+
+    `criterion` is the loss of one tensor, as upstream.
     """
+
+    def criterion(self, x: Tensor) -> Tensor:
+        return functional.generator_loss(x, _OBJECTIVES[self.loss_type][0])
 
     def forward(self, outputs: Logits) -> Tensor:
         """outputs: f, a tensor, a list of tensors, or a list of lists whose last tensors are the logits. Returns 0-d.
@@ -59,8 +64,14 @@ class DiscriminatorAdversarialLoss(_Loss):
     """mean (r - 1)^2 and mean f^2 for "mse", -mean min(r - 1, 0) and -mean min(-f - 1, 0) for "hinge"; each averaged
     over the discriminators, or summed; one launch forward for both.
 
-    Args: those of `GeneratorAdversarialLoss`.
+    Args: those of `GeneratorAdversarialLoss`. `real_criterion` and `fake_criterion` are the losses of one tensor.
     """
+
+    def real_criterion(self, x: Tensor) -> Tensor:
+        return functional.criterion_loss(x, 1.0, _OBJECTIVES[self.loss_type][1])
+
+    def fake_criterion(self, x: Tensor) -> Tensor:
+        return functional.criterion_loss(x, 0.0, _OBJECTIVES[self.loss_type][1])
 
     def forward(self, outputs_hat: Logits, outputs: Logits) -> tuple[Tensor, Tensor]:
         """outputs_hat, outputs: f and r, generated data first; each a tensor, a list of tensors, or a list of lists

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from fastgan.compat import audiocraft, basicsr, mmagic, monai, stylegan
+from fastgan.compat import audiocraft, basicsr, espnet, mmagic, monai, stylegan
 
 MODULES = {
     "vanilla": nn.BCEWithLogitsLoss,
@@ -97,3 +97,22 @@ def test_stylegans_phase_of_r1_alone_trains_the_last_bias():
             assert net[2].bias != before
     for ours, theirs in zip(nets[1].parameters(), nets[0].parameters()):
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("loss_type", ["mse", "hinge"])
+def test_the_criteria_of_espnet(loss_type):
+    x = torch.randn(3, 5, generator=torch.Generator().manual_seed(0))
+    g, d = (
+        espnet.GeneratorAdversarialLoss(loss_type=loss_type),
+        espnet.DiscriminatorAdversarialLoss(loss_type=loss_type),
+    )
+    want = {
+        "mse": ((x - 1).square().mean(), (x - 1).square().mean(), x.square().mean()),
+        "hinge": (-x.mean(), F.relu(1 - x).mean(), F.relu(1 + x).mean()),
+    }
+    got = (g.criterion(x), d.real_criterion(x), d.fake_criterion(x))
+    for a, b in zip(got, want[loss_type]):
+        torch.testing.assert_close(a, b, rtol=2e-6, atol=0)
+    for kind in (AssertionError, ValueError):
+        with pytest.raises(kind, match="loss_type: got 'wgan'"):
+            espnet.GeneratorAdversarialLoss(loss_type="wgan")
