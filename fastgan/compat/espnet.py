@@ -46,11 +46,10 @@ class GeneratorAdversarialLoss(_Loss):
     Args:
         average_by_discriminators: average, not sum, over a list.
         loss_type: "mse" or "hinge"; anything else is a ValueError, and an AssertionError as upstream.
-
-    `criterion` is the loss of one tensor, as upstream.
     """
 
     def criterion(self, x: Tensor) -> Tensor:
+        """The loss of one tensor of logits, 0-d. Errors as in `forward`."""
         return functional.generator_loss(x, _OBJECTIVES[self.loss_type][0])
 
     def forward(self, outputs: Logits) -> Tensor:
@@ -64,13 +63,15 @@ class DiscriminatorAdversarialLoss(_Loss):
     """mean (r - 1)^2 and mean f^2 for "mse", -mean min(r - 1, 0) and -mean min(-f - 1, 0) for "hinge"; each averaged
     over the discriminators, or summed; one launch forward for both.
 
-    Args: those of `GeneratorAdversarialLoss`. `real_criterion` and `fake_criterion` are the losses of one tensor.
+    Args: those of `GeneratorAdversarialLoss`.
     """
 
     def real_criterion(self, x: Tensor) -> Tensor:
+        """The loss of one tensor of logits of real data, 0-d. Errors as in `forward`."""
         return functional.criterion_loss(x, 1.0, _OBJECTIVES[self.loss_type][1])
 
     def fake_criterion(self, x: Tensor) -> Tensor:
+        """The loss of one tensor of logits of generated data, 0-d. Errors as in `forward`."""
         return functional.criterion_loss(x, 0.0, _OBJECTIVES[self.loss_type][1])
 
     def forward(self, outputs_hat: Logits, outputs: Logits) -> tuple[Tensor, Tensor]:
