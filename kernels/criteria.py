@@ -34,7 +34,13 @@ def _sigmoid_cross_entropy_of_half(x, y, w):
 def _sigmoid_cross_entropy(x, y, w, e):
     log1p, s = log1p_and_sigmoid(e)
     value = log1p + ((1.0 - y) * x - tl.where(x >= 0, 0.0, x))
-    return value, tl.where(x >= 0, tl.fma(s, -w, (1.0 - y) * w), tl.fma(s, w, -y * w))
+    return value, _sigmoid_minus(x, s, y, w)
+
+
+@triton.jit
+def _sigmoid_minus(x, s, y, w):
+    """w (sigmoid(x) - y), from s = sigmoid(-|x|)."""
+    return tl.where(x >= 0, tl.fma(s, -w, (1.0 - y) * w), tl.fma(s, w, -y * w))
 
 
 @triton.jit
@@ -54,7 +60,7 @@ def _softplus_of_half(x, y, w):
 def _softplus(x, y, w, e):
     log1p, s = log1p_and_sigmoid(e)
     value = log1p + tl.maximum((1.0 - 2.0 * y) * x, 0.0, propagate_nan=tl.PropagateNan.ALL)
-    return value, tl.where(x >= 0, tl.fma(s, -w, (1.0 - y) * w), tl.fma(s, w, -y * w))
+    return value, _sigmoid_minus(x, s, y, w)
 
 
 @triton.jit
