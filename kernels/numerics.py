@@ -30,7 +30,7 @@ def widen(x, ACC: tl.constexpr):
 def negative(x):
     """1 where x < 0, else 0; of NaN either. A sign bit, which one instruction shifts and adds to a sum."""
     x = tl.where(x >= 0, 0.0, x)  # -0.0 is not below 0
-    if x.dtype == tl.float64:
+    if x.dtype == tl.float64:  # noqa: SIM108 (a ternary would compile both)
         sign = x.to(tl.uint64, bitcast=True) >> 63
     else:
         sign = x.to(tl.uint32, bitcast=True) >> 31
