@@ -407,7 +407,8 @@ def _closed_form(x, y, settings: Settings, value: bool, of_x: bool, of_y: bool, 
     (n, d), m = a.shape, len(b)
     blocks = _Blocks(settings, d, a, value, of_x or of_y)
     middle = torch.cat((a.mean(0, keepdim=True), b.mean(0, keepdim=True))).mean(0)
-    blocks.look_at(max((s - middle).square().sum(1).max().item() for s in (a, b)))
+    if not blocks.differences:
+        blocks.look_at(max((s - middle).square().sum(1).max().item() for s in (a, b)))
     a, b = _Sample(a, middle, blocks), _Sample(b, middle, blocks)
     zero = a.points.new_zeros((), dtype=torch.float64)
     xx = xy = yy = zero
@@ -482,7 +483,7 @@ class _Blocks:
         `floor`. A block with a smaller one is taken by differences."""
         narrowest = min(self.settings.bandwidths, default=0.0)
         self.floor = max(0.0, largest * 2**-12 - 2 * narrowest**2)
-        self.differences = self.differences or not largest < 1e36  # or NaN
+        self.differences = not largest < 1e36  # or NaN
 
     def within(self, a: _Sample, ratio: float, gradient: bool) -> Tensor:
         """Sum of k over pairs of a sample with itself: each pair of blocks once."""

@@ -319,7 +319,7 @@ def apart(terms: Terms, groups: Sequence[slice]) -> list[Tensor]:
     One launch forward for all of them. Each has a graph of its own and a launch backward of its own, so that each can
     go backward by itself, and frees only what it came from. A group that asks for no gradient has no graph.
     `torch.compile` makes one graph of whatever it compiles: there they share one."""
-    compiling = torch.compiler.is_compiling()
+    compiling = _compiling()
     with torch.set_grad_enabled(compiling and torch.is_grad_enabled()):
         loss, rows = value(terms, LOSSES)
         own = rows[:, 0].unbind()
