@@ -3,7 +3,7 @@
     loss = fastgan.discriminator_loss(real_logits, fake_logits)          # a drop-in; autograd follows
     out = fastgan.discriminator_value_and_grad(real_logits, fake_logits)  # out.loss, out.grads, out.stats
 
-CUDA tensors run on Triton kernels, others on a closed form in PyTorch; FASTGAN_BACKEND=triton|torch overrides.
+CUDA tensors run on Triton kernels, others on formulas in PyTorch; FASTGAN_BACKEND=triton|torch overrides.
 """
 
 import torch
@@ -12,7 +12,10 @@ if tuple(map(int, torch.__version__.split(".")[:2])) < (2, 7):
     raise ImportError(f"fastgan needs torch 2.7 or newer, got torch {torch.__version__}")
 
 from fastgan import losses, reference
-from fastgan.functional import (
+from fastgan.formulas.objectives import objectives
+from fastgan.formulas.results import Statistics, ValueAndGrad
+from fastgan.gradients import clip_gradient_norm_, clip_gradient_value_, gradient_norm
+from fastgan.losses.adversarial import (
     adversarial_losses,
     concatenated_discriminator_loss,
     concatenated_discriminator_value_and_grad,
@@ -24,11 +27,9 @@ from fastgan.functional import (
     generator_value_and_grad,
     lecam_regularizer,
 )
-from fastgan.gradients import clip_gradient_norm_, clip_gradient_value_, gradient_norm
-from fastgan.matching import feature_matching_loss, feature_matching_value_and_grad
-from fastgan.mmd import MMDValueAndGrad, mmd_loss, mmd_value_and_grad
-from fastgan.objectives import objectives
-from fastgan.penalties import (
+from fastgan.losses.feature_matching import feature_matching_loss, feature_matching_value_and_grad
+from fastgan.losses.mmd import MMDValueAndGrad, mmd_loss, mmd_value_and_grad
+from fastgan.losses.penalties import (
     approximate_r1_penalty,
     approximate_r2_penalty,
     dragan_penalty,
@@ -37,7 +38,6 @@ from fastgan.penalties import (
     r2_penalty,
     wgan_gp_penalty,
 )
-from fastgan.values import Statistics, ValueAndGrad
 
 __version__ = "0.1.0"
 __all__ = [

@@ -11,7 +11,7 @@ from torch import Tensor
 
 import fastgan
 from fastgan import reference
-from fastgan.operators import backend_for
+from fastgan.operators.dispatch import backend_for
 
 SIZES = (1, 2, 31, 257, 4_096, 100_003)  # logits a side
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)  # float64 is what the reference is computed in

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastgan.values import ValueAndGrad
+from fastgan.formulas.results import ValueAndGrad
 
 _bce = nn.BCEWithLogitsLoss()
 _mse = nn.MSELoss()

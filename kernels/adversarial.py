@@ -19,7 +19,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .criteria import criterion_of
-from .launch import launch
+from .launch import Plan, launch
 from .layout import dense, dense_rows, like, packed
 from .numerics import negative, widen
 from .reduction import in_thread_sum, odd, partial_sums, plain, processors, programs_of, split_floats, sum_three
@@ -321,7 +321,7 @@ LONG = 24  # terms; the selects among more terms' arguments need registers of th
 
 
 @functools.lru_cache(maxsize=1024)  # to plan for 54 maps takes longer than to launch
-def plan(
+def blocks(
     sizes: Sequence[int], dtype: torch.dtype, processors: int, streams: int = 1
 ) -> tuple[dict, dict, tuple[int, ...]]:
     """(SINGLE, BLOCK and AHEAD, compiler options, ends): how many programs each term gets, in proportion to its tiles.
@@ -353,16 +353,54 @@ def plan(
     return dict(SINGLE=False, BLOCK=block, AHEAD=True), options, tuple(itertools.accumulate(programs))
 
 
-def _halves(x: Tensor, split: int) -> tuple[Tensor, Tensor]:
-    """(real rows, generated rows) of a batch of both: real first for split > 0, generated first for split < 0."""
-    first, second = x[: abs(split)], x[abs(split) :]
-    return (first, second) if split > 0 else (second, first)
+@functools.lru_cache(maxsize=1024)
+def plan(
+    sizes: tuple[int, ...],
+    dtype: torch.dtype,
+    device: torch.device,
+    labels: tuple[float, ...],
+    weights: tuple[float, ...],
+    factor: float,
+    criterion: str,
+    n_real: int,
+    value: bool,
+    statistics: bool,
+    gradient: bool,
+    partners: bool,
+    partner_gradient: bool,
+    targets: torch.dtype | None,
+    masks: torch.dtype | None,
+    scale: torch.dtype | None,
+    shift: torch.dtype | None,
+    scale_per_term: bool,
+) -> Plan:
+    """A plan is kept, because every step of a training has the same few: to make one takes longer than to launch."""
+    double = dtype == torch.float64
+    streams = 1 + partners + (targets is not None) + (masks is not None)
+    shape, options, ends = blocks(sizes, dtype, processors(device), streams)
+    odd_sizes, odd_ends = tuple([odd(n) for n in sizes]), tuple([odd(end) for end in ends])
+    factors = tuple([part for (part,) in split_floats((factor,), double)])
+    constants = dict(
+        CRITERION=criterion_of(criterion, dtype),
+        N_REAL=n_real,
+        SCALE_PER_TERM=scale_per_term,
+        **shape,
+        MAX_PROGRAMS=MAX_PROGRAMS,
+        MAX_TERMS=MAX_TERMS,
+        FEW=FEW,
+    )
+    numbers = (odd_sizes, odd_ends, *split_floats(labels, double), *split_floats(weights, double), factors)
+    key = (criterion, n_real, value, statistics, gradient, partners, partner_gradient, targets, masks, scale, shift)
+    key += (scale_per_term, dtype, len(sizes), *shape.values(), *options.values())
+    key += tuple([n >= 2**31 for n in odd_sizes])
+    return Plan(adversarial_kernel, ends[-1], device, numbers, constants, options, key)
 
 
 def _terms_of(batches: Sequence[Tensor], split: int) -> list[Tensor]:
-    if not split:
-        return list(batches)
-    halves = [_halves(x, split) for x in batches]
+    """The real rows of batches of both sides, then the generated ones: real first in a batch for split > 0, generated
+    first for split < 0."""
+    order = 1 if split > 0 else -1
+    halves = [(x[: abs(split)], x[abs(split) :])[::order] for x in batches]
     return [real for real, _ in halves] + [fake for _, fake in halves]
 
 
@@ -372,6 +410,11 @@ def adversarial(
     weights: Sequence[float],
     criterion: str,
     n_real: int,
+    partners: Sequence[Tensor] = (),
+    targets: Sequence[Tensor] = (),
+    masks: Sequence[Tensor] = (),
+    shift: Tensor | None = None,
+    split: int = 0,
     *,
     value: bool,
     statistics: bool = False,
@@ -379,11 +422,6 @@ def adversarial(
     partner_gradient: bool = False,
     scale: Tensor | None = None,
     factor: float = 1.0,
-    partners: Sequence[Tensor] = (),
-    targets: Sequence[Tensor] = (),
-    masks: Sequence[Tensor] = (),
-    shift: Tensor | None = None,
-    split: int = 0,
 ) -> tuple[Tensor | None, Tensor | None, list[Tensor] | None]:
     """(loss, terms, grads) of the terms (logits[k], labels[k], weights[k]), each None unless asked for: one launch for
     every MAX_TERMS terms.
@@ -399,89 +437,87 @@ def adversarial(
     many generated rows and then real ones. The terms are the real parts, then the generated ones; the gradients are
     those of whole batches.
     """
-    given = logits
-    logits = [dense_rows(x) if split else dense(x) for x in logits]
-    scale, shift = (None if v is None else packed(v) for v in (scale, shift))
-    device, dtype = logits[0].device, logits[0].dtype
-    double = dtype == torch.float64
-    out_dtype = torch.float64 if double else torch.float32
-    partners = [like(x, b) for x, b in zip(logits, partners)]
-    targets = [like(x, t) for x, t in zip(logits, targets)]
-    masks = [like(x, m) for x, m in zip(logits, masks)]
-    whole = [torch.empty_like(x) for x in logits] if gradient else []
-    partner_grads = [torch.empty_like(x) for x in logits] if partner_gradient else []
-    logits, grads = _terms_of(logits, split), _terms_of(whole, split)
-    k = len(logits)
-    terms = torch.empty((k, 3), dtype=out_dtype, device=device) if value and statistics else None
-    losses = []
-    for i in range(0, k, MAX_TERMS):
-        own = slice(i, i + MAX_TERMS)
-        loss = torch.empty((), dtype=out_dtype, device=device) if value else None
-        losses.append(loss)
-        _launch(
-            *(logits[own], grads[own], partners[own], partner_grads[own], targets[own], masks[own]),
-            *(
-                labels[own],
-                weights[own],
-                criterion,
-                max(0, n_real - i),
-                scale if scale is None or not scale.dim() else scale[own],
-            ),
-            *(factor, None if shift is None else shift[own], loss, None if terms is None else terms[own]),
-            split=split,
-        )
-    loss = losses[0] if len(losses) == 1 or not value else torch.stack(losses).sum()
+    if len(weights) > MAX_TERMS:
+        terms = (logits, labels, weights, criterion, n_real, partners, targets, masks, shift, split)
+        asked = dict(value=value, statistics=statistics, gradient=gradient, partner_gradient=partner_gradient)
+        return _several_launches(terms, **asked, scale=scale, factor=factor)
+    batches, first = logits, logits[0]
     if split:
-        whole = [g if g.stride() == x.stride() else torch.empty_like(x).copy_(g) for x, g in zip(given, whole)]
-    return loss, terms, whole + partner_grads if gradient or partner_gradient else None
-
-
-def _launch(
-    logits, grads, partners, partner_grads, targets, masks,
-    labels, weights, criterion, n_real, scale, factor, shift, loss, terms, split,
-):  # fmt: skip
-    device, dtype = logits[0].device, logits[0].dtype
-    double = dtype == torch.float64
-    sizes = tuple([x.numel() for x in logits])
-    shape, options, ends = plan(sizes, dtype, processors(device), 1 + bool(partners) + bool(targets) + bool(masks))
-    partials, counter = workspace(device) if loss is not None and not shape["SINGLE"] else (None, None)
-    (labels, labels_lo), (weights, weights_lo) = split_floats(labels, double), split_floats(weights, double)
-    odd_sizes, odd_ends = tuple([odd(n) for n in sizes]), tuple([odd(end) for end in ends])
+        logits = [dense_rows(x) for x in logits]
+    else:
+        logits = [x if x.is_contiguous() and not x.is_neg() else dense(x) for x in logits]
+    if partners or targets or masks:
+        partners, targets, masks = [[like(x, y) for x, y in zip(logits, ys)] for ys in (partners, targets, masks)]
+    grads = [torch.empty_like(x) for x in logits] if gradient else []
+    partner_grads = [torch.empty_like(x) for x in logits] if partner_gradient else []
+    found = grads + partner_grads
+    if split:
+        logits, grads = _terms_of(logits, split), _terms_of(grads, split)
     given = [*logits, *partners, *targets, *masks]
-    given += [x for x in (scale, shift) if x is not None]
-    given += grads if split else []  # the second half of a batch begins anywhere
-    lists = (grads, partners, partner_grads, targets, masks)
-    launch(
-        adversarial_kernel,
-        ends[-1],
-        device,
-        (
-            *(tuple(logits), *[tuple(tensors) if tensors else None for tensors in lists], odd_sizes, odd_ends),
-            *(
-                labels,
-                labels_lo,
-                weights,
-                weights_lo,
-                tuple([part for (part,) in split_floats((factor,), double)]),
-                scale,
-            ),
-            *(shift, loss, terms, partials, counter),
-        ),
-        dict(
-            CRITERION=criterion_of(criterion, dtype),
-            N_REAL=n_real,
-            SCALE_PER_TERM=scale is not None and scale.numel() > 1,
-            **shape,
-            MAX_PROGRAMS=MAX_PROGRAMS,
-            MAX_TERMS=MAX_TERMS,
-            FEW=FEW,
-        ),
-        options,
-        key=(
-            *(criterion, n_real, loss is None, terms is None, *[bool(tensors) for tensors in lists], len(logits)),
-            *(*shape.values(), *options.values(), *[n >= 2**31 for n in odd_sizes]),
-            *[x.dtype for x in (logits[0], *targets[:1], *masks[:1])],
-            *[(x.dtype, x.numel() > 1) if x is not None else None for x in (scale, shift)],
-        ),
-        given=tuple(given),
+    if split:
+        given += grads  # the second half of a batch begins anywhere
+    if scale is not None:
+        scale = packed(scale)
+        given.append(scale)
+    if shift is not None:
+        shift = packed(shift)
+        given.append(shift)
+    planned = plan(
+        *(tuple([x.numel() for x in logits]), first.dtype, first.device, tuple(labels), tuple(weights), factor),
+        *(criterion, n_real, value, bool(value and statistics), gradient, bool(partners), partner_gradient),
+        *(targets[0].dtype if targets else None, masks[0].dtype if masks else None),
+        *(None if scale is None else scale.dtype, None if shift is None else shift.dtype),
+        scale is not None and scale.numel() > 1,
     )
+    loss = terms = partials = counter = None
+    if value:
+        out = torch.float64 if first.dtype == torch.float64 else torch.float32
+        loss = torch.empty((), dtype=out, device=first.device)
+        terms = torch.empty((len(logits), 3), dtype=out, device=first.device) if statistics else None
+        if not planned.constants["SINGLE"]:
+            partials, counter = workspace(first.device)
+    lists = [tuple(tensors) if tensors else None for tensors in (grads, partners, partner_grads, targets, masks)]
+    args = (tuple(logits), *lists, *planned.numbers, scale, shift, loss, terms, partials, counter)
+    launch(planned, args, given)
+    if split:
+        found = [g if g.stride() == x.stride() else torch.empty_like(x).copy_(g) for x, g in zip(batches, found)]
+    return loss, terms, found if gradient or partner_gradient else None
+
+
+def _several_launches(terms: tuple, *, scale: Tensor | None, **asked):
+    """`adversarial` of more than MAX_TERMS terms."""
+    logits, labels, weights, criterion, n_real, partners, targets, masks, shift, split = terms
+    step = MAX_TERMS // 2 if split else MAX_TERMS
+    found = []
+    for i in range(0, len(logits), step):
+        own = slice(i, i + step)
+        if split:  # the terms are all real parts, then all generated ones
+            numbers = [values[own] + values[len(logits) :][own] for values in (labels, weights)]
+            numbers += [criterion, len(logits[own])]
+        else:
+            numbers = [labels[own], weights[own], criterion, max(0, n_real - i)]
+        part = scale if scale is None or not scale.dim() else scale[own]
+        found.append(
+            adversarial(
+                *(logits[own], *numbers, partners[own], targets[own], masks[own]),
+                *(None if shift is None else shift[own], split),
+                scale=part,
+                **asked,
+            )
+        )
+    losses, rows, grads = zip(*found)
+    loss = torch.stack(losses).sum() if asked["value"] else None
+    if rows[0] is None:
+        rows = None
+    elif split:
+        rows = torch.cat([half for k in (0, 1) for half in [part.chunk(2)[k] for part in rows]])
+    else:
+        rows = torch.cat(rows)
+    if grads[0] is None:
+        return loss, rows, None
+    halves = 2 if asked["gradient"] and asked["partner_gradient"] else 1  # first those of the logits
+    sides = [
+        [g for part in grads for g in part[k * len(part) // halves : (k + 1) * len(part) // halves]]
+        for k in range(halves)
+    ]
+    return loss, rows, [g for side in sides for g in side]

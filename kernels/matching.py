@@ -19,7 +19,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .launch import launch
+from .launch import Plan, launch
 from .layout import dense, like, packed
 from .numerics import widen
 from .reduction import in_thread_sum, odd, plain, processors, programs_of, split_floats
@@ -134,20 +134,26 @@ _DTYPES = {
 }
 
 
-@functools.lru_cache(maxsize=256)
-def plan(sizes: tuple[int, ...], dtype: torch.dtype, processors: int) -> tuple[int, int, dict, tuple, tuple, tuple]:
-    """(BLOCK, programs, compiler options, sizes and ends as the kernel takes them, key). Kept: a training run has few
-    lists of shapes, and to plan for 54 maps takes longer than to launch a kernel.
-
-    A thread has 16 elements of a tile: its signs are one 128-bit store, of float32 maps it has eight 128-bit loads
-    under way. Twice as many bytes of float64 would not fit its registers."""
+def blocks(sizes: tuple[int, ...], dtype: torch.dtype, processors: int) -> tuple[int, list[int]]:
+    """(BLOCK, ends). A thread has 16 elements of a tile: its signs are one 128-bit store, of float32 maps it has eight
+    128-bit loads under way. Twice as many bytes of float64 would not fit its registers."""
     block = 1024 if dtype == torch.float64 else 2048
     most = max(len(sizes), min(MAX_PROGRAMS, 4 * processors))
-    programs = programs_of([max(1, -(-n // block)) for n in sizes], most)
-    odd_sizes = tuple([odd(n) for n in sizes])
-    odd_ends = tuple([odd(end) for end in itertools.accumulate(programs)])
-    key = (len(sizes), dtype, block, *[n >= 2**31 for n in odd_sizes])
-    return block, sum(programs), dict(num_warps=4, maxnreg=128), odd_sizes, odd_ends, key
+    return block, list(itertools.accumulate(programs_of([max(1, -(-n // block)) for n in sizes], most)))
+
+
+@functools.lru_cache(maxsize=256)
+def plan(
+    sizes: tuple[int, ...], dtype: torch.dtype, device: torch.device, weights: tuple[float, ...], asked: tuple
+) -> Plan:
+    """Kept: a training has few lists of shapes, and to plan for 54 maps takes longer than to launch a kernel. asked:
+    whether there are maps, gradients, gradients of the real maps; the dtype of the scale."""
+    block, ends = blocks(sizes, dtype, processors(device))
+    odd_sizes, odd_ends = tuple([odd(n) for n in sizes]), tuple([odd(end) for end in ends])
+    numbers = (odd_sizes, odd_ends, *split_floats(weights, dtype == torch.float64))
+    constants = dict(DTYPE=_DTYPES[dtype], BLOCK=block, MAX_PROGRAMS=MAX_PROGRAMS)
+    key = (len(sizes), dtype, block, *asked, *[n >= 2**31 for n in odd_sizes])
+    return Plan(matching_kernel, ends[-1], device, numbers, constants, dict(num_warps=4, maxnreg=128), key)
 
 
 def matching_signs(
@@ -190,20 +196,10 @@ def matching_gradient(
 
 
 def _launch(fakes, reals, signs, grads, real_grads, weights, dtype, scale, loss) -> None:
-    device, double = signs[0].device, dtype == torch.float64
-    block, programs, options, sizes, ends, key = plan(tuple([s.numel() for s in signs]), dtype, processors(device))
-    partials, counter = workspace(device) if loss is not None else (None, None)
-    lists = (fakes, reals, signs, grads, real_grads)
-    launch(
-        matching_kernel,
-        programs,
-        device,
-        (
-            *[tuple(tensors) if tensors else None for tensors in lists],
-            *(sizes, ends, *split_floats(weights, double), scale, loss, partials, counter),
-        ),
-        dict(DTYPE=_DTYPES[dtype], BLOCK=block, MAX_PROGRAMS=MAX_PROGRAMS),
-        options,
-        key=(*key, *[bool(tensors) for tensors in lists], None if scale is None else scale.dtype),
-        given=(*fakes, *reals, *signs, *([] if scale is None else [scale])),
-    )
+    device = signs[0].device
+    asked = (bool(fakes), bool(grads), bool(real_grads), None if scale is None else scale.dtype)
+    planned = plan(tuple([s.numel() for s in signs]), dtype, device, tuple(weights), asked)
+    scratch = workspace(device) if loss is not None else (None, None)
+    lists = [tuple(tensors) if tensors else None for tensors in (fakes, reals, signs, grads, real_grads)]
+    given = [*fakes, *reals, *signs, *([] if scale is None else [scale])]
+    launch(planned, (*lists, *planned.numbers, scale, loss, *scratch), given)

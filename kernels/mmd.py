@@ -27,6 +27,7 @@ that owns it: in the gradient itself where that is float32 or float64, else in a
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 
@@ -35,7 +36,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .launch import launch
+from .launch import Plan, launch
 from .layout import packed
 from .reduction import partial_sums, processors, split_floats, sum_three
 from .workspace import MAX_PROGRAMS, workspace
@@ -444,7 +445,7 @@ DIFFERENCES_UP_TO = 4
 MOST_PROGRAMS = MAX_PROGRAMS
 
 
-def plan(n: int, m: int, d: int, differences: bool, dtype: torch.dtype, processors: int) -> tuple[dict, dict]:
+def blocks(n: int, m: int, d: int, differences: bool, dtype: torch.dtype, processors: int) -> tuple[dict, dict]:
     """(block sizes, compiler options). Small samples get small row blocks, so that every processor has one.
 
     Products: the largest tiles of which no loop spills on sm_80, sm_90 and sm_100 with Triton 3.6, 3.7 and 3.9."""
@@ -459,6 +460,40 @@ def plan(n: int, m: int, d: int, differences: bool, dtype: torch.dtype, processo
         block //= 2
     shape = dict(CHUNKS=d > chunk, EVEN=d % chunk == 0, CHUNK=chunk, BI=block, BJ=columns)
     return shape, dict(num_warps=4)
+
+
+@functools.lru_cache(maxsize=256)
+def plan(
+    n: int, m: int, d: int, dtype: torch.dtype, device: torch.device, kernel: str, bandwidths: tuple[float, ...],
+    alpha: float, powers: tuple[bool, ...], unbiased: bool, target: bool, weight: float, factor: float, precision: str,
+    value: bool, of_x: bool, of_y: bool, scale: torch.dtype | None,
+) -> Plan:  # fmt: skip
+    """Kept: every step of a training has the same. scale: its dtype, if there is one."""
+    double = dtype == torch.float64
+    differences = double or precision == "exact"
+    shape, options = blocks(n, m, d, differences, dtype, processors(device))
+    count = -(-n // shape["BI"]) if value or of_x else 0
+    count += -(-m // shape["BI"]) if (value and target) or of_y else 0
+    programs = min(MOST_PROGRAMS, count)
+    dot = None if differences else dot_precision(precision)
+    unit = 16 if d % 16 == 0 else 4 if d % 4 == 0 else 1
+    pairs = [tuple([part for (part,) in split_floats((v,), double)]) for v in (weight, weight * factor)]
+    numbers = (n, m, d // unit, programs, *split_floats(_rates(kernel, bandwidths, alpha), double))
+    numbers += (*split_floats((alpha,), double), *pairs)
+    constants = dict(
+        KERNEL=KERNELS[kernel],
+        POWERS=sum(power << b for b, power in enumerate(powers)),
+        TARGET=target,
+        UNBIASED=unbiased,
+        DOT=dot,
+        **{name: shape[name] for name in ("CHUNKS", "EVEN", "CHUNK")},
+        UNIT=unit,
+        BI=shape["BI"],
+        BJ=shape["BJ"],
+        MAX_PROGRAMS=MAX_PROGRAMS,
+    )
+    key = (kernel, powers, len(bandwidths), dtype, value, of_x, of_y, target, unbiased, dot, unit, *shape.values())
+    return Plan(mmd_kernel, programs, device, numbers, constants, options, (*key, *options.values(), scale))
 
 
 def dot_precision(precision: str) -> str:
@@ -498,52 +533,22 @@ def mmd(
     """
     x, y = packed(x), packed(y)
     (n, d), m = x.shape, len(y)
-    double = x.dtype == torch.float64
-    acc = torch.float64 if double else torch.float32
-    differences = double or precision == "exact"
-    shape, options = plan(n, m, d, differences, x.dtype, processors(x.device))
+    scale = None if scale is None else packed(scale)
+    planned = plan(
+        *(n, m, d, x.dtype, x.device, kernel, tuple(bandwidths), alpha, powers, unbiased, target, weight, factor),
+        *(precision, value, of_x, of_y, None if scale is None else scale.dtype),
+    )
+    acc = torch.float64 if x.dtype == torch.float64 else torch.float32
     grads = [torch.empty_like(s) if asked else None for s, asked in ((x, of_x), (y, of_y))]
     sums = [None, None]
-    if shape["CHUNKS"] or not differences:
+    if planned.constants["CHUNKS"] or planned.constants["DOT"] is not None:
         sums = [g if g is None or g.dtype == acc else torch.empty_like(g, dtype=acc) for g in grads]
     loss = torch.empty((), dtype=acc, device=x.device) if value else None
     means = torch.empty(3, dtype=acc, device=x.device) if value else None
-    partials, counter = workspace(x.device) if value else (None, None)
-    blocks = -(-n // shape["BI"]) if value or of_x else 0
-    blocks += -(-m // shape["BI"]) if (value and target) or of_y else 0
-    programs = min(MOST_PROGRAMS, blocks)
-    dot = None if differences else dot_precision(precision)
-    unit = 16 if d % 16 == 0 else 4 if d % 4 == 0 else 1
-    rates, rates_lo = split_floats(_rates(kernel, bandwidths, alpha), double)
-    scale = None if scale is None else packed(scale)
-    pairs = [tuple([part for (part,) in split_floats((v,), double)]) for v in (weight, weight * factor)]
-    launch(
-        mmd_kernel,
-        programs,
-        x.device,
-        (
-            *(x, y, *grads, *sums, n, m, d // unit, programs, rates, rates_lo, *split_floats((alpha,), double), *pairs),
-            *(scale, (float(min(bandwidths, default=0.0)),), loss, means, partials, counter),
-        ),
-        dict(
-            KERNEL=KERNELS[kernel],
-            POWERS=sum(power << b for b, power in enumerate(powers)),
-            TARGET=target,
-            UNBIASED=unbiased,
-            DOT=dot,
-            **{name: shape[name] for name in ("CHUNKS", "EVEN", "CHUNK")},
-            UNIT=unit,
-            BI=shape["BI"],
-            BJ=shape["BJ"],
-            MAX_PROGRAMS=MAX_PROGRAMS,
-        ),
-        options,
-        key=(
-            *(kernel, powers, len(rates), x.dtype, value, of_x, of_y, target, unbiased, dot, unit, *shape.values()),
-            *(*options.values(), None if scale is None else scale.dtype),
-        ),
-        given=(x, y) if scale is None else (x, y, scale),
-    )
+    scratch = workspace(x.device) if value else (None, None)
+    narrowest = (float(min(bandwidths, default=0.0)),)
+    args = (x, y, *grads, *sums, *planned.numbers, scale, narrowest, loss, means, *scratch)
+    launch(planned, args, (x, y) if scale is None else (x, y, scale))
     return loss, means, *grads
 
 

@@ -39,7 +39,7 @@ elif os.environ.get("TRITON_INTERPRET") == "1":
 def device(request, monkeypatch):
     """Runs a test once a backend, with that backend chosen; the value is the device its tensors go on."""
     backend, device = request.param
-    monkeypatch.setattr("fastgan.operators.chosen", backend)
+    monkeypatch.setattr("fastgan.operators.dispatch.forced_backend", backend)
     return torch.device(device)
 
 
@@ -48,7 +48,7 @@ def kernel_device(monkeypatch):
     """The device where the Triton kernels run here, chosen as backend: the GPU, or the CPU through the interpreter."""
     if not CUDA and os.environ.get("TRITON_INTERPRET") != "1":
         pytest.skip("no GPU, and TRITON_INTERPRET is not 1: Triton before 3.7 interprets with NumPy below 2.4 alone")
-    monkeypatch.setattr("fastgan.operators.chosen", "triton")
+    monkeypatch.setattr("fastgan.operators.dispatch.forced_backend", "triton")
     return torch.device("cuda" if CUDA else "cpu")
 
 

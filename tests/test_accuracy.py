@@ -63,28 +63,25 @@ def test_discriminator_of_many_blocks(device, dtype, sizes):
 
 @pytest.mark.parametrize("n", [7, 5000])
 def test_sides_of_one_size(monkeypatch, n):
-    """On a CPU few logits are a product with a constant, and more of them a sum each, which differ in sign."""
-    monkeypatch.setattr("fastgan.operators.chosen", "torch")
+    monkeypatch.setattr("fastgan.operators.dispatch.forced_backend", "torch")
     for dtype in DTYPES:
         test_discriminator(torch.device("cpu"), dtype, (n, n), 4.0)
 
 
 @pytest.mark.parametrize("sizes", LARGER, ids=str)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_closed_form_of_several_blocks(monkeypatch, dtype, sizes):
-    monkeypatch.setattr("fastgan.operators.chosen", "torch")
+def test_several_blocks_on_a_cpu(monkeypatch, dtype, sizes):
+    monkeypatch.setattr("fastgan.operators.dispatch.forced_backend", "torch")
     for magnitude in (2.0, 60.0):
         test_discriminator(torch.device("cpu"), dtype, sizes, magnitude)
     test_sure_logits(torch.device("cpu"), 300_001, 30.0, 1.0)
-    for threads in (1, 64):  # they count in two ways
-        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
-        stats = fastgan.discriminator_value_and_grad(*(logits(n, 3.0, dtype, "cpu") for n in sizes)).stats
-        assert_loss(stats.fake_accuracy, (logits(sizes[1], 3.0, dtype, "cpu") < 0).double().mean(), dtype)
+    stats = fastgan.discriminator_value_and_grad(*(logits(n, 3.0, dtype, "cpu") for n in sizes)).stats
+    assert_loss(stats.fake_accuracy, (logits(sizes[1], 3.0, dtype, "cpu") < 0).double().mean(), dtype)
 
 
 def test_products_that_underflow(monkeypatch):
     """The product of 16 probabilities is no normal number, or 0, beside a loss that is not small."""
-    monkeypatch.setattr("fastgan.operators.chosen", "torch")
+    monkeypatch.setattr("fastgan.operators.dispatch.forced_backend", "torch")
     for dtype, far in ((torch.float32, -6.25), (torch.float32, -110.0), (torch.float64, -45.8)):
         fake = torch.full((16, 18_750), 6.0, dtype=dtype)
         fake[:, ::2] = far
@@ -297,7 +294,7 @@ def test_program_order_does_not_matter(kernel_device, monkeypatch):
         from triton.runtime.interpreter import interpreter_builder
 
         set_grid_idx = interpreter_builder.set_grid_idx
-        programs = importlib.import_module("fastgan.kernels.adversarial").plan((9000, 30000), torch.float32, 2)[2][-1]
+        programs = importlib.import_module("fastgan.kernels.adversarial").blocks((9000, 30000), torch.float32, 2)[2][-1]
         for seed in range(4):
             order = list(range(programs))
             random.Random(seed).shuffle(order)

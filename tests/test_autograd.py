@@ -7,7 +7,6 @@ import torch
 from oracle import assert_close, term
 
 import fastgan
-from fastgan import small
 
 
 def leaves(device, *sizes, dtype=torch.float64, seed=0):
@@ -119,12 +118,10 @@ def test_third_derivative(device):
 
 def test_only_the_logits_are_saved(device):
     real, fake = leaves(device, 30, 40, dtype=torch.float32)
-    shares = {small._shares(factor, n, torch.float32).data_ptr() for factor, n in ((-1.0, 30), (1.0, 40))}
     saved = []
 
     def pack(x):
-        if x.dim() and x.data_ptr() not in shares:  # a number, or constants that every call of this size shares
-            saved.append(x.data_ptr())
+        saved.append(x.data_ptr())
         return x
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):

@@ -72,7 +72,7 @@ def test_grad_scale(scale, error, message):
 
 
 def test_unknown_backend(monkeypatch):
-    monkeypatch.setattr("fastgan.operators.chosen", "cuda")
+    monkeypatch.setattr("fastgan.operators.dispatch.forced_backend", "cuda")
     with pytest.raises(ValueError, match="FASTGAN_BACKEND: got 'cuda', expected 'triton' or 'torch'"):
         fastgan.generator_loss(GOOD)
 

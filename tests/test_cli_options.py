@@ -151,7 +151,7 @@ def test_the_trainer_penalises_where_there_is_a_discriminator():
 
 @pytest.mark.parametrize("arguments", [["train", "points.npy", *SMALL], ["game", "ring", "--out", "run"], ["doctor"]])
 def test_a_backend_that_is_none(files, capsys, monkeypatch, arguments):
-    monkeypatch.setattr("fastgan.operators.chosen", "cuda")  # as FASTGAN_BACKEND=cuda leaves it
+    monkeypatch.setattr("fastgan.operators.dispatch.forced_backend", "cuda")  # as FASTGAN_BACKEND=cuda leaves it
     assert "FASTGAN_BACKEND: got 'cuda', expected 'triton' or 'torch'" in refused(capsys, *arguments)
     assert not files()
 
@@ -160,7 +160,7 @@ def test_a_backend_that_is_none(files, capsys, monkeypatch, arguments):
 def test_a_backend_that_does_not_run_here(files, capsys, monkeypatch, arguments):
     from fastgan import kernels
 
-    monkeypatch.setattr("fastgan.operators.chosen", "triton")
+    monkeypatch.setattr("fastgan.operators.dispatch.forced_backend", "triton")
     monkeypatch.setattr(kernels, "INTERPRETED", False)
     assert "FASTGAN_BACKEND: got 'triton' for tensors on cpu" in refused(capsys, *arguments)
     assert not files()
@@ -169,7 +169,7 @@ def test_a_backend_that_does_not_run_here(files, capsys, monkeypatch, arguments)
 def test_doctor_reports_a_backend_that_does_not_run_here(capsys, monkeypatch):
     from fastgan import kernels
 
-    monkeypatch.setattr("fastgan.operators.chosen", "triton")
+    monkeypatch.setattr("fastgan.operators.dispatch.forced_backend", "triton")
     monkeypatch.setattr(kernels, "INTERPRETED", False)
     assert main(["doctor"]) == 1
     assert "FASTGAN_BACKEND: got 'triton' for tensors on cpu" in capsys.readouterr().out

@@ -1,5 +1,7 @@
 """What only a GPU can show: launches as the profiler counts them, no synchronisation, capture and replay, streams."""
 
+import importlib
+
 import pytest
 import torch
 from oracle import assert_close, assert_loss, term
@@ -7,7 +9,8 @@ from oracle import assert_close, assert_loss, term
 import fastgan
 from bench.graph_nodes import kernel_nodes
 from bench.measure import Cuda
-from fastgan import kernels, operators
+from fastgan import kernels
+from fastgan.operators.dispatch import backend_for
 
 pytestmark = pytest.mark.gpu
 SIZES = [(100, 128), (30_000, 40_000), (3_000_000, 2_000_001)]
@@ -43,8 +46,8 @@ def pairs_path(real, fake):
 
 
 def test_cuda_tensors_go_to_triton():
-    assert operators.backend_for(torch.device("cuda")) == "triton"
-    assert operators.backend_for(torch.device("cpu")) == "torch"
+    assert backend_for(torch.device("cuda")) == "triton"
+    assert backend_for(torch.device("cpu")) == "torch"
 
 
 @pytest.mark.parametrize("sizes", SIZES, ids=str)
@@ -199,6 +202,15 @@ def test_only_the_outputs_are_allocated(sizes):
     assert peak == sum(x.nbytes for x in training_path(*inputs))
 
 
+def forget_compiled_kernels():
+    """Plans keep short ways to launch; new plans have none."""
+    from fastgan.kernels import launch
+
+    launch.compiled_kernels.clear()
+    for name in ("adversarial", "matching", "mmd"):
+        importlib.import_module(f"fastgan.kernels.{name}").plan.cache_clear()
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64], ids=str)
 def test_the_cached_launch_is_the_ordinary_launch(dtype, monkeypatch):
     """Same bits either way; and a change of alignment, dtype or size class never reuses the wrong kernel."""
@@ -209,21 +221,21 @@ def test_the_cached_launch_is_the_ordinary_launch(dtype, monkeypatch):
             real, fake = (x[offset:] for x in sides([n + offset for n in sizes], dtype))
             results = []
             for cached in (True, False):
-                monkeypatch.setattr(launch, "_CACHED", cached)
-                launch._compiled.clear()
+                monkeypatch.setattr(launch, "CACHED", cached)
+                forget_compiled_kernels()
                 results.append([training_path(real, fake) for _ in range(3)] + [drop_in(real, fake) for _ in range(2)])
             for a, b in zip(*results):
                 assert all(torch.equal(x, y) for x, y in zip(a, b))
             assert_close(results[0][0][2], term(real, 1.0)[1], dtype)
-    monkeypatch.setattr(launch, "_CACHED", True)
+    monkeypatch.setattr(launch, "CACHED", True)
 
 
 def test_the_cached_launch_is_in_use():
     from fastgan.kernels import launch
 
     training_path(*sides((50, 60)))
-    assert launch.triton.__version__.startswith(launch.TESTED) == launch._CACHED
-    assert bool(launch._compiled) == launch._CACHED
+    assert launch.triton.__version__.startswith(launch.TESTED) == launch.CACHED
+    assert bool(launch.compiled_kernels) == launch.CACHED
 
 
 def test_more_than_2_to_the_31_logits():

@@ -375,7 +375,7 @@ def test_minimax_of_one_error(device):
 
 def test_a_linear_discriminator_reaches_the_table(device):
     """S4, B3: slope -mu and bias mu^2 / 2, and with them ln 2 - JSD, under LBFGS through the fused loss."""
-    n = 20_000 if device.type == "cuda" or fastgan.operators.chosen == "torch" else 4_000
+    n = 20_000 if device.type == "cuda" or fastgan.operators.dispatch.forced_backend == "torch" else 4_000
     x_t, x_g = (quantile_points(mu, n, device)[:, None] for mu in (0.0, 1.0))
     d = nn.Linear(1, 1).to(device, F64)
     optimizer = torch.optim.LBFGS(d.parameters(), max_iter=30, line_search_fn="strong_wolfe")

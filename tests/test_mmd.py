@@ -14,7 +14,10 @@ import torch
 from oracle import ulp
 
 import fastgan
-from fastgan import kernels, mmd, operators, reference
+from fastgan import kernels, reference
+from fastgan.formulas.mmd import DIFFERENCES_UP_TO
+from fastgan.losses import mmd
+from fastgan.operators.dispatch import backend_for
 
 KERNELS = mmd.KERNELS
 RTOL = {torch.float64: 1e-13, torch.float32: 2e-6, torch.float16: 2e-6, torch.bfloat16: 2e-6}
@@ -80,7 +83,7 @@ def check(x, y, bandwidths, rtol=None, scale=1.0, **options):
     dtype = x.dtype
     out_dtype = torch.float64 if dtype == torch.float64 else torch.float32
     settings = dict(options)
-    products = settings.pop("precision", "fp32") != "exact" and x.shape[1] > mmd.DIFFERENCES_UP_TO
+    products = settings.pop("precision", "fp32") != "exact" and x.shape[1] > DIFFERENCES_UP_TO
     target = settings.pop("include_target_term", True)
     loss, size, grads, sizes, means = exact(x, y, bandwidths, target=target, products=products, **settings)
     out = fastgan.mmd_value_and_grad(x, y, bandwidths, target_gradient=True, grad_scale=scale, **options)
@@ -163,7 +166,7 @@ def test_options(device):
 
 @pytest.fixture
 def closed_form(monkeypatch):
-    monkeypatch.setattr("fastgan.operators.chosen", "torch")
+    monkeypatch.setattr("fastgan.operators.dispatch.forced_backend", "torch")
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
@@ -316,7 +319,7 @@ def test_error_of_products():
 
 def kernels_are_fast(device):
     """Not the interpreter."""
-    return device.type != "cpu" or operators.backend_for(device) == "torch"
+    return device.type != "cpu" or backend_for(device) == "torch"
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
@@ -418,21 +421,25 @@ def test_launches_and_allocations(kernel_device, monkeypatch):
 def test_launch_arguments_are_in_the_order_of_the_signature(kernel_device, monkeypatch):
     recorded = []
     module = importlib.import_module("fastgan.kernels.mmd")
-    monkeypatch.setattr(module, "launch", lambda *args, **kwargs: recorded.append((args, kwargs)))
+    monkeypatch.setattr(module, "launch", lambda *arguments: recorded.append(arguments))
     fastgan.mmd_value_and_grad(*samples(200, 300, 2, device=kernel_device), (1.0, 2.0))
-    (kernel, programs, _, args, constants, _), kwargs = recorded[0]
+    plan, args, given = recorded[0]
+    kernel, programs, constants = plan.kernel, plan.programs, plan.constants
     names = [*inspect.signature(kernel.fn).parameters]
     assert len(args) + len(constants) == len(names) and list(constants) == names[len(args) :]
     assert args[names.index("programs")] == programs == -(-200 // 32) + -(-300 // 32)
-    assert constants["POWERS"] == 0b10 and len(kwargs["given"]) == 2
+    assert constants["POWERS"] == 0b10 and len(given) == 2
 
 
 def test_samples_of_many_rows_share_the_programs(kernel_device, monkeypatch):
     """More blocks of rows than programs: each takes several."""
     x, y = samples(40, 33, 2, device=kernel_device)
     want = fastgan.mmd_value_and_grad(x, y, target_gradient=True)
-    monkeypatch.setattr(importlib.import_module("fastgan.kernels.mmd"), "MOST_PROGRAMS", 3)
+    module = importlib.import_module("fastgan.kernels.mmd")
+    monkeypatch.setattr(module, "MOST_PROGRAMS", 3)
+    module.plan.cache_clear()
     got = fastgan.mmd_value_and_grad(x, y, target_gradient=True)
+    module.plan.cache_clear()
     assert torch.equal(got.grad, want.grad) and torch.equal(got.grad_target, want.grad_target)
     torch.testing.assert_close(got.loss, want.loss, rtol=1e-6, atol=0)
 

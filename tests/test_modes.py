@@ -9,7 +9,7 @@ import fastgan
 
 @pytest.fixture(autouse=True)
 def closed_form(monkeypatch):
-    monkeypatch.setattr("fastgan.operators.chosen", "torch")
+    monkeypatch.setattr("fastgan.operators.dispatch.forced_backend", "torch")
 
 
 LOSSES = {

@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from oracle import DTYPES, LOSS_RTOL, assert_close
 
 import fastgan
-from fastgan import closed_form, criteria, kernels, reference, small
+from fastgan import kernels, reference
+from fastgan.formulas import criteria
 
 pytestmark = pytest.mark.usefixtures("poisoned")
 
@@ -119,30 +120,15 @@ def test_the_knee_is_that_of_the_operator(device, criterion):
             torch.testing.assert_close(grad, eager, rtol=1e-6, atol=0)
 
 
-@pytest.mark.parametrize("criterion", sorted(small.FORMS))
-def test_the_closed_form_of_what_is_small(monkeypatch, criterion):
-    """Small losses on a CPU take PyTorch's own nodes; what larger ones take is right for small ones too."""
-    monkeypatch.setattr("fastgan.operators.chosen", "torch")
-    monkeypatch.setattr("fastgan.operators.PLAIN_BELOW", 0)
+@pytest.mark.parametrize("criterion", FORMULAS)
+def test_several_blocks_on_a_cpu(monkeypatch, criterion):
+    """Large tensors go block by block: here two blocks and a rest."""
+    monkeypatch.setattr("fastgan.operators.dispatch.forced_backend", "torch")
+    monkeypatch.setattr("fastgan.cpu.blocks.BLOCK", 512)
     for label in (1.0, 0.0):
         for n in (7, 1030):
             test_criterion(torch.device("cpu"), criterion, label, n)
-    test_gradcheck_and_gradgradcheck(torch.device("cpu"), criterion)
-    if criterion == "hinge":
-        test_the_knee_is_that_of_the_operator(torch.device("cpu"), criterion)
-
-
-@pytest.mark.parametrize("criterion", sorted(set(closed_form.FAST) - {"sigmoid_cross_entropy"}))
-def test_the_closed_form_by_blocks(monkeypatch, criterion):
-    """What large losses take on a CPU, of several stretches and a rest."""
-    monkeypatch.setattr("fastgan.operators.chosen", "torch")
-    monkeypatch.setattr("fastgan.operators.PLAIN_BELOW", 0)
-    monkeypatch.setattr("fastgan.closed_form._FRESH", 0)
-    monkeypatch.setattr("fastgan.closed_form.BLOCK", 512)
-    for label in (1.0, 0.0):
-        for n in (7, 1030):
-            test_criterion(torch.device("cpu"), criterion, label, n)
-    if "hinge" in criterion:
+    if criterion in ("hinge", "hinge_clamp", "hinge_min"):
         test_the_knee_is_that_of_the_operator(torch.device("cpu"), criterion)
     for shape in ((2, 3, 5, 6), (2, 3, 13, 14)):  # a block, and several
         for layout in (torch.contiguous_format, torch.channels_last):

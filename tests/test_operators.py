@@ -8,7 +8,10 @@ import pytest
 import torch
 
 import fastgan
-from fastgan import kernels, operators
+from fastgan import kernels
+from fastgan.formulas.terms import Terms
+from fastgan.operators import adversarial as operators
+from fastgan.operators.dispatch import backend_for
 
 CRITERION = "sigmoid_cross_entropy"
 
@@ -30,12 +33,12 @@ def test_opcheck(device, dtype):
         scale, shift = torch.tensor(2.0, device=device), torch.tensor([0.1, 0.2], device=device)
         others = [x.flip(0) for x in logits]
         for terms in (
-            operators.Terms(logits, (1.0, 0.0), (0.5, 0.5), CRITERION, 1),
-            operators.Terms(logits, (1.0, 1.0), (0.5, 0.5), CRITERION, 2, partners=others, shift=shift),
-            operators.Terms(logits, (0.0, 0.0), (1.0, 2.0), "least_squares", 1, targets=others, masks=others),
-            operators.Terms([x for x in logits if len(x) > 1], *[(1.0, 0.0) * 2] * 2, "hinge", 2, split=-1)
+            Terms(logits, (1.0, 0.0), (0.5, 0.5), CRITERION, 1),
+            Terms(logits, (1.0, 1.0), (0.5, 0.5), CRITERION, 2, partners=others, shift=shift),
+            Terms(logits, (0.0, 0.0), (1.0, 2.0), "least_squares", 1, targets=others, masks=others),
+            Terms([x for x in logits if len(x) > 1], *[(1.0, 0.0) * 2] * 2, "hinge", 2, split=-1)
             if min(sizes) > 1
-            else operators.Terms(logits[1:], (1.0, 0.0), (1.0, 1.0), "hinge", 1, split=1),
+            else Terms(logits[1:], (1.0, 0.0), (1.0, 1.0), "hinge", 1, split=1),
         ):
             for statistics in (operators.NOTHING, operators.LOSSES, operators.EVERYTHING):
                 torch.library.opcheck(ops.value, (*terms, statistics))
@@ -46,7 +49,7 @@ def test_opcheck(device, dtype):
             for s in (scale, None):
                 torch.library.opcheck(ops.value_and_gradient, (*terms, s, 3.0))
     channels_last = sides(device, 96)[0].reshape(2, 3, 4, 4).contiguous(memory_format=torch.channels_last)
-    terms = operators.Terms([channels_last], (1.0,), (1.0,), CRITERION)
+    terms = Terms([channels_last], (1.0,), (1.0,), CRITERION)
     torch.library.opcheck(ops.gradient, (*terms, scale, True, False))
 
 
@@ -194,7 +197,7 @@ def test_nothing_is_allocated_but_outputs(kernel_device, monkeypatch):
 
 def test_threads(device):
     """Several threads at once, each with its own logits, get what each gets alone."""
-    if device.type == "cpu" and operators.backend_for(device) == "triton":
+    if device.type == "cpu" and backend_for(device) == "triton":
         pytest.skip("Triton's interpreter is not thread-safe: it patches the language module while it runs")
     inputs = [sides(device, 9000 + k, 70, seed=k) for k in range(8)]
     want = [fastgan.discriminator_value_and_grad(*x) for x in inputs]
@@ -226,11 +229,12 @@ def test_launch_arguments_are_in_the_order_of_the_signature(kernel_device, monke
     """A compiled kernel is called with positions alone: arguments, then constants, as the kernel declares them."""
     recorded, before = [], kernels.launch_count()
     adversarial = importlib.import_module("fastgan.kernels.adversarial")
-    monkeypatch.setattr(adversarial, "launch", lambda *args, **kwargs: recorded.append((args, kwargs)))
+    monkeypatch.setattr(adversarial, "launch", lambda *arguments: recorded.append(arguments))
     fastgan.discriminator_value_and_grad(*sides(kernel_device, 6000, 9000))
-    (kernel, programs, _, args, constants, options), kwargs = recorded[0]
+    plan, args, given = recorded[0]
+    kernel, programs, constants, options = plan.kernel, plan.programs, plan.constants, plan.options
     names = [*inspect.signature(kernel.fn).parameters]
     assert len(args) + len(constants) == len(names)
     assert list(constants) == names[len(args) :]
     assert 2 * programs + 3 == args[names.index("ends")][-1] > 5 and options["num_warps"] == 4
-    assert len(kwargs["given"]) == 2 and kernels.launch_count() == before
+    assert len(given) == 2 and kernels.launch_count() == before

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import fastgan
-from fastgan import penalties
+from fastgan.losses import penalties
 
 
 def small_discriminator(dtype=torch.float64, seed=0):

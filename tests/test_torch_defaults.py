@@ -9,7 +9,6 @@ from torch.distributions import Independent, Normal, Uniform
 
 import fastgan
 from fastgan import game, networks
-from fastgan.closed_form import constant
 from fastgan.game import quadrature, training
 from fastgan.trainer import GANTrainer
 
@@ -87,7 +86,6 @@ CASES = {
 def default(request):
     """Sets one of torch's defaults when it is called."""
     quadrature._nodes.cache_clear()
-    constant.cache_clear()
 
     def set_default():
         if request.param == "meta":

@@ -10,7 +10,7 @@ from torch import nn
 
 from fastgan import data as datasets
 from fastgan import networks
-from fastgan.operators import backend_for
+from fastgan.operators.dispatch import backend_for
 
 TRAINED = 5  # numbers a weight takes in training: itself, its gradient, Adam's two moments, and G's average
 

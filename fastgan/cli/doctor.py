@@ -9,7 +9,7 @@ import torch
 
 from fastgan.cli.errors import FAILED, OK, refusing
 from fastgan.doctor import examine
-from fastgan.operators import backend_for
+from fastgan.operators.dispatch import backend_for
 
 
 def run_doctor(args: argparse.Namespace) -> int:

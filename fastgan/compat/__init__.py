@@ -3,7 +3,7 @@
     from fastgan.compat.hifigan import discriminator_loss, generator_loss    # instead of: from models import ...
 
 One module a codebase, named after it; its docstring says what to change and what differs from upstream, if anything.
-Behind them are the fused losses of `fastgan.functional`.
+Behind them are the fused losses of `fastgan.losses`.
 """
 
 import importlib

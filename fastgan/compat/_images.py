@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from torch import Tensor, nn
 
-from fastgan.functional import criterion_loss
+from fastgan.losses.adversarial import criterion_loss
 
 
 def expect_known(name: str, value: str, known: Iterable[str], error: type[Exception] = NotImplementedError) -> None:

@@ -29,9 +29,9 @@ from contextlib import contextmanager, nullcontext
 import torch
 from torch import Tensor, nn
 
-from fastgan import functional
-from fastgan.compat._sides import Refused
-from fastgan.matching import Maps, feature_matching_loss
+from fastgan.compat._logits import Refused
+from fastgan.losses import adversarial
+from fastgan.losses.feature_matching import Maps, feature_matching_loss
 
 try:
     from flashy import distrib
@@ -106,7 +106,7 @@ _GUARDED = (mse_loss, hinge_loss, hinge2_loss)  # 0 of no logits
 
 def _loss(x: Tensor, which: Callable) -> Tensor:
     criterion, label = _TERMS[which]
-    return functional.criterion_loss(x, label, criterion)
+    return adversarial.criterion_loss(x, label, criterion)
 
 
 def _guarded(x: Tensor, which: Callable) -> Tensor:
@@ -285,7 +285,7 @@ class AdversarialLoss(nn.Module):
                 by_criterion.setdefault(criterion, []).append((logits, label))
         if not by_criterion:
             return torch.zeros((), device=sides[0][1][0].device)
-        return sum(functional.adversarial_losses(s, c, weight=weight)[0] for c, s in by_criterion.items())
+        return sum(adversarial.adversarial_losses(s, c, weight=weight)[0] for c, s in by_criterion.items())
 
 
 def _are_tensors(found) -> bool:

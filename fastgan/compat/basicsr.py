@@ -19,10 +19,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from fastgan import penalties
 from fastgan.compat._images import TypedGANLoss, expect_logits
 from fastgan.compat.rosinality import d_r1_loss as r1_penalty  # noqa: F401 (a name of this module)
-from fastgan.functional import Logits
+from fastgan.losses import penalties
+from fastgan.losses.arguments import Logits
 
 
 class GANLoss(TypedGANLoss):

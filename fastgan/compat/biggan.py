@@ -11,17 +11,13 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from fastgan import functional
-from fastgan.compat import _sides
 from fastgan.compat._logits import check
+from fastgan.losses import adversarial, separate
 
 
 def _pair(dis_fake: Tensor, dis_real: Tensor, criterion: str) -> tuple[Tensor, Tensor]:
-    losses = functional.small_losses(criterion, dis_real, dis_fake)
-    if losses is not None:
-        return losses
     check(dis_fake=dis_fake, dis_real=dis_real)
-    return tuple(_sides.each_loss(criterion, ("dis_real", dis_real, 1.0), ("dis_fake", dis_fake, 0.0)))
+    return tuple(separate.each_loss(criterion, ("dis_real", dis_real, 1.0), ("dis_fake", dis_fake, 0.0)))
 
 
 def loss_dcgan_dis(dis_fake: Tensor, dis_real: Tensor) -> tuple[Tensor, Tensor]:
@@ -38,7 +34,7 @@ def loss_dcgan_dis(dis_fake: Tensor, dis_real: Tensor) -> tuple[Tensor, Tensor]:
 def loss_dcgan_gen(dis_fake: Tensor) -> Tensor:
     """mean softplus(-dis_fake), 0-d. Errors as in `loss_dcgan_dis`."""
     check(dis_fake=dis_fake)
-    return functional.criterion_loss(dis_fake, 1.0, "softplus")
+    return adversarial.criterion_loss(dis_fake, 1.0, "softplus")
 
 
 def loss_hinge_dis(dis_fake: Tensor, dis_real: Tensor) -> tuple[Tensor, Tensor]:
@@ -49,7 +45,7 @@ def loss_hinge_dis(dis_fake: Tensor, dis_real: Tensor) -> tuple[Tensor, Tensor]:
 def loss_hinge_gen(dis_fake: Tensor) -> Tensor:
     """-mean dis_fake, 0-d. Errors as in `loss_dcgan_dis`."""
     check(dis_fake=dis_fake)
-    return functional.generator_loss(dis_fake, "hinge")
+    return adversarial.generator_loss(dis_fake, "hinge")
 
 
 generator_loss = loss_hinge_gen

@@ -27,10 +27,9 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from fastgan import functional
-from fastgan.compat import _sides
-from fastgan.functional import Logits
-from fastgan.matching import Maps, feature_matching_loss
+from fastgan.losses import adversarial, separate
+from fastgan.losses.arguments import Logits
+from fastgan.losses.feature_matching import Maps, feature_matching_loss
 
 __all__ = [
     "HingeDLoss",
@@ -48,21 +47,21 @@ class MSEGLoss(nn.Module):
     ValueError where it is neither a tensor of a floating dtype nor a list of them."""
 
     def forward(self, score_real: Logits) -> Tensor:
-        return functional.criterion_loss(score_real, 1.0, "least_squares", reduce_discriminators="mean")
+        return adversarial.criterion_loss(score_real, 1.0, "least_squares", reduce_discriminators="mean")
 
 
 class HingeGLoss(nn.Module):
     """mean relu(1 - f), and not -mean f as elsewhere. Argument, result and errors are those of `MSEGLoss`."""
 
     def forward(self, score_real: Logits) -> Tensor:
-        return functional.criterion_loss(score_real, 1.0, "hinge", reduce_discriminators="mean")
+        return adversarial.criterion_loss(score_real, 1.0, "hinge", reduce_discriminators="mean")
 
 
 class _DLoss(nn.Module):
     criterion: str
 
     def forward(self, score_fake: Logits, score_real: Logits) -> tuple[Tensor, Tensor, Tensor]:
-        return _sides.total_and_each_side(
+        return separate.total_and_each_side(
             *(self.criterion, ("score_real", score_real, 1.0), ("score_fake", score_fake, 0.0)),
             reduce_discriminators="mean",
         )

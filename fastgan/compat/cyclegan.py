@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from fastgan.compat._images import expect_known, expect_logits
-from fastgan.functional import criterion_loss
+from fastgan.losses.adversarial import criterion_loss
 
 _CRITERIA = {
     "lsgan": "least_squares",

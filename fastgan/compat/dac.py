@@ -13,8 +13,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from fastgan import functional
-from fastgan.matching import feature_matching_loss
+from fastgan.losses import adversarial
+from fastgan.losses.feature_matching import feature_matching_loss
 
 __all__ = ["GANLoss"]
 
@@ -39,13 +39,13 @@ class GANLoss(nn.Module):
         """sum_k ( mean f_k^2 + mean (1 - r_k)^2 ), 0-d, in one launch. No gradient reaches `fake`, which is cloned and
         detached first (so `AudioSignal.detach`, which works in place, leaves the caller's alone)."""
         d_fake, d_real = self.forward(fake.clone().detach(), real)
-        return functional.discriminator_loss(d_real, d_fake, "least_squares")
+        return adversarial.discriminator_loss(d_real, d_fake, "least_squares")
 
     def generator_loss(self, fake, real) -> tuple[Tensor, Tensor | int]:
         """(sum_k mean (1 - f_k)^2, sum over features of mean |a - b|), 0-d each. No gradient through real features. The
         first takes one launch, the second one for every 64 features; it is the number 0 where D returns no features."""
         d_fake, d_real = self.forward(fake, real)
-        loss_g = functional.generator_loss(d_fake, "least_squares")
+        loss_g = adversarial.generator_loss(d_fake, "least_squares")
         if not any(len(found) > 1 for found in d_fake):
             return loss_g, 0
         return loss_g, feature_matching_loss(d_fake, d_real, exclude_last=True)

@@ -19,19 +19,10 @@ Differences: half-precision inputs give a float32 loss. No gradient goes to the 
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
-from fastgan import operators
 from fastgan.compat._images import expect_known, expect_logits
-from fastgan.functional import criterion_loss, small_loss
-
-
-def _alike(x: Tensor, y: Tensor) -> bool:
-    """Two plain CPU tensors of float32 and one shape, for which no kernel is asked."""
-    if x.__class__ is not Tensor or y.__class__ is not Tensor or operators.chosen == "triton":
-        return False
-    return x.is_cpu and x.dtype is y.dtype is torch.float32 and x.shape == y.shape and x.numel() > 0
+from fastgan.losses.adversarial import criterion_loss
 
 
 class _TargetLoss(nn.Module):
@@ -47,9 +38,6 @@ class _TargetLoss(nn.Module):
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         if self.reduction == "mean":
-            loss = small_loss(self._criterion, input, target) if target.__class__ is Tensor else None
-            if loss is not None:
-                return loss
             expect_logits("input", input, lists=False)
         if not isinstance(input, Tensor) or not isinstance(target, Tensor):
             got = f"{type(input).__name__} and {type(target).__name__}"
@@ -73,11 +61,6 @@ class BCELoss(_TargetLoss):
     """
 
     _criterion = "cross_entropy"
-
-    def forward(self, input: Tensor, target: Tensor) -> Tensor:
-        if self.reduction == "mean" and _alike(input, target) and not target.requires_grad:
-            return torch._C._nn.binary_cross_entropy(input, target, None, 1)  # PyTorch's own is the fastest
-        return super().forward(input, target)
 
 
 class BCEWithLogitsLoss(_TargetLoss):

@@ -18,10 +18,10 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from fastgan import functional
-from fastgan.compat import _sides
-from fastgan.functional import Logits
-from fastgan.matching import Maps, feature_matching_loss
+from fastgan.compat._logits import Refused
+from fastgan.losses import adversarial, separate
+from fastgan.losses.arguments import Logits
+from fastgan.losses.feature_matching import Maps, feature_matching_loss
 
 __all__ = ["DiscriminatorAdversarialLoss", "FeatureMatchLoss", "GeneratorAdversarialLoss"]
 
@@ -32,7 +32,7 @@ class _Loss(nn.Module):
     def __init__(self, average_by_discriminators: bool = True, loss_type: str = "mse"):
         super().__init__()
         if loss_type not in _OBJECTIVES:
-            raise _sides.Refused(f"loss_type: got {loss_type!r}, expected 'mse' or 'hinge'")
+            raise Refused(f"loss_type: got {loss_type!r}, expected 'mse' or 'hinge'")
         self.average_by_discriminators, self.loss_type = average_by_discriminators, loss_type
 
     @property
@@ -50,13 +50,13 @@ class GeneratorAdversarialLoss(_Loss):
 
     def criterion(self, x: Tensor) -> Tensor:
         """The loss of one tensor of logits, 0-d. Errors as in `forward`."""
-        return functional.generator_loss(x, _OBJECTIVES[self.loss_type][0])
+        return adversarial.generator_loss(x, _OBJECTIVES[self.loss_type][0])
 
     def forward(self, outputs: Logits) -> Tensor:
         """outputs: f, a tensor, a list of tensors, or a list of lists whose last tensors are the logits. Returns 0-d.
         TypeError or ValueError where they are not tensors of one floating dtype and device, or a list is empty."""
         objective = _OBJECTIVES[self.loss_type][0]
-        return functional.generator_loss(outputs, objective, reduce_discriminators=self._reduce)
+        return adversarial.generator_loss(outputs, objective, reduce_discriminators=self._reduce)
 
 
 class DiscriminatorAdversarialLoss(_Loss):
@@ -68,11 +68,11 @@ class DiscriminatorAdversarialLoss(_Loss):
 
     def real_criterion(self, x: Tensor) -> Tensor:
         """The loss of one tensor of logits of real data, 0-d. Errors as in `forward`."""
-        return functional.criterion_loss(x, 1.0, _OBJECTIVES[self.loss_type][1])
+        return adversarial.criterion_loss(x, 1.0, _OBJECTIVES[self.loss_type][1])
 
     def fake_criterion(self, x: Tensor) -> Tensor:
         """The loss of one tensor of logits of generated data, 0-d. Errors as in `forward`."""
-        return functional.criterion_loss(x, 0.0, _OBJECTIVES[self.loss_type][1])
+        return adversarial.criterion_loss(x, 0.0, _OBJECTIVES[self.loss_type][1])
 
     def forward(self, outputs_hat: Logits, outputs: Logits) -> tuple[Tensor, Tensor]:
         """outputs_hat, outputs: f and r, generated data first; each a tensor, a list of tensors, or a list of lists
@@ -81,7 +81,7 @@ class DiscriminatorAdversarialLoss(_Loss):
         TypeError or ValueError where they are not tensors of one floating dtype and device, or are empty lists or lists
         of different lengths."""
         criterion = _OBJECTIVES[self.loss_type][1]
-        of_real, of_fake = _sides.each_side(
+        of_real, of_fake = separate.each_side(
             *(criterion, ("outputs", outputs, 1.0), ("outputs_hat", outputs_hat, 0.0)),
             reduce_discriminators=self._reduce,
         )

@@ -15,9 +15,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from fastgan.compat import _sides
-from fastgan.functional import Logits
-from fastgan.matching import Maps, feature_matching_loss
+from fastgan.losses import separate
+from fastgan.losses.arguments import Logits
+from fastgan.losses.feature_matching import Maps, feature_matching_loss
 
 __all__ = ["discriminator_loss", "feature_loss", "generator_loss"]
 
@@ -60,7 +60,7 @@ def discriminator_loss(
     Raises:
         TypeError, ValueError: not tensors of one floating dtype and device, an empty list, lists of different lengths.
     """
-    loss, found = _sides.total_and_values(
+    loss, found = separate.total_and_values(
         *("least_squares", ("disc_real_outputs", disc_real_outputs, 1.0)),
         ("disc_generated_outputs", disc_generated_outputs, 0.0),
     )
@@ -79,4 +79,4 @@ def generator_loss(disc_outputs: Logits) -> tuple[Tensor, list[Tensor]]:
     Raises:
         TypeError, ValueError: not tensors of one floating dtype and device, an empty list.
     """
-    return _sides.total_and_each_loss("least_squares", ("disc_outputs", disc_outputs, 1.0))
+    return separate.total_and_each_loss("least_squares", ("disc_outputs", disc_outputs, 1.0))

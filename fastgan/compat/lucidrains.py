@@ -24,8 +24,8 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from fastgan import functional
 from fastgan.compat._logits import check
+from fastgan.losses import adversarial
 
 
 def hinge_loss(fake: Tensor, real: Tensor) -> Tensor:
@@ -37,13 +37,13 @@ def hinge_loss(fake: Tensor, real: Tensor) -> Tensor:
         TypeError, ValueError: not a floating tensor; an empty one; two dtypes or devices.
     """
     check(fake=fake, real=real)
-    return functional.discriminator_loss(fake, real, "hinge")  # the sides swapped: the label 0 is the real one's
+    return adversarial.discriminator_loss(fake, real, "hinge")  # the sides swapped: the label 0 is the real one's
 
 
 def gen_hinge_loss(fake: Tensor, real: Tensor | None) -> Tensor:
     """G's loss, mean fake, 0-d. `real` has no part in it: upstream's training passes None. Errors as `hinge_loss`."""
     check(fake=fake)
-    return functional.criterion_loss(fake, 0.0, "wasserstein")
+    return adversarial.criterion_loss(fake, 0.0, "wasserstein")
 
 
 def dual_contrastive_loss(fake_logits: Tensor, real_logits: Tensor) -> Tensor:
@@ -56,7 +56,7 @@ def dual_contrastive_loss(fake_logits: Tensor, real_logits: Tensor) -> Tensor:
     Errors as in `hinge_loss`.
     """
     check(fake_logits=fake_logits, real_logits=real_logits)
-    return functional.discriminator_loss(real_logits, fake_logits, "dual_contrastive")
+    return adversarial.discriminator_loss(real_logits, fake_logits, "dual_contrastive")
 
 
 def discriminator_hinge_loss(real: Tensor | Sequence[Tensor], fake: Tensor | Sequence[Tensor]) -> Tensor:
@@ -67,10 +67,10 @@ def discriminator_hinge_loss(real: Tensor | Sequence[Tensor], fake: Tensor | Seq
     lengths = [1 if isinstance(x, Tensor) else len(x) for x in (real, fake)]
     if lengths[0] != lengths[1]:
         raise ValueError(f"fake: got {lengths[1]} tensors, expected {lengths[0]}, as many as real")
-    return functional.discriminator_loss(fake, real, "hinge")
+    return adversarial.discriminator_loss(fake, real, "hinge")
 
 
 def generator_hinge_loss(fake: Tensor | Sequence[Tensor]) -> Tensor:
     """mean fake, 0-d. Of a list (a scale each), the sum over the scales. Errors as in `hinge_loss`."""
     check(lists=True, fake=fake)
-    return functional.criterion_loss(fake, 0.0, "wasserstein")
+    return adversarial.criterion_loss(fake, 0.0, "wasserstein")

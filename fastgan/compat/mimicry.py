@@ -14,8 +14,9 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastgan import functional
 from fastgan.compat._logits import check
+from fastgan.losses import adversarial
+from fastgan.losses.arguments import check_label, choice
 
 
 def minimax_loss_gen(output_fake: Tensor, real_label_val: float = 1.0, **kwargs) -> Tensor:
@@ -33,7 +34,7 @@ def minimax_loss_gen(output_fake: Tensor, real_label_val: float = 1.0, **kwargs)
     _check_options(kwargs, real_label_val=real_label_val)
     if kwargs.keys() - {"reduction"}:
         return _unfused(output_fake, real_label_val, kwargs)
-    return functional.criterion_loss(output_fake, real_label_val, **kwargs)
+    return adversarial.criterion_loss(output_fake, real_label_val, **kwargs)
 
 
 def minimax_loss_dis(
@@ -48,7 +49,7 @@ def minimax_loss_dis(
     if kwargs.keys() - {"reduction"}:
         return _unfused(output_real, real_label_val, kwargs) + _unfused(output_fake, fake_label_val, kwargs)
     labels = dict(real_label=real_label_val, fake_label=fake_label_val)
-    return functional.discriminator_loss(output_real, output_fake, **labels, **kwargs)
+    return adversarial.discriminator_loss(output_real, output_fake, **labels, **kwargs)
 
 
 def ns_loss_gen(output_fake: Tensor) -> Tensor:
@@ -59,37 +60,37 @@ def ns_loss_gen(output_fake: Tensor) -> Tensor:
     half-precision logits, too (in upstream's float16 arithmetic it rounds to 0). Errors as in `minimax_loss_gen`.
     """
     check(output_fake=output_fake)
-    return functional.criterion_loss(output_fake, 1.0, "log_sigmoid_with_eps")
+    return adversarial.criterion_loss(output_fake, 1.0, "log_sigmoid_with_eps")
 
 
 def wasserstein_loss_dis(output_real: Tensor, output_fake: Tensor) -> Tensor:
     """mean output_fake - mean output_real, 0-d. The real side comes first, here alone. Errors as elsewhere."""
     check(output_real=output_real, output_fake=output_fake)
-    return functional.discriminator_loss(output_real, output_fake, "wasserstein")
+    return adversarial.discriminator_loss(output_real, output_fake, "wasserstein")
 
 
 def wasserstein_loss_gen(output_fake: Tensor) -> Tensor:
     """-mean output_fake, 0-d. Errors as in `minimax_loss_gen`."""
     check(output_fake=output_fake)
-    return functional.generator_loss(output_fake, "wasserstein")
+    return adversarial.generator_loss(output_fake, "wasserstein")
 
 
 def hinge_loss_dis(output_fake: Tensor, output_real: Tensor) -> Tensor:
     """mean relu(1 - output_real) + mean relu(1 + output_fake), 0-d; slope 0 at the knee. Errors as elsewhere."""
     check(output_fake=output_fake, output_real=output_real)
-    return functional.discriminator_loss(output_real, output_fake, "hinge")
+    return adversarial.discriminator_loss(output_real, output_fake, "hinge")
 
 
 def hinge_loss_gen(output_fake: Tensor) -> Tensor:
     """-mean output_fake, 0-d. Errors as in `minimax_loss_gen`."""
     check(output_fake=output_fake)
-    return functional.generator_loss(output_fake, "hinge")
+    return adversarial.generator_loss(output_fake, "hinge")
 
 
 def _check_options(kwargs: dict, **labels) -> None:
     for name, label in labels.items():
-        functional._check_label(name, label, "sigmoid_cross_entropy")
-    functional._check_choice("reduction", kwargs.get("reduction", "mean"), ("mean", "sum", "none"))
+        check_label(name, label, "sigmoid_cross_entropy")
+    choice("reduction", kwargs.get("reduction", "mean"), ("mean", "sum", "none"))
 
 
 def _unfused(logits: Tensor, label: float, kwargs: dict) -> Tensor:

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastgan.compat._images import TypedGANLoss, expect_logits
-from fastgan.functional import criterion_loss
+from fastgan.losses.adversarial import criterion_loss
 
 
 class GANLoss(TypedGANLoss):

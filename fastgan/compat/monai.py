@@ -14,9 +14,9 @@ import warnings
 
 from torch import Tensor, nn
 
-from fastgan.compat import _sides
 from fastgan.compat._images import expect_known, expect_logits
-from fastgan.functional import criterion_loss
+from fastgan.losses import separate
+from fastgan.losses.adversarial import criterion_loss
 
 _CRITERIA = {"bce": "sigmoid_cross_entropy", "hinge": "tanh_hinge", "least_squares": "leaky_least_squares"}
 
@@ -79,7 +79,7 @@ class PatchAdversarialLoss(nn.Module):
         if self.criterion == "hinge":
             label = 1.0 if target_is_real else 0.0
             if self.reduction == "none":
-                return _sides.each_loss(self._criterion, ("input", input, label))
+                return separate.each_loss(self._criterion, ("input", input, label))
             reduction = "mean"
         else:
             label = self.real_label if target_is_real else self.fake_label

@@ -21,15 +21,13 @@ Signatures were read at 14b3b3c (September 2024).
 
 from __future__ import annotations
 
-import functools
-
 import torch
 from torch import Tensor, nn
 
-from fastgan import matching
 from fastgan.compat._images import expect_logits
-from fastgan.functional import criterion_loss, small_loss
-from fastgan.matching import Maps
+from fastgan.losses import feature_matching
+from fastgan.losses.adversarial import criterion_loss
+from fastgan.losses.feature_matching import Maps
 
 
 class GANLoss(nn.Module):
@@ -66,22 +64,10 @@ class GANLoss(nn.Module):
 
     def forward(self, input: list[list[Tensor]] | list[Tensor], target_is_real: bool) -> Tensor:
         label = self.real_label if target_is_real else self.fake_label
-        loss = self._few_scales(input, label)
-        if loss is not None:
-            return loss
         expect_logits("input", input)
         if not isinstance(input, Tensor) and isinstance(input[0], Tensor):
             input = input[-1]  # one discriminator's features
         return criterion_loss(input, label, self._criterion)
-
-    def _few_scales(self, input: list[list[Tensor]], label: float) -> Tensor | None:
-        """The loss of up to three lists of features, small ones on a CPU."""
-        if not (input.__class__ is list and len(input) <= 3 and all(x.__class__ is list and x for x in input)):
-            return None
-        losses = [small_loss(self._criterion, x[-1], label) for x in input]
-        if not losses or any(loss is None for loss in losses) or len({x[-1].dtype for x in input}) > 1:
-            return None
-        return functools.reduce(torch.add, losses)
 
 
 def feature_matching_loss(pred_fake: Maps, pred_real: Maps, lambda_feat: float = 10.0, n_layers_D: int = 3) -> Tensor:
@@ -104,4 +90,6 @@ def feature_matching_loss(pred_fake: Maps, pred_real: Maps, lambda_feat: float =
             lengths, no maps but the last; named `fake_maps` and `real_maps`, and counted through.
     """
     weight = lambda_feat * 4.0 / (n_layers_D + 1)
-    return matching.feature_matching_loss(pred_fake, pred_real, weight, exclude_last=True, reduce_discriminators="mean")
+    return feature_matching.feature_matching_loss(
+        pred_fake, pred_real, weight, exclude_last=True, reduce_discriminators="mean"
+    )

@@ -15,10 +15,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from fastgan import functional, operators, small
-from fastgan.closed_form import widen
 from fastgan.compat._logits import check
-from fastgan.operators import Terms
+from fastgan.formulas.terms import Terms, widen
+from fastgan.losses import adversarial
 
 
 def generator_loss(real_logits: Tensor, fake_logits: Tensor, reduction: str = "mean") -> Tensor:
@@ -29,18 +28,12 @@ def generator_loss(real_logits: Tensor, fake_logits: Tensor, reduction: str = "m
     Raises:
         TypeError, ValueError: not a floating tensor; an empty one; two shapes, dtypes or devices.
     """
-    loss = _small(fake_logits, real_logits) if reduction == "mean" else None
-    if loss is not None:
-        return loss
     _check_pairs(real_logits, fake_logits)
     return _pairs(fake_logits, real_logits, reduction)
 
 
 def discriminator_loss(real_logits: Tensor, fake_logits: Tensor, reduction: str = "mean") -> Tensor:
     """mean softplus(-(r - f)), 0-d. Else as `generator_loss`."""
-    loss = _small(real_logits, fake_logits) if reduction == "mean" else None
-    if loss is not None:
-        return loss
     _check_pairs(real_logits, fake_logits)
     return _pairs(real_logits, fake_logits, reduction)
 
@@ -108,20 +101,13 @@ class AdversarialTraining:
 
 def _pairs(own: Tensor, other: Tensor, reduction: str) -> Tensor:
     if reduction == "mean":
-        return operators.value(Terms((own,), (1.0,), (1.0,), "softplus", 1, (other,)))[0]
-    return functional.criterion_loss(widen(own) - widen(other), 1.0, "softplus", reduction=reduction)
+        return adversarial.loss_of(Terms((own,), (1.0,), (1.0,), "softplus", 1, (other,)))
+    return adversarial.criterion_loss(widen(own) - widen(other), 1.0, "softplus", reduction=reduction)
 
 
 def _reported(own: Tensor, other: Tensor) -> list[Tensor]:
     difference = own.detach() - other.detach()
-    return [functional.criterion_loss(difference, 1.0, "softplus", reduction="none"), difference]
-
-
-def _small(own: Tensor, other: Tensor) -> Tensor | None:
-    """Upstream's formula, less an operator: of a few logits on a CPU the calls cost, and not the arithmetic."""
-    if not operators.plain(own, other) or own.shape != other.shape:
-        return None
-    return small.mean(torch._C._nn.softplus(widen(other) - widen(own), 1.0, 50.0))
+    return [adversarial.criterion_loss(difference, 1.0, "softplus", reduction="none"), difference]
 
 
 def _check_pairs(real_logits: Tensor, fake_logits: Tensor) -> None:

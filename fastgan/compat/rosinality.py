@@ -13,8 +13,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fastgan import functional, penalties
 from fastgan.compat._logits import check, softplus_of_both
+from fastgan.losses import adversarial, penalties
 
 
 def d_logistic_loss(real_pred: Tensor, fake_pred: Tensor) -> Tensor:
@@ -30,7 +30,7 @@ def d_logistic_loss(real_pred: Tensor, fake_pred: Tensor) -> Tensor:
 def g_nonsaturating_loss(fake_pred: Tensor) -> Tensor:
     """mean softplus(-fake_pred), 0-d. Errors as in `d_logistic_loss`."""
     check(fake_pred=fake_pred)
-    return functional.criterion_loss(fake_pred, 1.0, "softplus")
+    return adversarial.criterion_loss(fake_pred, 1.0, "softplus")
 
 
 def d_r1_loss(real_pred: Tensor, real_img: Tensor) -> Tensor:

@@ -26,10 +26,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from fastgan import functional, matching, operators
 from fastgan.compat._images import expect_known, expect_logits
-from fastgan.functional import Logits, criterion_loss
-from fastgan.matching import Maps
+from fastgan.losses import adversarial, assemble, feature_matching
+from fastgan.losses.adversarial import criterion_loss
+from fastgan.losses.arguments import Logits
+from fastgan.losses.feature_matching import Maps
 
 _OBJECTIVES = {"ls": "least_squares", "original": "minimax", "w": "wasserstein", "hinge": "hinge"}
 _CRITERIA = {
@@ -114,8 +115,8 @@ def discriminator_loss(
     expect_known("gan_mode", gan_mode, _CRITERIA, ValueError)
     expect_logits("pred", pred)
     labels = (target_real_label, target_fake_label) if gan_mode in ("ls", "original") else (None, None)
-    terms, listed = functional._concatenated(pred, _OBJECTIVES[gan_mode], True, None, 1.0, *labels, "mean")
-    loss = operators.value(terms._replace(criterion=_CRITERIA[gan_mode]))[0]
+    terms, listed = assemble.concatenated_terms(pred, _OBJECTIVES[gan_mode], True, None, 1.0, *labels, "mean")
+    loss = adversarial.loss_of(terms._replace(criterion=_CRITERIA[gan_mode]))
     return loss.reshape(1) if listed else loss
 
 
@@ -138,6 +139,6 @@ def feature_matching_loss(pred_fake: Maps, pred_real: Maps, lambda_feat: float =
         TypeError, ValueError: not tensors of one floating dtype and device, pairs of two shapes, lists of different
             lengths, no maps but the last; named `fake_maps` and `real_maps`, and counted through.
     """
-    return matching.feature_matching_loss(
+    return feature_matching.feature_matching_loss(
         pred_fake, pred_real, lambda_feat, exclude_last=True, reduce_discriminators="mean"
     ).reshape(1)

@@ -23,20 +23,20 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fastgan import functional
 from fastgan.compat._logits import check, softplus_of_both
+from fastgan.losses import adversarial
 
 _QUANTITIES = ("G_loss", "D_loss_real", "D_loss_fake", "D_real", "D_fake")
 
 
 def _discriminator(d_logit_real: Tensor, d_logit_fake: Tensor, objective: str, weight: float = 1.0) -> Tensor:
     check(d_logit_real=d_logit_real, d_logit_fake=d_logit_fake)
-    return functional.discriminator_loss(d_logit_real, d_logit_fake, objective, weight=weight)
+    return adversarial.discriminator_loss(d_logit_real, d_logit_fake, objective, weight=weight)
 
 
 def _generator(d_logit_fake: Tensor, objective: str, weight: float = 1.0) -> Tensor:
     check(d_logit_fake=d_logit_fake)
-    return functional.generator_loss(d_logit_fake, objective, weight=weight)
+    return adversarial.generator_loss(d_logit_fake, objective, weight=weight)
 
 
 def d_vanilla(d_logit_real: Tensor, d_logit_fake: Tensor, DDP=None) -> Tensor:
@@ -52,7 +52,7 @@ def d_vanilla(d_logit_real: Tensor, d_logit_fake: Tensor, DDP=None) -> Tensor:
 def g_vanilla(d_logit_fake: Tensor, DDP=None) -> Tensor:
     """mean softplus(-f), 0-d. Errors as in `d_vanilla`."""
     check(d_logit_fake=d_logit_fake)
-    return functional.criterion_loss(d_logit_fake, 1.0, "softplus")
+    return adversarial.criterion_loss(d_logit_fake, 1.0, "softplus")
 
 
 def d_logistic(d_logit_real: Tensor, d_logit_fake: Tensor, DDP=None) -> Tensor:
@@ -64,7 +64,7 @@ def d_logistic(d_logit_real: Tensor, d_logit_fake: Tensor, DDP=None) -> Tensor:
 def g_logistic(d_logit_fake: Tensor, DDP=None) -> Tensor:
     """mean softplus(-f), 0-d: the same number as `g_vanilla`."""
     check(d_logit_fake=d_logit_fake)
-    return functional.criterion_loss(d_logit_fake, 1.0, "softplus")
+    return adversarial.criterion_loss(d_logit_fake, 1.0, "softplus")
 
 
 def d_ls(d_logit_real: Tensor, d_logit_fake: Tensor, DDP=None) -> Tensor:
@@ -104,7 +104,7 @@ def lecam_reg(d_logit_real: Tensor, d_logit_fake: Tensor, ema: LeCamEMA) -> Tens
     to the device at every call. No gradient reaches them. Errors as in `d_vanilla`.
     """
     check(d_logit_real=d_logit_real, d_logit_fake=d_logit_fake)
-    return functional.lecam_regularizer(d_logit_real, d_logit_fake, ema.D_real, ema.D_fake)
+    return adversarial.lecam_regularizer(d_logit_real, d_logit_fake, ema.D_real, ema.D_fake)
 
 
 class LeCamEMA:

@@ -48,8 +48,9 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from fastgan import functional
 from fastgan.compat._logits import check, softplus_of_both
+from fastgan.losses import adversarial
+from fastgan.losses.arguments import number
 
 
 class ValueAndGrad(NamedTuple):
@@ -74,26 +75,26 @@ def generator_term(gen_logits: Tensor) -> Tensor:
         TypeError, ValueError: not a floating tensor, or an empty one.
     """
     check(gen_logits=gen_logits)
-    return functional.criterion_loss(gen_logits, 1.0, "softplus", reduction="none")
+    return adversarial.criterion_loss(gen_logits, 1.0, "softplus", reduction="none")
 
 
 def discriminator_fake_term(gen_logits: Tensor) -> Tensor:
     """softplus(gen_logits), of their shape. See `generator_term`."""
     check(gen_logits=gen_logits)
-    return functional.criterion_loss(gen_logits, 0.0, "softplus", reduction="none")
+    return adversarial.criterion_loss(gen_logits, 0.0, "softplus", reduction="none")
 
 
 def discriminator_real_term(real_logits: Tensor) -> Tensor:
     """softplus(-real_logits), of their shape. See `generator_term`."""
     check(real_logits=real_logits)
-    return functional.criterion_loss(real_logits, 1.0, "softplus", reduction="none")
+    return adversarial.criterion_loss(real_logits, 1.0, "softplus", reduction="none")
 
 
 def generator_loss(gen_logits: Tensor, gain: float = 1.0) -> Tensor:
     """gain mean softplus(-gen_logits), 0-d. Errors as in `generator_term`."""
     check(gen_logits=gen_logits)
-    gain = functional._number("gain", gain)
-    return functional.criterion_loss(gen_logits, 1.0, "softplus", weight=gain)
+    gain = number("gain", gain)
+    return adversarial.criterion_loss(gen_logits, 1.0, "softplus", weight=gain)
 
 
 def discriminator_loss(real_logits: Tensor, gen_logits: Tensor, gain: float = 1.0) -> Tensor:
@@ -101,7 +102,7 @@ def discriminator_loss(real_logits: Tensor, gen_logits: Tensor, gain: float = 1.
 
     Errors as in `generator_term`; also ValueError for two dtypes or devices."""
     check(real_logits=real_logits, gen_logits=gen_logits)
-    gain = functional._number("gain", gain)
+    gain = number("gain", gain)
     return softplus_of_both(real_logits, gen_logits, gain)
 
 
@@ -128,6 +129,6 @@ def discriminator_real_value_and_grad(real_logits: Tensor, gain: float | Tensor 
 
 def _one_side(logits: Tensor, gain: float | Tensor, label: float) -> ValueAndGrad:
     if not isinstance(gain, Tensor):
-        gain = functional._number("gain", gain)
-    out = functional.criterion_value_and_grad(logits.detach(), label, "softplus", grad_scale=gain)
+        gain = number("gain", gain)
+    out = adversarial.criterion_value_and_grad(logits.detach(), label, "softplus", grad_scale=gain)
     return ValueAndGrad(out.loss, out.grads[0], out.stats.fake_mean, out.stats.fake_sign)

@@ -29,7 +29,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from fastgan import functional, operators
+from fastgan.losses import adversarial, assemble
 
 __all__ = [
     "LeCAM_EMA",
@@ -68,7 +68,7 @@ def hinge_d_loss(logits_real: Tensor, logits_fake: Tensor) -> Tensor:
 def vanilla_d_loss(logits_real: Tensor, logits_fake: Tensor) -> Tensor:
     """1/2 (mean softplus(-r) + mean softplus(f)). Arguments, result and errors are those of `hinge_d_loss`."""
     sides = [("real_logits", logits_real, 1.0), ("fake_logits", logits_fake, 0.0)]
-    return operators.value(functional.terms_of_sides(sides, "softplus", 0.5))[0]
+    return adversarial.loss_of(assemble.terms_of_sides(sides, "softplus", 0.5))
 
 
 def non_saturating_d_loss(logits_real: Tensor, logits_fake: Tensor) -> Tensor:
@@ -79,13 +79,13 @@ def non_saturating_d_loss(logits_real: Tensor, logits_fake: Tensor) -> Tensor:
 
 def hinge_gen_loss(logit_fake: Tensor) -> Tensor:
     """-mean f, 0-d; one launch. TypeError or ValueError where f is not a dense tensor of a floating dtype."""
-    return functional.generator_loss(logit_fake, "hinge")
+    return adversarial.generator_loss(logit_fake, "hinge")
 
 
 def non_saturating_gen_loss(logit_fake: Tensor) -> Tensor:
     """mean bce(f, 1) = mean softplus(-f): LlamaGen's with the order of its arguments put right. Result and errors are
     those of `hinge_gen_loss`."""
-    return functional.generator_loss(logit_fake, "nonsaturating")
+    return adversarial.generator_loss(logit_fake, "nonsaturating")
 
 
 def non_saturate_discriminator_loss(logits_real: Tensor, logits_fake: Tensor) -> Tensor:
@@ -93,13 +93,13 @@ def non_saturate_discriminator_loss(logits_real: Tensor, logits_fake: Tensor) ->
 
     logits_real, logits_fake: (B, ...), (B, 1, H, W) upstream. Result and errors are those of `hinge_d_loss`. The means
     are PyTorch's own operators; the rest is one launch."""
-    return functional.discriminator_loss(logits_real, logits_fake, "minimax", patch_mean=True)
+    return adversarial.discriminator_loss(logits_real, logits_fake, "minimax", patch_mean=True)
 
 
 def non_saturate_gen_loss(logits_fake: Tensor) -> Tensor:
     """mean_b softplus(-mean f_b): Open-MAGVIT2's, of each image's mean logit. Result and errors are those of
     `hinge_gen_loss`."""
-    return functional.generator_loss(logits_fake, "nonsaturating", patch_mean=True)
+    return adversarial.generator_loss(logits_fake, "nonsaturating", patch_mean=True)
 
 
 def hinge_d_loss_with_exemplar_weights(logits_real: Tensor, logits_fake: Tensor, weights: Tensor) -> Tensor:
@@ -121,7 +121,7 @@ def hinge_d_loss_with_exemplar_weights(logits_real: Tensor, logits_fake: Tensor,
             got, wanted = tuple(weights.shape), tuple(x.shape[:1])
             raise ValueError(f"weights: got shape {got}, expected {wanted}, a weight for each sample of {name}")
     real, fake = (weights.reshape(-1, *[1] * (x.dim() - 1)) for x in (logits_real, logits_fake))
-    return functional.discriminator_loss(
+    return adversarial.discriminator_loss(
         logits_real, logits_fake, "hinge", weight=0.5, real_weights=real, fake_weights=fake
     )
 
@@ -158,8 +158,8 @@ def lecam_reg(real_pred: Tensor, fake_pred: Tensor, lecam_ema: LeCAM_EMA) -> Ten
         real_pred, fake_pred: r and f. TypeError or ValueError as in `hinge_d_loss`.
         lecam_ema: a `LeCAM_EMA`, or what else has its two averages as numbers or 0-d tensors.
     """
-    return functional.lecam_regularizer(real_pred, fake_pred, lecam_ema.logits_real_ema, lecam_ema.logits_fake_ema)
+    return adversarial.lecam_regularizer(real_pred, fake_pred, lecam_ema.logits_real_ema, lecam_ema.logits_fake_ema)
 
 
 def _d_loss(logits_real: Tensor, logits_fake: Tensor, objective: str) -> Tensor:
-    return functional.discriminator_loss(logits_real, logits_fake, objective, weight=0.5)
+    return adversarial.discriminator_loss(logits_real, logits_fake, objective, weight=0.5)

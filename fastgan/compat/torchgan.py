@@ -19,7 +19,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from fastgan.compat._images import expect_known, expect_logits
-from fastgan.functional import discriminator_loss, generator_loss
+from fastgan.losses.adversarial import discriminator_loss, generator_loss
 
 
 def minimax_generator_loss(dgz: Tensor, nonsaturating: bool = True, reduction: str = "mean") -> Tensor:

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from fastgan.compat.hifigan import discriminator_loss, generator_loss
 from fastgan.gradients import clip_gradient_value_
-from fastgan.matching import Maps, feature_matching_loss
+from fastgan.losses.feature_matching import Maps, feature_matching_loss
 
 __all__ = ["clip_grad_value_", "discriminator_loss", "feature_loss", "generator_loss"]
 

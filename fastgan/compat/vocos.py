@@ -15,9 +15,9 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from fastgan.compat import _sides
-from fastgan.functional import Logits
-from fastgan.matching import Maps, feature_matching_loss
+from fastgan.losses import separate
+from fastgan.losses.arguments import Logits
+from fastgan.losses.feature_matching import Maps, feature_matching_loss
 
 __all__ = ["DiscriminatorLoss", "FeatureMatchingLoss", "GeneratorLoss"]
 
@@ -30,7 +30,7 @@ class GeneratorLoss(nn.Module):
 
         Returns L, of shape (1,), and the losses of the discriminators, 0-d; all go backward, each by itself. TypeError
         or ValueError where they are not tensors of one floating dtype and device, or where there are none."""
-        loss, losses = _sides.total_and_each_loss("hinge_clamp", ("disc_outputs", disc_outputs, 1.0))
+        loss, losses = separate.total_and_each_loss("hinge_clamp", ("disc_outputs", disc_outputs, 1.0))
         return loss.reshape(1), losses
 
 
@@ -45,7 +45,7 @@ class DiscriminatorLoss(nn.Module):
         Returns L, of shape (1,), and the losses of the discriminators on real and on generated data, 0-d; all go
         backward, each by itself. TypeError or ValueError where the arguments are not tensors of one floating dtype and
         device, or are empty lists or lists of different lengths."""
-        loss, losses = _sides.total_and_each_loss(
+        loss, losses = separate.total_and_each_loss(
             *("hinge_clamp", ("disc_real_outputs", disc_real_outputs, 1.0)),
             ("disc_generated_outputs", disc_generated_outputs, 0.0),
         )

@@ -9,6 +9,7 @@ FOLDER holds the stand-in libcuda. No kernel runs, no GPU is needed; Triton's la
 
 import contextlib
 import ctypes
+import functools
 import importlib
 import json
 import os
@@ -91,25 +92,27 @@ def last():
     return buffer.raw[:filled], list(config)
 
 
-def compare(kernel, programs, device, args, constants, options, key, given):
+def compare(plan, args, given):
     """Launches by both ways, and prints what the driver was given by each."""
+    plan.device = GPU
+    ordinary_way = functools.partial(plan.kernel[(plan.programs,)], *args, **plan.constants, **plan.options)
     DRIVER.stand_in_expect(0, None)
-    compiled = kernel[(programs,)](*args, **constants, **options, enable_fp_fusion=True)
-    asked = parameters(compiled, [*args, *constants.values()])
+    compiled = ordinary_way(enable_fp_fusion=True)
+    asked = parameters(compiled, [*args, *plan.constants.values()])
     widths = [8 if kind[0] == "*" else WIDTHS[kind] for kind, _ in asked]
     DRIVER.stand_in_expect(len(widths), (ctypes.c_int * len(widths))(*widths))
-    kernel[(programs,)](*args, **constants, **options, enable_fp_fusion=True)
+    ordinary_way(enable_fp_fusion=True)
     ordinary = last()
-    for _ in range(2):  # the first of a key compiles, the second takes the short way
+    for _ in range(2):  # the first of a plan compiles, the second goes the short way
         before = launcher.launch_count(), DRIVER.stand_in_launches()
-        launcher.launch(kernel, programs, GPU, args, constants, options, key, given)
+        launcher.launch(plan, args, given)
         counted = launcher.launch_count() - before[0], DRIVER.stand_in_launches() - before[1]
     short = last()
     right = b"".join(encoded(kind, value) for kind, value in asked)
     row = {
-        "case": case, "kernel": kernel.__name__, "parameters": len(asked), "same": ordinary == short,
-        "right": short[0] == right, "grid": short[1][:3] == [programs, 1, 1], "counted": counted == (1, 1),
-        "short": launcher.cache_key(kernel, GPU, key, given) in launcher._compiled,
+        "case": case, "kernel": plan.kernel.__name__, "parameters": len(asked), "same": ordinary == short,
+        "right": short[0] == right, "grid": short[1][:3] == [plan.programs, 1, 1], "counted": counted == (1, 1),
+        "short": launcher.alignment(given) in plan.ways,
     }  # fmt: skip
     print(json.dumps(row), flush=True)
 
@@ -190,18 +193,20 @@ class Keys:
         self.make, self.backend = create_function_from_signature, make_backend(GPUTarget("cuda", 90, 32))
         self.binders, self.seen, self.collisions, self.hole = {}, {}, [], hole
 
-    def __call__(self, kernel, programs, device, args, constants, options, key, given):
+    def __call__(self, plan, args, given):
+        kernel = plan.kernel
+        plan.device = GPU
         if kernel not in self.binders:
             self.binders[kernel] = self.make(kernel.signature, kernel.params, self.backend)
         _, types, compiled_with = self.binders[kernel](
-            *args, **constants, **options, enable_fp_fusion=True, debug=False
+            *args, **plan.constants, **plan.options, enable_fp_fusion=True, debug=False
         )
         if self.hole == "addresses":
             given = ()
         elif self.hole == "halves" and kernel is adversarial.adversarial_kernel:
             given = [x for x in given if not any(x is g for g in args[1] or ())]
         found = repr((types, sorted(compiled_with.items(), key=str)))
-        first, first_case = self.seen.setdefault(launcher.cache_key(kernel, GPU, key, given), (found, case))
+        first, first_case = self.seen.setdefault(launcher.cache_key(plan, given), (found, case))
         if first != found:
             self.collisions.append([first_case, case])
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from fastgan import functional
-from fastgan.functional import Logits
-from fastgan.objectives import find
+from fastgan.formulas.objectives import find
+from fastgan.losses import adversarial
+from fastgan.losses.arguments import Logits, number
 
 
 class _Loss(nn.Module):
@@ -31,10 +31,10 @@ class DiscriminatorLoss(_Loss):
         super().__init__(objective, settings)
 
     def _probe(self, fake: Tensor, real: Tensor | None) -> None:
-        functional.discriminator_loss(fake, fake, self.objective, **self.settings)
+        adversarial.discriminator_loss(fake, fake, self.objective, **self.settings)
 
     def forward(self, real_logits: Logits, fake_logits: Logits) -> Tensor:
-        return functional.discriminator_loss(real_logits, fake_logits, self.objective, **self.settings)
+        return adversarial.discriminator_loss(real_logits, fake_logits, self.objective, **self.settings)
 
 
 class GeneratorLoss(_Loss):
@@ -47,10 +47,10 @@ class GeneratorLoss(_Loss):
         super().__init__(objective, settings)
 
     def _probe(self, fake: Tensor, real: Tensor | None) -> None:
-        functional.generator_loss(fake, self.objective, real_logits=real, **self.settings)
+        adversarial.generator_loss(fake, self.objective, real_logits=real, **self.settings)
 
     def forward(self, fake_logits: Logits, real_logits: Logits | None = None) -> Tensor:
-        return functional.generator_loss(fake_logits, self.objective, real_logits=real_logits, **self.settings)
+        return adversarial.generator_loss(fake_logits, self.objective, real_logits=real_logits, **self.settings)
 
 
 class LeCamEMA(nn.Module):
@@ -63,7 +63,7 @@ class LeCamEMA(nn.Module):
 
     def __init__(self, decay: float = 0.99, weight: float = 1.0):
         super().__init__()
-        decay, weight = functional._number("decay", decay), functional._number("weight", weight)
+        decay, weight = number("decay", decay), number("weight", weight)
         if not 0.0 <= decay <= 1.0:
             raise ValueError(f"decay: got {decay}, expected a number in [0, 1]")
         self.decay, self.weight = decay, weight
@@ -78,6 +78,6 @@ class LeCamEMA(nn.Module):
 
     def forward(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
         """The regulariser, at the anchors as they stand."""
-        return functional.lecam_regularizer(
+        return adversarial.lecam_regularizer(
             real_logits, fake_logits, self.real_anchor, self.fake_anchor, weight=self.weight
         )

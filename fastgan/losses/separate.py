@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from fastgan import operators
-from fastgan.functional import Logits, _listed, terms_of_sides
-from fastgan.operators import Terms
+from fastgan.formulas.terms import Terms
+from fastgan.losses.arguments import Logits, listed
+from fastgan.losses.assemble import terms_of_sides
+from fastgan.operators import adversarial as operators
 
 Side = tuple[str, Logits, float]  # (name of the argument, logits, label)
-
-
-class Refused(AssertionError, ValueError):
-    """What upstream asserts, and its tests expect as an AssertionError."""
 
 
 def each_loss(criterion: str, *sides: Side, reduce_discriminators: str = "sum") -> list[Tensor]:
@@ -51,7 +48,7 @@ def total_and_values(criterion: str, *sides: Side) -> tuple[Tensor, list[Tensor]
 
 
 def _terms(criterion: str, sides: tuple[Side, ...], reduce_discriminators: str) -> Terms:
-    counts = [len(_listed(name, logits)) for name, logits, _ in sides]
+    counts = [len(listed(name, logits)) for name, logits, _ in sides]
     for (name, _, _), count in zip(sides, counts):
         if count != counts[0]:
             raise ValueError(f"{name}: got {count} tensors, expected {counts[0]}, as many as {sides[0][0]}")

@@ -3,8 +3,8 @@
     fastgan::matching_signs     -> L = sum_k w_k mean |fake_k - real_k|, and the signs of the differences
     fastgan::matching_gradient  -> scale w_k / n_k sign_k for the generated maps, its negative for the real ones
 
-`fastgan.operators` is the rest of the story: how an operator is dispatched, and why there are two Functions, the second
-of which makes the first one's gradient differentiable. L has no curvature, so that only `scale` gets a gradient there.
+`operators.adversarial` has the rest: how an operator is dispatched, and why there are two Functions, the second of
+which makes the first one's gradient differentiable. L has no curvature, so that only `scale` gets a gradient there.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from fastgan import closed_form, operators
+from fastgan.formulas.terms import wide_dtype, widen
+from fastgan.operators.dispatch import applied, backend, needs_operator
 
-_library = operators._library
+_library = torch.library.Library("fastgan", "FRAGMENT")
 _library.define("matching_signs(Tensor[] fakes, Tensor[] reals, float[] weights) -> (Tensor, Tensor[])")
 _library.define(
     "matching_gradient(Tensor[] signs, float[] weights, ScalarType dtype, Tensor scale, bool of_fakes, bool of_reals) "
@@ -25,22 +26,17 @@ _library.define(
 )
 
 
-def _backend(device: torch.device):
-    return operators._kernels() if operators.backend_for(device) == "triton" else closed_form
-
-
 def _signs(fakes, reals, weights):
-    return _backend(fakes[0].device).matching_signs(fakes, reals, weights)
+    return backend(fakes[0].device).matching_signs(fakes, reals, weights)
 
 
 def _gradient(signs, *arguments):
-    return _backend(signs[0].device).matching_gradient(signs, *arguments)
+    return backend(signs[0].device).matching_gradient(signs, *arguments)
 
 
 def _fake_signs(fakes, reals, weights):
-    dtype = torch.float64 if fakes[0].dtype == torch.float64 else torch.float32
-    signs = [torch.empty_like(closed_form._dense(x), dtype=torch.int8) for x in fakes]
-    return fakes[0].new_empty((), dtype=dtype), signs
+    signs = [torch.empty_like(x, dtype=torch.int8) for x in fakes]
+    return fakes[0].new_empty((), dtype=wide_dtype(fakes[0].dtype)), signs
 
 
 def _fake_gradient(signs, weights, dtype, scale, of_fakes, of_reals):
@@ -60,7 +56,7 @@ class _Matching(Function):
 
     @staticmethod
     def forward(weights, *maps):
-        call = torch.ops.fastgan.matching_signs if operators._traced(maps) else _signs
+        call = torch.ops.fastgan.matching_signs if needs_operator(maps) else _signs
         k = len(weights)
         loss, signs = call(maps[:k], maps[k:], weights)
         return loss, *signs
@@ -85,7 +81,7 @@ class _Matching(Function):
         if torch.is_grad_enabled():  # create_graph=True
             found = _Gradient.apply(weights, ctx.dtype, *sides, scale, *signs)
         else:
-            call = torch.ops.fastgan.matching_gradient if operators._traced([scale, *signs]) else _gradient
+            call = torch.ops.fastgan.matching_gradient if needs_operator([scale, *signs]) else _gradient
             found = call(signs, weights, ctx.dtype, scale, *sides)
         grads, found = [None] * (2 * k), iter(found)
         for begin, asked in zip((0, k), sides):
@@ -100,7 +96,7 @@ class _Gradient(Function):
 
     @staticmethod
     def forward(weights, dtype, of_fakes, of_reals, scale, *signs):
-        call = torch.ops.fastgan.matching_gradient if operators._traced([scale, *signs]) else _gradient
+        call = torch.ops.fastgan.matching_gradient if needs_operator([scale, *signs]) else _gradient
         return tuple(call(signs, weights, dtype, scale, of_fakes, of_reals))
 
     @staticmethod
@@ -115,13 +111,13 @@ class _Gradient(Function):
         for i, (sign, weight) in enumerate(zip(signs, ctx.weights)):
             upstream = 0.0
             if ctx.of_fakes:
-                upstream = upstream + closed_form.widen(grads_of_grads[i])
+                upstream = upstream + widen(grads_of_grads[i])
             if ctx.of_reals:
-                upstream = upstream - closed_form.widen(grads_of_grads[(k if ctx.of_fakes else 0) + i])
+                upstream = upstream - widen(grads_of_grads[(k if ctx.of_fakes else 0) + i])
             of_scale = of_scale + (upstream * sign).sum() * (weight / max(sign.numel(), 1))
         return None, None, None, None, of_scale.to(scale.dtype), *[None] * k
 
 
-def loss(fakes: Sequence[Tensor], reals: Sequence[Tensor], weights: tuple[float, ...]) -> Tensor:
+def value(fakes: Sequence[Tensor], reals: Sequence[Tensor], weights: tuple[float, ...]) -> Tensor:
     """L, differentiable in the maps."""
-    return operators.applied(_Matching, (weights,), (*fakes, *reals))[0]
+    return applied(_Matching, (weights,), (*fakes, *reals))[0]

@@ -1,0 +1,8 @@
+"""The functions of `fastgan.kernels` in PyTorch, for tensors that no Triton kernel runs on: values and gradients by
+formula, not by autograd. Each has the arguments and results of the kernel of its name."""
+
+from .adversarial import adversarial
+from .matching import matching_gradient, matching_signs
+from .mmd import mmd
+
+__all__ = ["adversarial", "matching_gradient", "matching_signs", "mmd"]

@@ -1,0 +1,220 @@
+"""A weighted sum of means of a criterion over several tensors of logits, and its gradients: see `kernels.adversarial`.
+
+The sigmoid cross-entropy has a form of its own. For large tensors its cost is in the transcendental functions:
+
+* one sigmoid a logit, p, serves the gradient and the loss: softplus(z) = max(z, 0) - log max(p, 1 - p);
+* a logarithm is computed of one number in sixteen, a product.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fastgan.cpu.blocks import blocks, dense, flat, laid_out, like, per_term
+from fastgan.formulas.criteria import CRITERIA
+from fastgan.formulas.terms import Terms, join_sides, split_sides, widen
+
+_PRODUCTS_FROM = 1 << 17  # logits: below, calling more operators costs more than softplus
+_SURE = 0.1  # nats: with a mean loss below, how sure D is has to be kept as a distance from 1
+_CROSS_ENTROPIES = ("sigmoid_cross_entropy", "softplus")
+_MEANS = {
+    "absolute": F.l1_loss,
+    "cross_entropy": F.binary_cross_entropy,
+    "least_squares": F.mse_loss,
+    "sigmoid_cross_entropy": F.binary_cross_entropy_with_logits,
+}
+
+
+def adversarial(
+    logits: Sequence[Tensor],
+    labels: Sequence[float],
+    weights: Sequence[float],
+    criterion: str,
+    n_real: int,
+    partners: Sequence[Tensor] = (),
+    targets: Sequence[Tensor] = (),
+    masks: Sequence[Tensor] = (),
+    shift: Tensor | None = None,
+    split: int = 0,
+    *,
+    value: bool,
+    statistics: int = 0,
+    gradient: bool = False,
+    partner_gradient: bool = False,
+    scale: Tensor | None = None,
+    factor: float = 1.0,
+) -> tuple[Tensor | None, Tensor | None, list[Tensor] | None]:
+    """(loss, terms, grads); the arguments and results of `kernels.adversarial`. The last two columns of `terms` cost
+    operators here: `statistics` 1 leaves 0 in them, 2 fills them."""
+    batches, double = logits, logits[0].dtype == torch.float64
+    slopes = gradient or partner_gradient
+    with torch.no_grad():
+        if split:
+            logits = split_sides(batches, split)
+        factors = per_term(scale, len(logits), factor)
+        terms = Terms(logits, labels, weights, criterion, n_real, partners, targets, masks, shift)
+        if logits[0].is_cpu:
+            rows, grads = _on_host(terms, factors, value, statistics > 1, slopes)
+            rows = torch.from_numpy(np.array(rows, np.float64)) if value else None
+        else:
+            rows, grads = _on_device(terms, factors, value, statistics > 1, slopes)
+        loss = None
+        if value:
+            rows = rows if double else rows.float()
+            loss = rows[0, 0].clone() if len(logits) == 1 else rows[:, 0].sum()
+        if slopes:
+            grads = join_sides(grads, split) if split else grads
+            grads = [laid_out(grad, x) for grad, x in zip(grads, batches)]
+            if partner_gradient:
+                grads = (grads if gradient else []) + [grad.neg() for grad in grads]
+    return loss, rows if statistics else None, grads if slopes else None
+
+
+def differentiable_value(terms: Terms) -> Tensor | None:
+    """L by PyTorch's own operators, which autograd follows; None of larger tensors, for which `adversarial` is faster.
+
+    Of few logits the calls cost, not the arithmetic: an autograd node in Python costs more than the whole loss."""
+    if max([x.numel() for x in terms.logits]) >= _PRODUCTS_FROM or terms.split:
+        return None
+    total = None
+    for x, y, mask, weight in terms.each():
+        if mask is None:
+            mean, sign = _mean(terms.criterion, x, y)
+            weight *= sign
+        else:
+            mean = (CRITERIA[terms.criterion].value(x, y) * mask).mean()
+        if total is not None and abs(weight) == 1.0:
+            total = total + mean if weight > 0 else total - mean
+        else:
+            part = mean if weight == 1.0 else mean * weight
+            total = part if total is None else total + part
+    return total
+
+
+def _mean(criterion: str, x: Tensor, y: float | Tensor) -> tuple[Tensor, float]:
+    """(mean of phi, or its negative; 1 or -1): by one operator and a mean, if there is one."""
+    side = criterion in _CROSS_ENTROPIES and y.__class__ is float and y in (0.0, 1.0)
+    if side and (criterion == "softplus" or math.isfinite(x.detach().sum().item())):
+        # softplus(-x) is -softplus(x, beta=-1), which saves x and not -x
+        return F.softplus(x, 1.0 - 2.0 * y, 50.0).mean(), 1.0 - 2.0 * y
+    if criterion in _MEANS:
+        return _MEANS[criterion](x, x.new_full((), y).expand_as(x) if y.__class__ is float else y), 1.0
+    return CRITERIA[criterion].value(x, y).mean(), 1.0
+
+
+def _on_host(
+    terms: Terms, factors: Sequence[float], value: bool, statistics: bool, gradient: bool
+) -> tuple[list[tuple[float, float, float]], list[Tensor]]:
+    """([(weighted loss, mean logit, share classified rightly)], gradients) of CPU tensors, as far as asked for."""
+    rows, grads = [], []
+    shifts = None if terms.shift is None else terms.shift.tolist()
+    for k, x in enumerate(terms.logits):
+        x = dense(x.detach())
+        n, weight = x.numel(), terms.weights[k]
+        others = [like(x, given[k]) if given else None for given in (terms.partners, terms.targets, terms.masks)]
+        grad = torch.empty_like(x) if gradient else None
+        total, logit_sum, below, slope = 0.0, 0.0, 0, weight * factors[k] / max(n, 1)
+        for z, partner, y, mask, out in blocks(x, *others, grad):
+            z = widen(z)
+            if partner is not None:
+                z = z - widen(partner)
+            if shifts is not None:
+                z = z - shifts[k]
+            y = terms.labels[k] if y is None else y.to(z.dtype)
+            z_sum = z.sum().item() if value and (statistics or terms.criterion in _CROSS_ENTROPIES) else 0.0
+            if terms.criterion in _CROSS_ENTROPIES and mask is None and y.__class__ is float:
+                total += _cross_entropy(terms.criterion, z, z_sum, y, slope, value, out)
+            else:
+                total += _by_formula(terms.criterion, z, y, mask, slope, value, out)
+            if statistics:
+                logit_sum += z_sum
+                below += np.count_nonzero(z.numpy() < 0)
+        mean = logit_sum / n if n else math.nan
+        share = (n - below if k < terms.n_real else below) / n if mean == mean else math.nan
+        rows.append((weight * (total / n if n else math.nan), mean, share))
+        grads.append(grad)
+    return rows, grads
+
+
+def _by_formula(
+    criterion: str, x: Tensor, y: float | Tensor, mask: Tensor | None, slope: float, value: bool, out: Tensor | None
+) -> float:
+    """Writes slope times phi' into `out`, if there is one; returns the sum of phi, if it is asked for."""
+    phi = CRITERIA[criterion]
+    if out is not None:
+        grad = phi.slope(x, y)
+        torch.mul(grad if mask is None else grad * mask, slope, out=out)
+    if not value:
+        return 0.0
+    values = phi.value(x, y)
+    return (values if mask is None else values * mask).sum().item()
+
+
+def _cross_entropy(
+    criterion: str, x: Tensor, x_sum: float, label: float, slope: float, value: bool, out: Tensor | None
+) -> float:
+    """`_by_formula` of the cross-entropy with logits, whose sum is x_sum."""
+    # phi is softplus(z) - t z with z = x, t = y for a label near 0, and z = -x, t = 1 - y for one near 1: what is left
+    # of the label is at most 1/2, so nothing cancels.
+    flip = label >= 0.5
+    target, z = (1.0 - label, x.neg()) if flip else (label, x)
+    total, large = 0.0, x.numel() >= _PRODUCTS_FROM
+    p = torch.sigmoid(z) if out is not None or large else None
+    if value:
+        z_sum = -x_sum if flip else x_sum
+        total = _softplus_sum(flat(z), z_sum, flat(p)) if large else F.softplus(z, 1.0, 50.0).sum().item()
+        total -= target * z_sum
+        if not math.isfinite(total) or not math.isfinite(z_sum):  # infinite logits: what eager PyTorch says of them
+            total = CRITERIA[criterion].value(x, label).sum().item()
+    if out is not None:
+        p = p.sub_(target) if target else p
+        torch.mul(p, -slope if flip else slope, out=out)
+    return total
+
+
+def _softplus_sum(z: Tensor, z_sum: float, p: Tensor) -> float:
+    """sum softplus(z), where p = sigmoid(z): sum z - sum log p. Of a sigmoid near 1 the distance from 1 is lost, 6e-8 a
+    logit, and the difference cancels where D is sure and right: then another form serves."""
+    size = -_log_sum(p)
+    total = size + z_sum
+    if size < math.inf and total >= _SURE * max(z.numel(), size):
+        return total
+    # neither underflows nor cancels: sum max(z, 0) - sum log sigmoid(|z|)
+    positive, q = z.clamp(min=0.0).sum().item(), z.abs().sigmoid_()
+    total = positive - _log_sum(q)
+    return total if not total < _SURE * z.numel() else positive + z.abs().neg_().exp_().log1p_().sum().item()
+
+
+def _log_sum(p: Tensor) -> float:
+    """sum log p of probabilities, by products of 16; -inf where those underflow."""
+    n, rest = p.numel(), p.numel() % 16
+    products = torch.prod((p[: n - rest] if rest else p).view(16, -1), 0)
+    if products.amin().item() < torch.finfo(p.dtype).tiny:
+        return -math.inf
+    total = products.log_().sum().item()
+    return total + p[n - rest :].log().sum().item() if rest else total
+
+
+def _on_device(
+    terms: Terms, factors: Sequence[float | Tensor], value: bool, statistics: bool, gradient: bool
+) -> tuple[Tensor | None, list[Tensor]]:
+    """`_on_host` for any other device: nothing is read back to the host."""
+    rows, grads, phi = [], [], CRITERIA[terms.criterion]
+    for k, (x, y, mask, weight) in enumerate(terms.each()):
+        if gradient:
+            grad = phi.slope(x, y)
+            grad = (grad if mask is None else grad * mask) * (factors[k] * (weight / max(x.numel(), 1)))
+            grads.append(grad.to(terms.logits[k].dtype))
+        if value:
+            values = phi.value(x, y)
+            mean = x.mean() if statistics else torch.zeros_like(x.sum())
+            right = (x >= 0 if k < terms.n_real else x < 0).to(x.dtype).mean() if statistics else mean
+            values = weight * (values if mask is None else values * mask).mean()
+            rows.append(torch.stack((values, mean, torch.where(mean.isnan(), mean, right))))
+    return torch.stack(rows) if value else None, grads

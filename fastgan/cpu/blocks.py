@@ -1,0 +1,59 @@
+"""Dense tensors block by block: what is computed in a block stays in cache."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+BLOCK = 1 << 19  # elements: a few float32 buffers of this size stay in cache, and calls cost little beside a block
+
+
+def dense(x: Tensor) -> Tensor:
+    """`x` if its elements fill one stretch of memory in any order of dimensions (channels_last); else a copy that
+    does, with the strides of `torch.empty_like`. No negative bit."""
+    x = x.resolve_neg() if x.is_neg() else x
+    if x.is_contiguous() or torch.empty_like(x, device="meta").stride() == x.stride():
+        return x
+    return torch.empty_like(x).copy_(x)
+
+
+def like(x: Tensor, other: Tensor) -> Tensor:
+    """`other` expanded to the shape of the dense `x`, its elements in the order in which those of `x` lie in memory."""
+    other = other.expand(x.shape)
+    if other.stride() == x.stride() and not other.is_neg():
+        return other
+    return torch.empty_like(x, dtype=other.dtype).copy_(other)
+
+
+def laid_out(grad: Tensor, x: Tensor) -> Tensor:
+    """`grad` with the strides of `torch.empty_like(x)`."""
+    if grad.stride() == x.stride() or grad.stride() == torch.empty_like(x, device="meta").stride():
+        return grad
+    return torch.empty_like(x, dtype=grad.dtype).copy_(grad)
+
+
+def flat(x: Tensor) -> Tensor:
+    """The elements of a dense tensor in memory order."""
+    return x.view(-1) if x.is_contiguous() else x.as_strided((x.numel(),), (1,))
+
+
+def blocks(*tensors: Tensor | None) -> Iterator[Sequence[Tensor | None]]:
+    """The same stretch of each of some dense tensors of one layout, block by block; nothing for empty tensors."""
+    n = tensors[0].numel()
+    if n > BLOCK:
+        tensors = [None if t is None else flat(t) for t in tensors]
+        for begin in range(0, n, BLOCK):
+            yield [None if t is None else t[begin : begin + BLOCK] for t in tensors]
+    elif n:
+        yield tensors
+
+
+def per_term(of: Tensor | None, terms: int, factor: float) -> Sequence[float | Tensor]:
+    """factor times `of`, which holds one number or one a term: numbers for CPU tensors, else 0-d tensors."""
+    if of is None:
+        return (factor,) * terms
+    if of.numel() == 1:
+        return (factor * (of.item() if of.is_cpu else of.reshape(())),) * terms
+    return [factor * v for v in (of.tolist() if of.is_cpu else of.unbind())]

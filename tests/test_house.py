@@ -1,0 +1,72 @@
+"""Which room may import which: arrows point down only."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "fastgan"
+
+# room: the rooms it may import, beside itself
+ARROWS = {
+    "kernels": (),
+    "formulas": (),
+    "reference": ("formulas",),
+    "cpu": ("formulas",),
+    "operators": ("kernels", "cpu", "formulas"),
+    "losses": ("operators", "formulas"),
+    "compat": ("losses", "formulas", "gradients"),
+}
+
+
+def modules(room):
+    path = PACKAGE / room
+    return sorted(path.rglob("*.py")) if path.is_dir() else [PACKAGE / f"{room}.py"]
+
+
+def imported(path):
+    """The modules of fastgan that a file imports, at its top or inside a function; of `from fastgan import x`, x."""
+    package = ["fastgan", *path.relative_to(PACKAGE).parts[:-1]]
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            of = package[: len(package) - node.level + 1] if node.level else []
+            of = [*of, *(node.module or "").split(".")] if node.module else of
+            found |= {".".join([*of, alias.name]) for alias in node.names}
+    return {name for name in found if name.split(".")[0] == "fastgan"}
+
+
+@pytest.mark.parametrize("room", ARROWS)
+def test_arrows_point_down(room):
+    allowed = {room, *ARROWS[room]}
+    for path in modules(room):
+        for name in imported(path):
+            assert name.split(".")[1] in allowed, f"{path.relative_to(ROOT)} imports {name}"
+
+
+def private_names(path):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.level or (node.module or "").startswith("fastgan")):
+            for alias in node.names:
+                if alias.name.startswith("_") and not alias.name.startswith("__") and node.module != "fastgan.compat":
+                    yield alias.name
+
+
+@pytest.mark.parametrize("room", ARROWS)
+def test_no_private_name_is_imported(room):
+    for path in modules(room):
+        assert not list(private_names(path)), path.relative_to(ROOT)
+
+
+FENCES = {"fastgan/kernels/launch.py", "fastgan/operators/dispatch.py"}
+
+
+@pytest.mark.parametrize("room", ARROWS)
+def test_private_interfaces_of_pytorch_are_fenced(room):
+    for path in modules(room):
+        name = str(path.relative_to(ROOT))
+        if name not in FENCES:
+            assert "torch._C" not in path.read_text(encoding="utf-8"), name
