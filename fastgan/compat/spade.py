@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 from fastgan import functional, matching, operators
 from fastgan.compat._images import expect_known, expect_logits
+from fastgan.compat._sides import Refused
 from fastgan.functional import Logits, criterion_loss
 from fastgan.matching import Maps
 
@@ -56,7 +57,7 @@ class GANLoss(nn.Module):
 
     input: a tensor, a list of tensors, or a list of lists of features whose last tensors are the logits. The result is
     0-d for a tensor and of shape (1,) for a list. Raises ValueError for another mode, and for a generator's hinge loss
-    that does not aim for real (upstream: AssertionError).
+    that does not aim for real; the latter is an AssertionError as well, as upstream.
     """
 
     def __init__(
@@ -90,7 +91,7 @@ class GANLoss(nn.Module):
             label = 1.0 if target_is_real else 0.0
         if self.gan_mode == "hinge" and not for_discriminator:
             if not target_is_real:
-                raise ValueError("target_is_real: got False, expected True: the generator's hinge loss aims for real")
+                raise Refused("target_is_real: got False, expected True: the generator's hinge loss aims for real")
             criterion = "wasserstein"
         return criterion_loss(input, label, criterion, reduce_discriminators="mean")
 

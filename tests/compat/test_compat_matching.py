@@ -125,10 +125,10 @@ def test_espnet_options(by_layers, by_discriminators, final):
     check(espnet.FeatureMatchLoss(*options), of_espnet(*options), *sides(TINY))
 
 
-def test_espnet_takes_one_discriminators_list():
-    (fake,), (real,) = sides(TINY[:1])
-    got, want = espnet.FeatureMatchLoss()(fake, real), espnet.FeatureMatchLoss()([fake], [real])
-    torch.testing.assert_close(got, want, rtol=0, atol=0)
+@pytest.mark.parametrize("final", [True, False])
+def test_espnet_counts_the_samples_of_a_tensor_as_maps(final):
+    (fake,), (real,) = sides([[(3, 4, 5), (2, 7), (4, 1)]])
+    check(espnet.FeatureMatchLoss(include_final_outputs=final), of_espnet(True, True, final), fake, real)
 
 
 def test_image_options():
