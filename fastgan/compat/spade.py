@@ -16,6 +16,8 @@ the loop, with one launch for all maps:
 
     G_losses["GAN_Feat"] = fastgan.compat.spade.feature_matching_loss(pred_fake, pred_real, self.opt.lambda_feat)
 
+`original` gives float32 losses of float64 logits as well: upstream's labels are float32, and decide it.
+
 Difference: half-precision logits give a float32 loss.
 
 Signatures were read at fecacc9 (September 2021).
@@ -93,7 +95,8 @@ class GANLoss(nn.Module):
             if not target_is_real:
                 raise Refused("target_is_real: got False, expected True: the generator's hinge loss aims for real")
             criterion = "wasserstein"
-        return criterion_loss(input, label, criterion, reduce_discriminators="mean")
+        loss = criterion_loss(input, label, criterion, reduce_discriminators="mean")
+        return loss.float() if self.gan_mode == "original" else loss
 
     def forward(self, input: Logits, target_is_real: bool, for_discriminator: bool = True) -> Tensor:
         loss = self.loss(input, target_is_real, for_discriminator)
@@ -117,6 +120,7 @@ def discriminator_loss(
     labels = (target_real_label, target_fake_label) if gan_mode in ("ls", "original") else (None, None)
     terms, listed = functional._concatenated(pred, _OBJECTIVES[gan_mode], True, None, 1.0, *labels, "mean")
     loss = operators.value(terms._replace(criterion=_CRITERIA[gan_mode]))[0]
+    loss = loss.float() if gan_mode == "original" else loss
     return loss.reshape(1) if listed else loss
 
 
