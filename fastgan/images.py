@@ -21,6 +21,7 @@ WHITES = {"float": (1.0, 255.0, 65535.0), "int32": (255.0, 65535.0)}  # by kind,
 OVERSHOOT = 0.1  # of white: how far values may be outside [0, white], as those of a resized picture are; clipped
 DIMMEST = 1 / 32  # of white: what the brightest pixel of all pictures has to have where a smaller white is ruled out
 BITS_PER_SAMPLE, PHOTOMETRIC = 258, 262  # tags of TIFF; white is 0 where the second one is
+SAMPLE_FORMAT, SIGNED = 339, (2,)  # another, and what it says of signed integers
 
 
 class Picture(NamedTuple):
@@ -77,6 +78,8 @@ def square(image, size: int, source: str) -> Picture:
 
     tags = getattr(image, "tag_v2", {})  # a TIFF's
     sixteen = image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG")  # as older Pillows open it
+    if tags.get(SAMPLE_FORMAT) == SIGNED and image.mode == "L":
+        raise ValueError("it holds signed 8-bit values, expected unsigned ones")  # Pillow would read -56 as 200
     image.draft("RGB", (size, size))  # a large JPEG is decoded at a fraction of its size
     image = ImageOps.exif_transpose(image)
     kind, transparent, low, high = None, False, 0.0, 0.0

@@ -25,6 +25,7 @@ from torch.nn import functional as F
 
 from fastgan.data import Dataset, Stream, needs, to_uint8, to_unit
 
+LARGEST = 1e50  # feature: its sixth power, which `kernel_distance` takes, is a float64 number
 MANIFOLD_LIMIT = 5_000  # samples a side whose distances to each other are taken; of more, the first
 
 
@@ -50,7 +51,7 @@ def manifold_scores(real: Tensor, fake: Tensor, k: int = 5) -> ManifoldScores:
 
     real: (N, d), fake: (M, d), both with more than k rows; k = 5 is the value both papers' coverage figures use here.
     Precision and recall: Kynkäänniemi et al. 2019, eq. 2-3. Density and coverage: Naeem et al. 2020, eq. 2-3.
-    Raises ValueError where the shapes do not fit or a value is not finite.
+    Raises ValueError where the shapes do not fit or a value is not finite or too large.
     """
     _check_features(real, fake, more_than=k)
     real, fake = real.double(), fake.double()
@@ -71,7 +72,7 @@ def frechet_distance(real: Tensor, fake: Tensor) -> float:
     features' means m and covariances C (Dowson & Landau 1982). In units of the features squared.
 
     It is a "FID" only with the Inception features that name stands for: name the features beside the number.
-    Raises ValueError where the shapes do not fit or a value is not finite.
+    Raises ValueError where the shapes do not fit or a value is not finite or too large.
     """
     _check_features(real, fake, more_than=1)
     real, fake = real.double(), fake.double()
@@ -88,7 +89,7 @@ def kernel_distance(real: Tensor, fake: Tensor) -> float:
     2018, eq. 4 and section 4): mean k(r, r') + mean k(f, f') - 2 mean k(r, f), over pairs of different samples. It may
     be negative. With Inception's features, averaged over subsets, it is the "KID".
 
-    real: (N, d), fake: (M, d). Raises ValueError where the shapes do not fit or a value is not finite.
+    real: (N, d), fake: (M, d). Raises ValueError where the shapes do not fit or a value is not finite or too large.
     """
     _check_features(real, fake, more_than=1)
     real, fake = real.double(), fake.double()
@@ -126,8 +127,12 @@ def mode_scores(modes: Tensor, std: float, fake: Tensor) -> dict[str, float]:
 
     modes: how many get at least a fifth of their share within 3 std. high_quality: share of points within 3 std of any.
     tv: total variation, 1/2 sum_k |share of points nearest to mode k - 1/K|.
+
+    Raises ValueError if a number is not finite or too large.
     """
-    distance, nearest = torch.cdist(fake, modes.to(fake)).min(1)
+    for name, points in (("fake", fake), ("modes", modes)):
+        _check_size(name, points)
+    distance, nearest = torch.cdist(fake.double(), modes.to(fake).double()).min(1)
     near, count = distance < 3 * std, len(modes)
     close = torch.bincount(nearest[near], minlength=count) / len(fake)
     share = torch.bincount(nearest, minlength=count) / len(fake)
@@ -420,11 +425,18 @@ def _symmetric_sqrt(matrix: Tensor) -> Tensor:
     return (vectors * values.clamp(min=0).sqrt()) @ vectors.T
 
 
+def _check_size(name: str, features: Tensor) -> None:
+    if not features.isfinite().all():
+        raise ValueError(f"{name}: holds NaN or infinity, expected finite features")
+    largest = features.abs().max().item()
+    if largest > LARGEST:
+        raise ValueError(f"{name}: got numbers of size {largest:.3g}, expected at most {LARGEST:g}")
+
+
 def _check_features(real: Tensor, fake: Tensor, more_than: int) -> None:
     for name, features in (("real", real), ("fake", fake)):
         if features.ndim != 2 or len(features) <= more_than or features.shape[1] == 0:
             raise ValueError(f"{name}: got shape {tuple(features.shape)}, expected (N, d) with N > {more_than}")
-        if not features.isfinite().all():
-            raise ValueError(f"{name}: holds NaN or infinity, expected finite features")
+        _check_size(name, features)
     if real.shape[1] != fake.shape[1]:
         raise ValueError(f"fake: got {fake.shape[1]} features a row, expected {real.shape[1]} as in real")

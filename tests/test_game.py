@@ -685,6 +685,16 @@ BAD = {
         "samples: got 3 numbers a sample, expected 2",
         lambda: game.mode_statistics(torch.zeros(4, 3), torch.zeros(2, 2), 1.0),
     ),
+    "samples whose squares are infinite": (
+        ValueError,
+        r"samples: got a number of size 1e\+300, expected at most 1e150",
+        lambda: game.mode_statistics(torch.full((4, 2), 1e300, dtype=torch.float64), torch.zeros(2, 2), 1.0),
+    ),
+    "modes that are no numbers": (
+        ValueError,
+        "modes: got a number of size nan",
+        lambda: game.mode_statistics(torch.zeros(4, 2), torch.full((2, 2), math.nan), 1.0),
+    ),
     "no width": (
         ValueError,
         "std: got 0, expected numbers > 0",

@@ -10,7 +10,7 @@ import zlib
 import numpy as np
 import pytest
 
-from fastgan import data
+from fastgan import data, images
 from fastgan.cli import main
 
 # What the `train` extra brings; a machine that only measures kernels may lack it.
@@ -92,6 +92,16 @@ def test_a_float_image_with_nan_is_named_and_left_out(tmp_path):
     held = data.load(str(save(tmp_path / "nan", pictures, "tif")), 8)
     assert held.count == 16
     assert [name.endswith("16.tif (it holds NaN or infinity)") for name in held.skipped] == [True]
+
+
+def test_a_picture_of_signed_bytes_is_named_and_left_out(tmp_path):
+    folder = save(tmp_path / "signed", [np.full((8, 8), i, np.uint8) for i in range(17)], "tif")
+    Image.new("L", (8, 8), 200).save(folder / "16.tif", tiffinfo={images.SAMPLE_FORMAT: 2})
+    held = data.load(str(folder), 8)
+    assert held.count == 16
+    assert [name.partition("16.tif ")[2] for name in held.skipped] == [
+        "(it holds signed 8-bit values, expected unsigned ones)"
+    ]
 
 
 def test_a_stream_passes_over_a_value_that_the_others_rule_out(tmp_path):

@@ -173,6 +173,36 @@ def test_mode_scores():
     assert metrics.mode_scores(modes, 0.1, few)["modes"] == 4
 
 
+@pytest.mark.parametrize("size", [1e-30, 1.0, 1e30, 1e38])
+def test_scores_of_tiny_and_huge_points(size):
+    """float32 squares of these are 0 or infinite."""
+    modes = size * torch.tensor([[0.0, 0.0], [1.0, 0.0]])
+    points = modes.repeat(20, 1)
+    assert metrics.mode_scores(modes, 0.1 * size, points) == {"modes": 2, "high_quality": 1.0, "tv": 0.0}
+    far = metrics.mode_scores(modes, 0.1 * size, points + 0.5 * size)
+    assert far == {"modes": 0, "high_quality": 0.0, "tv": 0.0}
+    near = torch.full_like(points, 0.5 * size)
+    assert metrics.frechet_distance(points, near) == pytest.approx(size**2 * (0.25 + 20 / 39 / 2), rel=1e-5)
+
+
+@pytest.mark.parametrize("size", [1e51, 1e300, float("inf"), float("nan")])
+def test_points_that_no_score_can_be_of(size):
+    points = torch.zeros(8, 2, dtype=torch.float64)
+    far = points.clone()
+    far[3, 1] = size
+    for score in (
+        lambda x: metrics.frechet_distance(points, x),
+        lambda x: metrics.kernel_distance(points, x),
+        lambda x: metrics.manifold_scores(points, x),
+        lambda x: metrics.mode_scores(points[:2], 1.0, x),
+    ):
+        score(points)
+        with pytest.raises(ValueError, match=r"fake: (got numbers of size|holds NaN or infinity)"):
+            score(far)
+    with pytest.raises(ValueError, match=r"modes: (got numbers of size|holds NaN or infinity)"):
+        metrics.mode_scores(far, 1.0, points)
+
+
 def image_set(count, seed, kind="faces"):
     """Smooth pictures, uint8 (N, 3, 16, 16): something a network can tell from noise."""
     random = torch.Generator().manual_seed(seed)

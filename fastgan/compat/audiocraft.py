@@ -18,6 +18,9 @@ tensor of shape (1,) to a 0-d one, which raises; `FeatureMatchingLoss` does not 
 upstream computes and drops, and its errors are ValueErrors as well as AssertionErrors; float16 and bfloat16 logits
 give float32 losses.
 
+`AdversarialLoss` and `FeatureMatchingLoss` give losses of torch's default dtype, as upstream: float32 ones of float64
+logits.
+
 Signatures were read at 896ec7c (March 2025).
 """
 
@@ -172,18 +175,19 @@ class FeatureMatchingLoss(nn.Module):
         if self._power is not None:
             reduce = "mean" if self.normalize else "sum"
             try:
-                return feature_matching_loss(
+                loss = feature_matching_loss(
                     fmap_fake, fmap_real, p=self._power, detach_real=False, reduce_layers=reduce
                 )
             except ValueError as error:
                 raise Refused(str(error)) from error
+            return loss.to(torch.get_default_dtype())
         if not fmap_fake or len(fmap_fake) != len(fmap_real):
             raise Refused(f"fmap_fake, fmap_real: got {len(fmap_fake)} and {len(fmap_real)} maps, expected as many")
         for i, (fake, real) in enumerate(zip(fmap_fake, fmap_real)):
             if fake.shape != real.shape:
                 raise Refused(f"fmap_real[{i}]: got shape {tuple(real.shape)}, expected {tuple(fake.shape)}")
         total = sum(self.loss(fake, real) for fake, real in zip(fmap_fake, fmap_real))
-        return total / len(fmap_fake) if self.normalize else total
+        return (total / len(fmap_fake) if self.normalize else total).to(torch.get_default_dtype())
 
 
 class AdversarialLoss(nn.Module):
@@ -249,7 +253,7 @@ class AdversarialLoss(nn.Module):
         k, or averaged where `normalize`. No gradient reaches `fake` and `real`."""
         of_fake, _ = self.get_adversary_pred(fake.detach())
         of_real, _ = self.get_adversary_pred(real.detach())
-        loss = self._total((self.loss_fake, of_fake), (self.loss_real, of_real))
+        loss = self._total((self.loss_fake, of_fake), (self.loss_real, of_real)).to(torch.get_default_dtype())
         self.optimizer.zero_grad()
         with nullcontext() if distrib is None else distrib.eager_sync_model(self.adversary):
             loss.backward()
@@ -269,7 +273,8 @@ class AdversarialLoss(nn.Module):
             elif self.loss_feat:
                 for pair in zip(maps_of_fake, maps_of_real):
                     feat = feat + self.loss_feat(*pair)
-        return adv, feat / len(of_fake) if self.normalize else feat
+        feat = feat / len(of_fake) if self.normalize else feat
+        return adv.to(torch.get_default_dtype()), feat.to(torch.get_default_dtype())
 
     def _total(self, *sides: tuple[Callable, list[Tensor]]) -> Tensor:
         """The losses of all sides' logits, summed or averaged; one launch where one criterion serves them all."""

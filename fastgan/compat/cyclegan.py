@@ -5,6 +5,8 @@ In train.py, after its imports; every model asks `models.networks` for its loss:
     import models.networks, fastgan.compat.cyclegan
     models.networks.GANLoss = fastgan.compat.cyclegan.GANLoss
 
+`vanilla` gives float32 losses of float64 logits as well while the label buffers are float32, as upstream.
+
 Differences: half-precision logits give a float32 loss. For `vanilla` a label outside [0, 1] is a ValueError. The labels
 are taken from the constructor and from `load_state_dict`; a buffer changed by hand is not looked at again.
 
@@ -62,7 +64,8 @@ class GANLoss(nn.Module):
         expect_logits("prediction", prediction, lists=False)
         criterion = _CRITERIA[self.gan_mode]
         if self.gan_mode in ("lsgan", "vanilla"):
-            return criterion_loss(prediction, self._labels[bool(target_is_real)], criterion)
+            loss = criterion_loss(prediction, self._labels[bool(target_is_real)], criterion)
+            return loss.float() if self.gan_mode == "vanilla" and self.real_label.dtype != torch.float64 else loss
         label = 1.0 if target_is_real else 0.0
         if self.gan_mode == "wgangp":
             return criterion_loss(prediction, label, criterion)

@@ -7,9 +7,8 @@
 
 At the knee of the hinge the slope is that of `-min(x - 1, 0)`, as upstream: -1/2 where a real logit is 1.
 
-Differences: lists of different lengths are an error, where upstream leaves out what is left over; `FeatureMatchLoss`
-takes a list of tensors for the layers of one discriminator, where upstream takes the samples of each for layers;
-float16 and bfloat16 outputs give float32 losses.
+Differences: lists of different lengths are an error, where upstream leaves out what is left over; empty lists are an
+error, where upstream may return the number 0.0; float16 and bfloat16 outputs give float32 losses.
 
 Signatures were read at ESPnet 214c50e7c and at ParallelWaveGAN 8674037 (February 2024).
 """
@@ -108,15 +107,21 @@ class FeatureMatchLoss(nn.Module):
         self.include_final_outputs = include_final_outputs
 
     def forward(self, feats_hat: Maps, feats: Maps) -> Tensor:
-        """feats_hat, feats: g and r, generated data first; lists of lists of maps, or the list of one discriminator's.
-        No gradient through r. Returns 0-d.
+        """feats_hat, feats: g and r, generated data first; lists of lists of maps. No gradient through r. Returns 0-d.
+        In a list of tensors each tensor counts as a list of maps, its samples, as upstream.
 
         TypeError or ValueError where they are not tensors of one floating dtype and device, pairs of one shape, lists
         of one length, or where there are none; named `fake_maps` and `real_maps`, and counted through."""
         return feature_matching_loss(
-            feats_hat,
-            feats,
+            _maps(feats_hat),
+            _maps(feats),
             exclude_last=not self.include_final_outputs,
             reduce_layers="mean" if self.average_by_layers else "sum",
             reduce_discriminators="mean" if self.average_by_discriminators else "sum",
         )
+
+
+def _maps(feats: Maps) -> Maps:
+    if not isinstance(feats, (list, tuple)):
+        return feats
+    return [maps.unbind() if isinstance(maps, Tensor) and maps.dim() else maps for maps in feats]

@@ -2,15 +2,17 @@
 
     from torch_mimicry.modules import losses   ->  from fastgan.compat import mimicry as losses
 
-The generated side comes first, except in `wasserstein_loss_dis`. Differences: logits of any shape (upstream's labels
-are (batch, 1) and want the same of the logits); labels outside [0, 1] are refused; half-precision logits give float32
-losses.
+The generated side comes first, except in `wasserstein_loss_dis`. The minimax losses are of torch's default dtype, as
+upstream, where the labels decide it: float64 logits give float32 losses. Differences: logits of any shape (upstream's
+labels are (batch, 1) and want the same of the logits); labels outside [0, 1] are refused; half-precision logits give
+float32 losses.
 
 Signatures were read at a7fda06 (August 2022).
 """
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -34,7 +36,7 @@ def minimax_loss_gen(output_fake: Tensor, real_label_val: float = 1.0, **kwargs)
     _check_options(kwargs, real_label_val=real_label_val)
     if kwargs.keys() - {"reduction"}:
         return _unfused(output_fake, real_label_val, kwargs)
-    return adversarial.criterion_loss(output_fake, real_label_val, **kwargs)
+    return adversarial.criterion_loss(output_fake, real_label_val, **kwargs).to(torch.get_default_dtype())
 
 
 def minimax_loss_dis(
@@ -49,7 +51,7 @@ def minimax_loss_dis(
     if kwargs.keys() - {"reduction"}:
         return _unfused(output_real, real_label_val, kwargs) + _unfused(output_fake, fake_label_val, kwargs)
     labels = dict(real_label=real_label_val, fake_label=fake_label_val)
-    return adversarial.discriminator_loss(output_real, output_fake, **labels, **kwargs)
+    return adversarial.discriminator_loss(output_real, output_fake, **labels, **kwargs).to(torch.get_default_dtype())
 
 
 def ns_loss_gen(output_fake: Tensor) -> Tensor:
@@ -94,4 +96,5 @@ def _check_options(kwargs: dict, **labels) -> None:
 
 
 def _unfused(logits: Tensor, label: float, kwargs: dict) -> Tensor:
-    return F.binary_cross_entropy_with_logits(logits, logits.new_full(logits.shape, label), **kwargs)
+    labels = torch.full_like(logits, label, dtype=torch.promote_types(logits.dtype, torch.float32))
+    return F.binary_cross_entropy_with_logits(logits, labels, **kwargs).to(torch.get_default_dtype())

@@ -76,15 +76,18 @@ class PatchAdversarialLoss(nn.Module):
                 stacklevel=2,
             )
             target_is_real = True
+        criterion = self._criterion
         if self.criterion == "hinge":
             label = 1.0 if target_is_real else 0.0
             if self.reduction == "none":
-                return separate.each_loss(self._criterion, ("input", input, label))
+                return separate.each_loss(criterion, ("input", input, label))
             reduction = "mean"
         else:
             label = self.real_label if target_is_real else self.fake_label
+            if self.criterion == "bce" and label in (0.0, 1.0):
+                criterion = "softplus"  # the same, and 0 of an infinite logit that is right
             if self.reduction == "none":
                 listed = [input] if isinstance(input, Tensor) else input
-                return [criterion_loss(x, label, self._criterion, reduction="none") for x in listed]
+                return [criterion_loss(x, label, criterion, reduction="none") for x in listed]
             reduction = self.reduction
-        return criterion_loss(input, label, self._criterion, reduction=reduction, reduce_discriminators=self.reduction)
+        return criterion_loss(input, label, criterion, reduction=reduction, reduce_discriminators=self.reduction)

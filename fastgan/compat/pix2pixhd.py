@@ -12,9 +12,8 @@ takes the place of the loop, with one launch for all maps:
         pred_fake, pred_real, self.opt.lambda_feat, self.opt.n_layers_D
     )
 
-Differences: half-precision logits give a float32 loss. A bare tensor is taken whole, where
-upstream takes its last sample. Label tensors are not kept: upstream's, kept by number of elements, can have another
-shape than the logits.
+Differences: half-precision logits give a float32 loss. Label tensors are not kept: upstream's, kept by number of
+elements, can have another shape than the logits.
 
 Signatures were read at 14b3b3c (September 2024).
 """
@@ -42,8 +41,8 @@ class GANLoss(nn.Module):
         target_real_label, target_fake_label: y of each side.
         tensor: not used; labels are made where and of what dtype the logits are.
 
-    input: a list of scales, each a list of features whose last tensor is D's output; or one such list of features.
-    The result is 0-d. Raises TypeError or ValueError for bad arguments.
+    input: a list of scales, each a list of features whose last tensor is D's output; or one such list of features. Of a
+    bare tensor the last sample counts, as upstream. The result is 0-d. TypeError or ValueError for bad arguments.
     """
 
     def __init__(
@@ -65,8 +64,8 @@ class GANLoss(nn.Module):
     def forward(self, input: list[list[Tensor]] | list[Tensor], target_is_real: bool) -> Tensor:
         label = self.real_label if target_is_real else self.fake_label
         expect_logits("input", input)
-        if not isinstance(input, Tensor) and isinstance(input[0], Tensor):
-            input = input[-1]  # one discriminator's features
+        if isinstance(input[0], Tensor):  # one discriminator's features, or a tensor's samples
+            input = input[-1]
         return criterion_loss(input, label, self._criterion)
 
 

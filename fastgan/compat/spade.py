@@ -16,6 +16,8 @@ the loop, with one launch for all maps:
 
     G_losses["GAN_Feat"] = fastgan.compat.spade.feature_matching_loss(pred_fake, pred_real, self.opt.lambda_feat)
 
+`original` gives float32 losses of float64 logits as well: upstream's labels are float32, and decide it.
+
 Difference: half-precision logits give a float32 loss.
 
 Signatures were read at fecacc9 (September 2021).
@@ -27,6 +29,7 @@ import torch
 from torch import Tensor, nn
 
 from fastgan.compat._images import expect_known, expect_logits
+from fastgan.compat._logits import Refused
 from fastgan.losses import adversarial, assemble, feature_matching
 from fastgan.losses.adversarial import criterion_loss
 from fastgan.losses.arguments import Logits
@@ -57,7 +60,7 @@ class GANLoss(nn.Module):
 
     input: a tensor, a list of tensors, or a list of lists of features whose last tensors are the logits. The result is
     0-d for a tensor and of shape (1,) for a list. Raises ValueError for another mode, and for a generator's hinge loss
-    that does not aim for real (upstream: AssertionError).
+    that does not aim for real; the latter is an AssertionError as well, as upstream.
     """
 
     def __init__(
@@ -91,9 +94,10 @@ class GANLoss(nn.Module):
             label = 1.0 if target_is_real else 0.0
         if self.gan_mode == "hinge" and not for_discriminator:
             if not target_is_real:
-                raise ValueError("target_is_real: got False, expected True: the generator's hinge loss aims for real")
+                raise Refused("target_is_real: got False, expected True: the generator's hinge loss aims for real")
             criterion = "wasserstein"
-        return criterion_loss(input, label, criterion, reduce_discriminators="mean")
+        loss = criterion_loss(input, label, criterion, reduce_discriminators="mean")
+        return loss.float() if self.gan_mode == "original" else loss
 
     def forward(self, input: Logits, target_is_real: bool, for_discriminator: bool = True) -> Tensor:
         loss = self.loss(input, target_is_real, for_discriminator)
@@ -117,6 +121,7 @@ def discriminator_loss(
     labels = (target_real_label, target_fake_label) if gan_mode in ("ls", "original") else (None, None)
     terms, listed = assemble.concatenated_terms(pred, _OBJECTIVES[gan_mode], True, None, 1.0, *labels, "mean")
     loss = adversarial.loss_of(terms._replace(criterion=_CRITERIA[gan_mode]))
+    loss = loss.float() if gan_mode == "original" else loss
     return loss.reshape(1) if listed else loss
 
 

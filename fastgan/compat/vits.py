@@ -7,10 +7,10 @@
 
 `clip_grad_value_` is that of `commons.py`. Upstream widens half precision with `.float()` and computes in float32; the
 kernel does so as it reads, so float16 and bfloat16 outputs and maps, from under autocast, give the same float32 losses
-and no copies are made. Call them under `autocast(enabled=False)` as before, or not: autocast does not touch them.
+and no copies are made. float64 ones give float32 losses, too. Call them under `autocast(enabled=False)` as before, or
+not: autocast does not touch them.
 
-Differences: those of `fastgan.compat.hifigan`, but for half precision, and float64 outputs, which upstream narrows to
-float32, stay float64.
+Differences: those of `fastgan.compat.hifigan`, but for half precision.
 
 Signatures were read at vits 2e561ba (June 2021) and Retrieval-based-Voice-Conversion-WebUI 4338f12 (July 2026).
 """
@@ -21,8 +21,9 @@ from collections.abc import Iterable
 
 from torch import Tensor
 
-from fastgan.compat.hifigan import discriminator_loss, generator_loss
+from fastgan.compat import hifigan
 from fastgan.gradients import clip_gradient_value_
+from fastgan.losses.arguments import Logits
 from fastgan.losses.feature_matching import Maps, feature_matching_loss
 
 __all__ = ["clip_grad_value_", "discriminator_loss", "feature_loss", "generator_loss"]
@@ -44,11 +45,27 @@ def clip_grad_value_(parameters: Tensor | Iterable[Tensor], clip_value: float | 
     return clip_gradient_value_(parameters, clip_value, norm_type)
 
 
+def discriminator_loss(
+    disc_real_outputs: Logits, disc_generated_outputs: Logits
+) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+    """`fastgan.compat.hifigan.discriminator_loss` in float32."""
+    return _float32(*hifigan.discriminator_loss(disc_real_outputs, disc_generated_outputs))
+
+
+def generator_loss(disc_outputs: Logits) -> tuple[Tensor, list[Tensor]]:
+    """`fastgan.compat.hifigan.generator_loss` in float32."""
+    return _float32(*hifigan.generator_loss(disc_outputs))
+
+
 def feature_loss(fmap_r: Maps, fmap_g: Maps) -> Tensor:
     """2 sum_k mean |r_k - g_k| over all maps k; one launch for every 64 of them. No gradient through the real maps, as
     upstream.
 
-    Args, result and errors are those of `fastgan.compat.hifigan.feature_loss`. Half-precision maps are read as they are
-    and give a float32 loss; their gradients are of their own dtype.
+    Args, result and errors are those of `fastgan.compat.hifigan.feature_loss`; the loss is float32. Half-precision maps
+    are read as they are. The gradients are of the maps' dtype.
     """
-    return feature_matching_loss(fmap_g, fmap_r, 2.0)
+    return feature_matching_loss(fmap_g, fmap_r, 2.0).float()
+
+
+def _float32(loss: Tensor, *parts: list[Tensor]) -> tuple:
+    return loss.float(), *([x.float() for x in losses] for losses in parts)

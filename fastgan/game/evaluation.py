@@ -127,6 +127,8 @@ def mode_statistics(
 
     Of N samples of the target itself the total variation is about sqrt(K / (2 pi N)): 0.009 for 25 modes and 50,000. Of
     a 2-D Gaussian 1.1 % lie beyond three standard deviations.
+
+    Raises ValueError for sets that are empty or of two dimensions, and for numbers that are not finite or above 1e150.
     """
     x = samples.detach().double().reshape(len(samples), -1)
     centres = modes.detach().to(x).reshape(len(modes), -1)
@@ -134,6 +136,9 @@ def mode_statistics(
         raise ValueError(f"samples: got {len(x)} samples and {len(centres)} modes, expected at least one of each")
     if x.shape[1] != centres.shape[1]:
         raise ValueError(f"samples: got {x.shape[1]} numbers a sample, expected {centres.shape[1]}, as in modes")
+    for name, points in (("samples", x), ("modes", centres)):
+        if not (points.abs() <= 1e150).all():  # the squares of larger ones are infinite
+            raise ValueError(f"{name}: got a number of size {points.abs().max():.3g}, expected at most 1e150")
     std = torch.as_tensor(std, dtype=x.dtype, device=x.device).expand(len(centres))
     if not (std > 0).all():
         raise ValueError(f"std: got {std.min().item():.3g}, expected numbers > 0")

@@ -71,30 +71,40 @@ def flat(of) -> list[Tensor]:
 
 
 def check(
-    ours, theirs, *arguments, rtol: float | None = None, grad_rtol: float | None = None, same_dtype: bool = False
+    ours,
+    theirs,
+    *arguments,
+    rtol: float | None = None,
+    grad_rtol: float | None = None,
+    same_dtype: bool = False,
+    float32: bool = False,
 ):
     """rtol, grad_rtol: relative tolerances of results and gradients, the library's promises by default. Where there is
-    a GPU, `ours` is checked on it as well; the exact result is the CPU's."""
+    a GPU, `ours` is checked on it as well; the exact result is the CPU's.
+
+    Results are float64 for float64 arguments and float32 for others; of the arguments' dtype with `same_dtype`; float32
+    with `float32`, rounded once from float64 if the arguments are."""
     for device in ["cpu", "cuda"][: 1 + torch.cuda.is_available()]:
         if isinstance(ours, torch.nn.Module):
             ours.to(device)
-        _check(ours, theirs, arguments, rtol, grad_rtol, same_dtype, device)
+        _check(ours, theirs, arguments, rtol, grad_rtol, same_dtype, float32, device)
     if isinstance(ours, torch.nn.Module):
         ours.cpu()
 
 
-def _check(ours, theirs, arguments, rtol, grad_rtol, same_dtype, device):
+def _check(ours, theirs, arguments, rtol, grad_rtol, same_dtype, float32, device):
     mine, exact = copied(arguments, device=device), copied(arguments, torch.float64)
     dtype = next(t.dtype for t in tensors(mine) if t.is_floating_point())
     got, want = ours(*mine), theirs(*exact)
     assert structure(got) == structure(want), f"{structure(got)} is not {structure(want)}"
     got, want = flat(got), flat(want)
     assert all(g.device.type == device for g in got)
+    wide = dtype == torch.float64
+    out = dtype if same_dtype else torch.float64 if wide and not float32 else torch.float32
+    if float32 and wide:
+        rtol = torch.finfo(torch.float32).eps
     for g, w in zip(got, want):
-        if same_dtype:
-            assert g.dtype == dtype
-        out = dtype if same_dtype else torch.float64 if dtype == torch.float64 else torch.float32
-        assert_close(g.to(out), w, out, LOSS_RTOL[dtype] if rtol is None else rtol)
+        assert_close(g, w, out, LOSS_RTOL[dtype] if rtol is None else rtol)
     inputs = [(a, b) for a, b in zip(tensors(mine), tensors(exact)) if a.requires_grad]
     if not inputs:
         return
@@ -104,6 +114,7 @@ def _check(ours, theirs, arguments, rtol, grad_rtol, same_dtype, device):
             continue
         leaves, exact_leaves = [a for a, _ in inputs], [b for _, b in inputs]
         for scale in (1.0, SCALE):  # the second is another backward through the same node
+            scale = torch.tensor(scale, dtype=g.dtype).item()  # one number for both
             seeds = torch.full_like(g, scale), torch.full_like(w, scale)
             found = torch.autograd.grad(g, leaves, seeds[0], retain_graph=True, allow_unused=True)
             right = torch.autograd.grad(w, exact_leaves, seeds[1], retain_graph=True, allow_unused=True)

@@ -74,7 +74,13 @@ def test_cyclegan(mode, dtype):
                 y = labels[0] if real else labels[1]
                 tolerance = near(labels, dtype) if mode == "vanilla" else {}
                 x = shaped(shape, dtype)
-                check(lambda x: loss(x, real), lambda x: cyclegan_loss(mode, real, y, x), x, **tolerance)
+                check(
+                    lambda x: loss(x, real),
+                    lambda x: cyclegan_loss(mode, real, y, x),
+                    x,
+                    float32=mode == "vanilla",
+                    **tolerance,
+                )
 
 
 def test_cyclegan_shapes():
@@ -83,6 +89,12 @@ def test_cyclegan_shapes():
         assert loss(torch.zeros(shape), True).shape == (shape[0],)
     assert loss(torch.zeros(3, 1, dtype=torch.bfloat16), True).dtype == torch.float32
     assert cyclegan.GANLoss("lsgan")(prediction=torch.zeros(3, 1), target_is_real=True).shape == ()
+
+
+def test_cyclegan_dtype_of_the_labels():
+    x = torch.zeros(3, 1, dtype=torch.float64)
+    for mode in ("lsgan", "vanilla"):
+        assert cyclegan.GANLoss(mode).double()(x, True).dtype == torch.float64
 
 
 def test_cyclegan_state():
@@ -131,11 +143,11 @@ def test_pix2pixhd(lsgan, dtype):
         loss = pix2pixhd.GANLoss(lsgan, *labels)
         for real in SIDES:
             y = labels[0] if real else labels[1]
-            x = shaped(HD, dtype, spread=1.0)
-            x = x if lsgan else probabilities(x)
+            x = shaped([*HD, [(3, 1, 5, 5)]], dtype, spread=1.0)
+            *x, [batch] = x if lsgan else probabilities(x)
             check(lambda x: loss(x, real), lambda x: sum([phi(scale[-1], y).mean() for scale in x]), x)
             check(lambda x: loss(x, real), lambda x: phi(x[-1], y).mean(), x[0])  # one D's features
-            check(lambda x: loss(x, real), lambda x: phi(x, y).mean(), x[0][0])
+            check(lambda x: loss(x, real), lambda x: phi(x[-1], y).mean(), batch)  # its last sample
 
 
 def test_pix2pixhd_members():
@@ -190,6 +202,7 @@ def test_spade(mode, dtype):
                         lambda x: loss(x, real, for_discriminator),
                         lambda x: spade_loss(mode, labels, real, for_discriminator, x),
                         shaped(shapes, dtype),
+                        float32=mode == "original",
                         **(near(labels, dtype) if mode == "original" else {}),
                     )
 
@@ -225,7 +238,8 @@ def test_spade_concatenated(mode, dtype):
 
             tolerance = near(labels, dtype) if mode == "original" else {}
             x = knees(shaped(shapes, dtype))
-            check(lambda x: spade.discriminator_loss(x, mode, *labels), theirs, x, **tolerance)
+            float32 = mode == "original"
+            check(lambda x: spade.discriminator_loss(x, mode, *labels), theirs, x, float32=float32, **tolerance)
 
 
 def test_spade_knee():
@@ -244,8 +258,9 @@ def test_spade_members():
     assert (loss.get_target_tensor(x, True) == torch.ones(2, 3)).all()
     assert (loss.get_zero_tensor(x) == x).all() and loss.get_zero_tensor(x).shape == x.shape
     assert loss.loss([x, x], True).shape == ()
-    with pytest.raises(ValueError, match="target_is_real: got False, expected True"):
-        loss(x, False, for_discriminator=False)
+    for kind in (AssertionError, ValueError):
+        with pytest.raises(kind, match="target_is_real: got False, expected True"):
+            loss(x, False, for_discriminator=False)
     with pytest.raises(ValueError, match="gan_mode: got 'lsgan', expected 'ls' or"):
         spade.GANLoss("lsgan")
     with pytest.raises(ValueError, match="gan_mode: got 'lsgan', expected 'ls' or"):

@@ -11,6 +11,7 @@ from fastgan.compat import (
     cyclegan,
     espnet,
     mmagic,
+    monai,
     r3gan,
     rosinality,
     studiogan,
@@ -36,6 +37,18 @@ SOFTPLUS = {
     "basicsr lists": (
         lambda r, f: basicsr.MultiScaleGANLoss("wgan_softplus")([r, f, f], True),
         lambda r, f: (F.softplus(-r).mean() + 2 * F.softplus(-f).mean()) / 3,
+    ),
+    "monai": (
+        lambda r, f: sum(monai.PatchAdversarialLoss(criterion="bce")(x, x is r, True) for x in (r, f)),
+        logistic,
+    ),
+    "monai sum": (
+        lambda r, f: monai.PatchAdversarialLoss("sum", "bce")([f, f], True, False) / f.numel() / 2,
+        nonsaturating,
+    ),
+    "monai none": (
+        lambda r, f: monai.PatchAdversarialLoss("none", "bce")([f], True, False)[0].mean(),
+        nonsaturating,
     ),
     "mmagic": (lambda r, f: mmagic.GANLoss("wgan-logistic-ns")(f, True), nonsaturating),
     "cut": (

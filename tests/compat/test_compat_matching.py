@@ -105,16 +105,24 @@ def test_float32(name):
 
 
 @pytest.mark.parametrize(
-    ("name", "dtype"), [("hifigan", torch.float64), ("vits", torch.float16), ("vits", torch.bfloat16)], ids=str
+    ("name", "dtype"),
+    [("hifigan", torch.float64), *[("vits", dtype) for dtype in (torch.float64, torch.float16, torch.bfloat16)]],
+    ids=str,
 )
 def test_other_dtypes(name, dtype):
     ours, theirs, shapes, _ = MEMBERS[name]
     fakes, reals = sides(shapes, dtype)
-    check(ours, theirs, fakes, reals)
-    loss = ours(fakes, reals)
-    assert loss.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
-    loss.backward()
+    check(ours, theirs, fakes, reals, float32=name == "vits")
+    ours(fakes, reals).backward()
     assert all(x.grad.dtype == dtype for layers in fakes for x in layers)
+
+
+def test_audiocraft_losses_are_float32():
+    (fake,), (real,) = sides(TINY[:1], torch.float64)
+    check(audiocraft.FeatureMatchingLoss(), lambda a, b: of_audiocraft([a], [b]), fake, real, float32=True)
+    smooth = nn.SmoothL1Loss()  # not fused
+    ours = audiocraft.FeatureMatchingLoss(smooth, normalize=False)
+    check(ours, lambda a, b: total([map(smooth, a, b)]), fake, real, float32=True)
 
 
 @pytest.mark.parametrize("final", [True, False])
@@ -125,10 +133,10 @@ def test_espnet_options(by_layers, by_discriminators, final):
     check(espnet.FeatureMatchLoss(*options), of_espnet(*options), *sides(TINY))
 
 
-def test_espnet_takes_one_discriminators_list():
-    (fake,), (real,) = sides(TINY[:1])
-    got, want = espnet.FeatureMatchLoss()(fake, real), espnet.FeatureMatchLoss()([fake], [real])
-    torch.testing.assert_close(got, want, rtol=0, atol=0)
+@pytest.mark.parametrize("final", [True, False])
+def test_espnet_counts_the_samples_of_a_tensor_as_maps(final):
+    (fake,), (real,) = sides([[(3, 4, 5), (2, 7), (4, 1)]])
+    check(espnet.FeatureMatchLoss(include_final_outputs=final), of_espnet(True, True, final), fake, real)
 
 
 def test_image_options():
@@ -211,7 +219,7 @@ def test_audiocraft_adversarial_loss(loss, normalize, monkeypatch):
         want = sum(sum(loss(a, b) for a, b in zip(f, r)) / (len(f) if inner else 1) for f, r in pairs)
         want = want / 3 if normalize else want
         assert got.shape == ()
-        torch.testing.assert_close(got, want)
+        torch.testing.assert_close(got, want.float())
         torch.testing.assert_close(torch.autograd.grad(got, [fake, real]), torch.autograd.grad(want, [fake, real]))
 
 

@@ -136,7 +136,8 @@ SIGNATURES = {
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_parity(name, dtype):
     ours, theirs, shapes = CASES[name]
-    check(ours, theirs, *shaped(shapes, dtype, seed=1), grad_rtol=TWO_ROUNDINGS.get(dtype) if "dual" in name else None)
+    rtol = TWO_ROUNDINGS.get(dtype) if "dual" in name else None
+    check(ours, theirs, *shaped(shapes, dtype, seed=1), grad_rtol=rtol, float32="minimax" in name)
 
 
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if len(case[2]) == 2])
@@ -458,8 +459,16 @@ def test_mimicry_options(dtype, reduction):
         f,
         r,
         grad_rtol=2e-5 if dtype == torch.float32 else None,
+        float32=True,
     )
-    check(lambda f: mimicry.minimax_loss_gen(f, 0.9, **kwargs), lambda f: reduce(bce(f, 0.9)), f, grad_rtol=2e-5)
+    check(
+        lambda f: mimicry.minimax_loss_gen(f, 0.9, **kwargs),
+        lambda f: reduce(bce(f, 0.9)),
+        f,
+        grad_rtol=2e-5,
+        float32=True,
+    )
+    assert mimicry.minimax_loss_gen(f, 0.9, **kwargs, pos_weight=torch.ones(1)).dtype == torch.float32
     if dtype in (torch.float32, torch.float64):
         weight = torch.linspace(0.5, 2.0, 12, dtype=dtype)[:, None]
 
@@ -470,14 +479,25 @@ def test_mimicry_options(dtype, reduction):
             return reduce(weight * bce(r, 0.9)) + reduce(weight * bce(f, 0.1))
 
         rtol = 1e-5 if dtype == torch.float32 else 1e-11
-        check(ours, theirs, f, r, rtol=rtol, grad_rtol=rtol)
+        check(ours, theirs, f, r, rtol=rtol, grad_rtol=rtol, float32=True)
         check(
             lambda f: mimicry.minimax_loss_gen(f, 0.9, **kwargs, weight=weight),
             lambda f: reduce(weight * bce(f, 0.9)),
             f,
             rtol=rtol,
             grad_rtol=rtol,
+            float32=True,
         )
+
+
+def test_mimicry_minimax_has_the_default_dtype():
+    """That of upstream's labels."""
+    logits = torch.zeros(4, 1, dtype=torch.float64)
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert mimicry.minimax_loss_gen(logits).dtype == mimicry.minimax_loss_dis(logits, logits).dtype == torch.float64
+    finally:
+        torch.set_default_dtype(torch.float32)
 
 
 def test_mimicry_epsilon():
