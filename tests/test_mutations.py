@@ -11,26 +11,28 @@ import pytest
 import torch
 
 ROOT = Path(__file__).parent.parent
-KERNEL, CRITERION, NUMERICS = "kernels/adversarial.py", "kernels/criteria.py", "kernels/numerics.py"
+KERNEL, TILES = "kernels/adversarial.py", "kernels/tiles.py"
+CRITERION, NUMERICS = "kernels/criteria.py", "kernels/numerics.py"
 ASSEMBLE, OPERATORS = "fastgan/losses/assemble.py", "fastgan/operators/adversarial.py"
 CPU, CPU_MATCHING, CPU_MMD = "fastgan/cpu/adversarial.py", "fastgan/cpu/matching.py", "fastgan/cpu/mmd.py"
 ACCURACY, AUTOGRAD, OBJECTIVES = "tests/test_accuracy.py", "tests/test_autograd.py", "tests/test_objectives.py"
 LAYOUTS = "tests/test_layouts.py"
-MMD_KERNEL, MMD_FORMULA, MMD = "kernels/mmd.py", "fastgan/formulas/mmd.py", "tests/test_mmd.py"
+MMD_KERNEL, PAIRS = "kernels/mmd.py", "kernels/pairs.py"
+MMD_FORMULA, MMD = "fastgan/formulas/mmd.py", "tests/test_mmd.py"
 SIGNS_KERNEL, SIGNS, MATCHING = "kernels/matching.py", "fastgan/operators/matching.py", "tests/test_matching.py"
 STEP, TRAINER, STEPS, TRAINING = "fastgan/step.py", "fastgan/trainer.py", "tests/test_step.py", "tests/test_trainer.py"
 
 # name: (file, what stands there, what replaces it, backend, test file)
 MUTANTS = {
     "zero gradient": (
-        KERNEL,
+        TILES,
         "base + lane, slope.to(",
         "base + lane, (slope * 0).to(",
         "triton and discriminator",
         ACCURACY,
     ),
     "zero gradient in the tail": (
-        KERNEL,
+        TILES,
         "tail, lane, inside, shift, y, w,",
         "tail, lane, inside, shift, y, w * 0,",
         "triton and discriminator",
@@ -64,10 +66,10 @@ MUTANTS = {
         "triton and discriminator",
         ACCURACY,
     ),
-    "lost tail": (KERNEL, "if (tail < n) &", "if (tail > n) &", "triton and discriminator", ACCURACY),
-    "tail in the value twice": (KERNEL, "tl.where(inside, v, 0.0)", "v", "triton and discriminator", ACCURACY),
+    "lost tail": (TILES, "if (tail < n) &", "if (tail > n) &", "triton and discriminator", ACCURACY),
+    "tail in the value twice": (TILES, "tl.where(inside, v, 0.0)", "v", "triton and discriminator", ACCURACY),
     "the tile ahead is this one": (
-        KERNEL,
+        TILES,
         "tl.minimum(tile + stride, full - 1) * BLOCK",
         "base",
         "triton and discriminator",
@@ -116,7 +118,7 @@ MUTANTS = {
         "triton and statistics",
         ACCURACY,
     ),
-    "weight left out of the loss": (KERNEL, "weight * (value / n)", "value / n", "triton and labels", ACCURACY),
+    "weight left out of the loss": (TILES, "weight * (value / n)", "value / n", "triton and labels", ACCURACY),
     "number as grad_scale ignored": (KERNEL, "s = zero + factor[0]", "s = zero + 1.0", "triton and labels", ACCURACY),
     "tensor as grad_scale ignored": (
         KERNEL,
@@ -160,15 +162,15 @@ MUTANTS = {
         "triton and each_part",
         OBJECTIVES,
     ),
-    "a partner added": (KERNEL, "x -= widen(b, ACC)", "x += widen(b, ACC)", "triton and relativistic-", OBJECTIVES),
+    "a partner added": (TILES, "x -= widen(b, ACC)", "x += widen(b, ACC)", "triton and relativistic-", OBJECTIVES),
     "a partner's gradient of the wrong sign": (
-        KERNEL,
+        TILES,
         "(-slope).to(",
         "slope.to(",
         "triton and relativistic-",
         OBJECTIVES,
     ),
-    "a shift ignored": (KERNEL, "x -= shift", "x -= 0 * shift", "triton and lecam", OBJECTIVES),
+    "a shift ignored": (TILES, "x -= shift", "x -= 0 * shift", "triton and lecam", OBJECTIVES),
     "an average without its gradient": (
         OPERATORS,
         "-widen(grad).sum()",
@@ -177,13 +179,13 @@ MUTANTS = {
         OBJECTIVES,
     ),
     "a mask left out of the gradient": (
-        KERNEL,
+        TILES,
         "CRITERION(x, y, w * m)",
         "CRITERION(x, y, w)",
         "triton and masks",
         OBJECTIVES,
     ),
-    "label tensors ignored": (KERNEL, "y = tl.load(t_ptr", "y = 0 * tl.load(t_ptr", "triton and label_t", OBJECTIVES),
+    "label tensors ignored": (TILES, "y = tl.load(t_ptr", "y = 0 * tl.load(t_ptr", "triton and label_t", OBJECTIVES),
     "the sides of a batch swapped": (
         KERNEL,
         "order = 1 if split > 0 else -1",
@@ -313,23 +315,23 @@ MUTANTS = {
         TRAINING,
     ),
     "mmd: a pair counted once": (
-        MMD_KERNEL,
+        PAIRS,
         "first + WHOLE // BJ), 2.0",
         "first + WHOLE // BJ), 1.0",
         "triton and several_tiles",
         MMD,
     ),
-    "mmd: columns beyond the last": (MMD_KERNEL, "inside = j < columns", "inside = j >= 0", "triton and 49", MMD),
-    "mmd: attraction for repulsion": (MMD_KERNEL, "ratio, -1.0), 0.0)", "ratio, 1.0), 0.0)", "triton and 49", MMD),
+    "mmd: columns beyond the last": (PAIRS, "inside = j < columns", "inside = j >= 0", "triton and 49", MMD),
+    "mmd: attraction for repulsion": (PAIRS, "ratio, -1.0), 0.0)", "ratio, 1.0), 0.0)", "triton and 49", MMD),
     "mmd: products about zero": (
-        MMD_KERNEL,
+        PAIRS,
         "centre = tl.sum(a, axis=0) / BI",
         "centre = tl.sum(a, axis=0) * 0",
         "triton and close",
         MMD,
     ),
     "mmd: products whatever they lose": (
-        MMD_KERNEL,
+        PAIRS,
         "largest * 0.0009765625 -",
         "largest * 0.0 -",
         "triton and far_apart and row-g",

@@ -23,11 +23,9 @@ from fastgan.formulas.terms import Terms, join_sides, split_sides, widen
 _PRODUCTS_FROM = 1 << 17  # logits: below, calling more operators costs more than softplus
 _SURE = 0.1  # nats: with a mean loss below, how sure D is has to be kept as a distance from 1
 _CROSS_ENTROPIES = ("sigmoid_cross_entropy", "softplus")
-_MEANS = {
-    "absolute": F.l1_loss,
-    "cross_entropy": F.binary_cross_entropy,
-    "least_squares": F.mse_loss,
-    "sigmoid_cross_entropy": F.binary_cross_entropy_with_logits,
+_EXACT_SLOPES = {  # criteria whose value autograd differentiates as exactly as their slope
+    *("absolute", "cross_entropy", "hinge", "hinge_clamp", "hinge_min", "least_squares", "squared_hinge"),
+    *("wasserstein", *_CROSS_ENTROPIES),
 }
 
 
@@ -77,18 +75,21 @@ def adversarial(
 
 
 def differentiable_value(terms: Terms) -> Tensor | None:
-    """L by PyTorch's own operators, which autograd follows; None of larger tensors, for which `adversarial` is faster.
+    """L by PyTorch's own operators, which autograd follows; None if `adversarial` is faster or more accurate.
 
     Of few logits the calls cost, not the arithmetic: an autograd node in Python costs more than the whole loss."""
-    if max([x.numel() for x in terms.logits]) >= _PRODUCTS_FROM or terms.split:
+    if terms.criterion not in _EXACT_SLOPES or max([x.numel() for x in terms.logits]) >= _PRODUCTS_FROM or terms.split:
         return None
+    of_logits = terms.criterion in _CROSS_ENTROPIES
+    if of_logits and (terms.targets or any([y not in (0.0, 1.0) for y in terms.labels])):
+        return None  # sigmoid(x) - y would cancel
     total = None
     for x, y, mask, weight in terms.each():
-        if mask is None:
-            mean, sign = _mean(terms.criterion, x, y)
-            weight *= sign
-        else:
-            mean = (CRITERIA[terms.criterion].value(x, y) * mask).mean()
+        phi = CRITERIA[terms.criterion].value
+        if of_logits and (terms.criterion == "softplus" or math.isfinite(x.detach().sum().item())):
+            phi, weight = _negative_softplus if y else _softplus, -weight if y else weight
+        values = phi(x, y)
+        mean = (values if mask is None else values * mask).mean()
         if total is not None and abs(weight) == 1.0:
             total = total + mean if weight > 0 else total - mean
         else:
@@ -97,15 +98,13 @@ def differentiable_value(terms: Terms) -> Tensor | None:
     return total
 
 
-def _mean(criterion: str, x: Tensor, y: float | Tensor) -> tuple[Tensor, float]:
-    """(mean of phi, or its negative; 1 or -1): by one operator and a mean, if there is one."""
-    side = criterion in _CROSS_ENTROPIES and y.__class__ is float and y in (0.0, 1.0)
-    if side and (criterion == "softplus" or math.isfinite(x.detach().sum().item())):
-        # softplus(-x) is -softplus(x, beta=-1), which saves x and not -x
-        return F.softplus(x, 1.0 - 2.0 * y, 50.0).mean(), 1.0 - 2.0 * y
-    if criterion in _MEANS:
-        return _MEANS[criterion](x, x.new_full((), y).expand_as(x) if y.__class__ is float else y), 1.0
-    return CRITERIA[criterion].value(x, y).mean(), 1.0
+def _softplus(x: Tensor, _: float) -> Tensor:
+    return F.softplus(x, 1.0, 50.0)
+
+
+def _negative_softplus(x: Tensor, _: float) -> Tensor:
+    """-softplus(-x), which saves x and not -x."""
+    return F.softplus(x, -1.0, 50.0)
 
 
 def _on_host(

@@ -60,7 +60,9 @@ def _relu(x: Tensor) -> Tensor:
 
 
 def _hinge_gap(x: Tensor, y: Label) -> Tensor:
-    return 1.0 - _sign(y) * x
+    if isinstance(y, Tensor):
+        return 1.0 - _sign(y) * x
+    return 1.0 - x if y == 1.0 else 1.0 + x
 
 
 def _hinge_slope(x: Tensor, y: Label, knee: float, of_nan: bool) -> Tensor:
