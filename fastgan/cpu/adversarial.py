@@ -81,7 +81,7 @@ def differentiable_value(terms: Terms) -> Tensor | None:
     if terms.criterion not in _EXACT_SLOPES or max([x.numel() for x in terms.logits]) >= _PRODUCTS_FROM or terms.split:
         return None
     of_logits = terms.criterion in _CROSS_ENTROPIES
-    if of_logits and (terms.targets or any([y not in (0.0, 1.0) for y in terms.labels])):
+    if of_logits and (terms.targets or not {0.0, 1.0}.issuperset(terms.labels)):
         return None  # sigmoid(x) - y would cancel
     total = None
     for x, y, mask, weight in terms.each():
