@@ -12,7 +12,6 @@ if tuple(map(int, torch.__version__.split(".")[:2])) < (2, 7):
     raise ImportError(f"fastgan needs torch 2.7 or newer, got torch {torch.__version__}")
 
 from fastgan import losses, reference
-from fastgan.formulas.objectives import objectives
 from fastgan.formulas.results import Statistics, ValueAndGrad
 from fastgan.gradients import clip_gradient_norm_, clip_gradient_value_, gradient_norm
 from fastgan.losses.adversarial import (
@@ -38,6 +37,7 @@ from fastgan.losses.penalties import (
     r2_penalty,
     wgan_gp_penalty,
 )
+from fastgan.objectives import objectives  # the module of this name must not hide it later
 
 __version__ = "0.1.0"
 __all__ = [

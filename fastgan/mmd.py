@@ -1,5 +1,6 @@
 """The names of `fastgan.losses.mmd`, where earlier versions had them."""
 
+from fastgan.formulas.mmd import DIFFERENCES_UP_TO
 from fastgan.losses.mmd import (
     MMDValueAndGrad,
     mmd_loss,
@@ -7,6 +8,7 @@ from fastgan.losses.mmd import (
 )
 
 __all__ = [
+    "DIFFERENCES_UP_TO",
     "MMDValueAndGrad",
     "mmd_loss",
     "mmd_value_and_grad",

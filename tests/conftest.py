@@ -28,6 +28,9 @@ TOGETHER = {"test_machine_code", "test_distributed", "test_bench"} | {
     f"test_bench_{suite}" for suite in ("lists", "matching", "mmd", "training")
 }
 
+# Files that take minutes and rarely fail: CI runs them after the others.
+THOROUGH = {"test_mutations", "test_machine_code", "test_machine_code_matching", "test_machine_code_mmd"}
+
 RUNS = [("torch", "cpu")]  # (backend, device)
 if CUDA:
     RUNS += [pytest.param(("triton", "cuda"), marks=pytest.mark.gpu), ("torch", "cuda")]
@@ -85,10 +88,13 @@ def pytest_collection_modifyitems(config, items):
         for item in items:
             if "gpu" in item.keywords:
                 item.add_marker(pytest.mark.skip(reason="needs a CUDA device, and there is none"))
+    for item in items:
+        if item.path.stem in THOROUGH:
+            item.add_marker(pytest.mark.thorough)
     if not config.option.markexpr:
-        for item in items:
-            if "slow" in item.keywords:
-                item.add_marker(pytest.mark.skip(reason="slow; run apart with `pytest -m slow`"))
+        apart = [item for item in items if {"slow", "thorough"} & set(item.keywords)]
+        config.hook.pytest_deselected(items=apart)
+        items[:] = [item for item in items if item not in set(apart)]
 
 
 def pytest_runtest_logreport(report):
