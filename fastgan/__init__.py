@@ -83,7 +83,7 @@ def __getattr__(name: str):
         from fastgan import trainer
 
         return getattr(trainer, name)
-    if name in ("compat", "game"):
+    if name in ("compat", "game", "functional", "matching", "mmd", "penalties"):
         import importlib
 
         return importlib.import_module(f"fastgan.{name}")
