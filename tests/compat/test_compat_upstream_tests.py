@@ -74,12 +74,12 @@ def test_mmagic_gan_loss(gan_type):
     mask = {"mask": torch.ones(1, 3, 6, 6)} if gan_type == "smgan" else {}
     sides = [(real, is_disc) for is_disc in (False, True) for real in (True, False)]
     for (real, is_disc), want in zip(sides, expected):
-        assert loss(logits, real, is_disc=is_disc, **mask).item() == pytest.approx(want, abs=1.5e-7, rel=0)
+        assert loss(logits, real, is_disc=is_disc, **mask).item() == pytest.approx(want, abs=5e-7, rel=0)
 
 
 def test_mmagic_smgan_resizes_to_the_mask():
     loss = mmagic.GANLoss("smgan", loss_weight=2.0, real_label_val=1.0, fake_label_val=0.0)
-    assert loss(TWOS, True, is_disc=False, mask=torch.ones(1, 3, 6, 5)).item() == pytest.approx(2.0, abs=1.5e-7, rel=0)
+    assert loss(TWOS, True, is_disc=False, mask=torch.ones(1, 3, 6, 5)).item() == pytest.approx(2.0, abs=5e-7, rel=0)
 
 
 def test_mmagic_logistic_loss_is_positive():
