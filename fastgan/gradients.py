@@ -13,7 +13,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from fastgan.functional import _number
+from fastgan.checks import number
 
 _HALF = (torch.float16, torch.bfloat16)
 
@@ -47,7 +47,7 @@ def clip_gradient_norm_(parameters: Tensor | Iterable[Tensor], max_norm: float, 
     Others, result and errors as in `gradient_norm`. Where the norm is NaN or infinite the gradients end up NaN or 0, as
     in PyTorch; nothing is read back to find out.
     """
-    _number("max_norm", max_norm)  # not a tensor: PyTorch would read it back
+    number("max_norm", max_norm)  # not a tensor: PyTorch would read it back
     if not max_norm >= 0:
         raise ValueError(f"max_norm: got {max_norm}, expected a number >= 0")
     parameters = _listed(parameters)
@@ -69,7 +69,7 @@ def clip_gradient_value_(
     Others, result and errors as in `gradient_norm`.
     """
     if clip_value is not None:
-        _number("clip_value", clip_value)
+        number("clip_value", clip_value)
         if not clip_value >= 0:
             raise ValueError(f"clip_value: got {clip_value}, expected a number >= 0, or None")
     parameters = _listed(parameters)
@@ -103,7 +103,7 @@ def _gradients(parameters: Tensor | Iterable[Tensor]) -> list[Tensor]:
 
 
 def _norm(grads: list[Tensor], norm_type: float) -> Tensor:
-    _number("norm_type", norm_type)
+    number("norm_type", norm_type)
     if not norm_type > 0 or math.isnan(norm_type):
         raise ValueError(f"norm_type: got {norm_type}, expected a number > 0")
     half = [g for g in grads if g.dtype in _HALF]

@@ -18,7 +18,12 @@ ACCURACY, AUTOGRAD, OBJECTIVES = "tests/test_accuracy.py", "tests/test_autograd.
 LAYOUTS = "tests/test_layouts.py"
 MMD_KERNEL, MMD_CLOSED, MMD = "kernels/mmd.py", "fastgan/mmd.py", "tests/test_mmd.py"
 SIGNS_KERNEL, SIGNS, MATCHING = "kernels/matching.py", "fastgan/signs.py", "tests/test_matching.py"
-STEP, TRAINER, STEPS, TRAINING = "fastgan/step.py", "fastgan/trainer.py", "tests/test_step.py", "tests/test_trainer.py"
+STEP, TRAINER, STEPS, TRAINING = (
+    "fastgan/training/step.py",
+    "fastgan/training/trainer.py",
+    "tests/test_step.py",
+    "tests/test_trainer.py",
+)
 
 # name: (file, what stands there, what replaces it, backend, test file)
 MUTANTS = {

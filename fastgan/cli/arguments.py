@@ -6,7 +6,6 @@ import argparse
 
 import fastgan
 from fastgan import data as datasets
-from fastgan import recipes
 from fastgan.cli import game
 from fastgan.cli.config import MOST
 from fastgan.cli.doctor import run_doctor
@@ -14,6 +13,7 @@ from fastgan.cli.errors import BAD_INPUT, printable
 from fastgan.cli.numbers import add_whole, whole
 from fastgan.cli.sample import sample
 from fastgan.cli.train import train
+from fastgan.training import recipes
 
 TRAIN_HELP = f"""\
 examples:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from fastgan import data as datasets
-from fastgan import networks
+from fastgan import models
 from fastgan.operators import backend_for
 
 TRAINED = 5  # numbers a weight takes in training: itself, its gradient, Adam's two moments, and G's average
@@ -63,9 +63,9 @@ def check_memory(option: str, value: int, needed: int, device: torch.device | st
 
 
 def outlined(sample_shape: tuple[int, ...], shape: dict) -> tuple[nn.Module, nn.Module]:
-    """The networks of `fastgan.networks.build` without memory for their weights, which could be more than there is."""
+    """The networks of `fastgan.models.build` without memory for their weights, which could be more than there is."""
     with torch.device("meta"):
-        return networks.build(sample_shape, **shape)
+        return models.build(sample_shape, **shape)
 
 
 def check_networks(sample_shape: tuple[int, ...], shape: dict, device: torch.device) -> None:

@@ -11,12 +11,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fastgan import networks, recipes
 from fastgan.data import SIZES
-from fastgan.idle import MMD
+from fastgan.models import NETWORKS
 from fastgan.objectives import OBJECTIVES
-from fastgan.step import PRECISIONS
-from fastgan.trainer import STEPS
+from fastgan.training import recipes
+from fastgan.training.idle import MMD
+from fastgan.training.step import PRECISIONS
+from fastgan.training.trainer import STEPS
 
 MOST = 2**63 - 1
 LARGEST_FILE = 1 << 26  # bytes; a config names the files that could not be read, and is seldom a kilobyte
@@ -74,7 +75,7 @@ NOT_NEGATIVE = number(lambda value: value >= 0, "a finite number >= 0")
 SETTINGS: dict[str, Kind] = {
     **{name: whole(*limits) for name, limits in WHOLE.items()},
     "recipe": one_of(*recipes.RECIPES),
-    "networks": one_of(*networks.NETWORKS),
+    "networks": one_of(*NETWORKS),
     "objective": one_of(*OBJECTIVES, MMD),
     "weight": NOT_NEGATIVE,
     "betas": Kind(

@@ -12,13 +12,14 @@ from pathlib import Path
 import torch
 
 import fastgan
-from fastgan import data, trainer
+from fastgan import data
 from fastgan.cli.checks import check_backend, check_memory, check_packages, device_named, too_many_threads
 from fastgan.cli.errors import INTERRUPTED, OK, Failed, catching_signals, failing, printable, refusing, say
 from fastgan.cli.folder import next_free
 from fastgan.cli.numbers import add_whole, not_negative, positive, positives
 from fastgan.game import training
 from fastgan.game.targets import NAMES
+from fastgan.training import trainer
 
 HELP = """\
 targets: gaussian and mixture (two Gaussians) on a line, ring (of 8) and grid (of 25) in the plane

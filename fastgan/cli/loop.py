@@ -11,10 +11,12 @@ import torch
 from torch import Tensor
 
 from fastgan import data as datasets
-from fastgan import distributed as ranks
-from fastgan import metrics, pictures, trainer
+from fastgan import evaluation
+from fastgan.cli import pictures
 from fastgan.cli.errors import catching_signals, one_line
 from fastgan.cli.folder import RunFolder
+from fastgan.training import distributed as ranks
+from fastgan.training import trainer
 
 LOG_EVERY = 20  # steps
 GRID = 64  # images in a picture of the run
@@ -30,7 +32,7 @@ def run_steps(
     data: datasets.Dataset | datasets.Stream,
     settings: dict,
     run: RunFolder,
-    judge: metrics.Judge | None,
+    judge: evaluation.Judge | None,
     world: trainer.World,
 ) -> int:
     """The loop. Returns 0, or the number of the signal that stopped it."""
@@ -178,7 +180,9 @@ def save(model: trainer.GANTrainer, data: datasets.Dataset | datasets.Stream, ru
     run.saved_step = model.step_number
 
 
-def judge_quality(model: trainer.GANTrainer, judge: metrics.Judge, run: RunFolder, seconds: float) -> dict[str, float]:
+def judge_quality(
+    model: trainer.GANTrainer, judge: evaluation.Judge, run: RunFolder, seconds: float
+) -> dict[str, float]:
     """How good the averaged generator is, logged and returned. Raises TrainingDiverged where it gives no numbers."""
     generated = model.sample(judge.count, seed=1)
     if not generated.isfinite().all():

@@ -11,12 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from fastgan import data as datasets
-from fastgan import pictures, trainer
+from fastgan.cli import pictures
 from fastgan.cli.checks import check_memory, check_packages, outlined
 from fastgan.cli.config import read_config
 from fastgan.cli.errors import OK, failing, printable, refusing
 from fastgan.cli.folder import check_own_files
 from fastgan.cli.settings import NETWORK
+from fastgan.training import trainer
 
 PNG_LIMIT = 10_000  # samples in one PNG
 

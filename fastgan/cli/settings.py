@@ -9,11 +9,12 @@ import torch
 
 import fastgan
 from fastgan import data as datasets
-from fastgan import networks, recipes, trainer
+from fastgan import models
 from fastgan.cli.checks import check_networks
 from fastgan.cli.config import SETTINGS
 from fastgan.cli.errors import as_option
-from fastgan.idle import MMD
+from fastgan.training import recipes, trainer
+from fastgan.training.idle import MMD
 
 SAVES = 12  # checkpoints in a run, where --save-every does not say otherwise
 NETWORK = ("latent_dim", "width", "networks")
@@ -123,7 +124,7 @@ def make_config(settings: dict, source: str, data: Data) -> dict:
 
 def make_trainer(settings: dict, sample_shape: tuple[int, ...], device: torch.device) -> trainer.GANTrainer:
     torch.manual_seed(settings["seed"])  # of the networks' first weights
-    generator, discriminator = networks.build(sample_shape, **{name: settings[name] for name in NETWORK})
+    generator, discriminator = models.build(sample_shape, **{name: settings[name] for name in NETWORK})
     if settings["objective"] == MMD:
         discriminator = None
     return trainer.GANTrainer(generator, discriminator, device=device, **{name: settings[name] for name in TRAINER})

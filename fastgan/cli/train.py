@@ -11,12 +11,13 @@ from pathlib import Path
 import torch
 
 from fastgan import data as datasets
-from fastgan import metrics, trainer
+from fastgan import evaluation
 from fastgan.cli.checks import check_backend, check_packages, device_named, too_many_threads
 from fastgan.cli.errors import INTERRUPTED, OK, Failed, failing, one_line, printable, refusing
 from fastgan.cli.folder import CODE, Place, RunFolder
 from fastgan.cli.loop import Unreadable, judge_quality, run_steps
 from fastgan.cli.settings import given_settings, make_config, make_settings, make_trainer
+from fastgan.training import trainer
 
 PACKAGES = (("PIL", "pillow"), ("matplotlib",) * 2, ("tensorboard",) * 2, ("tqdm",) * 2)
 
@@ -55,7 +56,7 @@ def train(args: argparse.Namespace) -> int:
             judge = None
             if world.writes:
                 options = {name: settings[name] for name in CODE}
-                judge = metrics.judge(data, settings["metrics_samples"], device=device, **options)
+                judge = evaluation.judge(data, settings["metrics_samples"], device=device, **options)
         for name in data.skipped[:5]:
             run.say(f"left out, as it cannot be read: {name}")
         if len(data.skipped) > 5:
@@ -94,7 +95,7 @@ def train(args: argparse.Namespace) -> int:
                 return INTERRUPTED if stopped == signal.SIGINT else OK
             if world.writes:
                 quality = run.quality or judge_quality(model, judge, run, 0.0)
-                print(printable(f"{run.path}: {metrics.described(quality)}"))
+                print(printable(f"{run.path}: {evaluation.described(quality)}"))
     return OK
 
 

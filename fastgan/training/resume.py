@@ -10,9 +10,9 @@ from numbers import Real
 import torch
 from torch import Tensor, nn
 
-from fastgan.checkpoints import check_same_network
 from fastgan.checks import said
-from fastgan.look import copied
+from fastgan.training.checkpoints import check_same_network
+from fastgan.training.look import copied
 
 SLOTS = ("step", "exp_avg", "exp_avg_sq")  # what Adam keeps of a parameter
 

@@ -1,37 +1,24 @@
-"""Training data: images as uint8, points as float32.
-
-`load` reads scikit-learn's digits, the toy distributions `ring` and `grid`, a folder of images, one array out of an
-`.npy` or `.npz` file, or a table of Hugging Face's `datasets`. What fits is held whole (`Dataset`: it goes to the
-device once, and rows are drawn there by random index); images that do not fit are read as they are drawn (`Stream`).
-"""
+"""Where data comes from: `load` and the kinds of source it reads."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
-import hashlib
 import math
 import os
-import signal
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from fastgan import images, tables
-from fastgan.arrays import read_array
-from fastgan.images import SUFFIXES as IMAGE_SUFFIXES
-from fastgan.optional import needs, progress_bar
-
-__all__ = [
-    "FOLDER_SIZE", "IMAGE_SUFFIXES", "KINDS", "MEMORY_SHARE", "SIZES", "TOYS", "Dataset", "Stream", "draw", "flipped",
-    "free_memory", "load", "needs", "progress_bar", "to_points", "to_uint8", "to_unit",
-]  # fmt: skip
+from fastgan.data import images, tables
+from fastgan.data.arrays import read_array
+from fastgan.data.dataset import Dataset
+from fastgan.data.images import SUFFIXES, channels_first
+from fastgan.data.optional import needs, progress_bar
+from fastgan.data.stream import Stream
 
 SIZES = (8, 16, 32, 64, 128)  # side of an image in pixels
 FOLDER_SIZE = 64  # side for a folder of images where none is asked for
@@ -39,211 +26,8 @@ MIN_SAMPLES = 16
 DIGITS_HELD_OUT = 500
 TOY_COUNT = 50_000  # points of `ring` and of `grid`
 MEMORY_SHARE = 0.25  # images that take more than this share of the free memory are streamed
-TRIES = 100  # files in a row that a stream passes over as unreadable before it gives up
 LARGEST = 1e30  # number of a point: generated ones, which may be many times as large, have to fit float32
-RESTARTS = 3  # times in a run that dead workers of a stream are started again
 KINDS = "'digits', 'ring', 'grid', a folder of images, an .npy, .npz or .parquet file, or 'hub:NAME'"
-
-
-@dataclass
-class Dataset:
-    """name: what to call a run on it. samples: uint8 (N, C, H, W) or float32 (N, d), on the CPU.
-
-    mean, scale: for points, the (d,) float32 mean and the one float by which the samples were shifted and divided, so
-    that they have zero mean and unit scale; points = samples * scale + mean. None for images.
-    held_out: samples (M, ...) of the same kind that are not to be trained on, or None. labels, held_out_labels: int64.
-    modes, mode_std: for toy points, the (K, d) centres of the Gaussians they are drawn from, and the deviation of each,
-    shifted and divided like the samples; None for other data. skipped: files that could not be read. notes: what was
-    done to the data that nobody asked for, a line each: another size, a background for transparent pixels.
-    """
-
-    name: str
-    samples: Tensor
-    mean: Tensor | None = None
-    scale: float | None = None
-    held_out: Tensor | None = None
-    labels: Tensor | None = None
-    held_out_labels: Tensor | None = None
-    modes: Tensor | None = None
-    mode_std: float | None = None
-    skipped: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
-
-    @property
-    def count(self) -> int:
-        return len(self.samples)
-
-    def some(self, n: int) -> Tensor:
-        """The first n samples, or all there are."""
-        return self.samples[:n]
-
-    @property
-    def is_images(self) -> bool:
-        return self.samples.ndim == 4
-
-    @property
-    def sample_shape(self) -> tuple[int, ...]:
-        return tuple(self.samples.shape[1:])
-
-    def fingerprint(self) -> str:
-        """A hash of every sample, to tell on resume whether the data is still the same."""
-        digest = hashlib.blake2b(repr((self.sample_shape, str(self.samples.dtype))).encode(), digest_size=16)
-        digest.update(self.samples.contiguous().numpy().data)
-        return digest.hexdigest()
-
-
-class Stream:
-    """Images that are read as they are drawn, by workers ahead of the training.
-
-    read: index -> (uint8 (size, size) or (size, size, 3), None), or (None, what is wrong with that image); it is sent
-    to the workers. channels: 1 or 3, to which every image is brought. identity: what tells this data from other data.
-    Stands in for a `Dataset` wherever samples are not asked for as a whole.
-    """
-
-    is_images = True
-    samples = mean = scale = held_out = labels = modes = mode_std = None
-    skipped: tuple[str, ...] = ()  # and notes: as of a Dataset
-    notes: tuple[str, ...] = ()
-
-    def __init__(self, name: str, count: int, read: Callable, size: int, channels: int, identity: bytes):
-        self.name, self.count, self.read, self.identity = name, count, read, identity
-        self.sample_shape = (channels, size, size)
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __getitem__(self, index: int) -> tuple[Tensor | None, list[str]]:
-        """The image at `index` and no problem; or the next that can be read, and what was wrong with those before."""
-        problems = []
-        for i in range(index, index + TRIES):
-            image, problem = self.read(i % self.count)
-            if image is not None:
-                return _channels_first(image, self.sample_shape[0]), problems
-            problems.append(problem)
-        return None, problems
-
-    def fingerprint(self) -> str:
-        """A hash of what the images are told by: of files their names and sizes, of a table some of its rows."""
-        return hashlib.blake2b(repr(self.sample_shape).encode() + self.identity, digest_size=16).hexdigest()
-
-    def some(self, n: int) -> Tensor:
-        """n images spread evenly over the data, or all there are: uint8 (n, C, H, W)."""
-        n = min(n, self.count)
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            images, problems = _collate(list(pool.map(self.__getitem__, [i * self.count // n for i in range(n)])))
-        return _readable(images, problems)
-
-    def batches(
-        self, seed: int, batch: int, first: int, *, workers: int = 2, pin: bool = False, rank: int = 0, ranks: int = 1
-    ) -> Iterator[tuple[Tensor, list[str]]]:
-        """Batch number `first`, the next, and so on without end: uint8 (batch, C, H, W), and what could not be read.
-
-        What a batch holds depends on its number, the seed, the rank and nothing else, so that training can go on where
-        it stopped: all images in random order, then all again in another. workers: processes; 0 reads in this one.
-        A worker that dies, as one does whom the system kills for memory, is replaced, with a line on stderr, and no
-        batch is lost or changed by it. Raises OSError where `TRIES` images in a row cannot be read, and RuntimeError
-        where workers died more than `RESTARTS` times."""
-        deaths = 0
-        while True:
-            loader = torch.utils.data.DataLoader(
-                self,
-                batch_sampler=_stream_rows(self.count, seed, batch, first, rank, ranks),
-                num_workers=workers,
-                collate_fn=_collate,
-                pin_memory=pin,
-                prefetch_factor=4 if workers else None,
-                worker_init_fn=_start_worker,
-                generator=torch.Generator(),  # else it takes a number from the global one, and resuming is not exact
-            )
-            try:
-                with _no_handler_of_dead_children():
-                    batches = iter(loader)
-                for images, problems in batches:
-                    yield _readable(images, problems), problems
-                    first += 1
-            except (RuntimeError, ConnectionError, EOFError, FileNotFoundError) as error:
-                deaths += 1
-                said = str(error).split("\n")[0]
-                if not isinstance(error, RuntimeError):  # its batch was on the way when it died
-                    said = f"A DataLoader worker died ({said or type(error).__name__})."
-                if not workers or "DataLoader worker" not in said or deaths > RESTARTS:
-                    raise
-                print(f"fastgan: {said} Starting workers anew.", file=sys.stderr, flush=True)
-
-
-def _stream_rows(count: int, seed: int, batch: int, first: int, rank: int, ranks: int) -> Iterator[list[int]]:
-    """The rows of batch number `first`, the next, and so on; those of all ranks together are an endless sequence of
-    permutations of range(count), one after the other."""
-
-    @functools.lru_cache(maxsize=2)
-    def permutation(epoch: int) -> Tensor:
-        return torch.randperm(count, generator=torch.Generator().manual_seed((seed * 1_000_003 + epoch) % 2**64))
-
-    at = (first * ranks + rank) * batch
-    while True:
-        yield [int(permutation(i // count)[i % count]) for i in range(at, at + batch)]
-        at += ranks * batch
-
-
-def _collate(drawn: list[tuple[Tensor | None, list[str]]]) -> tuple[Tensor | None, list[str]]:
-    """A batch of images, or None where one is missing, and all problems. It raises nothing: from a worker an error
-    would arrive wrapped in a traceback."""
-    images, problems = [image for image, _ in drawn], [problem for _, some in drawn for problem in some]
-    return None if any(image is None for image in images) else torch.stack(images), problems
-
-
-def _readable(images: Tensor | None, problems: list[str]) -> Tensor:
-    if images is None:
-        raise OSError(f"{TRIES} images in a row cannot be read, the first: {problems[0]}")
-    return images
-
-
-def _start_worker(_) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all processes; the training decides what it means
-
-
-@contextlib.contextmanager
-def _no_handler_of_dead_children() -> Iterator[None]:
-    """A loader's workers are started inside without the handler that comes with them: it raises wherever the training
-    just is, in the middle of a step or of a file. Without it, whoever waits for a dead worker's batch is told."""
-    try:
-        before = signal.getsignal(signal.SIGCHLD)
-        yield
-        signal.signal(signal.SIGCHLD, before)
-    except ValueError:  # not the main thread, where there are no handlers
-        return
-
-
-def draw(
-    samples: Tensor, batch: int, random: torch.Generator, flip: bool = False, rank: int = 0, ranks: int = 1
-) -> Tensor:
-    """`batch` random rows of `samples`, with replacement, as the networks see them; on the device of both. Each of
-    several ranks has its own rows of what one process would draw for all: `random` is the same on all."""
-    rows = torch.randint(len(samples), (batch * ranks,), generator=random, device=samples.device)
-    drawn = samples[rows[batch * rank : batch * (rank + 1)]]
-    return to_unit(flipped(drawn, random, rank, ranks) if flip else drawn)
-
-
-def flipped(images: Tensor, random: torch.Generator, rank: int = 0, ranks: int = 1) -> Tensor:
-    """Images (N, C, H, W), each with probability 1/2 mirrored left to right."""
-    n = len(images)
-    coin = torch.rand(n * ranks, generator=random, device=images.device)[n * rank : n * (rank + 1)] < 0.5
-    return torch.where(coin[:, None, None, None], images.flip(3), images)
-
-
-def to_unit(samples: Tensor) -> Tensor:
-    """What the networks see: uint8 0..255 -> float32 in [-1, 1]; points as they are."""
-    return samples.float() / 127.5 - 1 if samples.dtype == torch.uint8 else samples
-
-
-def to_uint8(images: Tensor) -> Tensor:
-    """Float images in [-1, 1] -> uint8 0..255, rounded; values outside are clipped."""
-    return ((images.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
-
-
-def to_points(samples: Tensor, mean: Tensor, scale: float) -> Tensor:
-    """Generated points (N, d) back in the units of the file they were learned from."""
-    return samples * scale + mean
 
 
 def load(
@@ -258,7 +42,7 @@ def load(
     with C 1 or 3 are images, float (N, d) are points. And, with the extra `hub`: a `.parquet` file or a folder of them,
     a folder that `datasets` saved with `save_to_disk`, or "hub:NAME" for the split `train` of a data set of the Hugging
     Face hub. The first column of images is taken. Transparent pixels are shown over white; 32-bit images are scaled by
-    what all of them hold (`fastgan.images`).
+    what all of them hold (`fastgan.data.images`).
     size: one of `SIZES`; None keeps 8 for digits, takes 64 for a folder or a table, and for an array the smallest size
     that is not below its images' shorter side. Points take none.
     stream: read images of a folder or table as they are drawn; None does so where they would take more than
@@ -355,13 +139,13 @@ def _folder(folder: Path, size: int | None, stream: bool | None, device: torch.d
     if (folder / "state.json").is_file() or (folder / "dataset_dict.json").is_file():
         return _table(str(folder), tables.from_disk(folder), size, stream, device)
     everything, problems, notes = images.find_files(folder)
-    files = [p for p in everything if p.suffix.lower() in IMAGE_SUFFIXES]
+    files = [p for p in everything if p.suffix.lower() in SUFFIXES]
     parquet = [p for p in everything if p.suffix.lower() == ".parquet"]
     if parquet and not files:
         data = _table(str(folder), tables.from_parquet(parquet), size, stream, device)
     elif not files:
         more = f"; {problems[0]}" if problems else ""
-        raise ValueError(f"DATA: {folder} holds no image, expected files in {' '.join(sorted(IMAGE_SUFFIXES))}{more}")
+        raise ValueError(f"DATA: {folder} holds no image, expected files in {' '.join(sorted(SUFFIXES))}{more}")
     else:
 
         def identity() -> bytes:
@@ -428,7 +212,7 @@ def _held(name: str, source: str, count: int, read: images.Read) -> Dataset:
     notes = images.notes(pictures, whites)
     samples = torch.empty(len(pictures), channels, *pictures[0].pixels.shape[:2], dtype=torch.uint8)
     for i in range(len(pictures)):
-        samples[i] = _channels_first(images.in_bytes(pictures[i], whites)[0], channels)
+        samples[i] = channels_first(images.in_bytes(pictures[i], whites)[0], channels)
         pictures[i] = None  # not all of them twice in memory
     return Dataset(name, samples, skipped=tuple(skipped), notes=tuple(notes))
 
@@ -447,15 +231,6 @@ def _stream(name: str, source: str, count: int, read: images.Read, size: int, id
     data = Stream(name, count, functools.partial(images.read_bytes, read, whites), size, channels, identity)
     data.notes = tuple(images.notes(pictures, whites))
     return data
-
-
-def _channels_first(image: np.ndarray, channels: int) -> Tensor:
-    """uint8 (H, W) or (H, W, 3) -> (channels, H, W)."""
-    if image.ndim == 2:
-        return torch.from_numpy(image.copy()).expand(channels, *image.shape)
-    if channels == 1:  # ITU-R 601 luma, as Pillow's "L"
-        return torch.from_numpy((image @ np.array([0.299, 0.587, 0.114])).round().astype(np.uint8))[None]
-    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
 
 
 def _array(path: Path, size: int | None) -> Dataset:

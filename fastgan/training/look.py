@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from fastgan import checks
 from fastgan.checks import said
+from fastgan.training import checks
 
 LOOKS = 12  # at D with other weights, before it is said to give probabilities
 

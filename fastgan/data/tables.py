@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from fastgan.optional import needs
+from fastgan.data.optional import needs
 
 
 def image_column(source: str, rows):

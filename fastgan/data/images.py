@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import torch
+from torch import Tensor
 
-from fastgan.optional import needs, progress_bar
+from fastgan.data.optional import needs, progress_bar
 
 SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 WHITES = {"float": (1.0, 255.0, 65535.0), "int32": (255.0, 65535.0)}  # by kind, what white may be
@@ -239,3 +241,12 @@ def resized(images: np.ndarray, size: int) -> np.ndarray:
 
         images = np.stack([resize(image) for image in progress_bar(images, desc="resizing")])
     return np.ascontiguousarray(images.transpose(0, 3, 1, 2))
+
+
+def channels_first(image: np.ndarray, channels: int) -> Tensor:
+    """uint8 (H, W) or (H, W, 3) -> (channels, H, W)."""
+    if image.ndim == 2:
+        return torch.from_numpy(image.copy()).expand(channels, *image.shape)
+    if channels == 1:  # ITU-R 601 luma, as Pillow's "L"
+        return torch.from_numpy((image @ np.array([0.299, 0.587, 0.114])).round().astype(np.uint8))[None]
+    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
