@@ -1,9 +1,15 @@
-"""Numbers and errors: each check returns what it was given or raises one line that names the argument."""
+"""Checks of values: each takes a name and a value, and returns the value or raises one line that names it."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from numbers import Real
+from typing import Any
+
+MOST = 2**63 - 1
+Check = Callable[[str, Any], Any]
 
 
 def said(error: BaseException) -> str:
@@ -11,25 +17,100 @@ def said(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
-def number(name: str, value: object) -> float:
+def shortened(value: object) -> str:
+    """At most some 60 characters of a value."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def number(name: str, value: object, expected: str = "a number") -> float:
     if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(f"{name}: got {type(value).__name__}, expected a number")
+        raise TypeError(f"{name}: got {type(value).__name__}, expected {expected}")
+    try:
+        return float(value)
+    except OverflowError:
+        raise ValueError(f"{name}: got more than a float can hold, expected {expected}") from None
+
+
+def finite(name: str, value: object) -> float:
+    if not math.isfinite(number(name, value)):
+        raise ValueError(f"{name}: got {value}, expected a finite number")
     return float(value)
 
 
-def whole(name: str, value: object, least: int | None = 1) -> int:
+def not_negative(name: str, value: object) -> float:
+    if not 0 <= number(name, value) < math.inf:
+        raise ValueError(f"{name}: got {value}, expected a finite number >= 0")
+    return float(value)
+
+
+def positive(name: str, value: object) -> float:
+    if not 0 < number(name, value) < math.inf:
+        raise ValueError(f"{name}: got {value}, expected a finite number > 0")
+    return float(value)
+
+
+def share(name: str, value: object) -> float:
+    if not 0 <= number(name, value) <= 1:
+        raise ValueError(f"{name}: got {value}, expected a number from 0 to 1")
+    return float(value)
+
+
+def whole(name: str, value: object, least: int | None = 1, most: int | None = None) -> int:
     """An integer, or a float that is one, as 1e4 is."""
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(f"{name}: got {type(value).__name__}, expected a whole number")
+    if not isinstance(value, int) or isinstance(value, bool):
+        number(name, value, "a whole number")
     if value != value // 1:  # infinity too
         raise ValueError(f"{name}: got {value}, expected a whole number")
     value = int(value)
     if least is not None and value < least:
-        raise ValueError(f"{name}: got {value}, expected at least {least}")
+        raise ValueError(f"{name}: got {shortened(value)}, expected at least {least}")
+    if most is not None and value > most:
+        raise ValueError(f"{name}: got {shortened(value)}, expected at most {most}")
     return value
 
 
-def not_negative(name: str, value: object, zero: bool = True) -> float:
-    if not (0 <= number(name, value) < math.inf and (zero or value)):
-        raise ValueError(f"{name}: got {value}, expected a finite number {'>= 0' if zero else '> 0'}")
-    return float(value)
+@dataclass(frozen=True)
+class Whole:
+    """Checks a whole number from `least` to `most`."""
+
+    least: int | None = 1
+    most: int | None = MOST
+
+    def __call__(self, name: str, value: object) -> int:
+        return whole(name, value, self.least, self.most)
+
+
+class OneOf:
+    """Checks that a value is one of some."""
+
+    def __init__(self, *choices):
+        self.choices = choices
+
+    def __call__(self, name: str, value: object) -> Any:
+        if value not in self.choices:
+            few = len(self.choices) <= 4
+            expected = " or ".join(map(repr, self.choices)) if few else f"one of {', '.join(map(repr, self.choices))}"
+            raise ValueError(f"{name}: got {shortened(value)}, expected {expected}")
+        return value
+
+
+def flag(name: str, value: object) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError(f"{name}: got {type(value).__name__}, expected True or False")
+    return value
+
+
+def text(name: str, value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{name}: got {type(value).__name__}, expected a text")
+    return value
+
+
+def list_of(check: Check) -> Check:
+    def check_all(name: str, value: object) -> list:
+        if isinstance(value, str) or not isinstance(value, Sequence):
+            raise TypeError(f"{name}: got {type(value).__name__}, expected a list")
+        return [check(f"{name}[{i}]", item) for i, item in enumerate(value)]
+
+    return check_all

@@ -18,6 +18,7 @@ ACCURACY, AUTOGRAD, OBJECTIVES = "tests/test_accuracy.py", "tests/test_autograd.
 LAYOUTS = "tests/test_layouts.py"
 MMD_KERNEL, MMD_CLOSED, MMD = "kernels/mmd.py", "fastgan/mmd.py", "tests/test_mmd.py"
 SIGNS_KERNEL, SIGNS, MATCHING = "kernels/matching.py", "fastgan/signs.py", "tests/test_matching.py"
+AVERAGE = "fastgan/training/average.py"
 STEP, TRAINER, STEPS, TRAINING = (
     "fastgan/training/step.py",
     "fastgan/training/trainer.py",
@@ -310,7 +311,13 @@ MUTANTS = {
         *(STEP, "self.scaler.step(self.optimizers[player])", "self.optimizers[player].step()", "unscaled", STEPS),
     ),
     "trainer: an average that is a copy": (
-        *(TRAINER, "get_ema_multi_avg_fn(min(", "get_ema_multi_avg_fn(0 * min(", "average_of_the_weights", TRAINING),
+        *(
+            "fastgan/training/average.py",
+            "get_ema_multi_avg_fn(min(",
+            "get_ema_multi_avg_fn(0 * min(",
+            "average_of_the_weights",
+            TRAINING,
+        ),
     ),
     "trainer: resumed with random numbers of its own": (
         *(TRAINER, 'self.random.set_state(checkpoint["random"].cpu())', "pass", "resume_is_exact", TRAINING),

@@ -99,7 +99,7 @@ def plain_step(t, real, objective, *, r1=0.0, r2=0.0, redraw=True, simultaneous=
             p.grad = grad
         t.optimizer_d.step()
     t.optimizer_g.step()
-    t._update_ema()
+    t._average.update(t.step_number, t.ema_decay)
     t.step_number += 1
     return loss_d.item(), loss_g.item()
 

@@ -62,15 +62,19 @@ def check_memory(option: str, value: int, needed: int, device: torch.device | st
         )
 
 
-def outlined(sample_shape: tuple[int, ...], shape: dict) -> tuple[nn.Module, nn.Module]:
+def outlined(
+    sample_shape: tuple[int, ...], latent_dim: int, width: int, networks: str | None
+) -> tuple[nn.Module, nn.Module]:
     """The networks of `fastgan.models.build` without memory for their weights, which could be more than there is."""
     with torch.device("meta"):
-        return models.build(sample_shape, **shape)
+        return models.build(sample_shape, latent_dim, width, networks)
 
 
-def check_networks(sample_shape: tuple[int, ...], shape: dict, device: torch.device) -> None:
-    """Raises ValueError where there is not enough memory to train them, or a name does not fit the samples."""
-    count = sum(p.numel() for network in outlined(sample_shape, shape) for p in network.parameters())
-    option = "--width" if shape["width"] > shape["latent_dim"] else "--latent-dim"
-    value = max(shape["width"], shape["latent_dim"])
-    check_memory(option, value, 4 * TRAINED * count, device)
+def check_networks(
+    sample_shape: tuple[int, ...], latent_dim: int, width: int, networks: str | None, device: torch.device
+) -> None:
+    """Raises ValueError if there is not enough memory to train them, or a name does not fit the samples."""
+    pair = outlined(sample_shape, latent_dim, width, networks)
+    count = sum(p.numel() for network in pair for p in network.parameters())
+    option = "--width" if width > latent_dim else "--latent-dim"
+    check_memory(option, max(width, latent_dim), 4 * TRAINED * count, device)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 import fastgan
 from fastgan import reference
+from fastgan.checks import said
 from fastgan.cli.errors import FAILED, OK, refusing
 from fastgan.operators import backend_for
 
@@ -71,7 +72,7 @@ def _training(device: torch.device) -> str:
             graph.replay()
             works = bool((y == 2).all())
     except RuntimeError as error:
-        return f"{precision}, CUDA graphs cannot be captured ({str(error).splitlines()[0]})"
+        return f"{precision}, CUDA graphs cannot be captured ({said(error)})"
     return f"{precision}, {'the step in one CUDA graph' if works else 'CUDA graphs replay wrongly: --no-capture'}"
 
 
@@ -96,7 +97,7 @@ def _examine_device(device: torch.device) -> bool:
             print(f"  {name:8}  worst relative error: loss {loss:.1e}, gradient {gradient:.1e}  {_verdict(fits)}")
     # Whatever a compiler or a driver may raise: it is what the doctor was called for.
     except Exception as error:
-        print(f"  {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}  {_verdict(False)}")
+        print(f"  {type(error).__name__}: {said(error)}  {_verdict(False)}")
         return False
     return passed
 

@@ -6,7 +6,6 @@ import contextlib
 import errno
 import fcntl
 import itertools
-import json
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -101,17 +100,17 @@ class RunFolder:
                 "folder, without --resume"
             )
 
-    def check_data(self, config: dict) -> None:
+    def check_data(self, data: dict) -> None:
         """Raises ValueError where the run to go on with was trained on other data, or the processes see different."""
         if self.world.size > 1:
             seen = [None] * self.world.size
-            torch.distributed.all_gather_object(seen, config["data"]["fingerprint"])
+            torch.distributed.all_gather_object(seen, data["fingerprint"])
             if len(set(seen)) > 1:
-                raise ValueError(f"DATA: the processes see different data in {config['data']['source']}")
-        if self.config and self.config["data"]["fingerprint"] != config["data"]["fingerprint"]:
-            before, now = self.config["data"], config["data"]
+                raise ValueError(f"DATA: the processes see different data in {data['source']}")
+        if self.config and self.config["data"]["fingerprint"] != data["fingerprint"]:
+            before = self.config["data"]
             raise ValueError(
-                f"DATA: {now['source']} ({now['count']} samples) is not the data that {self.path} was started with "
+                f"DATA: {data['source']} ({data['count']} samples) is not the data that {self.path} was started with "
                 f"({before['source']}, {before['count']} samples), or has changed since"
             )
 
@@ -133,14 +132,14 @@ class RunFolder:
         if step > 0:
             self.saved_step = step
 
-    def start(self, config: dict) -> None:
+    def start(self, config: bytes) -> None:
         """Write the config, and the log as far as it was read."""
         if not self.writes:
             return
         for leftover in (*self.path.glob(".*.tmp"), *self.path.glob("samples/.*.tmp")):  # of a process that was killed
             leftover.unlink()
         (self.path / "samples").mkdir(exist_ok=True)
-        self.write("config.json", json.dumps(config, indent=2).encode() + b"\n")
+        self.write("config.json", config)
         self.write(LOG, b"".join(map(log.line, self.kept)))
         self.write(EVENTS, log.event(None) + b"".join(map(log.event, self.kept)))
 

@@ -17,6 +17,7 @@ from fastgan.cli.errors import catching_signals, one_line
 from fastgan.cli.folder import RunFolder
 from fastgan.training import distributed as ranks
 from fastgan.training import trainer
+from fastgan.training.config import RunConfig
 
 LOG_EVERY = 20  # steps
 GRID = 64  # images in a picture of the run
@@ -30,15 +31,15 @@ class Unreadable(Exception):
 def run_steps(
     model: trainer.GANTrainer,
     data: datasets.Dataset | datasets.Stream,
-    settings: dict,
+    config: RunConfig,
     run: RunFolder,
     judge: evaluation.Judge | None,
     world: trainer.World,
 ) -> int:
     """The loop. Returns 0, or the number of the signal that stopped it."""
-    batch, steps = settings["batch"], settings["steps"]
+    batch, steps = config.batch, config.steps
     first, clock, spoke = model.step_number, Clock(run.seconds), time.monotonic()
-    batches, window, stopped = _batches(model, data, settings, run, world), Window(model), 0
+    batches, window, stopped = _batches(model, data, config, run, world), Window(model), 0
     bar = datasets.progress_bar(total=steps * batch, initial=first * batch, hidden=not world.writes)
     with catching_signals() as signals, bar, contextlib.closing(batches):
         while model.step_number < steps and not stopped:
@@ -50,8 +51,8 @@ def run_steps(
             window.add(model.step(real))
             step = model.step_number
             bar.update(batch)
-            judged = step == steps or (settings["metrics_every"] and step % settings["metrics_every"] == 0)
-            saved = step == steps or step % settings["save_every"] == 0
+            judged = step == steps or (config.metrics_every and step % config.metrics_every == 0)
+            saved = step == steps or step % config.save_every == 0
             if step % LOG_EVERY == 0 or judged or saved:
                 record = window.read()  # the one place where the host waits for the device
                 rate = (step - first) * batch * world.size / (clock.seconds() - run.seconds)
@@ -79,19 +80,19 @@ def run_steps(
 def _batches(
     model: trainer.GANTrainer,
     data: datasets.Dataset | datasets.Stream,
-    settings: dict,
+    config: RunConfig,
     run: RunFolder,
     world: trainer.World,
 ) -> Iterator[Tensor]:
     """What each step sees, without end, on the device. Raises Unreadable where the data cannot be read any more."""
-    batch, flip, of_rank = settings["batch"], settings["flip"], {"rank": world.rank, "ranks": world.size}
+    batch, flip, of_rank = config.batch, config.flip, {"rank": world.rank, "ranks": world.size}
     if isinstance(data, datasets.Dataset):
         samples = data.samples.to(model.device)
         while True:
             yield datasets.draw(samples, batch, model.random, flip, **of_rank)
     cuda = model.device.type == "cuda"
-    options = {"workers": settings["workers"], "pin": cuda, **of_rank}
-    stream = data.batches(settings["seed"], batch, model.step_number, **options)
+    options = {"workers": config.workers, "pin": cuda, **of_rank}
+    stream = data.batches(config.seed, batch, model.step_number, **options)
     with contextlib.closing(stream):
         while True:
             try:

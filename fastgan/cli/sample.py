@@ -16,7 +16,6 @@ from fastgan.cli.checks import check_memory, check_packages, outlined
 from fastgan.cli.config import read_config
 from fastgan.cli.errors import OK, failing, printable, refusing
 from fastgan.cli.folder import check_own_files
-from fastgan.cli.settings import NETWORK
 from fastgan.training import trainer
 
 PNG_LIMIT = 10_000  # samples in one PNG
@@ -70,7 +69,7 @@ def read_generator(path: Path, sample_shape: tuple[int, ...], settings: dict) ->
     It is made without memory for weights, and gets that once the checkpoint is known to hold them: neither file can ask
     for more than the other bears out. Raises ValueError, or an OSError, where they do not fit."""
     checkpoint = trainer.read_checkpoint(path)
-    generator, _ = outlined(sample_shape, {name: settings.get(name) for name in NETWORK})
+    generator, _ = outlined(sample_shape, settings["latent_dim"], settings["width"], settings.get("networks"))
     average = checkpoint["ema"]
     trainer.check_same_network(path, "generator", generator, average)
     for key, own in generator.state_dict().items():

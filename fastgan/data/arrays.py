@@ -10,6 +10,8 @@ from typing import BinaryIO
 
 import numpy as np
 
+from fastgan.checks import said
+
 COPIES = 3  # of an array at once, the numbers of points as float64, while it is brought to what training draws from
 _PART = 2**24  # bytes read at a time
 _ZIP = (b"PK\x03\x04", b"PK\x05\x06")
@@ -46,8 +48,7 @@ def read_array(path: Path, memory: float) -> np.ndarray:
         raise ValueError(f"DATA: {path} is damaged or no numpy file ({error})") from error
     # zipfile.BadZipFile, zlib.error, EOFError, ValueError and others, depending on where it is cut
     except Exception as error:
-        said = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"DATA: {path} is damaged or no numpy file ({said})") from error
+        raise ValueError(f"DATA: {path} is damaged or no numpy file ({said(error)})") from error
 
 
 def _read(path: Path, file: BinaryIO, size: int, memory: float) -> np.ndarray:

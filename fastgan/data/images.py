@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fastgan.checks import said
 from fastgan.data.optional import needs, progress_bar
 
 SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
@@ -62,7 +63,7 @@ def read_file(files: Sequence[Path], size: int, index: int) -> tuple[Picture | N
             return square(image, size, str(files[index])), None
     # A damaged file raises whatever its decoder happens to raise, SyntaxError and struct.error among them.
     except Exception as error:
-        return None, f"{files[index]} ({_first_line(error)})"
+        return None, f"{files[index]} ({said(error)})"
 
 
 def read_row(rows, column: str, size: int, index: int) -> tuple[Picture | None, str | None]:
@@ -70,7 +71,7 @@ def read_row(rows, column: str, size: int, index: int) -> tuple[Picture | None, 
     try:
         return square(rows[index][column], size, f"row {index}"), None
     except Exception as error:  # of the image's decoder, as in read_file
-        return None, f"row {index} ({_first_line(error)})"
+        return None, f"row {index} ({said(error)})"
 
 
 def square(image, size: int, source: str) -> Picture:
@@ -134,10 +135,6 @@ def _over_white(image):
     if image.getchannel("A").getextrema()[0] == 255:
         return image.convert(mode), False
     return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert(mode), True
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 # ---- which value is white -------------------------------------------------------------------------------------------

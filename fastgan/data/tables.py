@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from fastgan.checks import said
 from fastgan.data.optional import needs
 
 
@@ -42,8 +43,8 @@ def _hugging_face(source: str) -> Iterator:
     try:
         yield datasets
     except Exception as error:  # of the network, of the hub, of Arrow: dozens of classes
-        said = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"DATA: {source} cannot be read as a data set ({type(error).__name__}: {said})") from error
+        reason = f"{type(error).__name__}: {said(error)}"
+        raise ValueError(f"DATA: {source} cannot be read as a data set ({reason})") from error
 
 
 def from_hub(name: str):

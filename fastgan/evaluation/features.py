@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fastgan.checks import said
 from fastgan.data import needs, to_uint8
 from fastgan.evaluation.scores import MANIFOLD_LIMIT, manifold_scores
 
@@ -141,10 +142,9 @@ def torchmetrics_distances() -> tuple[type, type]:
         from torchmetrics.image.fid import FrechetInceptionDistance
         from torchmetrics.image.kid import KernelInceptionDistance
     except Exception as error:
-        said = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ImportError(
-            f"torchmetrics cannot be used ({said}); where torch-fidelity is installed it takes a torchvision made for "
-            f"torch {torch.__version__}, otherwise uninstall torch-fidelity"
+            f"torchmetrics cannot be used ({said(error)}); if torch-fidelity is installed it needs a torchvision "
+            f"made for torch {torch.__version__}, otherwise uninstall torch-fidelity"
         ) from error
     return FrechetInceptionDistance, KernelInceptionDistance
 

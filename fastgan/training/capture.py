@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
+from fastgan.checks import said
+
 __all__ = ["Graphs", "capturing", "reason", "undone"]
 
 REHEARSALS, REHEARSALS_OF_RANKS = 3, 11  # PyTorch's notes on CUDA graphs ask for 11 with collectives
@@ -101,7 +103,7 @@ def reason(error: BaseException) -> str:
     """In a line, why a capture failed: what was raised first, and not the errors that followed from it."""
     while error.__context__ is not None:
         error = error.__context__
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    return said(error)
 
 
 class Graphs:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from numbers import Real
 
 import numpy as np
 import torch
@@ -12,30 +10,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
-from fastgan.checks import not_negative, number, whole
-
-
-def learning_rate(lr: object, zero: bool = False) -> float:
-    if isinstance(lr, (tuple, list)):
-        raise TypeError(f"lr: got {type(lr).__name__}, expected one number, the rate of both networks")
-    return not_negative("lr", lr, zero)
-
-
-def betas_of_adam(betas: object) -> tuple[float, float]:
-    if not isinstance(betas, Sequence) or len(betas) != 2:
-        raise TypeError(f"betas: got {betas!r}, expected two numbers")
-    for i, beta in enumerate(betas):
-        if not 0 <= number(f"betas[{i}]", beta) < 1:
-            raise ValueError(f"betas[{i}]: got {beta}, expected a number from 0 to below 1")
-    return float(betas[0]), float(betas[1])
-
-
-def widths(bandwidths: object) -> list[float] | None:
-    if bandwidths is None:
-        return None
-    if isinstance(bandwidths, (str, Real)) or not isinstance(bandwidths, (Sequence, np.ndarray, Tensor)):
-        raise TypeError(f"bandwidths: got {type(bandwidths).__name__}, expected a sequence of numbers, or None")
-    return [not_negative(f"bandwidths[{i}]", float(width), zero=False) for i, width in enumerate(bandwidths)]
+from fastgan.checks import whole
 
 
 def network(name: str, module: object) -> None:

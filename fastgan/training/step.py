@@ -27,13 +27,11 @@ from fastgan.functional import (
 )
 from fastgan.objectives import find
 from fastgan.training import distributed
-from fastgan.training.idle import MMD
-from fastgan.training.look import check_logits
+from fastgan.training.config import MMD, PRECISIONS, TrainerConfig
+from fastgan.training.look import check_logits, constant_ratio
 from fastgan.values import ValueAndGrad
 
-__all__ = ["PRECISIONS", "Settings", "Step", "constant_ratio", "generator_backward"]
-
-PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
+__all__ = ["PRECISIONS", "Step", "constant_ratio", "generator_backward"]
 
 
 def generator_backward(
@@ -88,24 +86,6 @@ def _matched(tensors: Tensor | Sequence, grads: Sequence) -> list[Tensor]:
     raise ValueError(f"losses: got {len(grads)} gradients for {len(everything)} tensors, expected one for each")
 
 
-class Settings(NamedTuple):
-    """What a step computes. See `fastgan.trainer.GANTrainer`."""
-
-    objective: str = "nonsaturating"
-    weight: float = 0.5
-    r1: float = 0.0
-    r2: float = 0.0
-    r1_every: int = 1
-    one_stage: bool = False
-    redraw: bool = True
-    precision: str = "float32"
-    accumulate: int = 1
-    concatenate: bool = False
-    channels_last: bool = False
-    compile: bool = False
-    bandwidths: Sequence[float] | None = None
-
-
 class Step:
     """`play(real, penalised)` is the step. latent(n, counts) -> z (n, latent_dim), a rank's next."""
 
@@ -115,32 +95,32 @@ class Step:
         discriminator: nn.Module | None,
         optimizers: Sequence[torch.optim.Optimizer],
         latent: Callable[[int, Sequence[int] | None], Tensor],
-        settings: Settings,
+        config: TrainerConfig,
     ):
-        self.settings, self.latent, self.optimizers = settings, latent, optimizers
+        self.config, self.latent, self.optimizers = config, latent, optimizers
         self.discriminator = discriminator
         self.trained = [[p for p in m.parameters() if p.requires_grad] for m in (generator, discriminator) if m]
         self.device = self.trained[0][0].device
-        compiled = torch.compile if settings.compile else lambda network: network
+        compiled = torch.compile if config.compile else lambda network: network
         self.generate = compiled(generator)
         # Double backward goes through no compiled network: a penalty looks at D itself.
         self.discriminate = compiled(discriminator) if discriminator else None
-        self.scaler = torch.amp.GradScaler(self.device.type) if settings.precision == "float16" else None
+        self.scaler = torch.amp.GradScaler(self.device.type) if config.precision == "float16" else None
         self.one = torch.ones((), device=self.device, dtype=torch.float32)
         self.zero = torch.zeros((), device=self.device, dtype=torch.float32)
         self.ratio = None
         self.relation = None
-        if settings.objective != MMD:
-            self.relation = find(settings.objective).relation
-            self.ratio = constant_ratio(settings.objective, settings.weight)
+        if config.objective != MMD:
+            self.relation = find(config.objective).relation
+            self.ratio = constant_ratio(config.objective, config.weight)
 
     def play(self, real: Tensor, penalised: bool, counts: Sequence[int] | None = None) -> dict[str, Tensor]:
         """counts: samples of each rank, where they are not equally many."""
-        if self.settings.channels_last and real.dim() == 4:
+        if self.config.channels_last and real.dim() == 4:
             real = real.contiguous(memory_format=torch.channels_last)
-        if self.settings.objective == MMD:
+        if self.config.objective == MMD:
             values = self._moments(real, counts)
-        elif self.settings.one_stage:
+        elif self.config.one_stage:
             values = self._one_stage(real, penalised, counts)
         else:
             values = self._alternating(real, penalised, counts)
@@ -153,11 +133,11 @@ class Step:
     def _alternating(self, real: Tensor, penalised: bool, counts) -> dict[str, Tensor]:
         """One step of D, then one of G against the new D."""
         n, (generator, discriminator) = len(real), self.trained
-        parts = list(zip(real.tensor_split(self.settings.accumulate), self._latents(n, counts)))
+        parts = list(zip(real.tensor_split(self.config.accumulate), self._latents(n, counts)))
         values, fakes = [], []
         self.optimizers[1].zero_grad()
         for x, z in parts:
-            with torch.set_grad_enabled(not self.settings.redraw):
+            with torch.set_grad_enabled(not self.config.redraw):
                 fake = self._forward(self.generate, z)
             d = self._backward_d(x, fake, penalised, n, counts)
             values.append(d.values)
@@ -167,11 +147,11 @@ class Step:
         # D only passes the gradient on, and gets none itself.
         for p in discriminator:
             p.requires_grad_(False)
-        if self.settings.redraw:
-            parts = list(zip(real.tensor_split(self.settings.accumulate), self._latents(n, counts)))
+        if self.config.redraw:
+            parts = list(zip(real.tensor_split(self.config.accumulate), self._latents(n, counts)))
         self.optimizers[0].zero_grad()
         for (x, z), fake, of_d in zip(parts, fakes, values):
-            if self.settings.redraw:
+            if self.config.redraw:
                 fake = self._forward(self.generate, z)
             logits = self._discriminate(fake)
             real_logits = None
@@ -194,7 +174,7 @@ class Step:
         values = []
         for optimizer in self.optimizers:
             optimizer.zero_grad()
-        for x, z in zip(real.tensor_split(self.settings.accumulate), self._latents(n, counts)):
+        for x, z in zip(real.tensor_split(self.config.accumulate), self._latents(n, counts)):
             fake = self._forward(self.generate, z)
             d = self._backward_d(x, fake, penalised, n, counts, nonzero=self.ratio is None)
             if self.ratio is not None:
@@ -208,7 +188,7 @@ class Step:
             values.append({**d.values, "loss_g": loss_g})
         self._update(1, discriminator)
         self._update(0, generator)
-        return self._mean(values, [len(x) for x in real.tensor_split(self.settings.accumulate)])
+        return self._mean(values, [len(x) for x in real.tensor_split(self.config.accumulate)])
 
     def _moments(self, real: Tensor, counts) -> dict[str, Tensor]:
         """Maximum mean discrepancy: no discriminator, the loss sees the samples themselves."""
@@ -217,7 +197,7 @@ class Step:
         self.optimizers[0].zero_grad()
         fake = self._forward(self.generate, self.latent(len(real), counts))
         seen, own = (self._everywhere(x.detach().flatten(1), counts) for x in (fake, real))
-        out = mmd_value_and_grad(seen, own.to(seen.dtype), self.settings.bandwidths)
+        out = mmd_value_and_grad(seen, own.to(seen.dtype), self.config.bandwidths)
         grad = self._own_rows(out.grad, len(fake), counts) * (1.0 if self.scaler is None else self._scale_of_all())
         torch.autograd.backward([fake], [grad.view_as(fake)])
         self._update(0, self.trained[0])
@@ -234,7 +214,7 @@ class Step:
 
         whole: the batch that these samples are a part of. nonzero: replace gradients of 0 at generated samples' logits
             (see `FLOOR`)."""
-        s, n = self.settings, len(real)
+        s, n = self.config, len(real)
         r1, r2 = (s.r1 if penalised else 0.0), (s.r2 if penalised else 0.0)
         scale = self._scale(n, whole, counts)
         fake = fake.detach().to(real.dtype) if r1 or r2 else fake.detach()  # autocast's may be half as wide
@@ -283,7 +263,7 @@ class Step:
 
     def _of_discriminator(self, logits, real_logits, fake_logits, scale, counts) -> tuple[ValueAndGrad, list[Tensor]]:
         """D's loss, and its gradients at the logits of real and of generated samples."""
-        s, n = self.settings, len(real_logits)
+        s, n = self.config, len(real_logits)
         if self.relation == "average" and distributed.ranks() > 1:  # the loss of a rank's logits looks at all of them
             both = [self._everywhere(x, counts) for x in (real_logits, fake_logits)]
             out = discriminator_value_and_grad(*both, s.objective, weight=s.weight, grad_scale=self._scale_of_all())
@@ -309,7 +289,7 @@ class Step:
             scale = self._scale_of_all()
             fake_logits, real_logits = (self._everywhere(x, counts) for x in (fake_logits, real_logits))
         seen = {"real_logits": real_logits} if self.relation else {}
-        out = generator_value_and_grad(fake_logits, self.settings.objective, **seen, grad_scale=scale)
+        out = generator_value_and_grad(fake_logits, self.config.objective, **seen, grad_scale=scale)
         return out.loss, self._own_rows(out.grads[0], n, counts) if gathers else out.grads[0]
 
     def _slope(self, logits: Tensor, samples: Tensor) -> Tensor:
@@ -317,7 +297,7 @@ class Step:
         return slope
 
     def _forward(self, network: Callable[[Tensor], Tensor], x: Tensor, exactly: bool = False) -> Tensor:
-        dtype = PRECISIONS[self.settings.precision]
+        dtype = PRECISIONS[self.config.precision]
         if dtype is None or exactly:
             return network(x)
         # Without the cache of cast weights: it outlives `no_grad`, a graph capture does not allow it, and two uses of
@@ -328,14 +308,14 @@ class Step:
     def _discriminate(self, x: Tensor, penalised: float = 0.0) -> Tensor:
         """Double backward goes through no compiled network, and leaves the range of float16."""
         if penalised:
-            logits = self._forward(self.discriminator, x, exactly=self.settings.precision == "float16")
+            logits = self._forward(self.discriminator, x, exactly=self.config.precision == "float16")
         else:
             logits = self._forward(self.discriminate, x)
         check_logits(logits, x)
         return logits
 
     def _latents(self, n: int, counts) -> Sequence[Tensor]:
-        return self.latent(n, counts).tensor_split(self.settings.accumulate)
+        return self.latent(n, counts).tensor_split(self.config.accumulate)
 
     def _scale(self, n: int, whole: int, counts) -> Tensor | float | None:
         """What the gradient of a mean over n samples is worth in that over all samples of all ranks."""
@@ -389,16 +369,3 @@ class DiscriminatorPass(NamedTuple):
 # knee, or all but 0, this over the batch size stands in for it: too little to show in the sum that D's weights get, and
 # far enough from the smallest number for a pass back through D.
 FLOOR = {torch.float64: 2.0**-300, torch.float32: 2.0**-60, torch.bfloat16: 2.0**-60, torch.float16: 2.0**-14}
-
-
-def constant_ratio(objective: str, weight: float) -> float | None:
-    """G's gradient over D's at every generated sample's logit, where that is one number: -1 for the minimax game with
-    weight 1, which one-stage training leaves to D's own pass. None where it depends on the logit."""
-    found = find(objective)
-    same = found.relation is None and (found.generator_criterion or found.criterion) == found.criterion
-    if not same or not weight:
-        return None
-    ratio = found.generator_weight / (weight * found.weight)
-    if found.generator_target == "fake":
-        return ratio
-    return -ratio if found.criterion == "wasserstein" else None
