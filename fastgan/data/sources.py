@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -53,18 +54,18 @@ def load(
     """
     if size is not None and size not in SIZES:
         raise ValueError(f"--size: got {size}, expected one of {', '.join(map(str, SIZES))}")
-    path = Path(source)
+    path, wanted = Path(source), _Wanted(source, size, stream, device)
     if source == "digits":
         data = _digits(size or 8)
     elif source in TOYS:
         _no_size(source, size, 2)
         data = _toy(source)
     elif source.startswith("hub:"):
-        data = _table(source, tables.from_hub(source[4:]), size, stream, device)
+        data = _table(tables.from_hub(source[4:]), wanted)
     elif path.is_dir():
-        data = _folder(path, size, stream, device)
+        data = _folder(path, wanted)
     elif path.is_file() and path.suffix.lower() == ".parquet":
-        data = _table(source, tables.from_parquet([path]), size, stream, device)
+        data = _table(tables.from_parquet([path]), wanted)
     elif path.is_file() and path.suffix.lower() in (".npy", ".npz"):
         data = _array(path, size)
     elif path.exists():
@@ -106,13 +107,8 @@ def _digits(size: int) -> Dataset:
     # One fixed split, whatever the run's seed, so that runs can be compared.
     order = torch.randperm(len(samples), generator=torch.Generator().manual_seed(0))
     held_out, train = order[:DIGITS_HELD_OUT], order[DIGITS_HELD_OUT:]
-    return Dataset(
-        "digits",
-        samples[train],
-        held_out=samples[held_out],
-        labels=labels[train],
-        held_out_labels=labels[held_out],
-    )
+    held = {"held_out": samples[held_out], "held_out_labels": labels[held_out]}
+    return Dataset("digits", samples[train], labels=labels[train], **held)
 
 
 def _toy(name: str) -> Dataset:
@@ -134,70 +130,87 @@ TOYS = {  # centres, deviation
 }
 
 
-def _folder(folder: Path, size: int | None, stream: bool | None, device: torch.device | str) -> Dataset | Stream:
-    name = folder.resolve().name or "images"
+class _Wanted(NamedTuple):
+    """What `load` was asked for, of images."""
+
+    source: str
+    size: int | None
+    stream: bool | None
+    device: torch.device | str
+
+
+def _folder(folder: Path, wanted: _Wanted) -> Dataset | Stream:
     if (folder / "state.json").is_file() or (folder / "dataset_dict.json").is_file():
-        return _table(str(folder), tables.from_disk(folder), size, stream, device)
+        return _table(tables.from_disk(folder), wanted)
     everything, problems, notes = images.find_files(folder)
     files = [p for p in everything if p.suffix.lower() in SUFFIXES]
     parquet = [p for p in everything if p.suffix.lower() == ".parquet"]
-    if parquet and not files:
-        data = _table(str(folder), tables.from_parquet(parquet), size, stream, device)
-    elif not files:
-        more = f"; {problems[0]}" if problems else ""
-        raise ValueError(f"DATA: {folder} holds no image, expected files in {' '.join(sorted(SUFFIXES))}{more}")
-    else:
+    if files:
 
         def identity() -> bytes:
             return b"".join(os.fsencode(f"{file.relative_to(folder)}\n{file.stat().st_size}\n") for file in files)
 
         read = functools.partial(images.read_file, files)
-        data = _read(name, str(folder), len(files), read, identity, size, stream, device)
+        data = _read(folder.resolve().name or "images", len(files), read, identity, wanted)
+    elif parquet:
+        data = _table(tables.from_parquet(parquet), wanted)
+    else:
+        more = f"; {problems[0]}" if problems else ""
+        raise ValueError(f"DATA: {folder} holds no image, expected files in {' '.join(sorted(SUFFIXES))}{more}")
     data.skipped, data.notes = (*problems, *data.skipped), (*notes, *data.notes)
     return data
 
 
-def _table(source: str, rows, size: int | None, stream: bool | None, device: torch.device | str) -> Dataset | Stream:
+def _table(rows, wanted: _Wanted) -> Dataset | Stream:
     """The first column of images of a table of Hugging Face's `datasets`."""
-    rows, column = tables.image_column(source, rows)
+    rows, column = tables.image_column(wanted.source, rows)
     read = functools.partial(images.read_row, rows, column)
 
     def identity() -> bytes:
-        seen = [read(size or FOLDER_SIZE, i * len(rows) // 64)[0] for i in range(64)]
+        seen = [read(wanted.size or FOLDER_SIZE, i * len(rows) // 64)[0] for i in range(64)]
         return str(len(rows)).encode() + b"".join(b"" if one is None else one.pixels.tobytes() for one in seen)
 
-    name = Path(source.removeprefix("hub:")).resolve().stem
-    return _read(name, source, len(rows), read, identity, size, stream, device)
+    name = Path(wanted.source.removeprefix("hub:")).resolve().stem
+    return _read(name, len(rows), read, identity, wanted)
 
 
-def _read(
-    name: str,
-    source: str,
-    count: int,
-    read: Callable,
-    identity: Callable[[], bytes],
-    size: int | None,
-    stream: bool | None,
-    device: torch.device | str,
-) -> Dataset | Stream:
+def _read(name: str, count: int, read: Callable, identity: Callable[[], bytes], wanted: _Wanted) -> Dataset | Stream:
     """`count` images, held or streamed. read: (size, index) -> a picture, or what is wrong with it."""
     images.check_pillow()
-    side = size or FOLDER_SIZE
+    side = wanted.size or FOLDER_SIZE
     read = functools.partial(read, side)
+    stream = wanted.stream
     if stream is None:
-        stream = count * 3 * side * side > MEMORY_SHARE * free_memory(device)
-    data = _stream(name, source, count, read, side, identity()) if stream else _held(name, source, count, read)
-    if size is None:
-        data.notes = (f"images are cropped and resized to {side} x {side}; --size takes another", *data.notes)
-    return data
+        stream = count * 3 * side * side > MEMORY_SHARE * free_memory(wanted.device)
+    # Of a stream up to a thousand images, spread over the data, are looked at.
+    looked = min(count, 1000) if stream else count
+    pictures, skipped = _pictures(read, [i * count // looked for i in range(looked)], quiet=stream)
+    if not pictures:
+        many = f"{looked} images" if stream else f"the {count} images"
+        raise ValueError(f"DATA: none of {many} in {wanted.source} can be read; the first is {skipped[0]}")
+    channels = 1 if all(p.pixels.ndim == 2 for p in pictures) else 3  # one colour image makes all of them so
+    whites = images.whites(wanted.source, pictures)
+    notes = images.notes(pictures, whites)
+    if wanted.size is None:
+        notes.insert(0, f"images are cropped and resized to {side} x {side}; --size takes another")
+    if stream:
+        data = Stream(name, count, functools.partial(images.read_bytes, read, whites), side, channels, identity())
+        data.notes = tuple(notes)
+        return data
+    samples = torch.empty(len(pictures), channels, side, side, dtype=torch.uint8)
+    for i in range(len(pictures)):
+        samples[i] = channels_first(images.in_bytes(pictures[i], whites)[0], channels)
+        pictures[i] = None  # not all of them twice in memory
+    return Dataset(name, samples, skipped=tuple(skipped), notes=tuple(notes))
 
 
-def _held(name: str, source: str, count: int, read: images.Read) -> Dataset:
-    """Every image that `read(0)` to `read(count - 1)` gives, in memory."""
+def _pictures(read: images.Read, indices: list[int], quiet: bool) -> tuple[list[images.Picture], list[str]]:
+    """Those that can be read, and what is wrong with the others."""
     pictures, skipped = [], []
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         try:
-            for picture, problem in progress_bar(pool.map(read, range(count)), desc="reading images", total=count):
+            found = pool.map(read, indices)
+            for picture, problem in progress_bar(found, hidden=quiet, desc="reading images", total=len(indices)):
                 if picture is None:
                     skipped.append(problem)
                 else:
@@ -205,32 +218,7 @@ def _held(name: str, source: str, count: int, read: images.Read) -> Dataset:
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-    if not pictures:
-        raise ValueError(f"DATA: none of the {count} images in {source} can be read; the first is {skipped[0]}")
-    channels = 1 if all(p.pixels.ndim == 2 for p in pictures) else 3  # one colour image makes all of them so
-    whites = images.whites(source, pictures)
-    notes = images.notes(pictures, whites)
-    samples = torch.empty(len(pictures), channels, *pictures[0].pixels.shape[:2], dtype=torch.uint8)
-    for i in range(len(pictures)):
-        samples[i] = channels_first(images.in_bytes(pictures[i], whites)[0], channels)
-        pictures[i] = None  # not all of them twice in memory
-    return Dataset(name, samples, skipped=tuple(skipped), notes=tuple(notes))
-
-
-def _stream(name: str, source: str, count: int, read: images.Read, size: int, identity: bytes) -> Stream:
-    """Up to a thousand images, spread over the data, are looked at. Where all of them are grey the others become so;
-    what is white in those that do not say so is decided by them."""
-    looked = min(count, 1000)
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        pictures = [picture for picture, _ in pool.map(read, [i * count // looked for i in range(looked)])]
-    pictures = [picture for picture in pictures if picture is not None]
-    if not pictures:
-        raise ValueError(f"DATA: none of {looked} images in {source} can be read; the first is {read(0)[1]}")
-    channels = 1 if all(p.pixels.ndim == 2 for p in pictures) else 3
-    whites = images.whites(source, pictures)
-    data = Stream(name, count, functools.partial(images.read_bytes, read, whites), size, channels, identity)
-    data.notes = tuple(images.notes(pictures, whites))
-    return data
+    return pictures, skipped
 
 
 def _array(path: Path, size: int | None) -> Dataset:
