@@ -40,7 +40,7 @@ FD(random-cnn) of a fixed random network. FID and KID are said only of Inception
 StyleGAN's inception-2015-12-05.pt, and needs pip install 'fastgan[metrics]'.
 
 Started by torchrun, each process trains on its share: --batch samples each. The first one writes. With --max-restarts
-the processes go on from the last checkpoint where one has failed; that takes --out."""
+the processes go on from the last checkpoint if one has failed; that takes --out."""
 
 SAMPLE_HELP = """\
 examples:
@@ -52,7 +52,7 @@ A run on points gives a scatter plot, or the array `points`, float32 (N, d)."""
 
 DOCTOR_HELP = """\
 Says what this machine has and which backend will compute the losses, and checks loss and gradients against the
-reference in float64. Exit code 1 where they differ. On a machine without a GPU the Triton kernel itself can be checked
+reference in float64. Exit code 1 if they differ. On a machine without a GPU the Triton kernel itself can be checked
 so:
   TRITON_INTERPRET=1 FASTGAN_BACKEND=triton fastgan doctor"""
 

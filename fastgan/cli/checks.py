@@ -38,7 +38,7 @@ def device_named(name: str | None) -> torch.device:
 
 
 def check_backend(device: torch.device) -> None:
-    """Raises ValueError where FASTGAN_BACKEND names what there is not, or what cannot compute on `device`."""
+    """Raises ValueError if FASTGAN_BACKEND names what there is not, or what cannot compute on `device`."""
     try:
         backend_for(device)
     except RuntimeError as error:
@@ -54,7 +54,7 @@ def too_many_threads(threads: int | None) -> str | None:
 
 
 def check_memory(option: str, value: int, needed: int, device: torch.device | str = "cpu") -> None:
-    """Raises ValueError where `value` takes more bytes than are free."""
+    """Raises ValueError if `value` takes more bytes than are free."""
     free = datasets.free_memory(device)
     if needed > free:
         raise ValueError(

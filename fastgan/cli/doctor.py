@@ -135,7 +135,7 @@ def self_test(device: torch.device, dtype: torch.dtype, sizes: tuple[int, ...] =
                         x.requires_grad_()
                     loss = loss_of(*here, objective, **settings)
                     loss.backward()
-                    # where positive and negative logits may cancel, an error counts against what was added up
+                    # if positive and negative logits may cancel, an error counts against what was added up
                     size = exact.loss.abs().clamp(min=_summed(logits) if objective in _SIGNED else 0.0)
                     worst_loss = max(
                         worst_loss, *((v.cpu() - exact.loss).abs().div(size).item() for v in (out.loss, loss))
@@ -153,7 +153,7 @@ def _summed(logits: tuple[Tensor, ...]) -> float:
 
 
 def _error(value: Tensor, exact: Tensor, dtype: torch.dtype) -> float:
-    """The largest |value - exact| / |exact| of all elements; infinite where a value is not a number."""
+    """The largest |value - exact| / |exact| of all elements; infinite if a value is not a number."""
     value, smallest = value.detach().cpu().double(), torch.finfo(dtype).tiny
     error = ((value - exact).abs() / exact.abs().clamp(min=smallest)).max().item()
     return error if error == error else float("inf")

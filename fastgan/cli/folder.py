@@ -59,7 +59,7 @@ class RunFolder:
 
     @property
     def before(self) -> dict:
-        """The settings of the run to go on with, but for files that run code; none where a run begins."""
+        """The settings of the run to go on with, but for files that run code; none if a run begins."""
         settings = self.config["settings"] if self.config else {}
         return {name: value for name, value in settings.items() if name not in CODE}
 
@@ -67,9 +67,9 @@ class RunFolder:
     @contextlib.contextmanager
     def open(cls, place: Place, given: dict, world: trainer.World) -> Iterator[RunFolder]:
         """The folder at `place`, locked. given: the settings on the command line, which must be those of the run to go
-        on with. A run goes on with --resume, and where torchrun has started the processes anew and the run is there.
+        on with. A run goes on with --resume, and if torchrun has started the processes anew and the run is there.
 
-        Raises ValueError or OSError where it cannot be used. Leaves nothing behind if the run does not start."""
+        Raises ValueError or OSError if it cannot be used. Leaves nothing behind if the run does not start."""
         if place.resume and place.path is None:
             raise ValueError("--resume: needs --out, the folder of the run to go on with")
         if world.size > 1 and place.path is None and int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", 0)):
@@ -101,7 +101,7 @@ class RunFolder:
             )
 
     def check_data(self, data: dict) -> None:
-        """Raises ValueError where the run to go on with was trained on other data, or the processes see different."""
+        """Raises ValueError if the run to go on with was trained on other data, or the processes see different."""
         if self.world.size > 1:
             seen = [None] * self.world.size
             torch.distributed.all_gather_object(seen, data["fingerprint"])
@@ -230,7 +230,7 @@ def _locked(place: Place, world: trainer.World) -> Iterator[tuple[Path, bool]]:
 
 
 def check_own_files(path: Path, names: tuple[str, ...] = FILES) -> None:
-    """Raises ValueError where a file of the run in `path`, or its folder of pictures, lies elsewhere: what a run reads
+    """Raises ValueError if a file of the run in `path`, or its folder of pictures, lies elsewhere: what a run reads
     and writes is in its folder, whoever made it."""
     for name in (*names, "samples"):
         item, kind = path / name, "folder" if name == "samples" else "file"
@@ -241,7 +241,7 @@ def check_own_files(path: Path, names: tuple[str, ...] = FILES) -> None:
 
 
 def _of_first(world: trainer.World, make: Callable[[], Any]) -> Any:
-    """What the first process makes, for all of them; where it refuses, all do, and one says why."""
+    """What the first process makes, for all of them; if it refuses, all do, and one says why."""
     if world.size == 1:
         return make()
     message: list = [None, None]

@@ -84,7 +84,7 @@ def _batches(
     run: RunFolder,
     world: trainer.World,
 ) -> Iterator[Tensor]:
-    """What each step sees, without end, on the device. Raises Unreadable where the data cannot be read any more."""
+    """What each step sees, without end, on the device. Raises Unreadable if the data cannot be read any more."""
     batch, flip, of_rank = config.batch, config.flip, {"rank": world.rank, "ranks": world.size}
     if isinstance(data, datasets.Dataset):
         samples = data.samples.to(model.device)
@@ -184,7 +184,7 @@ def save(model: trainer.GANTrainer, data: datasets.Dataset | datasets.Stream, ru
 def judge_quality(
     model: trainer.GANTrainer, judge: evaluation.Judge, run: RunFolder, seconds: float
 ) -> dict[str, float]:
-    """How good the averaged generator is, logged and returned. Raises TrainingDiverged where it gives no numbers."""
+    """How good the averaged generator is, logged and returned. Raises TrainingDiverged if it gives no numbers."""
     generated = model.sample(judge.count, seed=1)
     if not generated.isfinite().all():
         raise trainer.TrainingDiverged(model.step_number, {"a generated sample": math.nan})

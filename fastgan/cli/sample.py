@@ -67,7 +67,7 @@ def read_generator(path: Path, sample_shape: tuple[int, ...], settings: dict) ->
     """The averaged generator in a checkpoint, and the step it is of.
 
     It is made without memory for weights, and gets that once the checkpoint is known to hold them: neither file can ask
-    for more than the other bears out. Raises ValueError, or an OSError, where they do not fit."""
+    for more than the other bears out. Raises ValueError, or an OSError, if they do not fit."""
     checkpoint = trainer.read_checkpoint(path)
     generator, _ = outlined(sample_shape, settings["latent_dim"], settings["width"], settings.get("networks"))
     average = checkpoint["ema"]

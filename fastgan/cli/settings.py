@@ -34,7 +34,7 @@ def make_config(
     kind of data. Raises ValueError, naming the option, if one does not fit or has no part in the run."""
     known = {**before, **given}
     recipe = recipes.find(known.get("recipe"), data.sample_shape[-1] if data.is_images else None)
-    # Networks this small gain a fifth from a second thread where the cores are free, and become many times slower where
+    # Networks this small gain a fifth from a second thread if the cores are free, and become many times slower if
     # they are not, as threads wait for each other at every operation.
     small = not data.is_images or recipe.size == 8
     save_every = known.get("save_every", max(100, known.get("steps", recipe.steps) // SAVES))

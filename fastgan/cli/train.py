@@ -67,7 +67,7 @@ def train(args: argparse.Namespace) -> int:
             run.say(warning)
         for name in CODE:
             if run.config and run.config["settings"].get(name) and not any(map(given.get, CODE)):
-                run.say(f"the run was scored with --{name}, a file that runs code: it is used where given again")
+                run.say(f"the run was scored with --{name}, a file that runs code: it is used if given again")
         again = f"fastgan train {shlex.quote(args.data)} --out {shlex.quote(str(run.path))} --resume"
         with failing(again):
             run.start(whole_record(config, of_data))
@@ -105,7 +105,7 @@ def _of_compiler(error: RuntimeError) -> bool:
 
 
 def _lost_connection(error: RuntimeError) -> bool:
-    """Whether this is what gloo or NCCL says where the other side of a collective is gone."""
+    """Whether this is what gloo or NCCL says when the other side of a collective is gone."""
     said = str(error).lower()
     return any(
         word in said for word in ("closed by peer", "reset by peer", "connection refused", "remote process exited")

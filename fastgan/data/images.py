@@ -22,8 +22,8 @@ from fastgan.data.optional import needs, progress_bar
 SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 WHITES = {"float": (1.0, 255.0, 65535.0), "int32": (255.0, 65535.0)}  # by kind, what white may be
 OVERSHOOT = 0.1  # of white: how far values may be outside [0, white], as those of a resized picture are; clipped
-DIMMEST = 1 / 32  # of white: what the brightest pixel of all pictures has to have where a smaller white is ruled out
-BITS_PER_SAMPLE, PHOTOMETRIC = 258, 262  # tags of TIFF; white is 0 where the second one is
+DIMMEST = 1 / 32  # of white: what the brightest pixel of all pictures has to have if a smaller white is ruled out
+BITS_PER_SAMPLE, PHOTOMETRIC = 258, 262  # tags of TIFF; white is 0 if the second one is
 
 
 class Picture(NamedTuple):
@@ -142,7 +142,7 @@ def _over_white(image):
 
 def whites(source: str, pictures: Iterable[Picture]) -> dict[str, float]:
     """Which value is white, for each kind of picture that does not say so itself: the first of `WHITES` that none of
-    them is above. Raises ValueError, naming one, where their values fit none."""
+    them is above. Raises ValueError, naming one, if their values fit none."""
     pictures, found = [p for p in pictures if p.kind], {}
     for kind in dict.fromkeys(p.kind for p in pictures):
         of_kind = [p for p in pictures if p.kind == kind]

@@ -11,7 +11,7 @@ def needs(module: str, extra: str = "train") -> str:
 
 
 class _NoBar:
-    """What stands in for a bar where tqdm is not installed: training and loading go on without one."""
+    """What stands in for a bar if tqdm is not installed: training and loading go on without one."""
 
     disable = True
 
@@ -35,7 +35,7 @@ class _NoBar:
 
 
 def progress_bar(iterable=None, hidden: bool = False, **options):
-    """tqdm's bar, counting samples; drawn only where tqdm is there and stderr is a terminal."""
+    """tqdm's bar, counting samples; drawn only if tqdm is there and stderr is a terminal."""
     try:
         from tqdm import tqdm
     except ImportError:

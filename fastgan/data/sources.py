@@ -22,7 +22,7 @@ from fastgan.data.optional import needs, progress_bar
 from fastgan.data.stream import Stream
 
 SIZES = (8, 16, 32, 64, 128)  # side of an image in pixels
-FOLDER_SIZE = 64  # side for a folder of images where none is asked for
+FOLDER_SIZE = 64  # side for a folder of images if none is asked for
 MIN_SAMPLES = 16
 DIGITS_HELD_OUT = 500
 TOY_COUNT = 50_000  # points of `ring` and of `grid`
@@ -46,7 +46,7 @@ def load(
     what all of them hold (`fastgan.data.images`).
     size: one of `SIZES`; None keeps 8 for digits, takes 64 for a folder or a table, and for an array the smallest size
     that is not below its images' shorter side. Points take none.
-    stream: read images of a folder or table as they are drawn; None does so where they would take more than
+    stream: read images of a folder or table as they are drawn; None does so if they would take more than
     `MEMORY_SHARE` of the free memory of this machine, or of `device`.
 
     Raises FileNotFoundError, ValueError or ImportError, each with one line that says what came and what is expected.

@@ -69,8 +69,8 @@ class Stream:
         What a batch holds depends on its number, the seed, the rank and nothing else, so that training can go on where
         it stopped: all images in random order, then all again in another. workers: processes; 0 reads in this one.
         A worker that dies, as one does whom the system kills for memory, is replaced, with a line on stderr, and no
-        batch is lost or changed by it. Raises OSError where `TRIES` images in a row cannot be read, and RuntimeError
-        where workers died more than `RESTARTS` times."""
+        batch is lost or changed by it. Raises OSError if `TRIES` images in a row cannot be read, and RuntimeError
+        if workers died more than `RESTARTS` times."""
         deaths = 0
         while True:
             loader = torch.utils.data.DataLoader(
@@ -114,7 +114,7 @@ def _stream_rows(count: int, seed: int, batch: int, first: int, rank: int, ranks
 
 
 def _collate(drawn: list[tuple[Tensor | None, list[str]]]) -> tuple[Tensor | None, list[str]]:
-    """A batch of images, or None where one is missing, and all problems. It raises nothing: from a worker an error
+    """A batch of images, or None if one is missing, and all problems. It raises nothing: from a worker an error
     would arrive wrapped in a traceback."""
     images, problems = [image for image, _ in drawn], [problem for _, some in drawn for problem in some]
     return None if any(image is None for image in images) else torch.stack(images), problems

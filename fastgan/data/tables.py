@@ -12,16 +12,16 @@ from fastgan.data.optional import needs
 
 
 def image_column(source: str, rows):
-    """(rows with one column, its name): the first column of images, of the split `train` where there are splits.
+    """(rows with one column, its name): the first column of images, of the split `train` if there are splits.
 
-    Raises ValueError where there is none."""
+    Raises ValueError if there is none."""
     import datasets
 
     if isinstance(rows, dict):  # its splits
         if "train" not in rows:
             raise ValueError(f"DATA: {source} has the splits {', '.join(rows)}, expected one named train")
         rows = rows["train"]
-    # Where a file was not written by `datasets`, images are structs of their bytes and their path.
+    # If a file was not written by `datasets`, images are structs of their bytes and their path.
     for name, kind in rows.features.items():
         if isinstance(kind, dict) and set(kind) == {"bytes", "path"}:
             rows = rows.cast_column(name, datasets.Image())

@@ -1,7 +1,7 @@
 """How close generated data is to real data, without downloading anything.
 
 All distances are taken between *features*: for points the points themselves, for digits the last hidden layer of a
-small network trained on real digits, for other images a fixed random network, a network of yours, or Inception where
+small network trained on real digits, for other images a fixed random network, a network of yours, or Inception if
 its weights are there. Feature arrays are float tensors of shape (N, d).
 
 A number carries the name of its features: `fd_digits_cnn` is the Fréchet distance FD(digits-cnn). `fid` and `kid` are

@@ -49,7 +49,7 @@ class NetworkFile(nn.Module):
     [-1, 1], C 1 or 3.
 
     A network that takes `return_features`, as StyleGAN's inception-2015-12-05.pt does, is asked for them.
-    Raises ValueError where the file holds no such network."""
+    Raises ValueError if the file holds no such network."""
 
     def __init__(self, path: str | os.PathLike):
         super().__init__()
@@ -101,7 +101,7 @@ class Inception(nn.Module):
 
 
 def inception_scores(real: Tensor, fake: Tensor, seed: int = 0) -> dict[str, float]:
-    """fid, kid and kid_std (over 100 subsets of 1,000, or of all where there are fewer) by torchmetrics, and
+    """fid, kid and kid_std (over 100 subsets of 1,000, or of all if there are fewer) by torchmetrics, and
     `manifold_scores`, of Inception's features (N, d). The global random state is left as it was."""
     frechet, kernel = torchmetrics_distances()
     given = Given(real.shape[1])
@@ -123,7 +123,7 @@ def inception_scores(real: Tensor, fake: Tensor, seed: int = 0) -> dict[str, flo
 
 
 class Given(nn.Module):
-    """What torchmetrics is given for a network where features are there already: each sample passes one once."""
+    """What torchmetrics is given for a network if features are there already: each sample passes one once."""
 
     def __init__(self, num_features: int):
         super().__init__()
@@ -134,7 +134,7 @@ class Given(nn.Module):
 
 
 def torchmetrics_distances() -> tuple[type, type]:
-    """Its Fréchet and kernel distance. Imported here and not above: where torch-fidelity is there and torchvision is
+    """Its Fréchet and kernel distance. Imported here and not above: if torch-fidelity is there and torchvision is
     not, or does not match torch, it is this import that fails."""
     if importlib.util.find_spec("torchmetrics") is None:
         raise ImportError(needs("torchmetrics", "metrics"))

@@ -29,7 +29,7 @@ class Judge:
         self.count, self.score = count, score
 
     def __call__(self, generated: Tensor) -> dict[str, float]:
-        """generated: (N, ...) as the generator gives them. Raises ValueError where they are not finite."""
+        """generated: (N, ...) as the generator gives them. Raises ValueError if they are not finite."""
         return {**self.score(generated.float()), "samples": len(generated)}
 
 
@@ -41,13 +41,13 @@ def judge(
     features: str | os.PathLike | None = None,
     device: torch.device | str = "cpu",
 ) -> Judge:
-    """The judge for `data`, comparing `count` samples, or all there are where they are fewer.
+    """The judge for `data`, comparing `count` samples, or all there are if they are fewer.
 
-    Of points: the points themselves, and their modes where these are known. Of digits: `digits_report` against those
+    Of points: the points themselves, and their modes if these are known. Of digits: `digits_report` against those
     held out, at 8x8, whatever their size. Of other images: features of the TorchScript network in the file `features`,
     or else of `RandomFeatures`. Of any images, if `inception` names its weights: `inception_scores`. device: where
     the network of the features runs.
-    Raises ValueError or ImportError, in one line, where a file cannot be used."""
+    Raises ValueError or ImportError, in one line, if a file cannot be used."""
     for name, path in (("inception", inception), ("features", features)):
         if path is not None and not data.is_images:
             raise ValueError(f"--{name}: got {path}, but the data are points, whose features they are themselves")

@@ -32,7 +32,7 @@ def manifold_scores(real: Tensor, fake: Tensor, k: int = 5) -> ManifoldScores:
 
     real: (N, d), fake: (M, d), both with more than k rows; k = 5 is the value both papers' coverage figures use here.
     Precision and recall: Kynkäänniemi et al. 2019, eq. 2-3. Density and coverage: Naeem et al. 2020, eq. 2-3.
-    Raises ValueError where the shapes do not fit or a value is not finite.
+    Raises ValueError if the shapes do not fit or a value is not finite.
     """
     _check_features(real, fake, more_than=k)
     real, fake = real.double(), fake.double()
@@ -53,7 +53,7 @@ def frechet_distance(real: Tensor, fake: Tensor) -> float:
     features' means m and covariances C (Dowson & Landau 1982). In units of the features squared.
 
     It is a "FID" only with the Inception features that name stands for: name the features beside the number.
-    Raises ValueError where the shapes do not fit or a value is not finite.
+    Raises ValueError if the shapes do not fit or a value is not finite.
     """
     _check_features(real, fake, more_than=1)
     real, fake = real.double(), fake.double()
@@ -70,7 +70,7 @@ def kernel_distance(real: Tensor, fake: Tensor) -> float:
     2018, eq. 4 and section 4): mean k(r, r') + mean k(f, f') - 2 mean k(r, f), over pairs of different samples. It may
     be negative. With Inception's features, averaged over subsets, it is the "KID".
 
-    real: (N, d), fake: (M, d). Raises ValueError where the shapes do not fit or a value is not finite.
+    real: (N, d), fake: (M, d). Raises ValueError if the shapes do not fit or a value is not finite.
     """
     _check_features(real, fake, more_than=1)
     real, fake = real.double(), fake.double()
@@ -88,7 +88,7 @@ def kernel_distance(real: Tensor, fake: Tensor) -> float:
 def feature_scores(name: str, real: Tensor, fake: Tensor, k: int = 5) -> dict[str, float]:
     """`manifold_scores`, fd_NAME (`frechet_distance`) and kd_NAME (`kernel_distance`), ready for a log. The distances
     are of features in units of their mean deviation over the real samples; of their size (the root of the mean square)
-    where real samples do not differ."""
+    if real samples do not differ."""
     unit = _unit(real.double())
     return {
         **manifold_scores(real[:MANIFOLD_LIMIT], fake[:MANIFOLD_LIMIT], k)._asdict(),

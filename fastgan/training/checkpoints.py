@@ -83,7 +83,7 @@ def _check_archive(path: Path) -> None:
 
 
 def check_same_network(path: str | os.PathLike, name: str, network: nn.Module, state: dict) -> None:
-    """Raises ValueError, naming the first difference, where `state` is not a state of `network`."""
+    """Raises ValueError, naming the first difference, if `state` is not a state of `network`."""
     expected = network.state_dict()
     if not all(isinstance(key, str) for key in state):
         raise ValueError(f"{path}: is of another {name}: its parameters have no names")
@@ -101,7 +101,7 @@ def write_atomically(path: str | os.PathLike, write: Callable) -> None:
     """Call `write(file)` on a new binary file beside `path`, bring it to the disk, then put it in `path`'s place.
 
     The new file's name cannot be foretold, and no file or link that is there already is opened; its mode is what the
-    umask leaves of rw-rw-rw-. Raises OSError, naming `path`, where that fails; the new file is removed and the old one
+    umask leaves of rw-rw-rw-. Raises OSError, naming `path`, if that fails; the new file is removed and the old one
     stands."""
     path = Path(path)
     temporary = path.with_name(f".{secrets.token_hex(12)}.tmp")

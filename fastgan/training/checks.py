@@ -80,6 +80,6 @@ def pixels_or_floats(name: str, given: Tensor) -> None:
 
 
 def finite(name: str, given: Tensor) -> None:
-    """Raises where a number is NaN or infinite; nothing of the samples' size is allocated."""
+    """Raises if a number is NaN or infinite; nothing of the samples' size is allocated."""
     if given.is_floating_point() and not all(map(math.isfinite, torch.stack(torch.aminmax(given)).tolist())):
         raise ValueError(f"{name}: got NaN or infinite numbers, expected finite samples")

@@ -70,8 +70,8 @@ def _widths(name: str, value: object) -> tuple[float, ...]:
 
 
 def setting(check: Check, default: Any = ..., *, help: str | None = None, group: str = "", shown: str | None = None):
-    """A field. help: of its option, where {} stands for its value for digits; without one it has no option. shown: what
-    stands for its value in --help."""
+    """A field. help: of its option, {} being its value for digits; a field without help has no option. shown: the word
+    for its value in --help."""
     kept = {"check": check, "help": help, "group": group, "shown": shown}
     return field(metadata=kept) if default is ... else field(default=default, metadata=kept)
 
@@ -109,7 +109,7 @@ class TrainerConfig:
     precision: str | None = setting(OneOf(None, *PRECISIONS), None, group=STEP,
                                     help="of the networks' passes (default: bfloat16 on GPUs that have it)")
     compile: bool = setting(flag, False, group=STEP, help="torch.compile both networks (default: no)")
-    capture: bool | None = setting(flag, None, group=STEP, help="the step in one CUDA graph (default: where it can be)")
+    capture: bool | None = setting(flag, None, group=STEP, help="the step in one CUDA graph (default: if possible)")
     accumulate: int = setting(Whole(1, 2**31), 1, group=STEP, shown="N",
                               help="go through a batch in N parts, for the memory")
     concatenate: bool | None = setting(flag, None)
@@ -177,7 +177,7 @@ class RunConfig(TrainerConfig):
     width: int = setting(Whole(1, 2**16), 64, group=LOSS, shown="N",
                          help="channels of the finest feature map (digits: {})")
     device: str = setting(OneOf("cpu", "cuda"), "cpu", group=STEP, shown="D",
-                          help="cpu, cuda or cuda:N (default: cuda where there is one)")
+                          help="cpu, cuda or cuda:N (default: cuda if there is one)")
     threads: int | None = setting(Whole(1, 1024), None, group=STEP, shown="N",
                                   help="CPU threads (default: all; 1 for digits and points)")
     processes: int = setting(Whole(1, 2**20), 1)

@@ -2,7 +2,7 @@
 
     torchrun --nproc-per-node 2 train.py
 
-    with fastgan.trainer.distributed() as world:  # alone where the program was not started by torchrun
+    with fastgan.trainer.distributed() as world:  # alone if the program was not started by torchrun
         trainer = GANTrainer(generator, discriminator, device=world.device)
         ...
 
@@ -46,11 +46,11 @@ class World(NamedTuple):
 @contextlib.contextmanager
 def distributed(device: torch.device | str | None = None) -> Iterator[World]:
     """Joins the processes that torchrun started (RANK, WORLD_SIZE, LOCAL_RANK and the address, from the environment),
-    and leaves them at the end. Without torchrun, or where a group exists already, that is left as it is.
+    and leaves them at the end. Without torchrun, or if a group exists already, that is left as it is.
 
-    device: "cuda" or "cpu"; by default CUDA where there is a device for each local process. NCCL joins GPUs, gloo CPUs.
+    device: "cuda" or "cpu"; by default CUDA if there is a device for each local process. NCCL joins GPUs, gloo CPUs.
 
-    Raises ValueError where CUDA is asked for and this process has no device of its own.
+    Raises ValueError if CUDA is asked for and this process has no device of its own.
     """
     if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ or dist.is_initialized():
         yield World(rank(), ranks(), torch.device(device) if device is not None else None)
@@ -104,7 +104,7 @@ def sum_gradients(parameters: Sequence[Tensor]) -> None:
 def counts_of_all(n: int, device: torch.device) -> list[int]:
     """How many samples each rank has. The host waits for it.
 
-    Raises ValueError, on all ranks alike, where one has none."""
+    Raises ValueError, on all ranks alike, if one has none."""
     counts = torch.zeros(ranks(), dtype=torch.long, device=device)
     counts[rank()] = n
     dist.all_reduce(counts)

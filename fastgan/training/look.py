@@ -31,7 +31,7 @@ class FirstLook:
     """What is known of a pair of networks before they are trained, and of the samples that D takes.
 
     made: one generated sample. seen: what there is to know of D, None without one. passes: autocast's dtype or None.
-    Raises TypeError or ValueError where G takes no z of that width, D takes none of its samples, or gives no logits."""
+    Raises TypeError or ValueError if G takes no z of that width, D takes none of its samples, or gives no logits."""
 
     def __init__(self, generator: nn.Module, discriminator: nn.Module | None, latent_dim: int, passes=None):
         self.discriminator, self.passes = discriminator, passes
@@ -126,7 +126,7 @@ def choose_passes(config: TrainerConfig, seen: Look) -> bool:
 
 def constant_ratio(objective: str, weight: float) -> float | None:
     """G's gradient over D's at every generated sample's logit, where that is one number: -1 for the minimax game with
-    weight 1, which one-stage training leaves to D's own pass. None where it depends on the logit."""
+    weight 1, which one-stage training leaves to D's own pass. None if it depends on the logit."""
     found = find(objective)
     same = found.relation is None and (found.generator_criterion or found.criterion) == found.criterion
     if not same or not weight:

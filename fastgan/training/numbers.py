@@ -18,7 +18,7 @@ class TrainingDiverged(RuntimeError):
 
 
 def check_finite(step: int, record: dict[str, float]) -> None:
-    """Raises TrainingDiverged, naming the step, where a number of the record is NaN or infinite."""
+    """Raises TrainingDiverged, naming the step, if a number of the record is NaN or infinite."""
     if not all(map(math.isfinite, record.values())):
         raise TrainingDiverged(step, record)
 

@@ -25,7 +25,7 @@ def check_checkpoint(
     device: torch.device,
     scaler: torch.amp.GradScaler | None,
 ) -> None:
-    """Raises ValueError, naming the part, where loading it would fail or would leave a trainer that cannot go on.
+    """Raises ValueError, naming the part, if loading it would fail or would leave a trainer that cannot go on.
     checkpoint: as `read_checkpoint` gives it."""
     for name, part in parts.items():
         if not isinstance(checkpoint.get(name), dict):

@@ -54,7 +54,7 @@ def generator_backward(
 
     Args:
         losses: a loss; a pair (outputs, grads), such as logits or feature maps and the `grads` of `*_value_and_grad`;
-            or a list of losses and pairs. Outputs are a tensor, a list, or a list of lists; where there is one gradient
+            or a list of losses and pairs. Outputs are a tensor, a list, or a list of lists; if there is one gradient
             for each inner list it belongs to its last tensor, the logits.
         generator: a module, or the parameters that learn.
 
@@ -115,7 +115,7 @@ class Step:
             self.ratio = constant_ratio(config.objective, config.weight)
 
     def play(self, real: Tensor, penalised: bool, counts: Sequence[int] | None = None) -> dict[str, Tensor]:
-        """counts: samples of each rank, where they are not equally many."""
+        """counts: samples of each rank, if they are not equally many."""
         if self.config.channels_last and real.dim() == 4:
             real = real.contiguous(memory_format=torch.channels_last)
         if self.config.objective == MMD:
@@ -278,7 +278,7 @@ class Step:
 
     @staticmethod
     def _joined(out: ValueAndGrad, grads: list[Tensor], changed: bool) -> Tensor:
-        """The gradient of a batch of both: as it was written, where it was written so."""
+        """The gradient of a batch of both: as it was written, if it was written so."""
         return out.grads[0] if len(out.grads) == 1 and not changed else torch.cat(grads)
 
     def _of_generator(self, fake_logits: Tensor, real_logits: Tensor | None, scale, counts) -> tuple[Tensor, Tensor]:
@@ -365,7 +365,7 @@ class DiscriminatorPass(NamedTuple):
     arrived: Tensor | None
 
 
-# One-stage steps divide by D's gradient at a generated sample's logit. Where it is 0, as the hinge's is beyond its
+# One-stage steps divide by D's gradient at a generated sample's logit. If it is 0, as the hinge's is beyond its
 # knee, or all but 0, this over the batch size stands in for it: too little to show in the sum that D's weights get, and
 # far enough from the smallest number for a pass back through D.
 FLOOR = {torch.float64: 2.0**-300, torch.float32: 2.0**-60, torch.bfloat16: 2.0**-60, torch.float16: 2.0**-14}

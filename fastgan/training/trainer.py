@@ -184,7 +184,7 @@ class GANTrainer:
             asked: all have N.
 
         Returns 0-d tensors on the device: loss_d and loss_g (without penalties), error (D's expected error: the share
-        it takes for what it is not, 1/2 at the equilibrium), real_logit and fake_logit (means), r1 and, where there is
+        it takes for what it is not, 1/2 at the equilibrium), real_logit and fake_logit (means), r1 and, if there is
         one, r2 (the weighted penalties; 0 in a step that takes none); of "mmd" loss_g alone. They are those of this
         rank's samples. Captured, they are the same tensors at every step: read or clone them before the next.
         """
@@ -216,7 +216,7 @@ class GANTrainer:
         return undone(networks, self._step.optimizers, [self.random], self._step.scaler)
 
     def _capture(self, real: Tensor) -> None:
-        """Tries to capture the step; where that fails, notes why, and everything is as before."""
+        """Tries to capture the step; if that fails, notes why, and everything is as before."""
         penalty = self.config.penalised
         variants = [True, False] if penalty and self.config.r1_every > 1 else [penalty]
         rehearsals = REHEARSALS_OF_RANKS if ranks.ranks() > 1 else REHEARSALS
@@ -236,7 +236,7 @@ class GANTrainer:
     def set_learning_rate(self, lr: float) -> None:
         """Of both networks, from the next step on: called between steps, a schedule. A checkpoint keeps it.
 
-        Raises ValueError where it is negative or not finite."""
+        Raises ValueError if it is negative or not finite."""
         lr = not_negative("lr", lr)
         for optimizer in self._step.optimizers:
             for group in optimizer.param_groups:
@@ -255,10 +255,10 @@ class GANTrainer:
         DataLoader call `trainer.step(real)` for each batch.
 
         Rows are drawn uniformly and with replacement. Returns a record of numbers every `log_every` steps, which are
-        the only points where the host waits for the device. With a progress bar where stderr is a terminal. On several
+        the only points where the host waits for the device. With a progress bar if stderr is a terminal. On several
         ranks `batch` is each one's, and the numbers are means over ranks.
 
-        Raises TrainingDiverged where a number is NaN or infinite, at the next such point.
+        Raises TrainingDiverged if a number is NaN or infinite, at the next such point.
         """
         steps, batch = whole("steps", steps), whole("batch", batch)
         log_every = whole("log_every", log_every)
@@ -312,7 +312,7 @@ class GANTrainer:
         """Write a checkpoint, atomically: whenever this stops, `path` is either the old file or the new one, whole. On
         several ranks the first one writes, and the others do nothing.
 
-        Raises OSError where it cannot be written; the old file then still stands."""
+        Raises OSError if it cannot be written; the old file then still stands."""
         if ranks.rank() > 0:
             return
         checkpoint = {
