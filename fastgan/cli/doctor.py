@@ -7,6 +7,7 @@ import contextlib
 import importlib.metadata
 import os
 import platform
+from itertools import product
 
 import torch
 from torch import Tensor
@@ -114,34 +115,26 @@ def self_test(device: torch.device, dtype: torch.dtype, sizes: tuple[int, ...] =
     for n in sizes:
         real = (2 * torch.randn(n, generator=random, dtype=torch.float64)).to(dtype)
         unequal = (2 * torch.randn(n + n // 3, generator=random, dtype=torch.float64)).to(dtype)
-        for objective in OBJECTIVES:
+        for objective, options, side in product(OBJECTIVES, ({}, {"weight": 0.5}), ("discriminator", "generator")):
             compares = fastgan.objectives()[objective].relation is not None
             fake = unequal[:n] if compares else unequal
-            for options in ({}, {"weight": 0.5}):
-                for side in ("discriminator", "generator"):
-                    value_and_grad, loss_of = (
-                        getattr(fastgan, f"{side}_{what}") for what in ("value_and_grad", "loss")
-                    )
-                    logits = (real, fake) if side == "discriminator" else (fake,)
-                    settings, settings64 = dict(options), dict(options)
-                    if side == "generator" and compares:
-                        settings["real_logits"], settings64["real_logits"] = real.to(device), real.double()
-                    exact = getattr(reference, f"{side}_value_and_grad")(
-                        *(x.double() for x in logits), objective, **settings64
-                    )
-                    here = [x.to(device, copy=True) for x in logits]
-                    out = value_and_grad(*here, objective, **settings)
-                    for x in here:
-                        x.requires_grad_()
-                    loss = loss_of(*here, objective, **settings)
-                    loss.backward()
-                    # if positive and negative logits may cancel, an error counts against what was added up
-                    size = exact.loss.abs().clamp(min=_summed(logits) if objective in _SIGNED else 0.0)
-                    worst_loss = max(
-                        worst_loss, *((v.cpu() - exact.loss).abs().div(size).item() for v in (out.loss, loss))
-                    )
-                    gradients = [*zip(out.grads, exact.grads), *zip((x.grad for x in here), exact.grads)]
-                    worst_gradient = max(worst_gradient, *(_error(g, e, dtype) for g, e in gradients))
+            logits = (real, fake) if side == "discriminator" else (fake,)
+            seen = {"real_logits": real} if side == "generator" and compares else {}
+            exact = getattr(reference, f"{side}_value_and_grad")(
+                *(x.double() for x in logits), objective, **options, **{k: x.double() for k, x in seen.items()}
+            )
+            here = [x.to(device, copy=True) for x in logits]
+            options = {**options, **{k: x.to(device) for k, x in seen.items()}}
+            out = getattr(fastgan, f"{side}_value_and_grad")(*here, objective, **options)
+            for x in here:
+                x.requires_grad_()
+            loss = getattr(fastgan, f"{side}_loss")(*here, objective, **options)
+            loss.backward()
+            # if positive and negative logits may cancel, an error counts against what was added up
+            size = exact.loss.abs().clamp(min=_summed(logits) if objective in _SIGNED else 0.0)
+            worst_loss = max(worst_loss, *((v.cpu() - exact.loss).abs().div(size).item() for v in (out.loss, loss)))
+            gradients = [*zip(out.grads, exact.grads), *zip((x.grad for x in here), exact.grads)]
+            worst_gradient = max(worst_gradient, *(_error(g, e, dtype) for g, e in gradients))
     return worst_loss, worst_gradient
 
 
