@@ -112,12 +112,14 @@ class GANTrainer:
         device = next(generator.parameters()).device if device is None else device
         self.device, self.random = checks.device_and_random(device, config.seed)
         cuda = self.device.type == "cuda"
+        # what was not given
         if config.precision is None:
             with_bfloat16 = cuda and torch.cuda.is_bf16_supported(including_emulation=False)
             config = replace(config, precision="bfloat16" if with_bfloat16 else "float32")
         if config.channels_last is None:
             config = replace(config, channels_last=cuda)
 
+        # the networks, their average, and whether they fit together
         for network in networks:
             network.to(self.device)
             if config.channels_last:  # of 4-dimensional weights
@@ -144,6 +146,8 @@ class GANTrainer:
         self.latent_dim, self.objective, self.weight = config.latent_dim, config.objective, config.weight
         self.lr, self.r1, self.r2, self.r1_every = config.lr, config.r1, config.r2, config.r1_every
         self.ema_decay = config.ema_decay
+
+        # what learns, and how
         adam = {"lr": self._on_device(config.lr), "betas": config.betas, "capturable": cuda}
         adam["fused"] = self.device.type in ("cpu", "cuda")
         optimizers = [torch.optim.Adam(network.parameters(), **adam) for network in networks]
@@ -157,25 +161,54 @@ class GANTrainer:
         """What a checkpoint must agree with for the training to go on exactly."""
         return {**self.config.exact(), "device": self.device.type}
 
-    def _why_not_captured(self, capture: bool | None) -> str | None:
-        if capture is False:
-            return "capture=False"
-        if self.device.type != "cuda":
-            return self._uncaptured(f"CUDA graphs are for GPUs, and the device is {self.device.type}", bool(capture))
-        if ranks.ranks() > 1 and torch.distributed.get_backend() != "nccl":
-            return self._uncaptured(f"{torch.distributed.get_backend()} cannot be captured, NCCL can", True)
-        return None
-
-    @staticmethod
-    def _uncaptured(reason: str, said: bool) -> str:
-        if said:
-            warnings.warn(f"the step runs uncaptured: {reason}", stacklevel=4)
-        return reason
-
     @property
     def dtype(self) -> torch.dtype:
         """Of z."""
         return next(p.dtype for p in self.generator.parameters() if p.is_floating_point())
+
+    def fit(self, data: Tensor, *, steps: int, batch: int = 64, log_every: int = 100) -> list[dict]:
+        """Train on `data`, for `steps` more steps: images, uint8 (N, C, H, W) of 0..255, which become -1..1, or samples
+        (N, ...) of the networks' dtype. Other sources: `torch.from_numpy(array)`, `TensorDataset.tensors[0]`; over a
+        DataLoader call `trainer.step(real)` for each batch.
+
+        Rows are drawn uniformly and with replacement. Returns a record of numbers every `log_every` steps, which are
+        the only points where the host waits for the device. With a progress bar if stderr is a terminal. On several
+        ranks `batch` is each one's, and the numbers are means over ranks.
+
+        Raises TrainingDiverged if a number is NaN or infinite, at the next such point.
+        """
+        steps, batch = whole("steps", steps), whole("batch", batch)
+        log_every = whole("log_every", log_every)
+        checks.samples("data", data)
+        checks.pixels_or_floats("data", data)
+        self._look.check("data", self._as_seen(data[:4].to(self.device)), self.config.concatenate)
+        checks.finite("data", data)
+        data, history, last = data.to(self.device), [], self.step_number + steps
+        with progress_bar(total=steps * batch) as bar:
+            while self.step_number < last:
+                values = self.step(self.draw(data, batch))
+                bar.update(batch)
+                if self.step_number % log_every == 0 or self.step_number == last:
+                    record = self.numbers(values)  # here the host waits for the device
+                    check_finite(self.step_number, record)
+                    history.append({"step": self.step_number, **record})
+                    bar.set_postfix_str(describe(history[-1]), refresh=False)
+        return history
+
+    def draw(self, data: Tensor, batch: int) -> Tensor:
+        """`batch` random rows of `data`, with replacement, as the networks see them. `data` lies on the device, and is
+        the same on all ranks, which draw different rows."""
+        drawn = draw(data, batch, self.random, rank=ranks.rank(), ranks=ranks.ranks())
+        return drawn if data.is_floating_point() else drawn.to(self.dtype)
+
+    def latent(self, n: int, counts: Sequence[int] | None = None) -> Tensor:
+        """(n, latent_dim) from N(0, I), the trainer's next. On several ranks: this one's rows of what one process would
+        draw for all samples, of which each rank has n, or as many as `counts` says."""
+        total, first = n * ranks.ranks(), n * ranks.rank()
+        if counts is not None:
+            total, first = sum(counts), sum(counts[: ranks.rank()])
+        z = torch.randn(total, self.latent_dim, generator=self.random, device=self.device, dtype=self.dtype)
+        return z[first : first + n]
 
     def step(self, real: Tensor, *, uneven: bool = False) -> dict[str, Tensor]:
         """One step of D on `real` (N, ...), floating, and N generated samples, and one of G on N.
@@ -211,27 +244,12 @@ class GANTrainer:
         self.step_number += 1
         return values
 
-    def _undone(self):
-        networks = [self.generator, *filter(None, [self.discriminator])]
-        return undone(networks, self._step.optimizers, [self.random], self._step.scaler)
-
-    def _capture(self, real: Tensor) -> None:
-        """Tries to capture the step; if that fails, notes why, and everything is as before."""
-        penalty = self.config.penalised
-        variants = [True, False] if penalty and self.config.r1_every > 1 else [penalty]
-        rehearsals = REHEARSALS_OF_RANKS if ranks.ranks() > 1 else REHEARSALS
-        state, scaler = self.random.get_state(), self._step.scaler
-        scale = scaler.state_dict() if scaler else None
-        try:
-            self._graphs = Graphs(self._step.play, real, variants, self.random, self._undone(), rehearsals)
-        except RuntimeError as error:  # also what CUDA and the allocator say
-            self._graphs = None
-            self.random = torch.Generator(self.device)  # a failed capture may keep the old one
-            self.random.set_state(state)
-            if scaler:  # the old one may have been stopped between an optimizer's step and its own update
-                self._step.scaler = torch.amp.GradScaler(self.device.type)
-                self._step.scaler.load_state_dict(scale)
-            self.capture_reason = self._uncaptured(reason(error), True)
+    def numbers(self, values: dict[str, Tensor]) -> dict[str, float]:
+        """`to_numbers`; on several ranks the mean over them, which all must ask for."""
+        if ranks.ranks() > 1:
+            mean = ranks.mean_over_ranks(torch.stack([value.float() for value in values.values()]))
+            return dict(zip(values, mean.tolist()))
+        return to_numbers(values)
 
     def set_learning_rate(self, lr: float) -> None:
         """Of both networks, from the next step on: called between steps, a schedule. A checkpoint keeps it.
@@ -244,64 +262,6 @@ class GANTrainer:
                     group["lr"].fill_(lr)  # in place: a captured step reads it there
                 else:
                     group["lr"] = lr
-
-    def _on_device(self, lr: float) -> Tensor | float:
-        """On a GPU Adam's learning rate is a tensor: a number would be captured as what it was at the first step."""
-        return torch.tensor(lr, dtype=torch.float32, device=self.device) if self.device.type == "cuda" else lr
-
-    def fit(self, data: Tensor, *, steps: int, batch: int = 64, log_every: int = 100) -> list[dict]:
-        """Train on `data`, for `steps` more steps: images, uint8 (N, C, H, W) of 0..255, which become -1..1, or samples
-        (N, ...) of the networks' dtype. Other sources: `torch.from_numpy(array)`, `TensorDataset.tensors[0]`; over a
-        DataLoader call `trainer.step(real)` for each batch.
-
-        Rows are drawn uniformly and with replacement. Returns a record of numbers every `log_every` steps, which are
-        the only points where the host waits for the device. With a progress bar if stderr is a terminal. On several
-        ranks `batch` is each one's, and the numbers are means over ranks.
-
-        Raises TrainingDiverged if a number is NaN or infinite, at the next such point.
-        """
-        steps, batch = whole("steps", steps), whole("batch", batch)
-        log_every = whole("log_every", log_every)
-        checks.samples("data", data)
-        checks.pixels_or_floats("data", data)
-        self._look.check("data", self._as_seen(data[:4].to(self.device)), self.config.concatenate)
-        checks.finite("data", data)
-        data, history, last = data.to(self.device), [], self.step_number + steps
-        with progress_bar(total=steps * batch) as bar:
-            while self.step_number < last:
-                values = self.step(self.draw(data, batch))
-                bar.update(batch)
-                if self.step_number % log_every == 0 or self.step_number == last:
-                    record = self.numbers(values)
-                    check_finite(self.step_number, record)
-                    history.append({"step": self.step_number, **record})
-                    bar.set_postfix_str(describe(history[-1]), refresh=False)
-        return history
-
-    def draw(self, data: Tensor, batch: int) -> Tensor:
-        """`batch` random rows of `data`, with replacement, as the networks see them. `data` lies on the device, and is
-        the same on all ranks, which draw different rows."""
-        drawn = draw(data, batch, self.random, rank=ranks.rank(), ranks=ranks.ranks())
-        return drawn if data.is_floating_point() else drawn.to(self.dtype)
-
-    def _as_seen(self, data: Tensor) -> Tensor:
-        return data if data.is_floating_point() else to_unit(data).to(self.dtype)
-
-    def latent(self, n: int, counts: Sequence[int] | None = None) -> Tensor:
-        """(n, latent_dim) from N(0, I), the trainer's next. On several ranks: this one's rows of what one process would
-        draw for all samples, of which each rank has n, or as many as `counts` says."""
-        total, first = n * ranks.ranks(), n * ranks.rank()
-        if counts is not None:
-            total, first = sum(counts), sum(counts[: ranks.rank()])
-        z = torch.randn(total, self.latent_dim, generator=self.random, device=self.device, dtype=self.dtype)
-        return z[first : first + n]
-
-    def numbers(self, values: dict[str, Tensor]) -> dict[str, float]:
-        """`to_numbers`; on several ranks the mean over them, which all must ask for."""
-        if ranks.ranks() > 1:
-            mean = ranks.mean_over_ranks(torch.stack([value.float() for value in values.values()]))
-            return dict(zip(values, mean.tolist()))
-        return to_numbers(values)
 
     def sample(self, count: int, seed: int = 0, batch: int = 256) -> Tensor:
         """(count, ...) samples of the averaged generator, on its device. The same seed gives the same samples, whatever
@@ -363,6 +323,50 @@ class GANTrainer:
             "optimizer_g": self.optimizer_g, "optimizer_d": self.optimizer_d,
         }  # fmt: skip
         return {name: part for name, part in parts.items() if part is not None}
+
+    def _as_seen(self, data: Tensor) -> Tensor:
+        return data if data.is_floating_point() else to_unit(data).to(self.dtype)
+
+    def _on_device(self, lr: float) -> Tensor | float:
+        """On a GPU Adam's learning rate is a tensor: a number would be captured as what it was at the first step."""
+        return torch.tensor(lr, dtype=torch.float32, device=self.device) if self.device.type == "cuda" else lr
+
+    def _why_not_captured(self, capture: bool | None) -> str | None:
+        if capture is False:
+            return "capture=False"
+        if self.device.type != "cuda":
+            return self._uncaptured(f"CUDA graphs are for GPUs, and the device is {self.device.type}", bool(capture))
+        if ranks.ranks() > 1 and torch.distributed.get_backend() != "nccl":
+            return self._uncaptured(f"{torch.distributed.get_backend()} cannot be captured, NCCL can", True)
+        return None
+
+    @staticmethod
+    def _uncaptured(reason: str, said: bool) -> str:
+        if said:
+            warnings.warn(f"the step runs uncaptured: {reason}", stacklevel=4)
+        return reason
+
+    def _capture(self, real: Tensor) -> None:
+        """Tries to capture the step; if that fails, notes why, and everything is as before."""
+        penalty = self.config.penalised
+        variants = [True, False] if penalty and self.config.r1_every > 1 else [penalty]
+        rehearsals = REHEARSALS_OF_RANKS if ranks.ranks() > 1 else REHEARSALS
+        state, scaler = self.random.get_state(), self._step.scaler
+        scale = scaler.state_dict() if scaler else None
+        try:
+            self._graphs = Graphs(self._step.play, real, variants, self.random, self._undone(), rehearsals)
+        except RuntimeError as error:  # also what CUDA and the allocator say
+            self._graphs = None
+            self.random = torch.Generator(self.device)  # a failed capture may keep the old one
+            self.random.set_state(state)
+            if scaler:  # the old one may have been stopped between an optimizer's step and its own update
+                self._step.scaler = torch.amp.GradScaler(self.device.type)
+                self._step.scaler.load_state_dict(scale)
+            self.capture_reason = self._uncaptured(reason(error), True)
+
+    def _undone(self):
+        networks = [self.generator, *filter(None, [self.discriminator])]
+        return undone(networks, self._step.optimizers, [self.random], self._step.scaler)
 
 
 def _checked_pair(generator: nn.Module, discriminator: nn.Module | None, objective: str) -> list[nn.Module]:
