@@ -32,28 +32,19 @@ def number(name: str, value: object, expected: str = "a number") -> float:
         raise ValueError(f"{name}: got more than a float can hold, expected {expected}") from None
 
 
-def finite(name: str, value: object) -> float:
-    if not math.isfinite(number(name, value)):
-        raise ValueError(f"{name}: got {value}, expected a finite number")
-    return float(value)
+def _real(fits: Callable[[float], bool], expected: str) -> Callable[[str, Any], float]:
+    def check(name: str, value: object) -> float:
+        if not fits(number(name, value)):
+            raise ValueError(f"{name}: got {value}, expected {expected}")
+        return float(value)
+
+    return check
 
 
-def not_negative(name: str, value: object) -> float:
-    if not 0 <= number(name, value) < math.inf:
-        raise ValueError(f"{name}: got {value}, expected a finite number >= 0")
-    return float(value)
-
-
-def positive(name: str, value: object) -> float:
-    if not 0 < number(name, value) < math.inf:
-        raise ValueError(f"{name}: got {value}, expected a finite number > 0")
-    return float(value)
-
-
-def share(name: str, value: object) -> float:
-    if not 0 <= number(name, value) <= 1:
-        raise ValueError(f"{name}: got {value}, expected a number from 0 to 1")
-    return float(value)
+finite = _real(math.isfinite, "a finite number")
+not_negative = _real(lambda value: 0 <= value < math.inf, "a finite number >= 0")
+positive = _real(lambda value: 0 < value < math.inf, "a finite number > 0")
+share = _real(lambda value: 0 <= value <= 1, "a number from 0 to 1")
 
 
 def whole(name: str, value: object, least: int | None = 1, most: int | None = None) -> int:

@@ -1,5 +1,6 @@
 """Every recipe builds, steps and says what it is; those of the papers are the papers'."""
 
+import json
 import math
 from dataclasses import replace
 
@@ -9,6 +10,7 @@ import torch
 from fastgan import networks, recipes
 from fastgan.data import SIZES, draw, load
 from fastgan.trainer import GANTrainer, check_finite, to_numbers
+from fastgan.training.config import RunConfig, check_settings
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -27,6 +29,12 @@ def test_every_recipe_is_complete(name, size):
     config = recipes.find(name, size)
     assert (config.recipe, config.size) == (name, size)
     networks.build((2,) if size is None else (1, size, size), config.latent_dim, config.width, config.networks)
+
+
+@pytest.mark.parametrize(("name", "size"), EVERY)
+def test_a_recipe_is_what_its_record_says(name, size):
+    config = recipes.find(name, size)
+    assert RunConfig(**check_settings(json.loads(json.dumps(config.record())))) == config
 
 
 def test_the_table_has_every_size_and_every_recipe_a_line():

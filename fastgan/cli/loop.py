@@ -22,6 +22,7 @@ from fastgan.training.config import RunConfig
 LOG_EVERY = 20  # steps
 GRID = 64  # images in a picture of the run
 SCATTER = 2_000  # points in one
+Data = datasets.Dataset | datasets.Stream
 
 
 class Unreadable(Exception):
@@ -29,17 +30,12 @@ class Unreadable(Exception):
 
 
 def run_steps(
-    model: trainer.GANTrainer,
-    data: datasets.Dataset | datasets.Stream,
-    config: RunConfig,
-    run: RunFolder,
-    judge: evaluation.Judge | None,
-    world: trainer.World,
+    model: trainer.GANTrainer, data: Data, config: RunConfig, run: RunFolder, judge: evaluation.Judge | None
 ) -> int:
     """The loop. Returns 0, or the number of the signal that stopped it."""
-    batch, steps = config.batch, config.steps
+    batch, steps, world = config.batch, config.steps, run.world
     first, clock, spoke = model.step_number, Clock(run.seconds), time.monotonic()
-    batches, window, stopped = _batches(model, data, config, run, world), Window(model), 0
+    batches, window, stopped = _batches(model, data, config, run), Window(model), 0
     bar = datasets.progress_bar(total=steps * batch, initial=first * batch, hidden=not world.writes)
     with catching_signals() as signals, bar, contextlib.closing(batches):
         while model.step_number < steps and not stopped:
@@ -77,15 +73,9 @@ def run_steps(
     return stopped
 
 
-def _batches(
-    model: trainer.GANTrainer,
-    data: datasets.Dataset | datasets.Stream,
-    config: RunConfig,
-    run: RunFolder,
-    world: trainer.World,
-) -> Iterator[Tensor]:
+def _batches(model: trainer.GANTrainer, data: Data, config: RunConfig, run: RunFolder) -> Iterator[Tensor]:
     """What each step sees, without end, on the device. Raises Unreadable if the data cannot be read any more."""
-    batch, flip, of_rank = config.batch, config.flip, {"rank": world.rank, "ranks": world.size}
+    batch, flip, of_rank = config.batch, config.flip, {"rank": run.world.rank, "ranks": run.world.size}
     if isinstance(data, datasets.Dataset):
         samples = data.samples.to(model.device)
         while True:
@@ -123,9 +113,7 @@ class Window:
 
     def add(self, values: dict[str, Tensor]) -> None:
         self.names = list(values)
-        self.rows.append(
-            torch.stack([value.float() for value in values.values()])
-        )  # a copy: the next step writes there
+        self.rows.append(torch.stack([v.float() for v in values.values()]))  # a copy: the next step writes there
 
     def read(self) -> dict[str, float]:
         """The last step's numbers, the mean of all processes', which must all ask. Raises TrainingDiverged, naming the
@@ -158,7 +146,7 @@ class Clock:
         self.started += time.monotonic() - began
 
 
-def save(model: trainer.GANTrainer, data: datasets.Dataset | datasets.Stream, run: RunFolder) -> None:
+def save(model: trainer.GANTrainer, data: Data, run: RunFolder) -> None:
     """Pictures first, the checkpoint last: where it is, everything up to its step is."""
     if not run.writes:
         return

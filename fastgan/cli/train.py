@@ -79,7 +79,7 @@ def train(args: argparse.Namespace) -> int:
                 f"{config.steps:,}"
             )
             try:
-                stopped = run_steps(model, data, config, run, judge, world)
+                stopped = run_steps(model, data, config, run, judge)
             except trainer.TrainingDiverged as error:
                 raise Failed(f"{error}; {run.last_checkpoint()}") from error
             except Unreadable as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -137,36 +137,32 @@ def constant_ratio(objective: str, weight: float) -> float | None:
     return -ratio if found.criterion == "wasserstein" else None
 
 
+@contextlib.contextmanager
+def _run(message: str) -> Iterator[None]:
+    """Whatever a network raises inside becomes a ValueError in one line. A full memory is not the network's fault."""
+    try:
+        yield
+    except torch.cuda.OutOfMemoryError:
+        raise
+    except Exception as error:
+        raise ValueError(f"{message} gives {said(error)!r}") from error
+
+
 def _look_at_generator(generator: nn.Module, z: Tensor) -> Tensor:
     """The samples that a copy makes of z (N, latent_dim)."""
-    other = copied("generator", generator)
-    with torch.no_grad(), _undrawn(z):
-        try:
-            samples = other(z)
-        except torch.cuda.OutOfMemoryError:
-            raise
-        except Exception as error:
-            raise ValueError(
-                f"latent_dim: got {z.shape[1]}, expected what the generator takes; z of shape {tuple(z.shape)} gives "
-                f"{said(error)!r}"
-            ) from error
+    other, message = copied("generator", generator), f"latent_dim: got {z.shape[1]}, expected what the generator takes"
+    with torch.no_grad(), _undrawn(z), _run(f"{message}; z of shape {tuple(z.shape)}"):
+        samples = other(z)
     _check_rows("generator", "samples", samples, z)
     return samples
 
 
 def _look_at_discriminator(discriminator: nn.Module, samples: Tensor) -> Look:
-    other = copied("discriminator", discriminator)
+    other, message = copied("discriminator", discriminator), f"discriminator: got {samples.dtype} samples of shape"
     with torch.enable_grad(), _undrawn(samples):
         samples = samples.detach().requires_grad_()
-        try:
+        with _run(f"{message} {tuple(samples.shape)} as the generator makes them, expected one that takes them; it"):
             logits = other(samples.clone())  # which may begin in place
-        except torch.cuda.OutOfMemoryError:
-            raise
-        except Exception as error:
-            raise ValueError(
-                f"discriminator: got {samples.dtype} samples of shape {tuple(samples.shape)} as the generator makes "
-                f"them, expected one that takes them; it gives {said(error)!r}"
-            ) from error
         check_logits(logits, samples)
         if not logits.requires_grad:
             raise ValueError("discriminator: got logits without a graph, expected ones that depend on its weights")
@@ -232,16 +228,14 @@ class _Numbers(TorchFunctionMode):
 
 def _fit(*networks: nn.Module, rows: Tensor) -> bool:
     """Whether copies of the networks, one after the other, make logits of the rows."""
-    with torch.no_grad(), _undrawn(rows):
-        try:
+    try:
+        with torch.no_grad(), _undrawn(rows), _run("it"):
             out = rows.clone()
             for network in networks:
                 out = copied("network", network)(out)
             check_logits(out, rows)
-        except torch.cuda.OutOfMemoryError:
-            raise
-        except Exception:
-            return False
+    except ValueError:
+        return False
     return True
 
 
