@@ -10,10 +10,11 @@ returns is the one who waits.
 
 from __future__ import annotations
 
+import inspect
 import os
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import torch
 from torch import Tensor, nn
@@ -51,6 +52,7 @@ class GANTrainer:
 
     And the settings, fields of `fastgan.training.config.TrainerConfig`, where their defaults stand:
 
+    latent_dim: how many numbers z has.
     objective: the loss, by the name that `fastgan.discriminator_value_and_grad` and `generator_value_and_grad` know, or
         "mmd": the maximum mean discrepancy of generated and real samples (`fastgan.mmd_value_and_grad`), with no D.
     weight: factor on both sides of D's loss. With 1/2 real and generated data count in equal parts and D's
@@ -367,6 +369,19 @@ class GANTrainer:
     def _undone(self):
         networks = [self.generator, *filter(None, [self.discriminator])]
         return undone(networks, self._step.optimizers, [self.random], self._step.scaler)
+
+
+def _signature() -> inspect.Signature:
+    """That of `GANTrainer`, with every setting by its name, for help() and editors."""
+    *named, _ = inspect.signature(GANTrainer).parameters.values()
+    settings = [
+        inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, default=f.default, annotation=f.type)
+        for f in fields(TrainerConfig)
+    ]
+    return inspect.Signature([*named, *settings])
+
+
+GANTrainer.__signature__ = _signature()
 
 
 def _checked_pair(generator: nn.Module, discriminator: nn.Module | None, objective: str) -> list[nn.Module]:
