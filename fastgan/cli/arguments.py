@@ -29,18 +29,18 @@ recipes (--recipe), from which every setting comes that is not given:
 {recipes.table()}
 
 The run's folder then holds config.json, metrics.jsonl, checkpoint.pt, curves.png, quality.png, samples/ and TensorBoard
-events. Ctrl-C and SIGTERM save a checkpoint and stop, with exit code 130 and 0. A resumed run goes on exactly: it takes
-its settings from the run, and those given again must be the same, except for those that no number depends on and
+events. Ctrl-C and SIGTERM save a checkpoint and stop, with exit code 130 and 0. A resumed run goes on exactly: it uses
+the settings of the run, and those given again must be the same, except for those that no number depends on and
 --steps, which may grow. On the CPU that holds to the last bit. Nothing that a run's folder names is opened: DATA,
 --inception and --features are given anew.
 
 Every so often, and at the end, generated samples are compared with real ones: coverage, precision, recall, and Fréchet
 and kernel distances of features, which are named with the number: FD(digits-cnn) of a classifier of digits,
-FD(random-cnn) of a fixed random network. FID and KID are said only of Inception's features: --inception FILE takes
+FD(random-cnn) of a fixed random network. FID and KID are said only of Inception's features: --inception FILE reads
 StyleGAN's inception-2015-12-05.pt, and needs pip install 'fastgan[metrics]'.
 
 Started by torchrun, each process trains on its share: --batch samples each. The first one writes. With --max-restarts
-the processes go on from the last checkpoint if one has failed; that takes --out."""
+the processes go on from the last checkpoint if one has failed; that needs --out."""
 
 SAMPLE_HELP = """\
 examples:

@@ -22,7 +22,7 @@ from fastgan.data.optional import needs, progress_bar
 from fastgan.data.stream import Stream
 
 SIZES = (8, 16, 32, 64, 128)  # side of an image in pixels
-FOLDER_SIZE = 64  # side for a folder of images if none is asked for
+FOLDER_SIZE = 64  # side for a folder of images if no size is given
 MIN_SAMPLES = 16
 DIGITS_HELD_OUT = 500
 TOY_COUNT = 50_000  # points of `ring` and of `grid`
@@ -44,8 +44,8 @@ def load(
     a folder that `datasets` saved with `save_to_disk`, or "hub:NAME" for the split `train` of a data set of the Hugging
     Face hub. The first column of images is taken. Transparent pixels are shown over white; 32-bit images are scaled by
     what all of them hold (`fastgan.data.images`).
-    size: one of `SIZES`; None keeps 8 for digits, takes 64 for a folder or a table, and for an array the smallest size
-    that is not below its images' shorter side. Points take none.
+    size: one of `SIZES`. None: 8 for digits, 64 for a folder or a table, and for an array the smallest size that is not
+    below its images' shorter side. Points have no size.
     stream: read images of a folder or table as they are drawn; None does so if they would take more than
     `MEMORY_SHARE` of the free memory of this machine, or of `device`.
 

@@ -48,7 +48,7 @@ class NetworkFile(nn.Module):
     """A network of a TorchScript file: uint8 images (N, 3, H, W) -> (N, d) features. Takes images (N, C, H, W) in
     [-1, 1], C 1 or 3.
 
-    A network that takes `return_features`, as StyleGAN's inception-2015-12-05.pt does, is asked for them.
+    If the network has an argument `return_features`, as StyleGAN's inception-2015-12-05.pt has, it is set.
     Raises ValueError if the file holds no such network."""
 
     def __init__(self, path: str | os.PathLike):

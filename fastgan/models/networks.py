@@ -1,8 +1,8 @@
 """The networks that the command line trains: DCGAN or a ResNet without normalisation for images of 8 to 128 pixels,
 multi-layer perceptrons for points.
 
-DCGAN: Radford, Metz and Chintala 2016. ResNet: R3GAN, Huang, Gokaslan, Kuleshov and Tompkin 2024. The trainer takes any
-other pair of modules as well.
+DCGAN: Radford, Metz and Chintala 2016. ResNet: R3GAN, Huang, Gokaslan, Kuleshov and Tompkin 2024. The trainer trains
+any other pair of modules as well.
 """
 
 from __future__ import annotations

@@ -98,7 +98,7 @@ class TrainerConfig:
     r2: float = setting(not_negative, 0.0, group=LOSS, shown="X",
                         help="weight of the R2 penalty, on generated data (digits: {:g})")
     r1_every: int = setting(Whole(1, 2**31), 1, group=LOSS, shown="N",
-                            help="take them at every N-th step, N times as heavy")
+                            help="compute the penalties at every N-th step, N times as heavy")
     latent_dim: int = setting(Whole(1, 2**20), 64, group=LOSS, shown="N",
                               help="numbers the generator starts from (digits: {})")
     ema_decay: float = setting(share, 0.999)
@@ -149,7 +149,7 @@ class TrainerConfig:
 
     @property
     def penalised(self) -> bool:
-        """Whether some steps take a penalty."""
+        """Whether some steps have a penalty."""
         return self.r1 > 0 or self.r2 > 0
 
     def of_trainer(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""A first look at both networks, on copies, before anything is trained: what they take, what they make, and what is
+"""A first look at both networks, on copies, before anything is trained: what they accept, what they return, and what is
 wrong with it, in one line."""
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ class Look(NamedTuple):
 
 
 class FirstLook:
-    """What is known of a pair of networks before they are trained, and of the samples that D takes.
+    """What is known of a pair of networks before they are trained, and of the samples that D accepts.
 
     made: one generated sample. seen: what there is to know of D, None without one. passes: autocast's dtype or None.
-    Raises TypeError or ValueError if G takes no z of that width, D takes none of its samples, or gives no logits."""
+    Raises TypeError or ValueError if G accepts no such z, D accepts none of its samples or returns no logits."""
 
     def __init__(self, generator: nn.Module, discriminator: nn.Module | None, latent_dim: int, passes=None):
         self.discriminator, self.passes = discriminator, passes
@@ -67,8 +67,8 @@ class FirstLook:
         return torch.randn(shape, generator=random, dtype=torch.float32, device="cpu").to(self.made)
 
     def check(self, name: str, samples: Tensor, together: bool) -> None:
-        """Raises TypeError or ValueError unless the networks take such samples. Reads shapes, but for a kind of samples
-        not seen before, of which D tries a few. together: D sees them in one batch with generated ones."""
+        """Raises TypeError or ValueError unless the networks accept such samples. Reads shapes only; a kind of samples
+        not seen before is tried on D. together: D sees them in one batch with generated ones."""
         checks.samples(name, samples)
         kind = samples.shape[1:], samples.dtype
         if kind in self.kinds and samples.device == self.made.device:

@@ -1,7 +1,7 @@
 """One training step on the device: from a batch of data and fresh random numbers to updated weights.
 
-Nothing in here waits for the device or depends on what it computed, so that the same function runs as it stands or is
-captured in a CUDA graph (`fastgan/training/capture.py`). What each way to step saves, in passes through D and G, a
+Nothing in here synchronises with the host or depends on what the device computed: the same function runs as it is, or
+is captured in a CUDA graph (`fastgan/training/capture.py`). The cost of each way to step, in passes through D and G, a
 backward pass counted once for the input's gradient and once for the weights':
 
                            D: forward   backward      G: forward   backward

@@ -1,11 +1,10 @@
-"""The training step of a GAN, and what it takes to stop and go on exactly where it stopped.
+"""The trainer of a GAN: the loop, the step, the averaged generator, and checkpoints to go on from exactly.
 
     trainer = GANTrainer(generator, discriminator, latent_dim=64)
     trainer.fit(data, steps=10_000, batch=256)      # or call trainer.step(real) in a loop of your own
     images = trainer.sample(16, seed=0)
 
-The step itself never waits for the device: no `.item()`, no copy to the host. Whoever reads a number from what `step`
-returns is the one who waits.
+The step does not synchronise with the host: no `.item()`, no copy. Reading a number that `step` returns does.
 """
 
 from __future__ import annotations
@@ -219,8 +218,8 @@ class GANTrainer:
             asked: all have N.
 
         Returns 0-d tensors on the device: loss_d and loss_g (without penalties), error (D's expected error: the share
-        it takes for what it is not, 1/2 at the equilibrium), real_logit and fake_logit (means), r1 and, if there is
-        one, r2 (the weighted penalties; 0 in a step that takes none); of "mmd" loss_g alone. They are those of this
+        it judges wrongly, 1/2 at the equilibrium), real_logit and fake_logit (means), r1 and, if there is
+        one, r2 (the weighted penalties; 0 in a step without a penalty); of "mmd" loss_g alone. They are those of this
         rank's samples. Captured, they are the same tensors at every step: read or clone them before the next.
         """
         asked = uneven and ranks.ranks() > 1
