@@ -182,8 +182,8 @@ class RunConfig(TrainerConfig):
                                   help="CPU threads (default: all; 1 for digits and points)")
     processes: int = setting(Whole(1, 2**20), 1)
     flip: bool = setting(flag, False, group=DATA, help="mirror every other image left to right (default: no)")
-    stream: bool | None = setting(flag, None, group=DATA, help="read images as they are drawn (default: where they "
-                                  f"take {MEMORY_SHARE:.0%}% of free memory)")
+    stream: bool | None = setting(flag, None, group=DATA, help="read images as they are drawn (default: if they "
+                                  f"need over {MEMORY_SHARE:.0%}% of free memory)")
     workers: int | None = setting(Whole(0, 256), None, group=DATA, shown="N",
                                   help="processes that read a stream (default: up to 8)")
     metrics_every: int | None = setting(Whole(0), None, group=QUALITY, shown="N",
