@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from numbers import Real
 from typing import Any
 
@@ -61,12 +60,11 @@ def whole(name: str, value: object, least: int | None = 1, most: int | None = No
     return value
 
 
-@dataclass(frozen=True)
 class Whole:
     """Checks a whole number from `least` to `most`."""
 
-    least: int | None = 1
-    most: int | None = MOST
+    def __init__(self, least: int | None = 1, most: int | None = MOST):
+        self.least, self.most = least, most
 
     def __call__(self, name: str, value: object) -> int:
         return whole(name, value, self.least, self.most)
