@@ -26,7 +26,10 @@ setup(
     python_requires=">=3.10",
     # fastgan/kernels is a link to kernels: every package is found by its path, and a folder named fastgan hides none.
     package_dir={"": "."},  # so that an editable install is a path too
-    packages=["fastgan", "fastgan.cli", "fastgan.compat", "fastgan.game", "fastgan.kernels"],
+    packages=[
+        *("fastgan", "fastgan.cli", "fastgan.compat", "fastgan.data", "fastgan.evaluation", "fastgan.game"),
+        *("fastgan.kernels", "fastgan.models", "fastgan.training"),
+    ],
     install_requires=[
         "torch>=2.7",
         "triton>=3.3; platform_system == 'Linux'",

@@ -80,7 +80,7 @@ __all__ = [
 
 def __getattr__(name: str):
     if name in ("GANTrainer", "generator_backward"):  # training comes only where it is asked for
-        from fastgan import trainer
+        from fastgan.training import trainer
 
         return getattr(trainer, name)
     if name in ("compat", "game", "functional", "matching", "mmd", "penalties"):

@@ -1,16 +1,14 @@
-"""What `GANTrainer` is given, checked before anything is touched. Each error is one line that names the argument."""
+"""Checks of values: each takes a name and a value, and returns the value or raises one line that names it."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from numbers import Real
+from typing import Any
 
-import numpy as np
-import torch
-from torch import Tensor, nn
-from torch.nn.parameter import UninitializedParameter
-from torch.utils.data import DataLoader, Dataset, TensorDataset
+MOST = 2**63 - 1
+Check = Callable[[str, Any], Any]
 
 
 def said(error: BaseException) -> str:
@@ -18,120 +16,90 @@ def said(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
-def number(name: str, value: object) -> float:
+def shortened(value: object) -> str:
+    """At most some 60 characters of a value."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def number(name: str, value: object, expected: str = "a number") -> float:
     if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(f"{name}: got {type(value).__name__}, expected a number")
-    return float(value)
+        raise TypeError(f"{name}: got {type(value).__name__}, expected {expected}")
+    try:
+        return float(value)
+    except OverflowError:
+        raise ValueError(f"{name}: got more than a float can hold, expected {expected}") from None
 
 
-def whole(name: str, value: object, least: int | None = 1) -> int:
+def _real(fits: Callable[[float], bool], expected: str) -> Callable[[str, Any], float]:
+    def check(name: str, value: object) -> float:
+        if not fits(number(name, value)):
+            raise ValueError(f"{name}: got {value}, expected {expected}")
+        return float(value)
+
+    return check
+
+
+finite = _real(math.isfinite, "a finite number")
+not_negative = _real(lambda value: 0 <= value < math.inf, "a finite number >= 0")
+positive = _real(lambda value: 0 < value < math.inf, "a finite number > 0")
+share = _real(lambda value: 0 <= value <= 1, "a number from 0 to 1")
+
+
+def whole(name: str, value: object, least: int | None = 1, most: int | None = None) -> int:
     """An integer, or a float that is one, as 1e4 is."""
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(f"{name}: got {type(value).__name__}, expected a whole number")
+    if not isinstance(value, int) or isinstance(value, bool):
+        number(name, value, "a whole number")
     if value != value // 1:  # infinity too
         raise ValueError(f"{name}: got {value}, expected a whole number")
     value = int(value)
     if least is not None and value < least:
-        raise ValueError(f"{name}: got {value}, expected at least {least}")
+        raise ValueError(f"{name}: got {shortened(value)}, expected at least {least}")
+    if most is not None and value > most:
+        raise ValueError(f"{name}: got {shortened(value)}, expected at most {most}")
     return value
 
 
-def not_negative(name: str, value: object, zero: bool = True) -> float:
-    if not (0 <= number(name, value) < math.inf and (zero or value)):
-        raise ValueError(f"{name}: got {value}, expected a finite number {'>= 0' if zero else '> 0'}")
-    return float(value)
+class Whole:
+    """Checks a whole number from `least` to `most`."""
+
+    def __init__(self, least: int | None = 1, most: int | None = MOST):
+        self.least, self.most = least, most
+
+    def __call__(self, name: str, value: object) -> int:
+        return whole(name, value, self.least, self.most)
 
 
-def learning_rate(lr: object, zero: bool = False) -> float:
-    if isinstance(lr, (tuple, list)):
-        raise TypeError(f"lr: got {type(lr).__name__}, expected one number, the rate of both networks")
-    return not_negative("lr", lr, zero)
+class OneOf:
+    """Checks that a value is one of some."""
+
+    def __init__(self, *choices):
+        self.choices = choices
+
+    def __call__(self, name: str, value: object) -> Any:
+        if value not in self.choices:
+            few = len(self.choices) <= 4
+            expected = " or ".join(map(repr, self.choices)) if few else f"one of {', '.join(map(repr, self.choices))}"
+            raise ValueError(f"{name}: got {shortened(value)}, expected {expected}")
+        return value
 
 
-def betas_of_adam(betas: object) -> tuple[float, float]:
-    if not isinstance(betas, Sequence) or len(betas) != 2:
-        raise TypeError(f"betas: got {betas!r}, expected two numbers")
-    for i, beta in enumerate(betas):
-        if not 0 <= number(f"betas[{i}]", beta) < 1:
-            raise ValueError(f"betas[{i}]: got {beta}, expected a number from 0 to below 1")
-    return float(betas[0]), float(betas[1])
+def flag(name: str, value: object) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError(f"{name}: got {type(value).__name__}, expected True or False")
+    return value
 
 
-def widths(bandwidths: object) -> list[float] | None:
-    if bandwidths is None:
-        return None
-    if isinstance(bandwidths, (str, Real)) or not isinstance(bandwidths, (Sequence, np.ndarray, Tensor)):
-        raise TypeError(f"bandwidths: got {type(bandwidths).__name__}, expected a sequence of numbers, or None")
-    return [not_negative(f"bandwidths[{i}]", float(width), zero=False) for i, width in enumerate(bandwidths)]
+def text(name: str, value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{name}: got {type(value).__name__}, expected a text")
+    return value
 
 
-def network(name: str, module: object) -> None:
-    if not isinstance(module, nn.Module):
-        raise TypeError(f"{name}: got {type(module).__name__}, expected a torch.nn.Module")
-    lazy = [key for key, p in module.named_parameters() if isinstance(p, UninitializedParameter)]
-    if lazy:
-        raise ValueError(f"{name}: got parameter {lazy[0]!r} without a shape, expected a network that has run once")
-    if not any(p.requires_grad for p in module.parameters()):
-        raise ValueError(f"{name}: got a module without parameters, expected one to train")
-    for key, p in module.named_parameters():
-        if not p.isfinite().all():
-            raise ValueError(f"{name}: got NaN or infinite numbers in {key!r}, expected finite weights")
+def list_of(check: Check) -> Check:
+    def check_all(name: str, value: object) -> list:
+        if isinstance(value, str) or not isinstance(value, Sequence):
+            raise TypeError(f"{name}: got {type(value).__name__}, expected a list")
+        return [check(f"{name}[{i}]", item) for i, item in enumerate(value)]
 
-
-def device_and_random(device: torch.device | str | int, seed: object) -> tuple[torch.device, torch.Generator]:
-    seed = whole("seed", seed, least=None)
-    given = device
-    try:
-        device = torch.device(given)
-        random = torch.Generator(device)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, TypeError) as error:  # AssertionError: PyTorch without CUDA
-        there = "cpu, cuda" if torch.cuda.is_available() else "cpu; there is no CUDA device here"
-        raise ValueError(f"device: got {str(given)!r}, expected a device that is there, such as {there}") from error
-    try:
-        return device, random.manual_seed(seed)
-    except (RuntimeError, OverflowError, ValueError):
-        raise ValueError(f"seed: got {seed}, expected a number from -2**63 to 2**64 - 1") from None
-
-
-INSTEAD = (
-    (DataLoader, "for real, *_ in data: trainer.step(real)"),
-    (TensorDataset, "data.tensors[0]"),
-    (Dataset, "torch.stack([sample for sample, *_ in data])"),
-    (np.ndarray, "torch.from_numpy(data)"),
-    ((list, tuple), "torch.stack(list(data)), or torch.tensor(data)"),
-)
-
-
-def samples(name: str, given: object) -> Tensor:
-    """Raises TypeError or ValueError unless it is a tensor of one sample or more."""
-    if not isinstance(given, Tensor):
-        instead = next((code for kind, code in INSTEAD if isinstance(given, kind)), None)
-        if instead is None and isinstance(getattr(given, "samples", None), Tensor):  # a data set of `fastgan.data`
-            instead = "data.samples"
-        instead = f": {instead.replace('data', name)}" if instead else ""
-        raise TypeError(f"{name}: got {type(given).__name__}, expected a tensor of samples (N, ...){instead}")
-    if given.layout is not torch.strided:
-        raise ValueError(f"{name}: got a {given.layout} tensor, expected a dense one")
-    if not given.dim() or not given.numel():
-        raise ValueError(f"{name}: got shape {tuple(given.shape)}, expected (N, ...) with at least one sample")
-    return given
-
-
-def pixels_or_floats(name: str, given: Tensor) -> None:
-    """Raises unless the samples are floating, or uint8 images, whose numbers are read as 0..255."""
-    if given.dtype == torch.uint8 and given.dim() == 4:
-        return
-    if given.dtype == torch.uint8:
-        raise ValueError(
-            f"{name}: got torch.uint8 of shape {tuple(given.shape)}, expected images (N, C, H, W) of 0..255, or points "
-            f"as floats: {name}.float()"
-        )
-    if not given.is_floating_point():
-        raise TypeError(f"{name}: got {given.dtype}, expected floats, or torch.uint8 images (N, C, H, W)")
-
-
-def finite(name: str, given: Tensor) -> None:
-    """Raises where a number is NaN or infinite; nothing of the samples' size is allocated."""
-    if given.is_floating_point() and not all(map(math.isfinite, torch.stack(torch.aminmax(given)).tolist())):
-        raise ValueError(f"{name}: got NaN or infinite numbers, expected finite samples")
+    return check_all

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from fastgan import data
-from fastgan.arrays import read_array
 from fastgan.cli import main
+from fastgan.data.arrays import read_array
 
 POINTS = np.random.default_rng(0).normal((1.0, -2.0), (3.0, 0.5), (30, 2))
 LAYOUTS = {
@@ -140,7 +140,7 @@ def bombs(tmp_path):
 
 
 def test_files_that_declare_more_than_there_is_memory_are_refused_unread(tmp_path, monkeypatch):
-    monkeypatch.setattr(data, "free_memory", lambda device: 16 * 10**9)
+    monkeypatch.setattr("fastgan.data.sources.free_memory", lambda device: 16 * 10**9)
     for name in bombs(tmp_path):
         with pytest.raises(ValueError, match=r"which takes 240.0 GB, expected at most the 16.0 GB of memory") as raised:
             data.load(str(tmp_path / name))
@@ -151,7 +151,7 @@ def test_a_bomb_that_is_all_there_is_refused_unread(tmp_path, monkeypatch):
     """64 MB of zeros in 64 kB, and 100 MB of memory, which a copy of it does not fit."""
     np.savez_compressed(tmp_path / "zeros.npz", np.zeros((64, 10**6), np.uint8)[..., None].reshape(64, 1000, 1000))
     assert (tmp_path / "zeros.npz").stat().st_size < 100_000
-    monkeypatch.setattr(data, "free_memory", lambda device: 10**8)
+    monkeypatch.setattr("fastgan.data.sources.free_memory", lambda device: 10**8)
     with pytest.raises(ValueError, match=r"holds uint8 of shape \(64, 1000, 1000\), which takes 0.2 GB, .* the 0.1 GB"):
         data.load(str(tmp_path / "zeros.npz"), 8)
 

@@ -267,7 +267,7 @@ def test_workers_that_keep_dying_end_the_stream(tmp_path, monkeypatch):
     """Each ends itself where a real one is killed for memory: while it reads."""
     stream = data.load(str(save_folder(tmp_path / "photos", n=20)), 8, stream=True)
     stream.read = Suicide()
-    monkeypatch.setattr(data, "RESTARTS", 0)
+    monkeypatch.setattr("fastgan.data.stream.RESTARTS", 0)
     with pytest.raises(RuntimeError, match="DataLoader worker"):
         take(stream, 1, workers=1)
 
@@ -310,10 +310,10 @@ def test_a_stream_of_grey_files_and_one_of_colour(tmp_path):
 def test_what_does_not_fit_is_streamed(tmp_path, monkeypatch):
     folder = save_folder(tmp_path / "photos", n=20)
     assert isinstance(data.load(str(folder), 8), data.Dataset)
-    monkeypatch.setattr(data, "free_memory", lambda device: 4 * 20 * 3 * 8 * 8 - 1)
+    monkeypatch.setattr("fastgan.data.sources.free_memory", lambda device: 4 * 20 * 3 * 8 * 8 - 1)
     assert isinstance(data.load(str(folder), 8), data.Stream)
     assert isinstance(data.load(str(folder), 8, stream=False), data.Dataset)
-    monkeypatch.setattr(data, "free_memory", lambda device: 4 * 20 * 3 * 8 * 8)
+    monkeypatch.setattr("fastgan.data.sources.free_memory", lambda device: 4 * 20 * 3 * 8 * 8)
     assert isinstance(data.load(str(folder), 8), data.Dataset)
     with pytest.raises(ValueError, match="--stream: digits is held in memory anyway"):
         data.load("digits", stream=True)

@@ -91,7 +91,7 @@ MADE = {
     "D of a mean": (lambda: train(torch.mean), r"discriminator: got logits of shape \(\) for 4 samples, expected 4"),
     "D of a mean of rows": (lambda: train(lambda x: x.mean(0)), r"discriminator: got logits of shape \(1,\) for 4"),
     "D without a graph": (lambda: train(lambda x: x.detach()), "discriminator: got logits without a graph"),
-    "G of a pair": (lambda: train(of_g=lambda x: (x, x)), "generator: got tuple, expected a floating tensor"),
+    "G of a pair": (lambda: train(of_g=lambda x: (x, x)), "generator: got tuple, expected one floating tensor"),
     "G of integers": (lambda: train(of_g=lambda x: x.long()), "generator: got torch.int64 samples, expected"),
     "G of one row": (lambda: train(of_g=lambda x: x[:1]), r"generator: got samples of shape \(1, 2\) for 4 rows of z"),
     "not to be copied": (

@@ -102,12 +102,11 @@ def test_divergence(capsys):
 
 def test_no_space(tmp_path, capsys, monkeypatch):
     """A file that cannot be written is said, and nothing half written stands."""
-    from fastgan import trainer
 
     def full(path, write):
         raise OSError(28, "No space left on device", str(path))
 
-    monkeypatch.setattr(trainer, "write_atomically", full)
+    monkeypatch.setattr("fastgan.training.trainer.write_atomically", full)
     assert main(["game", "gaussian", *SMALL, "--out", "x"]) == 1
     assert "No space left on device" in capsys.readouterr().err
     assert not list((tmp_path / "x").iterdir())

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from fastgan import metrics
+from fastgan.evaluation import features
 
 # What the `train` extra brings; a machine that only measures kernels may lack it.
 pytest.importorskip("sklearn")
@@ -140,7 +141,7 @@ def test_distances_are_those_of_torchmetrics():
     from torchmetrics.image.kid import KernelInceptionDistance
 
     real, fake = normal(400, 12, 0), normal(300, 12, 1, shift=0.3) @ normal(12, 12, 2)
-    given = metrics._Given(12)
+    given = features.Given(12)
     fid, kid = FrechetInceptionDistance(feature=given), KernelInceptionDistance(feature=given, subset_size=300)
     for metric in (fid, kid):
         metric.update(real[:300], real=True)
@@ -309,7 +310,7 @@ def test_a_torchmetrics_that_cannot_be_imported_is_one_line(tmp_path):
     (tmp_path / "torch_fidelity-0.3.0.dist-info").mkdir()
     described = "Metadata-Version: 2.1\nName: torch-fidelity\nVersion: 0.3.0\n"
     (tmp_path / "torch_fidelity-0.3.0.dist-info" / "METADATA").write_text(described)
-    code = "from fastgan import metrics; metrics._torchmetrics()"
+    code = "from fastgan.evaluation import features; features.torchmetrics_distances()"
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
     result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120)
     last = result.stderr.strip().splitlines()[-1]

@@ -20,7 +20,8 @@ LAYOUTS = "tests/test_layouts.py"
 MMD_KERNEL, PAIRS = "kernels/mmd.py", "kernels/pairs.py"
 MMD_FORMULA, MMD = "fastgan/formulas/mmd.py", "tests/test_mmd.py"
 SIGNS_KERNEL, SIGNS, MATCHING = "kernels/matching.py", "fastgan/operators/matching.py", "tests/test_matching.py"
-STEP, TRAINER, STEPS, TRAINING = "fastgan/step.py", "fastgan/trainer.py", "tests/test_step.py", "tests/test_trainer.py"
+STEP, TRAINER, AVERAGE = "fastgan/training/step.py", "fastgan/training/trainer.py", "fastgan/training/average.py"
+STEPS, TRAINING = "tests/test_step.py", "tests/test_trainer.py"
 
 # name: (file, what stands there, what replaces it, backend, test file)
 MUTANTS = {
@@ -301,7 +302,7 @@ MUTANTS = {
         STEPS,
     ),
     "trainer: an average that is a copy": (
-        TRAINER,
+        AVERAGE,
         "get_ema_multi_avg_fn(min(",
         "get_ema_multi_avg_fn(0 * min(",
         "average_of_the_weights",

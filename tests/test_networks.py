@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from fastgan import networks
+from fastgan.models import networks
 
 
 @pytest.mark.parametrize("channels", [1, 3])

@@ -9,8 +9,8 @@ from torch import nn
 from torch.nn import utils
 from torch.nn.utils import parametrizations
 
-from fastgan.look import copied
 from fastgan.trainer import GANTrainer, to_numbers
+from fastgan.training.look import copied
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),

@@ -1,6 +1,8 @@
 """Every recipe builds, steps and says what it is; those of the papers are the papers'."""
 
+import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,64 +10,68 @@ import torch
 from fastgan import networks, recipes
 from fastgan.data import SIZES, draw, load
 from fastgan.trainer import GANTrainer, check_finite, to_numbers
+from fastgan.training.config import RunConfig, check_settings
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-EVERY = [(name, size) for name, sizes in recipes.BY_SIZE.items() for size in sizes]
-OF_TRAINER = ("latent_dim", "objective", "weight", "lr", "betas", "r1", "r2", "r1_every", "ema_decay")
+EVERY = [(name, size) for name, recipe in recipes.RECIPES.items() for size in recipe.sizes]
 
 
-def make(settings, shape, **changed):
+def make(config, shape, **changed):
     torch.manual_seed(0)
-    settings = {**settings, **changed}
-    pair = networks.build(shape, settings["latent_dim"], settings["width"], settings["networks"])
-    return GANTrainer(*pair, **{name: settings[name] for name in OF_TRAINER})
+    config = replace(config, **changed)
+    pair = networks.build(shape, config.latent_dim, config.width, config.networks)
+    return GANTrainer(*pair, **config.of_trainer())
 
 
 @pytest.mark.parametrize(("name", "size"), EVERY)
 def test_every_recipe_is_complete(name, size):
-    settings = recipes.settings(name, size)
-    assert settings["recipe"] == name
-    assert settings.keys() == {"recipe", "networks", "steps", "batch", "width", *OF_TRAINER}
-    assert all(settings[k] >= 1 for k in ("steps", "batch", "latent_dim", "width"))
+    config = recipes.find(name, size)
+    assert (config.recipe, config.size) == (name, size)
+    networks.build((2,) if size is None else (1, size, size), config.latent_dim, config.width, config.networks)
+
+
+@pytest.mark.parametrize(("name", "size"), EVERY)
+def test_a_recipe_is_what_its_record_says(name, size):
+    config = recipes.find(name, size)
+    assert RunConfig(**check_settings(json.loads(json.dumps(config.record())))) == config
 
 
 def test_the_table_has_every_size_and_every_recipe_a_line():
-    assert recipes.BY_SIZE.keys() == recipes.RECIPES.keys()
-    for name, row in recipes.RECIPES.items():
-        assert set(recipes.BY_SIZE[name]) == ({None} if row["data"] == "points" else set(SIZES))
-        assert f"  {name} " in recipes.table() and row["what"] in recipes.table()
+    for name, recipe in recipes.RECIPES.items():
+        assert set(recipe.sizes) == ({None} if name == "points" else set(SIZES))
+        assert f"  {name} " in recipes.table() and recipe.what in recipes.table()
 
 
 @pytest.mark.parametrize(("name", "size"), [(name, size) for name, size in EVERY if size in (None, 8, 16)])
 def test_every_recipe_trains_a_little(name, size):
     """Three steps at a width for tests: all numbers finite, both networks moved."""
-    settings = recipes.settings(name, size)
+    config = recipes.find(name, size)
     shape = (2,) if size is None else (1, size, size)
-    trainer = make(settings, shape, width=8)
+    trainer = make(config, shape, width=8)
     before = [p.clone() for net in (trainer.generator, trainer.discriminator) for p in net.parameters()]
     real = torch.randn(8, *shape).clamp(-1, 1)
     for _ in range(3):
         record = to_numbers(trainer.step(real))
         check_finite(trainer.step_number, record)
-    assert (record["r1"] > 0) == (settings["r1"] > 0)
-    assert (record.get("r2", 0) > 0) == (settings["r2"] > 0)
+    assert (record["r1"] > 0) == (config.r1 > 0)
+    assert (record.get("r2", 0) > 0) == (config.r2 > 0)
     after = [p for net in (trainer.generator, trainer.discriminator) for p in net.parameters()]
     moved = [not torch.equal(a, b) for a, b in zip(before, after)]
     assert sum(moved) >= len(moved) - 1  # of a relativistic D the last bias, if it had one, would have no gradient
 
 
 def test_dcgan_is_the_papers():
-    settings = recipes.settings("dcgan", 64)
-    assert (settings["lr"], settings["betas"], settings["batch"], settings["latent_dim"]) == (
+    config = recipes.find("dcgan", 64)
+    assert (config.lr, config.betas, config.batch, config.latent_dim) == (
         2e-4,
-        [0.5, 0.999],
+        (0.5, 0.999),
         128,
         100,
     )
-    assert (settings["r1"], settings["r2"], settings["ema_decay"], settings["weight"]) == (0, 0, 0, 1)
-    assert settings["objective"] == "nonsaturating"
-    trainer = make(settings, (3, 64, 64), width=4)
+    assert (config.r1, config.r2, config.ema_decay, config.weight) == (0, 0, 0, 1)
+    assert config.objective == "nonsaturating"
+    trainer = make(config, (3, 64, 64), width=4)
     trainer.step(torch.randn(4, 3, 64, 64).clamp(-1, 1))
     for average, own in zip(trainer.ema.parameters(), trainer.generator.parameters()):
         assert torch.equal(average, own)  # what is sampled is the generator itself
@@ -74,9 +80,9 @@ def test_dcgan_is_the_papers():
 
 def test_r3gan_is_relativistic_with_both_penalties_and_no_normalisation():
     for size in SIZES:
-        settings = recipes.settings("r3gan", size)
-        assert settings["objective"] == "relativistic" and settings["r1"] == settings["r2"] > 0
-        assert settings["networks"] == "resnet"
+        config = recipes.find("r3gan", size)
+        assert config.objective == "relativistic" and config.r1 == config.r2 > 0
+        assert config.networks == "resnet"
 
 
 @pytest.mark.parametrize(
@@ -89,12 +95,12 @@ def test_r3gan_is_relativistic_with_both_penalties_and_no_normalisation():
 )
 def test_recipes_that_do_not_fit(name, size, message):
     with pytest.raises(ValueError, match=message):
-        recipes.settings(name, size)
+        recipes.find(name, size)
 
 
 def test_defaults():
-    assert recipes.settings(None, None)["recipe"] == "points"
-    assert recipes.settings(None, 8)["recipe"] == "dcgan-r1"
+    assert recipes.find(None, None).recipe == "points"
+    assert recipes.find(None, 8).recipe == "dcgan-r1"
 
 
 @pytest.mark.slow
@@ -103,10 +109,10 @@ def test_points_find_every_mode(name, modes):
     """The recipe as it stands, in full: about a minute each on an idle core."""
     from fastgan.metrics import mode_scores
 
-    data, settings = load(name), recipes.settings("points", None)
-    trainer = make(settings, (2,))
-    for _ in range(settings["steps"]):
-        values = trainer.step(draw(data.samples, settings["batch"], trainer.random))
+    data, config = load(name), recipes.find("points", None)
+    trainer = make(config, (2,))
+    for _ in range(config.steps):
+        values = trainer.step(draw(data.samples, config.batch, trainer.random))
     check_finite(trainer.step_number, to_numbers(values))
     scores = mode_scores(data.modes, data.mode_std, trainer.sample(10_000))
     assert scores["modes"] == modes and scores["tv"] < 0.1

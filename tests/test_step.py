@@ -14,11 +14,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import fastgan
 from fastgan import reference
 from fastgan.capture import undone
-from fastgan.look import FirstLook
 from fastgan.networks import Discriminator, Generator, mlp
 from fastgan.objectives import OBJECTIVES
 from fastgan.step import constant_ratio, generator_backward
 from fastgan.trainer import GANTrainer, to_numbers
+from fastgan.training.look import FirstLook
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 RTOL = 1e-12
@@ -99,7 +99,7 @@ def plain_step(t, real, objective, *, r1=0.0, r2=0.0, redraw=True, simultaneous=
             p.grad = grad
         t.optimizer_d.step()
     t.optimizer_g.step()
-    t._update_ema()
+    t._average.update(t.step_number, t.ema_decay)
     t.step_number += 1
     return loss_d.item(), loss_g.item()
 
@@ -491,7 +491,7 @@ class Expected(NamedTuple):
 
 @pytest.mark.parametrize("options", [{}, {"redraw": False}, {"step": "one-stage"}, {"concatenate": True}])
 def test_work_of_a_step(options):
-    """In units of a pass of D and of G over a batch: the table at the top of `fastgan/step.py`."""
+    """In units of a pass of D and of G over a batch: the table at the top of `fastgan/training/step.py`."""
     torch.manual_seed(0)
     generator, discriminator = Generator(16, 1, LATENT, 4), Discriminator(16, 1, 4)
     trainer = GANTrainer(generator, discriminator, latent_dim=LATENT, r1=0.0, **{"concatenate": False} | options)

@@ -1,9 +1,11 @@
 """The training step, exact resume, and checkpoints that cannot be used."""
 
+import inspect
 import math
 import os
 import subprocess
 import sys
+from dataclasses import fields
 
 import pytest
 import torch
@@ -13,6 +15,7 @@ from fastgan import mmd_loss, reference
 from fastgan.checkpoints import FORMAT_1_SETTINGS
 from fastgan.networks import build, mlp
 from fastgan.trainer import GANTrainer, TrainingDiverged, read_checkpoint, to_numbers, write_atomically
+from fastgan.training.config import TrainerConfig
 
 DATA = torch.randn(200, 2, generator=torch.Generator().manual_seed(1)) * torch.tensor([1.0, 0.3])
 
@@ -439,6 +442,16 @@ def test_write_atomically_keeps_the_old_file(tmp_path):
         write_atomically(path, fail)
     assert path.read_bytes() == b"old"
     assert [item.name for item in tmp_path.iterdir()] == ["file"]
+
+
+def test_help_names_every_setting():
+    parameters = inspect.signature(GANTrainer).parameters
+    assert parameters["objective"].default == "nonsaturating" and parameters["lr"].default == 2e-3
+    assert set(parameters) == {"generator", "discriminator", "device", *(f.name for f in fields(TrainerConfig))}
+    for name in parameters:
+        assert (
+            f"{name}:" in GANTrainer.__doc__ or f"{name}, " in GANTrainer.__doc__ or f", {name}:" in GANTrainer.__doc__
+        )
 
 
 def test_training_imports_nothing_heavy():

@@ -3,18 +3,15 @@
 Exit codes: 0 done, or stopped by SIGTERM and saved; 1 failed while running (no space left, training diverged, self-test
 failed); 2 bad arguments or input; 130 stopped by Ctrl-C. What goes wrong is said in one line on stderr.
 
-A file a command, and what they share: `arguments`, `checks`, `errors`, `folder` (of a run), `loop` (of a training).
+A file a command, and what they share: `arguments`, `options`, `checks`, `errors`, `folder` and `loop` (of a run).
 """
 
 from __future__ import annotations
 
 from fastgan.cli.arguments import make_parser
 from fastgan.cli.errors import BAD_INPUT, FAILED, INTERRUPTED, OK, Failed, Refused, say, speaking
-from fastgan.cli.folder import RunFolder
-from fastgan.cli.folder import next_free as _next_free
-from fastgan.cli.loop import save as _save
 
-__all__ = ["BAD_INPUT", "FAILED", "INTERRUPTED", "OK", "RunFolder", "_next_free", "_save", "main"]
+__all__ = ["BAD_INPUT", "FAILED", "INTERRUPTED", "OK", "main"]
 
 
 def main(argv: list[str] | None = None) -> int:

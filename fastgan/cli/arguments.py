@@ -6,14 +6,13 @@ import argparse
 
 import fastgan
 from fastgan import data as datasets
-from fastgan import recipes
 from fastgan.cli import game
-from fastgan.cli.config import MOST
 from fastgan.cli.doctor import run_doctor
 from fastgan.cli.errors import BAD_INPUT, printable
-from fastgan.cli.numbers import add_whole, whole
+from fastgan.cli.options import add_setting, add_settings, whole
 from fastgan.cli.sample import sample
 from fastgan.cli.train import train
+from fastgan.training import recipes
 
 TRAIN_HELP = f"""\
 examples:
@@ -30,18 +29,18 @@ recipes (--recipe), from which every setting comes that is not given:
 {recipes.table()}
 
 The run's folder then holds config.json, metrics.jsonl, checkpoint.pt, curves.png, quality.png, samples/ and TensorBoard
-events. Ctrl-C and SIGTERM save a checkpoint and stop, with exit code 130 and 0. A resumed run goes on exactly: it takes
-its settings from the run, and those given again must be the same, except for those that no number depends on and
+events. Ctrl-C and SIGTERM save a checkpoint and stop, with exit code 130 and 0. A resumed run goes on exactly: it uses
+the settings of the run, and those given again must be the same, except for those that no number depends on and
 --steps, which may grow. On the CPU that holds to the last bit. Nothing that a run's folder names is opened: DATA,
 --inception and --features are given anew.
 
 Every so often, and at the end, generated samples are compared with real ones: coverage, precision, recall, and Fréchet
 and kernel distances of features, which are named with the number: FD(digits-cnn) of a classifier of digits,
-FD(random-cnn) of a fixed random network. FID and KID are said only of Inception's features: --inception FILE takes
+FD(random-cnn) of a fixed random network. FID and KID are said only of Inception's features: --inception FILE reads
 StyleGAN's inception-2015-12-05.pt, and needs pip install 'fastgan[metrics]'.
 
 Started by torchrun, each process trains on its share: --batch samples each. The first one writes. With --max-restarts
-the processes go on from the last checkpoint where one has failed; that takes --out."""
+the processes go on from the last checkpoint if one has failed; that needs --out."""
 
 SAMPLE_HELP = """\
 examples:
@@ -53,7 +52,7 @@ A run on points gives a scatter plot, or the array `points`, float32 (N, d)."""
 
 DOCTOR_HELP = """\
 Says what this machine has and which backend will compute the losses, and checks loss and gradients against the
-reference in float64. Exit code 1 where they differ. On a machine without a GPU the Triton kernel itself can be checked
+reference in float64. Exit code 1 if they differ. On a machine without a GPU the Triton kernel itself can be checked
 so:
   TRITON_INTERPRET=1 FASTGAN_BACKEND=triton fastgan doctor"""
 
@@ -77,66 +76,14 @@ def make_parser() -> argparse.ArgumentParser:
 
     one = command("train", train, "Train on DATA and keep everything of it in a run folder.", TRAIN_HELP)
     one.add_argument("data", metavar="DATA", help=f"{datasets.KINDS} (a data set of the Hugging Face hub)")
-    one.add_argument("--recipe", metavar="NAME", help="dcgan-r1, dcgan, r3gan or points, see below")
-    add_whole(one, "--steps", metavar="N", help="training steps (digits: 5,000)")
-    add_whole(one, "--batch", metavar="B", help="samples a step, in each process (digits: 64)")
-    one.add_argument("--size", type=whole(1, MOST), metavar="S", help="side of the images: 8, 16, 32, 64 or 128 pixels")
-    add_whole(one, "--seed", metavar="S", help="of weights, data order and noise (default 0)")
+    add_settings(one)
     one.add_argument("--out", metavar="DIR", help="the run's folder (default: the next free runs/NAME-N)")
     one.add_argument("--resume", action="store_true", help="go on with the run in --out")
-    add_whole(one, "--save-every", metavar="N", help="steps between checkpoints (default: a twelfth)")
-
-    what = one.add_argument_group("the loss and the networks")
-    what.add_argument("--objective", metavar="NAME", help="the loss: nonsaturating, minimax, hinge, relativistic, ...")
-    what.add_argument("--lr", type=float, metavar="X", help="Adam's learning rate (digits: 0.002)")
-    what.add_argument("--r1", type=float, metavar="X", help="weight of the R1 penalty, 0 for none (digits: 0.5)")
-    what.add_argument("--r2", type=float, metavar="X", help="weight of the R2 penalty, on generated data (digits: 0)")
-    add_whole(what, "--r1-every", metavar="N", help="take them at every N-th step, N times as heavy")
-    add_whole(what, "--latent-dim", metavar="N", help="numbers the generator starts from (digits: 32)")
-    add_whole(what, "--width", metavar="N", help="channels of the finest feature map (digits: 16)")
-
-    how = one.add_argument_group("the step")
-    how.add_argument(
-        "--step", choices=("alternating", "one-stage"), help="one-stage: one pass through D serves both (default: no)"
-    )
-    how.add_argument(
-        "--precision",
-        choices=("float32", "bfloat16", "float16"),
-        help="of the networks' passes (default: bfloat16 on GPUs that have it)",
-    )
-    yes_no = argparse.BooleanOptionalAction
-    how.add_argument("--compile", action=yes_no, help="torch.compile both networks (default: no)")
-    how.add_argument("--capture", action=yes_no, help="the step in one CUDA graph (default: where it can be)")
-    add_whole(how, "--accumulate", metavar="N", help="go through a batch in N parts, for the memory")
-    how.add_argument("--device", metavar="D", help="cpu, cuda or cuda:N (default: cuda where there is one)")
-    add_whole(how, "--threads", metavar="N", help="CPU threads (default: all; 1 for digits and points)")
-
-    seen = one.add_argument_group("the data")
-    seen.add_argument("--flip", action=yes_no, help="mirror every other image left to right (default: no)")
-    seen.add_argument(
-        "--stream",
-        action=yes_no,
-        help=f"read images as they are drawn (default: where they take {datasets.MEMORY_SHARE:.0%}% of free memory)",
-    )
-    add_whole(seen, "--workers", metavar="N", help="processes that read a stream (default: up to 8)")
-
-    good = one.add_argument_group("how good it is")
-    add_whole(
-        good,
-        "--metrics-every",
-        metavar="N",
-        help="steps between comparisons (default: --save-every; 0: last)",
-    )
-    add_whole(good, "--metrics-samples", metavar="N", help="samples compared (default 2,000)")
-    good.add_argument("--inception", metavar="FILE", help="Inception's weights, for FID and KID; a .pt runs code")
-    good.add_argument(
-        "--features", metavar="FILE", help="another network, as TorchScript: uint8 images -> features; runs code"
-    )
 
     one = command("sample", sample, "Draw samples from the averaged generator of a run.", SAMPLE_HELP)
     one.add_argument("run", metavar="RUN", help="the run's folder")
-    one.add_argument("--count", type=whole(1, MOST), default=64, metavar="N", help="how many (default 64)")
-    add_whole(one, "--seed", default=0, metavar="S", help="the same seed gives the same samples")
+    one.add_argument("--count", type=whole(), default=64, metavar="N", help="how many (default 64)")
+    add_setting(one, "seed", default=0, help="the same seed gives the same samples")
     one.add_argument("--out", metavar="FILE", help="FILE.png or FILE.npz (default: RUN/samples/seed_S.png)")
 
     one = command("game", game.run, "Play the game of the theory on a named target, and draw it.", game.HELP)

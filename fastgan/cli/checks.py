@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from fastgan import data as datasets
-from fastgan import networks
+from fastgan import models
 from fastgan.operators.dispatch import backend_for
 
 TRAINED = 5  # numbers a weight takes in training: itself, its gradient, Adam's two moments, and G's average
@@ -38,7 +38,7 @@ def device_named(name: str | None) -> torch.device:
 
 
 def check_backend(device: torch.device) -> None:
-    """Raises ValueError where FASTGAN_BACKEND names what there is not, or what cannot compute on `device`."""
+    """Raises ValueError if FASTGAN_BACKEND names what there is not, or what cannot compute on `device`."""
     try:
         backend_for(device)
     except RuntimeError as error:
@@ -54,7 +54,7 @@ def too_many_threads(threads: int | None) -> str | None:
 
 
 def check_memory(option: str, value: int, needed: int, device: torch.device | str = "cpu") -> None:
-    """Raises ValueError where `value` takes more bytes than are free."""
+    """Raises ValueError if `value` takes more bytes than are free."""
     free = datasets.free_memory(device)
     if needed > free:
         raise ValueError(
@@ -62,15 +62,19 @@ def check_memory(option: str, value: int, needed: int, device: torch.device | st
         )
 
 
-def outlined(sample_shape: tuple[int, ...], shape: dict) -> tuple[nn.Module, nn.Module]:
-    """The networks of `fastgan.networks.build` without memory for their weights, which could be more than there is."""
+def outlined(
+    sample_shape: tuple[int, ...], latent_dim: int, width: int, networks: str | None
+) -> tuple[nn.Module, nn.Module]:
+    """The networks of `fastgan.models.build` without memory for their weights, which could be more than there is."""
     with torch.device("meta"):
-        return networks.build(sample_shape, **shape)
+        return models.build(sample_shape, latent_dim, width, networks)
 
 
-def check_networks(sample_shape: tuple[int, ...], shape: dict, device: torch.device) -> None:
-    """Raises ValueError where there is not enough memory to train them, or a name does not fit the samples."""
-    count = sum(p.numel() for network in outlined(sample_shape, shape) for p in network.parameters())
-    option = "--width" if shape["width"] > shape["latent_dim"] else "--latent-dim"
-    value = max(shape["width"], shape["latent_dim"])
-    check_memory(option, value, 4 * TRAINED * count, device)
+def check_networks(
+    sample_shape: tuple[int, ...], latent_dim: int, width: int, networks: str | None, device: torch.device
+) -> None:
+    """Raises ValueError if there is not enough memory to train them, or a name does not fit the samples."""
+    pair = outlined(sample_shape, latent_dim, width, networks)
+    count = sum(p.numel() for network in pair for p in network.parameters())
+    option = "--width" if width > latent_dim else "--latent-dim"
+    check_memory(option, max(width, latent_dim), 4 * TRAINED * count, device)

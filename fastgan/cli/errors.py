@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterator
 import torch
 
 OK, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
-# What PyTorch says in a plain RuntimeError where memory for a tensor is not there, or no number could count it.
+# What PyTorch says in a plain RuntimeError if memory for a tensor is not there, or no number could count it.
 NO_MEMORY = re.compile(
     "can't allocate memory|not enough memory|storage size calculation overflow|numel.*overflow|out of memory"
     "|can't start new thread|resource temporarily unavailable",
@@ -30,7 +30,7 @@ class Failed(Exception):
 
 @contextlib.contextmanager
 def refusing(options: Collection[str] = ()) -> Iterator[None]:
-    """What goes wrong inside is the input's fault. Where a message begins with the name of one of the `options`, it
+    """What goes wrong inside is the input's fault. If a message begins with the name of one of the `options`, it
     names the option instead, as the user has written it."""
     try:
         yield
@@ -83,7 +83,7 @@ def printable(line: str) -> str:
 
 @contextlib.contextmanager
 def speaking() -> Iterator[None]:
-    """Output that does not fail where the terminal knows too few characters. Raises Failed where nobody reads it any
+    """Output that does not fail if the terminal knows too few characters. Raises Failed if nobody reads it any
     more, as with `| head`."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):

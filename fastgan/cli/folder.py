@@ -6,7 +6,6 @@ import contextlib
 import errno
 import fcntl
 import itertools
-import json
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -15,10 +14,10 @@ from typing import Any, NamedTuple
 
 import torch
 
-from fastgan import trainer
 from fastgan.cli import log
 from fastgan.cli.config import read_config
 from fastgan.cli.errors import BAD_INPUT, as_option, say
+from fastgan.training import trainer
 
 # What a run may be resumed with another value of, since no number of the training depends on it.
 FREE = (
@@ -60,7 +59,7 @@ class RunFolder:
 
     @property
     def before(self) -> dict:
-        """The settings of the run to go on with, but for files that run code; none where a run begins."""
+        """The settings of the run to go on with, but for files that run code; none if a run begins."""
         settings = self.config["settings"] if self.config else {}
         return {name: value for name, value in settings.items() if name not in CODE}
 
@@ -68,9 +67,9 @@ class RunFolder:
     @contextlib.contextmanager
     def open(cls, place: Place, given: dict, world: trainer.World) -> Iterator[RunFolder]:
         """The folder at `place`, locked. given: the settings on the command line, which must be those of the run to go
-        on with. A run goes on with --resume, and where torchrun has started the processes anew and the run is there.
+        on with. A run goes on with --resume, and if torchrun has started the processes anew and the run is there.
 
-        Raises ValueError or OSError where it cannot be used. Leaves nothing behind if the run does not start."""
+        Raises ValueError or OSError if it cannot be used. Leaves nothing behind if the run does not start."""
         if place.resume and place.path is None:
             raise ValueError("--resume: needs --out, the folder of the run to go on with")
         if world.size > 1 and place.path is None and int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", 0)):
@@ -101,17 +100,17 @@ class RunFolder:
                 "folder, without --resume"
             )
 
-    def check_data(self, config: dict) -> None:
-        """Raises ValueError where the run to go on with was trained on other data, or the processes see different."""
+    def check_data(self, data: dict) -> None:
+        """Raises ValueError if the run to go on with was trained on other data, or the processes see different."""
         if self.world.size > 1:
             seen = [None] * self.world.size
-            torch.distributed.all_gather_object(seen, config["data"]["fingerprint"])
+            torch.distributed.all_gather_object(seen, data["fingerprint"])
             if len(set(seen)) > 1:
-                raise ValueError(f"DATA: the processes see different data in {config['data']['source']}")
-        if self.config and self.config["data"]["fingerprint"] != config["data"]["fingerprint"]:
-            before, now = self.config["data"], config["data"]
+                raise ValueError(f"DATA: the processes see different data in {data['source']}")
+        if self.config and self.config["data"]["fingerprint"] != data["fingerprint"]:
+            before = self.config["data"]
             raise ValueError(
-                f"DATA: {now['source']} ({now['count']} samples) is not the data that {self.path} was started with "
+                f"DATA: {data['source']} ({data['count']} samples) is not the data that {self.path} was started with "
                 f"({before['source']}, {before['count']} samples), or has changed since"
             )
 
@@ -133,14 +132,14 @@ class RunFolder:
         if step > 0:
             self.saved_step = step
 
-    def start(self, config: dict) -> None:
+    def start(self, config: bytes) -> None:
         """Write the config, and the log as far as it was read."""
         if not self.writes:
             return
         for leftover in (*self.path.glob(".*.tmp"), *self.path.glob("samples/.*.tmp")):  # of a process that was killed
             leftover.unlink()
         (self.path / "samples").mkdir(exist_ok=True)
-        self.write("config.json", json.dumps(config, indent=2).encode() + b"\n")
+        self.write("config.json", config)
         self.write(LOG, b"".join(map(log.line, self.kept)))
         self.write(EVENTS, log.event(None) + b"".join(map(log.event, self.kept)))
 
@@ -231,7 +230,7 @@ def _locked(place: Place, world: trainer.World) -> Iterator[tuple[Path, bool]]:
 
 
 def check_own_files(path: Path, names: tuple[str, ...] = FILES) -> None:
-    """Raises ValueError where a file of the run in `path`, or its folder of pictures, lies elsewhere: what a run reads
+    """Raises ValueError if a file of the run in `path`, or its folder of pictures, lies elsewhere: what a run reads
     and writes is in its folder, whoever made it."""
     for name in (*names, "samples"):
         item, kind = path / name, "folder" if name == "samples" else "file"
@@ -242,7 +241,7 @@ def check_own_files(path: Path, names: tuple[str, ...] = FILES) -> None:
 
 
 def _of_first(world: trainer.World, make: Callable[[], Any]) -> Any:
-    """What the first process makes, for all of them; where it refuses, all do, and one says why."""
+    """What the first process makes, for all of them; if it refuses, all do, and one says why."""
     if world.size == 1:
         return make()
     message: list = [None, None]

@@ -12,13 +12,14 @@ from pathlib import Path
 import torch
 
 import fastgan
-from fastgan import data, trainer
+from fastgan import data
 from fastgan.cli.checks import check_backend, check_memory, check_packages, device_named, too_many_threads
 from fastgan.cli.errors import INTERRUPTED, OK, Failed, catching_signals, failing, printable, refusing, say
 from fastgan.cli.folder import next_free
-from fastgan.cli.numbers import add_whole, not_negative, positive, positives
+from fastgan.cli.options import add_setting, not_negative, positive, positives
 from fastgan.game import training
 from fastgan.game.targets import NAMES
+from fastgan.training import trainer
 
 HELP = """\
 targets: gaussian and mixture (two Gaussians) on a line, ring (of 8) and grid (of 25) in the plane
@@ -38,17 +39,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--objective", metavar="NAME", help="nonsaturating (default), relativistic, minimax, mmd, ...")
     parser.add_argument("--direct", action="store_true", help="the same as --objective mmd: no discriminator")
     steps = "training steps (3,500 on a line, 10,000 in the plane)"
-    add_whole(parser, "--steps", metavar="N", help=steps)
+    add_setting(parser, "steps", help=steps)
     parser.add_argument("--seconds", type=positive, metavar="S", help="stop after S seconds, if that comes first")
-    add_whole(parser, "--batch", metavar="B", help="samples a step (default 256)")
+    add_setting(parser, "batch", help="samples a step (default 256)")
     parser.add_argument("--lr", type=positive, metavar="X", help="Adam's learning rate at the start (default 0.002)")
     parser.add_argument("--r1", type=not_negative, metavar="X", help="weight of the R1 penalty (default 0.1)")
     parser.add_argument("--r2", type=not_negative, metavar="X", help="of R2 (default 0.1 for relativistic, else 0)")
     parser.add_argument("--bandwidths", type=positives, metavar="X,Y", help="of MMD, in units of the target's scale")
-    add_whole(parser, "--seed", metavar="S", help="of weights, data and noise (default 0)")
+    add_setting(parser, "seed", help="of weights, data and noise (default 0)")
     parser.add_argument("--out", metavar="DIR", help="where results go (default: the next free runs/game-PAIR-N)")
     parser.add_argument("--device", metavar="D", help="cpu, cuda or cuda:N (default: cpu; these networks are small)")
-    add_whole(parser, "--threads", default=1, metavar="N", help="CPU threads (default 1)")
+    add_setting(parser, "threads", default=1, help="CPU threads (default 1)")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from fastgan.cli.config import MOST
+from fastgan.checks import MOST
 
 
 def read_records(path: Path) -> tuple[list[dict], int]:

@@ -11,14 +11,18 @@ import torch
 from torch import Tensor
 
 from fastgan import data as datasets
-from fastgan import distributed as ranks
-from fastgan import metrics, pictures, trainer
+from fastgan import evaluation
+from fastgan.cli import pictures
 from fastgan.cli.errors import catching_signals, one_line
 from fastgan.cli.folder import RunFolder
+from fastgan.training import distributed as ranks
+from fastgan.training import trainer
+from fastgan.training.config import RunConfig
 
 LOG_EVERY = 20  # steps
 GRID = 64  # images in a picture of the run
 SCATTER = 2_000  # points in one
+Data = datasets.Dataset | datasets.Stream
 
 
 class Unreadable(Exception):
@@ -26,17 +30,12 @@ class Unreadable(Exception):
 
 
 def run_steps(
-    model: trainer.GANTrainer,
-    data: datasets.Dataset | datasets.Stream,
-    settings: dict,
-    run: RunFolder,
-    judge: metrics.Judge | None,
-    world: trainer.World,
+    model: trainer.GANTrainer, data: Data, config: RunConfig, run: RunFolder, judge: evaluation.Judge | None
 ) -> int:
     """The loop. Returns 0, or the number of the signal that stopped it."""
-    batch, steps = settings["batch"], settings["steps"]
+    batch, steps, world = config.batch, config.steps, run.world
     first, clock, spoke = model.step_number, Clock(run.seconds), time.monotonic()
-    batches, window, stopped = _batches(model, data, settings, run, world), Window(model), 0
+    batches, window, stopped = _batches(model, data, config, run), Window(model), 0
     bar = datasets.progress_bar(total=steps * batch, initial=first * batch, hidden=not world.writes)
     with catching_signals() as signals, bar, contextlib.closing(batches):
         while model.step_number < steps and not stopped:
@@ -48,8 +47,8 @@ def run_steps(
             window.add(model.step(real))
             step = model.step_number
             bar.update(batch)
-            judged = step == steps or (settings["metrics_every"] and step % settings["metrics_every"] == 0)
-            saved = step == steps or step % settings["save_every"] == 0
+            judged = step == steps or (config.metrics_every and step % config.metrics_every == 0)
+            saved = step == steps or step % config.save_every == 0
             if step % LOG_EVERY == 0 or judged or saved:
                 record = window.read()  # the one place where the host waits for the device
                 rate = (step - first) * batch * world.size / (clock.seconds() - run.seconds)
@@ -74,22 +73,16 @@ def run_steps(
     return stopped
 
 
-def _batches(
-    model: trainer.GANTrainer,
-    data: datasets.Dataset | datasets.Stream,
-    settings: dict,
-    run: RunFolder,
-    world: trainer.World,
-) -> Iterator[Tensor]:
-    """What each step sees, without end, on the device. Raises Unreadable where the data cannot be read any more."""
-    batch, flip, of_rank = settings["batch"], settings["flip"], {"rank": world.rank, "ranks": world.size}
+def _batches(model: trainer.GANTrainer, data: Data, config: RunConfig, run: RunFolder) -> Iterator[Tensor]:
+    """What each step sees, without end, on the device. Raises Unreadable if the data cannot be read any more."""
+    batch, flip, of_rank = config.batch, config.flip, {"rank": run.world.rank, "ranks": run.world.size}
     if isinstance(data, datasets.Dataset):
         samples = data.samples.to(model.device)
         while True:
             yield datasets.draw(samples, batch, model.random, flip, **of_rank)
     cuda = model.device.type == "cuda"
-    options = {"workers": settings["workers"], "pin": cuda, **of_rank}
-    stream = data.batches(settings["seed"], batch, model.step_number, **options)
+    options = {"workers": config.workers, "pin": cuda, **of_rank}
+    stream = data.batches(config.seed, batch, model.step_number, **options)
     with contextlib.closing(stream):
         while True:
             try:
@@ -120,9 +113,7 @@ class Window:
 
     def add(self, values: dict[str, Tensor]) -> None:
         self.names = list(values)
-        self.rows.append(
-            torch.stack([value.float() for value in values.values()])
-        )  # a copy: the next step writes there
+        self.rows.append(torch.stack([v.float() for v in values.values()]))  # a copy: the next step writes there
 
     def read(self) -> dict[str, float]:
         """The last step's numbers, the mean of all processes', which must all ask. Raises TrainingDiverged, naming the
@@ -155,7 +146,7 @@ class Clock:
         self.started += time.monotonic() - began
 
 
-def save(model: trainer.GANTrainer, data: datasets.Dataset | datasets.Stream, run: RunFolder) -> None:
+def save(model: trainer.GANTrainer, data: Data, run: RunFolder) -> None:
     """Pictures first, the checkpoint last: where it is, everything up to its step is."""
     if not run.writes:
         return
@@ -178,8 +169,10 @@ def save(model: trainer.GANTrainer, data: datasets.Dataset | datasets.Stream, ru
     run.saved_step = model.step_number
 
 
-def judge_quality(model: trainer.GANTrainer, judge: metrics.Judge, run: RunFolder, seconds: float) -> dict[str, float]:
-    """How good the averaged generator is, logged and returned. Raises TrainingDiverged where it gives no numbers."""
+def judge_quality(
+    model: trainer.GANTrainer, judge: evaluation.Judge, run: RunFolder, seconds: float
+) -> dict[str, float]:
+    """How good the averaged generator is, logged and returned. Raises TrainingDiverged if it gives no numbers."""
     generated = model.sample(judge.count, seed=1)
     if not generated.isfinite().all():
         raise trainer.TrainingDiverged(model.step_number, {"a generated sample": math.nan})

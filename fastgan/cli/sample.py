@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from fastgan import data as datasets
-from fastgan import pictures, trainer
+from fastgan.cli import pictures
 from fastgan.cli.checks import check_memory, check_packages, outlined
 from fastgan.cli.config import read_config
 from fastgan.cli.errors import OK, failing, printable, refusing
 from fastgan.cli.folder import check_own_files
-from fastgan.cli.settings import NETWORK
+from fastgan.training import trainer
 
 PNG_LIMIT = 10_000  # samples in one PNG
 
@@ -67,9 +67,9 @@ def read_generator(path: Path, sample_shape: tuple[int, ...], settings: dict) ->
     """The averaged generator in a checkpoint, and the step it is of.
 
     It is made without memory for weights, and gets that once the checkpoint is known to hold them: neither file can ask
-    for more than the other bears out. Raises ValueError, or an OSError, where they do not fit."""
+    for more than the other bears out. Raises ValueError, or an OSError, if they do not fit."""
     checkpoint = trainer.read_checkpoint(path)
-    generator, _ = outlined(sample_shape, {name: settings.get(name) for name in NETWORK})
+    generator, _ = outlined(sample_shape, settings["latent_dim"], settings["width"], settings.get("networks"))
     average = checkpoint["ema"]
     trainer.check_same_network(path, "generator", generator, average)
     for key, own in generator.state_dict().items():

@@ -6,17 +6,20 @@ import argparse
 import contextlib
 import shlex
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from fastgan import data as datasets
-from fastgan import metrics, trainer
+from fastgan import evaluation
 from fastgan.cli.checks import check_backend, check_packages, device_named, too_many_threads
+from fastgan.cli.config import data_record, whole_record
 from fastgan.cli.errors import INTERRUPTED, OK, Failed, failing, one_line, printable, refusing
 from fastgan.cli.folder import CODE, Place, RunFolder
 from fastgan.cli.loop import Unreadable, judge_quality, run_steps
-from fastgan.cli.settings import given_settings, make_config, make_settings, make_trainer
+from fastgan.cli.settings import given_settings, make_config, make_trainer
+from fastgan.training import trainer
 
 PACKAGES = (("PIL", "pillow"), ("matplotlib",) * 2, ("tensorboard",) * 2, ("tqdm",) * 2)
 
@@ -39,23 +42,21 @@ def train(args: argparse.Namespace) -> int:
             check_backend(device)
             known = {**run.before, **given}
             data = datasets.load(args.data, known.get("size"), stream=known.get("stream"), device=device)
-            settings = make_settings(given, run.before, args.data, data, device, world.size)
-            config = make_config(settings, args.data, data)
-            run.check_data(config)
-            torch.set_num_threads(settings["threads"])
-            model = make_trainer(settings, data.sample_shape, device)
-            settings["precision"] = model.settings["precision"]  # as chosen, where it was not given
+            config = make_config(given, run.before, args.data, data, device, world.size)
+            of_data = data_record(args.data, data)
+            run.check_data(of_data)
+            torch.set_num_threads(config.threads)
+            model = make_trainer(config, data.sample_shape, device)
+            config = replace(config, precision=model.config.precision)  # as chosen, if it was not given
             if run.config and run.checkpoint.exists():
                 model.load(run.checkpoint)
-            if model.step_number > settings["steps"]:
-                raise ValueError(
-                    f"--steps: got {settings['steps']}, but {run.path} is at step {model.step_number} already"
-                )
+            if model.step_number > config.steps:
+                raise ValueError(f"--steps: got {config.steps}, but {run.path} is at step {model.step_number} already")
             run.read_log(model.step_number)
             judge = None
             if world.writes:
-                options = {name: settings[name] for name in CODE}
-                judge = metrics.judge(data, settings["metrics_samples"], device=device, **options)
+                options = {name: getattr(config, name) for name in CODE}
+                judge = evaluation.judge(data, config.metrics_samples, device=device, **options)
         for name in data.skipped[:5]:
             run.say(f"left out, as it cannot be read: {name}")
         if len(data.skipped) > 5:
@@ -66,19 +67,19 @@ def train(args: argparse.Namespace) -> int:
             run.say(warning)
         for name in CODE:
             if run.config and run.config["settings"].get(name) and not any(map(given.get, CODE)):
-                run.say(f"the run was scored with --{name}, a file that runs code: it is used where given again")
+                run.say(f"the run was scored with --{name}, a file that runs code: it is used if given again")
         again = f"fastgan train {shlex.quote(args.data)} --out {shlex.quote(str(run.path))} --resume"
         with failing(again):
-            run.start(config)
+            run.start(whole_record(config, of_data))
             many = f"{world.size} processes, " if world.size > 1 else ""
             streamed = ", streamed," if isinstance(data, datasets.Stream) else ""
             run.say(
                 f"{run.path}: {data.count:,} samples of shape {data.sample_shape}{streamed} on "
-                f"{device}, {many}{settings['recipe']}, {settings['objective']}, step {model.step_number:,} of "
-                f"{settings['steps']:,}"
+                f"{device}, {many}{config.recipe}, {config.objective}, step {model.step_number:,} of "
+                f"{config.steps:,}"
             )
             try:
-                stopped = run_steps(model, data, settings, run, judge, world)
+                stopped = run_steps(model, data, config, run, judge)
             except trainer.TrainingDiverged as error:
                 raise Failed(f"{error}; {run.last_checkpoint()}") from error
             except Unreadable as error:
@@ -94,7 +95,7 @@ def train(args: argparse.Namespace) -> int:
                 return INTERRUPTED if stopped == signal.SIGINT else OK
             if world.writes:
                 quality = run.quality or judge_quality(model, judge, run, 0.0)
-                print(printable(f"{run.path}: {metrics.described(quality)}"))
+                print(printable(f"{run.path}: {evaluation.described(quality)}"))
     return OK
 
 
@@ -104,7 +105,7 @@ def _of_compiler(error: RuntimeError) -> bool:
 
 
 def _lost_connection(error: RuntimeError) -> bool:
-    """Whether this is what gloo or NCCL says where the other side of a collective is gone."""
+    """Whether this is what gloo or NCCL says when the other side of a collective is gone."""
     said = str(error).lower()
     return any(
         word in said for word in ("closed by peer", "reset by peer", "connection refused", "remote process exited")

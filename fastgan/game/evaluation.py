@@ -13,11 +13,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from fastgan.functional import discriminator_value_and_grad
 from fastgan.game.atoms import Atoms, refuse_probabilities
 from fastgan.game.densities import Density, Side, Source, read_pair
 from fastgan.game.theory import error_rate, expected_absolute_error, jensen_shannon, total_variation
-from fastgan.networks import mlp
+from fastgan.losses.adversarial import discriminator_value_and_grad
+from fastgan.models import mlp
 
 
 class Equilibrium(NamedTuple):

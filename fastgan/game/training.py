@@ -14,12 +14,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fastgan import networks
-from fastgan.functional import discriminator_loss
+from fastgan import models
+from fastgan.formulas.objectives import find
 from fastgan.game.evaluation import is_dead, mode_statistics, two_sample_test
 from fastgan.game.targets import Target, target
-from fastgan.objectives import find
-from fastgan.trainer import GANTrainer
+from fastgan.losses.adversarial import discriminator_loss
+from fastgan.training.trainer import GANTrainer
 
 # Measured on the four targets, see the README: non-saturating with R1, or a relativistic pairing with R1 and R2.
 PENALTIES = {"relativistic": (0.1, 0.1), "absolute_error": (0.1, 0.1), "mmd": (0.0, 0.0)}
@@ -99,7 +99,7 @@ def make_trainer(settings: Settings) -> GANTrainer:
     torch.manual_seed(settings.seed)  # of the networks' first weights
     d = target(settings.pair).d
     with torch.device("cpu"):  # and not where torch's default is
-        pair = networks.build((d,), settings.latent_dim, settings.width)
+        pair = models.build((d,), settings.latent_dim, settings.width)
     generator, discriminator = (network.float() for network in pair)
     names = ("latent_dim", "objective", "lr", "seed", "device")
     options = {name: getattr(settings, name) for name in names} | {"betas": (0.0, 0.99), "ema_decay": 0.999}

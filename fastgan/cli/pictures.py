@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from fastgan.data import needs
-from fastgan.metrics import label_of
+from fastgan.evaluation import label_of
 
 LN2 = math.log(2)
 

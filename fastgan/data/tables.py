@@ -7,20 +7,21 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from fastgan.optional import needs
+from fastgan.checks import said
+from fastgan.data.optional import needs
 
 
 def image_column(source: str, rows):
-    """(rows with one column, its name): the first column of images, of the split `train` where there are splits.
+    """(rows with one column, its name): the first column of images, of the split `train` if there are splits.
 
-    Raises ValueError where there is none."""
+    Raises ValueError if there is none."""
     import datasets
 
     if isinstance(rows, dict):  # its splits
         if "train" not in rows:
             raise ValueError(f"DATA: {source} has the splits {', '.join(rows)}, expected one named train")
         rows = rows["train"]
-    # Where a file was not written by `datasets`, images are structs of their bytes and their path.
+    # If a file was not written by `datasets`, images are structs of their bytes and their path.
     for name, kind in rows.features.items():
         if isinstance(kind, dict) and set(kind) == {"bytes", "path"}:
             rows = rows.cast_column(name, datasets.Image())
@@ -42,8 +43,8 @@ def _hugging_face(source: str) -> Iterator:
     try:
         yield datasets
     except Exception as error:  # of the network, of the hub, of Arrow: dozens of classes
-        said = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"DATA: {source} cannot be read as a data set ({type(error).__name__}: {said})") from error
+        reason = f"{type(error).__name__}: {said(error)}"
+        raise ValueError(f"DATA: {source} cannot be read as a data set ({reason})") from error
 
 
 def from_hub(name: str):

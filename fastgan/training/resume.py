@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator
 from numbers import Real
 
 import torch
 from torch import Tensor, nn
 
-from fastgan.checkpoints import check_same_network
 from fastgan.checks import said
-from fastgan.look import copied
+from fastgan.training.checkpoints import check_same_network
+from fastgan.training.look import copied
 
 SLOTS = ("step", "exp_avg", "exp_avg_sq")  # what Adam keeps of a parameter
 
@@ -24,7 +25,7 @@ def check_checkpoint(
     device: torch.device,
     scaler: torch.amp.GradScaler | None,
 ) -> None:
-    """Raises ValueError, naming the part, where loading it would fail or would leave a trainer that cannot go on.
+    """Raises ValueError, naming the part, if loading it would fail or would leave a trainer that cannot go on.
     checkpoint: as `read_checkpoint` gives it."""
     for name, part in parts.items():
         if not isinstance(checkpoint.get(name), dict):
@@ -43,6 +44,15 @@ def check_checkpoint(
         _check_scaler(path, scaler, checkpoint["scaler"], device)
 
 
+@contextlib.contextmanager
+def _refusing(reason: str) -> Iterator[None]:
+    """Whatever goes wrong inside, the file is to blame."""
+    try:
+        yield
+    except Exception as error:
+        raise ValueError(f"{reason}: {said(error)}") from error
+
+
 def _check_network(path, name: str, network: nn.Module, state: dict) -> None:
     own = network.state_dict()
     for key in own.keys() & state.keys():
@@ -54,14 +64,12 @@ def _check_network(path, name: str, network: nn.Module, state: dict) -> None:
                     f"{path}: is of another {name}: {key} is {state[key].dtype} in the file, expected {own[key].dtype}"
                 )
     check_same_network(path, name, network, state)
-    try:
+    with _refusing(f"{path}: is of another {name}"):
         copied(name, network).load_state_dict(state)
-    except Exception as error:
-        raise ValueError(f"{path}: is of another {name}: {said(error)}") from error
 
 
 def _check_adam(path, name: str, optimizer: torch.optim.Optimizer, state: dict) -> None:
-    try:
+    with _refusing(f"{path}: is damaged: {name} does not fit"):
         groups = [{**group, "params": list(group["params"])} for group in optimizer.param_groups]
         stand_in = torch.optim.Adam(groups)
         stand_in.load_state_dict(state)
@@ -69,8 +77,6 @@ def _check_adam(path, name: str, optimizer: torch.optim.Optimizer, state: dict) 
             numbers = (group["lr"], *group["betas"], group["eps"], group["weight_decay"])
             if len(group["betas"]) != 2 or not all(_is_finite(number) for number in numbers):
                 raise ValueError("a setting is no finite number")
-    except Exception as error:
-        raise ValueError(f"{path}: is damaged: {name} does not fit: {said(error)}") from error
     for p, kept in stand_in.state.items():
         for slot in SLOTS:
             there, expected = kept.get(slot) if isinstance(kept, dict) else None, () if slot == "step" else p.shape
@@ -88,17 +94,12 @@ def _is_finite(number: object) -> bool:
 
 
 def _check_random(path, name: str, device: torch.device, state: object) -> None:
-    try:
+    with _refusing(f"{path}: is damaged: {name} is no state of random numbers"):
         torch.Generator(device).set_state(state.cpu())
-    except Exception as error:
-        raise ValueError(f"{path}: is damaged: {name} is no state of random numbers: {said(error)}") from error
 
 
 def _check_scaler(path, scaler: torch.amp.GradScaler, state: object, device: torch.device) -> None:
-    try:
+    with _refusing(f"{path}: is damaged: scaler is no state of a loss scale"):
         torch.amp.GradScaler(device.type).load_state_dict(state)
-        numbers: Sequence = [state[key] for key in scaler.state_dict()]
-        if not all(_is_finite(number) and number >= 0 for number in numbers):
+        if not all(_is_finite(state[key]) and state[key] >= 0 for key in scaler.state_dict()):
             raise ValueError("a setting is no finite number")
-    except Exception as error:
-        raise ValueError(f"{path}: is damaged: scaler is no state of a loss scale: {said(error)}") from error

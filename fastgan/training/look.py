@@ -1,19 +1,21 @@
-"""A first look at both networks, on copies, before anything is trained: what they take, what they make, and what is
+"""A first look at both networks, on copies, before anything is trained: what they accept, what they return, and what is
 wrong with it, in one line."""
 
 from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from fastgan import checks
 from fastgan.checks import said
+from fastgan.formulas.objectives import find
+from fastgan.training import checks
+from fastgan.training.config import TrainerConfig
 
 LOOKS = 12  # at D with other weights, before it is said to give probabilities
 
@@ -26,10 +28,10 @@ class Look(NamedTuple):
 
 
 class FirstLook:
-    """What is known of a pair of networks before they are trained, and of the samples that D takes.
+    """What is known of a pair of networks before they are trained, and of the samples that D accepts.
 
     made: one generated sample. seen: what there is to know of D, None without one. passes: autocast's dtype or None.
-    Raises TypeError or ValueError where G takes no z of that width, D takes none of its samples, or gives no logits."""
+    Raises TypeError or ValueError if G accepts no such z, D accepts none of its samples or returns no logits."""
 
     def __init__(self, generator: nn.Module, discriminator: nn.Module | None, latent_dim: int, passes=None):
         self.discriminator, self.passes = discriminator, passes
@@ -44,7 +46,7 @@ class FirstLook:
                 if discriminator is not None:
                     self.seen = _look_at_discriminator(discriminator, self._noise())
         except (TypeError, ValueError) as error:
-            if discriminator is None or not _fit(discriminator, generator, z):
+            if discriminator is None or not _fit(discriminator, generator, rows=z):
                 raise
             raise ValueError(
                 "generator: got a network that takes what the other one makes of z, expected "
@@ -65,8 +67,8 @@ class FirstLook:
         return torch.randn(shape, generator=random, dtype=torch.float32, device="cpu").to(self.made)
 
     def check(self, name: str, samples: Tensor, together: bool) -> None:
-        """Raises TypeError or ValueError unless the networks take such samples. Reads shapes, but for a kind of samples
-        not seen before, of which D tries a few. together: D sees them in one batch with generated ones."""
+        """Raises TypeError or ValueError unless the networks accept such samples. Reads shapes only; a kind of samples
+        not seen before is tried on D. together: D sees them in one batch with generated ones."""
         checks.samples(name, samples)
         kind = samples.shape[1:], samples.dtype
         if kind in self.kinds and samples.device == self.made.device:
@@ -80,7 +82,7 @@ class FirstLook:
             fits = samples[0].numel() == self.made[0].numel()
         else:
             with self._autocast(samples.device):
-                fits = (same or not together) and _takes(self.discriminator, samples[:4].detach())
+                fits = (same or not together) and _fit(self.discriminator, rows=samples[:4].detach())
         if not fits:
             shapes = [", ".join(["(N", *map(str, x.shape[1:])]) + ")" for x in (samples, self.made)]
             raise ValueError(
@@ -93,42 +95,74 @@ class FirstLook:
         return torch.autocast(device.type, self.passes, enabled=self.passes is not None, cache_enabled=False)
 
 
+def choose_passes(config: TrainerConfig, seen: Look) -> bool:
+    """Whether D sees both sides in one pass. Raises ValueError if a one-stage step would not be exact."""
+    never = bool(config.r1) != bool(config.r2) and config.r1_every == 1  # no step would take a single pass
+    if not config.one_stage:
+        if config.concatenate is not None or never:
+            return bool(config.concatenate)
+        return not seen.mixes
+    if config.weight == 0:
+        raise ValueError("weight: got 0, expected another number: one-stage steps take G's gradients from D's")
+    if constant_ratio(config.objective, config.weight) is None:
+        got = f"step: got 'one-stage' with {config.objective!r}"
+        if seen.mixes:
+            raise ValueError(
+                f"{got} and a discriminator whose logits depend on other samples of the batch (batch normalisation?), "
+                "expected 'alternating', objective 'minimax', or another discriminator"
+            )
+        if seen.logits > 1:
+            raise ValueError(
+                f"{got} and {seen.logits} logits a sample, whose gradients have different ratios, expected "
+                "'alternating', objective 'minimax', or one logit a sample"
+            )
+        if config.precision == "float16":
+            raise ValueError(
+                f"{got} in float16, whose range is too small for the ratio of the gradients, expected 'bfloat16' or "
+                "'float32'"
+            )
+    return not seen.mixes and config.concatenate is not False
+
+
+def constant_ratio(objective: str, weight: float) -> float | None:
+    """G's gradient over D's at every generated sample's logit, where that is one number: -1 for the minimax game with
+    weight 1, which one-stage training leaves to D's own pass. None if it depends on the logit."""
+    found = find(objective)
+    same = found.relation is None and (found.generator_criterion or found.criterion) == found.criterion
+    if not same or not weight:
+        return None
+    ratio = found.generator_weight / (weight * found.weight)
+    if found.generator_target == "fake":
+        return ratio
+    return -ratio if found.criterion == "wasserstein" else None
+
+
+@contextlib.contextmanager
+def _run(message: str) -> Iterator[None]:
+    """Whatever a network raises inside becomes a ValueError in one line. A full memory is not the network's fault."""
+    try:
+        yield
+    except torch.cuda.OutOfMemoryError:
+        raise
+    except Exception as error:
+        raise ValueError(f"{message} gives {said(error)!r}") from error
+
+
 def _look_at_generator(generator: nn.Module, z: Tensor) -> Tensor:
     """The samples that a copy makes of z (N, latent_dim)."""
-    other = copied("generator", generator)
-    with torch.no_grad(), _undrawn(z):
-        try:
-            samples = other(z)
-        except torch.cuda.OutOfMemoryError:
-            raise
-        except Exception as error:
-            raise ValueError(
-                f"latent_dim: got {z.shape[1]}, expected what the generator takes; z of shape {tuple(z.shape)} gives "
-                f"{said(error)!r}"
-            ) from error
-    if not isinstance(samples, Tensor) or not samples.is_floating_point():
-        got = f"{samples.dtype} samples" if isinstance(samples, Tensor) else type(samples).__name__
-        raise TypeError(f"generator: got {got}, expected a floating tensor of samples (N, ...)")
-    if not samples.dim() or len(samples) != len(z):
-        raise ValueError(
-            f"generator: got samples of shape {tuple(samples.shape)} for {len(z)} rows of z, expected {len(z)} rows"
-        )
+    other, message = copied("generator", generator), f"latent_dim: got {z.shape[1]}, expected what the generator takes"
+    with torch.no_grad(), _undrawn(z), _run(f"{message}; z of shape {tuple(z.shape)}"):
+        samples = other(z)
+    _check_rows("generator", "samples", samples, z)
     return samples
 
 
 def _look_at_discriminator(discriminator: nn.Module, samples: Tensor) -> Look:
-    other = copied("discriminator", discriminator)
+    other, message = copied("discriminator", discriminator), f"discriminator: got {samples.dtype} samples of shape"
     with torch.enable_grad(), _undrawn(samples):
         samples = samples.detach().requires_grad_()
-        try:
+        with _run(f"{message} {tuple(samples.shape)} as the generator makes them, expected one that takes them; it"):
             logits = other(samples.clone())  # which may begin in place
-        except torch.cuda.OutOfMemoryError:
-            raise
-        except Exception as error:
-            raise ValueError(
-                f"discriminator: got {samples.dtype} samples of shape {tuple(samples.shape)} as the generator makes "
-                f"them, expected one that takes them; it gives {said(error)!r}"
-            ) from error
         check_logits(logits, samples)
         if not logits.requires_grad:
             raise ValueError("discriminator: got logits without a graph, expected ones that depend on its weights")
@@ -138,14 +172,18 @@ def _look_at_discriminator(discriminator: nn.Module, samples: Tensor) -> Look:
 
 
 def check_logits(logits: object, samples: Tensor) -> None:
-    """Raises TypeError or ValueError where what D gave for the samples are no logits of theirs. Reads shapes alone."""
-    if not isinstance(logits, Tensor) or not logits.is_floating_point():
-        got = f"{logits.dtype} logits" if isinstance(logits, Tensor) else type(logits).__name__
-        raise TypeError(f"discriminator: got {got}, expected one floating tensor of logits (N, ...)")
-    if not logits.dim() or len(logits) != len(samples):
+    """Raises TypeError or ValueError if what D gave for the samples are no logits of theirs. Reads shapes alone."""
+    _check_rows("discriminator", "logits", logits, samples)
+
+
+def _check_rows(network: str, what: str, given: object, of: Tensor) -> None:
+    if not isinstance(given, Tensor) or not given.is_floating_point():
+        got = f"{given.dtype} {what}" if isinstance(given, Tensor) else type(given).__name__
+        raise TypeError(f"{network}: got {got}, expected one floating tensor of {what} (N, ...)")
+    if not given.dim() or len(given) != len(of):
+        inputs = "rows of z" if what == "samples" else "samples"
         raise ValueError(
-            f"discriminator: got logits of shape {tuple(logits.shape)} for {len(samples)} samples, expected "
-            f"{len(samples)} rows"
+            f"{network}: got {what} of shape {tuple(given.shape)} for {len(of)} {inputs}, expected {len(of)} rows"
         )
 
 
@@ -188,23 +226,16 @@ class _Numbers(TorchFunctionMode):
         return function(*args, **(kwargs or {}))
 
 
-def _takes(discriminator: nn.Module, samples: Tensor) -> bool:
-    with torch.no_grad(), _undrawn(samples):
-        try:
-            check_logits(copied("discriminator", discriminator)(samples.clone()), samples)
-        except torch.cuda.OutOfMemoryError:
-            raise
-        except Exception:
-            return False
-    return True
-
-
-def _fit(generator: nn.Module, discriminator: nn.Module, z: Tensor) -> bool:
-    with torch.no_grad(), _undrawn(z):
-        try:
-            check_logits(copied("discriminator", discriminator)(copied("generator", generator)(z)), z)
-        except Exception:
-            return False
+def _fit(*networks: nn.Module, rows: Tensor) -> bool:
+    """Whether copies of the networks, one after the other, make logits of the rows."""
+    try:
+        with torch.no_grad(), _undrawn(rows), _run("it"):
+            out = rows.clone()
+            for network in networks:
+                out = copied("network", network)(out)
+            check_logits(out, rows)
+    except ValueError:
+        return False
     return True
 
 

@@ -13,14 +13,17 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import torch
+from torch import Tensor
 
-from fastgan.optional import needs, progress_bar
+from fastgan.checks import said
+from fastgan.data.optional import needs, progress_bar
 
 SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 WHITES = {"float": (1.0, 255.0, 65535.0), "int32": (255.0, 65535.0)}  # by kind, what white may be
 OVERSHOOT = 0.1  # of white: how far values may be outside [0, white], as those of a resized picture are; clipped
-DIMMEST = 1 / 32  # of white: what the brightest pixel of all pictures has to have where a smaller white is ruled out
-BITS_PER_SAMPLE, PHOTOMETRIC = 258, 262  # tags of TIFF; white is 0 where the second one is
+DIMMEST = 1 / 32  # of white: what the brightest pixel of all pictures has to have if a smaller white is ruled out
+BITS_PER_SAMPLE, PHOTOMETRIC = 258, 262  # tags of TIFF; white is 0 if the second one is
 SAMPLE_FORMAT, SIGNED = 339, (2,)  # another, and what it says of signed integers
 
 
@@ -61,7 +64,7 @@ def read_file(files: Sequence[Path], size: int, index: int) -> tuple[Picture | N
             return square(image, size, str(files[index])), None
     # A damaged file raises whatever its decoder happens to raise, SyntaxError and struct.error among them.
     except Exception as error:
-        return None, f"{files[index]} ({_first_line(error)})"
+        return None, f"{files[index]} ({said(error)})"
 
 
 def read_row(rows, column: str, size: int, index: int) -> tuple[Picture | None, str | None]:
@@ -69,7 +72,7 @@ def read_row(rows, column: str, size: int, index: int) -> tuple[Picture | None, 
     try:
         return square(rows[index][column], size, f"row {index}"), None
     except Exception as error:  # of the image's decoder, as in read_file
-        return None, f"row {index} ({_first_line(error)})"
+        return None, f"row {index} ({said(error)})"
 
 
 def square(image, size: int, source: str) -> Picture:
@@ -137,16 +140,12 @@ def _over_white(image):
     return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert(mode), True
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
-
-
 # ---- which value is white -------------------------------------------------------------------------------------------
 
 
 def whites(source: str, pictures: Iterable[Picture]) -> dict[str, float]:
     """Which value is white, for each kind of picture that does not say so itself: the first of `WHITES` that none of
-    them is above. Raises ValueError, naming one, where their values fit none."""
+    them is above. Raises ValueError, naming one, if their values fit none."""
     pictures, found = [p for p in pictures if p.kind], {}
     for kind in dict.fromkeys(p.kind for p in pictures):
         of_kind = [p for p in pictures if p.kind == kind]
@@ -242,3 +241,12 @@ def resized(images: np.ndarray, size: int) -> np.ndarray:
 
         images = np.stack([resize(image) for image in progress_bar(images, desc="resizing")])
     return np.ascontiguousarray(images.transpose(0, 3, 1, 2))
+
+
+def channels_first(image: np.ndarray, channels: int) -> Tensor:
+    """uint8 (H, W) or (H, W, 3) -> (channels, H, W)."""
+    if image.ndim == 2:
+        return torch.from_numpy(image.copy()).expand(channels, *image.shape)
+    if channels == 1:  # ITU-R 601 luma, as Pillow's "L"
+        return torch.from_numpy((image @ np.array([0.299, 0.587, 0.114])).round().astype(np.uint8))[None]
+    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))

@@ -1,4 +1,4 @@
-"""What is not always installed: the line that says so, and progress bars where there is a tool for them."""
+"""Optional packages: the error if one is missing, and progress bars with or without tqdm."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ def needs(module: str, extra: str = "train") -> str:
 
 
 class _NoBar:
-    """What stands in for a bar where tqdm is not installed: training and loading go on without one."""
+    """In place of a bar if tqdm is not installed."""
 
     disable = True
 
@@ -35,7 +35,7 @@ class _NoBar:
 
 
 def progress_bar(iterable=None, hidden: bool = False, **options):
-    """tqdm's bar, counting samples; drawn only where tqdm is there and stderr is a terminal."""
+    """tqdm's bar, counting samples; drawn only if tqdm is there and stderr is a terminal."""
     try:
         from tqdm import tqdm
     except ImportError:

@@ -10,8 +10,9 @@ from typing import BinaryIO
 
 import numpy as np
 
+from fastgan.checks import said
+
 COPIES = 3  # of an array at once, the numbers of points as float64, while it is brought to what training draws from
-_PART = 2**24  # bytes read at a time
 _ZIP = (b"PK\x03\x04", b"PK\x05\x06")
 
 
@@ -46,8 +47,7 @@ def read_array(path: Path, memory: float) -> np.ndarray:
         raise ValueError(f"DATA: {path} is damaged or no numpy file ({error})") from error
     # zipfile.BadZipFile, zlib.error, EOFError, ValueError and others, depending on where it is cut
     except Exception as error:
-        said = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"DATA: {path} is damaged or no numpy file ({said})") from error
+        raise ValueError(f"DATA: {path} is damaged or no numpy file ({said(error)})") from error
 
 
 def _read(path: Path, file: BinaryIO, size: int, memory: float) -> np.ndarray:
@@ -55,7 +55,7 @@ def _read(path: Path, file: BinaryIO, size: int, memory: float) -> np.ndarray:
     if version not in ((1, 0), (2, 0)):  # 3.0 is for names of fields
         raise ValueError(f"version {version[0]}.{version[1]} of the format, expected 1.0 or 2.0")
     header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, column_order, dtype = header(file)
+    shape, _, dtype = header(file)
     if dtype.hasobject:
         raise ValueError("it holds Python objects, expected numbers")
     count = math.prod(shape)
@@ -68,13 +68,7 @@ def _read(path: Path, file: BinaryIO, size: int, memory: float) -> np.ndarray:
     declared = count * dtype.itemsize
     if declared > size - file.tell():
         raise ValueError(f"its head says {declared:,} bytes, and {max(0, size - file.tell()):,} follow")
-    content = np.empty(declared, np.uint8)
-    for first in range(0, declared, _PART):
-        part = file.read(min(_PART, declared - first))
-        content[first : first + len(part)] = np.frombuffer(part, np.uint8)
-        if len(part) < min(_PART, declared - first):
-            raise EOFError(f"its head says {declared:,} bytes, and {first + len(part):,} follow")
+    file.seek(0)
+    array = np.lib.format.read_array(file, allow_pickle=False)
     file.read(1)  # at the end of a part of an archive its checksum is compared
-    array = content.view(dtype) if declared else np.empty(count, dtype)
-    array = array.reshape(shape, order="F" if column_order else "C")
     return np.asarray(array, dtype=dtype.newbyteorder("="), order="C")

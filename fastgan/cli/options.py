@@ -1,0 +1,76 @@
+"""Options made from settings, and argument types of numbers that say what was expected."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Callable
+
+from fastgan.checks import MOST, Whole, shortened
+from fastgan.training import recipes
+from fastgan.training.config import SETTINGS
+
+DIGITS = recipes.find(None, 8)  # whose settings stand in --help
+
+
+def add_settings(parser: argparse.ArgumentParser) -> None:
+    """Adds the option of every setting of a run that has one, in the groups that the settings name."""
+    shown = {name: f.metadata["group"] for name, f in SETTINGS.items() if f.metadata["help"]}
+    for title in dict.fromkeys(["", *shown.values()]):
+        group = parser.add_argument_group(title) if title else parser
+        for name in (name for name, of in shown.items() if of == title):
+            add_setting(group, name, help=SETTINGS[name].metadata["help"].format(getattr(DIGITS, name)))
+
+
+def add_setting(parser, name: str, **said) -> None:
+    """Adds the option of one setting, with its type and limits; others may say other things of it."""
+    f = SETTINGS[name]
+    kind, check, metavar = f.type.split(" ")[0], f.metadata["check"], f.metadata["shown"]
+    if kind == "bool":
+        options = {"action": argparse.BooleanOptionalAction}
+    elif kind == "int":
+        options = {"type": whole(check.least, check.most) if isinstance(check, Whole) else whole(), "metavar": metavar}
+    elif kind == "float":
+        options = {"type": float, "metavar": metavar}
+    else:
+        options = {"metavar": metavar} if metavar else {"choices": [c for c in check.choices if c is not None]}
+    parser.add_argument(f"--{name.replace('_', '-')}", **{**options, **said})
+
+
+def whole(low: int = 1, high: int = MOST) -> Callable[[str], int]:
+    """The argument type of whole numbers from `low` to `high`."""
+
+    def parse(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = None
+        if value is None or value < low:
+            raise argparse.ArgumentTypeError(f"got {shortened(text)}, expected a whole number of at least {low}")
+        if value > high:
+            raise argparse.ArgumentTypeError(f"got {shortened(text)}, expected a whole number of at most {high}")
+        return value
+
+    return parse
+
+
+def positive(text: str) -> float:
+    return _number(text, lambda value: value > 0, "a number > 0")
+
+
+def not_negative(text: str) -> float:
+    return _number(text, lambda value: value >= 0, "a number >= 0")
+
+
+def positives(text: str) -> tuple[float, ...]:
+    return tuple(_number(part, lambda value: value > 0, "numbers > 0 with commas between") for part in text.split(","))
+
+
+def _number(text: str, fits: Callable[[float], bool], expected: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not (math.isfinite(value) and fits(value)):
+        raise argparse.ArgumentTypeError(f"got {shortened(text)}, expected {expected}")
+    return value

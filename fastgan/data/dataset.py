@@ -1,0 +1,88 @@
+"""A data set in memory, drawing from it, and what the networks see of it."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class Dataset:
+    """name: what to call a run on it. samples: uint8 (N, C, H, W) or float32 (N, d), on the CPU.
+
+    mean, scale: for points, the (d,) float32 mean and the one float by which the samples were shifted and divided, so
+    that they have zero mean and unit scale; points = samples * scale + mean. None for images.
+    held_out: samples (M, ...) of the same kind that are not to be trained on, or None. labels, held_out_labels: int64.
+    modes, mode_std: for toy points, the (K, d) centres of the Gaussians they are drawn from, and the deviation of each,
+    shifted and divided like the samples; None for other data. skipped: files that could not be read. notes: what was
+    done to the data that nobody asked for, a line each: another size, a background for transparent pixels.
+    """
+
+    name: str
+    samples: Tensor
+    mean: Tensor | None = None
+    scale: float | None = None
+    held_out: Tensor | None = None
+    labels: Tensor | None = None
+    held_out_labels: Tensor | None = None
+    modes: Tensor | None = None
+    mode_std: float | None = None
+    skipped: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def count(self) -> int:
+        return len(self.samples)
+
+    def some(self, n: int) -> Tensor:
+        """The first n samples, or all there are."""
+        return self.samples[:n]
+
+    @property
+    def is_images(self) -> bool:
+        return self.samples.ndim == 4
+
+    @property
+    def sample_shape(self) -> tuple[int, ...]:
+        return tuple(self.samples.shape[1:])
+
+    def fingerprint(self) -> str:
+        """A hash of every sample, to tell on resume whether the data is still the same."""
+        digest = hashlib.blake2b(repr((self.sample_shape, str(self.samples.dtype))).encode(), digest_size=16)
+        digest.update(self.samples.contiguous().numpy().data)
+        return digest.hexdigest()
+
+
+def draw(
+    samples: Tensor, batch: int, random: torch.Generator, flip: bool = False, rank: int = 0, ranks: int = 1
+) -> Tensor:
+    """`batch` random rows of `samples`, with replacement, as the networks see them; on the device of both. Each of
+    several ranks has its own rows of what one process would draw for all: `random` is the same on all."""
+    rows = torch.randint(len(samples), (batch * ranks,), generator=random, device=samples.device)
+    drawn = samples[rows[batch * rank : batch * (rank + 1)]]
+    return to_unit(flipped(drawn, random, rank, ranks) if flip else drawn)
+
+
+def flipped(images: Tensor, random: torch.Generator, rank: int = 0, ranks: int = 1) -> Tensor:
+    """Images (N, C, H, W), each with probability 1/2 mirrored left to right."""
+    n = len(images)
+    coin = torch.rand(n * ranks, generator=random, device=images.device)[n * rank : n * (rank + 1)] < 0.5
+    return torch.where(coin[:, None, None, None], images.flip(3), images)
+
+
+def to_unit(samples: Tensor) -> Tensor:
+    """What the networks see: uint8 0..255 -> float32 in [-1, 1]; points as they are."""
+    return samples.float() / 127.5 - 1 if samples.dtype == torch.uint8 else samples
+
+
+def to_uint8(images: Tensor) -> Tensor:
+    """Float images in [-1, 1] -> uint8 0..255, rounded; values outside are clipped."""
+    return ((images.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+
+
+def to_points(samples: Tensor, mean: Tensor, scale: float) -> Tensor:
+    """Generated points (N, d) back in the units of the file they were learned from."""
+    return samples * scale + mean

@@ -1,0 +1,281 @@
+"""Where data comes from: `load` and the kinds of source it reads."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import math
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from fastgan.data import images, tables
+from fastgan.data.arrays import read_array
+from fastgan.data.dataset import Dataset
+from fastgan.data.images import SUFFIXES, channels_first
+from fastgan.data.optional import needs, progress_bar
+from fastgan.data.stream import Stream
+
+SIZES = (8, 16, 32, 64, 128)  # side of an image in pixels
+FOLDER_SIZE = 64  # side for a folder of images if no size is given
+MIN_SAMPLES = 16
+DIGITS_HELD_OUT = 500
+TOY_COUNT = 50_000  # points of `ring` and of `grid`
+MEMORY_SHARE = 0.25  # images that take more than this share of the free memory are streamed
+LARGEST = 1e30  # number of a point: generated ones, which may be many times as large, have to fit float32
+KINDS = "'digits', 'ring', 'grid', a folder of images, an .npy, .npz or .parquet file, or 'hub:NAME'"
+
+
+def load(
+    source: str, size: int | None = None, *, stream: bool | None = None, device: torch.device | str = "cpu"
+) -> Dataset | Stream:
+    """The data that `source` names, images brought to size x size pixels (middle crop, then bicubic).
+
+    source: "digits" (scikit-learn's 1,797 handwritten digits, 8x8 grey, of which 500 are held out), "ring" (8 Gaussians
+    of deviation 0.02 on a circle of radius 2) and "grid" (25 of deviation 0.05, 2 apart), which are never folders of
+    that name (write ./digits for one); a folder of images (searched with its subfolders, and with folders that links
+    lead to, each once); an `.npy` file, or an `.npz` file that holds one array: uint8 or bool (N, H, W) or (N, H, W, C)
+    with C 1 or 3 are images, float (N, d) are points. And, with the extra `hub`: a `.parquet` file or a folder of them,
+    a folder that `datasets` saved with `save_to_disk`, or "hub:NAME" for the split `train` of a data set of the Hugging
+    Face hub. The first column of images is taken. Transparent pixels are shown over white; 32-bit images are scaled by
+    what all of them hold (`fastgan.data.images`).
+    size: one of `SIZES`. None: 8 for digits, 64 for a folder or a table, and for an array the smallest size that is not
+    below its images' shorter side. Points have no size.
+    stream: read images of a folder or table as they are drawn; None does so if they would take more than
+    `MEMORY_SHARE` of the free memory of this machine, or of `device`.
+
+    Raises FileNotFoundError, ValueError or ImportError, each with one line that says what came and what is expected.
+    Images that cannot be read are left out and named in `Dataset.skipped`; `Dataset.notes` says what was done unasked.
+    """
+    if size is not None and size not in SIZES:
+        raise ValueError(f"--size: got {size}, expected one of {', '.join(map(str, SIZES))}")
+    path, wanted = Path(source), _Wanted(source, size, stream, device)
+    if source == "digits":
+        data = _digits(size or 8)
+    elif source in TOYS:
+        _no_size(source, size, 2)
+        data = _toy(source)
+    elif source.startswith("hub:"):
+        data = _table(tables.from_hub(source[4:]), wanted)
+    elif path.is_dir():
+        data = _folder(path, wanted)
+    elif path.is_file() and path.suffix.lower() == ".parquet":
+        data = _table(tables.from_parquet([path]), wanted)
+    elif path.is_file() and path.suffix.lower() in (".npy", ".npz"):
+        data = _array(path, size)
+    elif path.exists():
+        raise ValueError(f"DATA: got the file {source}, expected {KINDS}")
+    else:
+        raise FileNotFoundError(f"DATA: {source} does not exist, expected {KINDS}")
+    if stream and isinstance(data, Dataset):
+        raise ValueError(f"--stream: {source} is held in memory anyway; only folders and tables of images are streamed")
+    if data.count < MIN_SAMPLES:
+        unread = f" ({len(data.skipped)} more could not be read)" if data.skipped else ""
+        raise ValueError(f"DATA: {source} holds {data.count} samples{unread}, expected at least {MIN_SAMPLES}")
+    return data
+
+
+def free_memory(device: torch.device | str = "cpu") -> int:
+    """Bytes that are free in this machine's memory, or on a GPU; of both the less. Heeds a container's limit."""
+    free = math.inf
+    with contextlib.suppress(OSError, StopIteration):
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        free = 1024 * int(next(line for line in lines if line.startswith("MemAvailable")).split()[1])
+    with contextlib.suppress(OSError, ValueError):  # no such group, or "max"
+        group = Path("/sys/fs/cgroup")
+        used = int((group / "memory.current").read_text())
+        free = min(free, int((group / "memory.max").read_text()) - used)
+    if torch.device(device).type == "cuda":
+        free = min(free, torch.cuda.mem_get_info(device)[0])
+    return free
+
+
+def _digits(size: int) -> Dataset:
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError as error:
+        raise ImportError(needs("scikit-learn")) from error
+    digits = load_digits()
+    shades = np.rint(digits.images * (255 / 16)).astype(np.uint8)  # shades 0..16
+    samples = torch.from_numpy(images.resized(shades[..., None], size))
+    labels = torch.from_numpy(digits.target).long()
+    # One fixed split, whatever the run's seed, so that runs can be compared.
+    order = torch.randperm(len(samples), generator=torch.Generator().manual_seed(0))
+    held_out, train = order[:DIGITS_HELD_OUT], order[DIGITS_HELD_OUT:]
+    held = {"held_out": samples[held_out], "held_out_labels": labels[held_out]}
+    return Dataset("digits", samples[train], labels=labels[train], **held)
+
+
+def _toy(name: str) -> Dataset:
+    """Points around centres, the same ones for every run's seed."""
+    centres, std = TOYS[name]
+    random = torch.Generator().manual_seed(0)
+    chosen = torch.randint(len(centres), (TOY_COUNT,), generator=random)
+    points = centres[chosen] + std * torch.randn(TOY_COUNT, 2, generator=random)
+    data = _points(Path(name), points.numpy())
+    data.modes, data.mode_std = ((centres - data.mean) / data.scale).float(), std / data.scale
+    return data
+
+
+_CIRCLE = torch.arange(8, dtype=torch.float64) * (2 * math.pi / 8)
+_STEPS = torch.arange(-4, 5, 2, dtype=torch.float64)
+TOYS = {  # centres, deviation
+    "ring": (torch.stack([2 * _CIRCLE.cos(), 2 * _CIRCLE.sin()], dim=1), 0.02),
+    "grid": (torch.cartesian_prod(_STEPS, _STEPS), 0.05),
+}
+
+
+class _Wanted(NamedTuple):
+    """What `load` was asked for, of images."""
+
+    source: str
+    size: int | None
+    stream: bool | None
+    device: torch.device | str
+
+
+def _folder(folder: Path, wanted: _Wanted) -> Dataset | Stream:
+    if (folder / "state.json").is_file() or (folder / "dataset_dict.json").is_file():
+        return _table(tables.from_disk(folder), wanted)
+    everything, problems, notes = images.find_files(folder)
+    files = [p for p in everything if p.suffix.lower() in SUFFIXES]
+    parquet = [p for p in everything if p.suffix.lower() == ".parquet"]
+    if files:
+
+        def identity() -> bytes:
+            return b"".join(os.fsencode(f"{file.relative_to(folder)}\n{file.stat().st_size}\n") for file in files)
+
+        read = functools.partial(images.read_file, files)
+        data = _read(folder.resolve().name or "images", len(files), read, identity, wanted)
+    elif parquet:
+        data = _table(tables.from_parquet(parquet), wanted)
+    else:
+        more = f"; {problems[0]}" if problems else ""
+        raise ValueError(f"DATA: {folder} holds no image, expected files in {' '.join(sorted(SUFFIXES))}{more}")
+    data.skipped, data.notes = (*problems, *data.skipped), (*notes, *data.notes)
+    return data
+
+
+def _table(rows, wanted: _Wanted) -> Dataset | Stream:
+    """The first column of images of a table of Hugging Face's `datasets`."""
+    rows, column = tables.image_column(wanted.source, rows)
+    read = functools.partial(images.read_row, rows, column)
+
+    def identity() -> bytes:
+        seen = [read(wanted.size or FOLDER_SIZE, i * len(rows) // 64)[0] for i in range(64)]
+        return str(len(rows)).encode() + b"".join(b"" if one is None else one.pixels.tobytes() for one in seen)
+
+    name = Path(wanted.source.removeprefix("hub:")).resolve().stem
+    return _read(name, len(rows), read, identity, wanted)
+
+
+def _read(name: str, count: int, read: Callable, identity: Callable[[], bytes], wanted: _Wanted) -> Dataset | Stream:
+    """`count` images, held or streamed. read: (size, index) -> a picture, or what is wrong with it."""
+    images.check_pillow()
+    side = wanted.size or FOLDER_SIZE
+    read = functools.partial(read, side)
+    stream = wanted.stream
+    if stream is None:
+        stream = count * 3 * side * side > MEMORY_SHARE * free_memory(wanted.device)
+    # Of a stream up to a thousand images, spread over the data, are looked at.
+    looked = min(count, 1000) if stream else count
+    pictures, skipped = _pictures(read, [i * count // looked for i in range(looked)], quiet=stream)
+    if not pictures:
+        many = f"{looked} images" if stream else f"the {count} images"
+        raise ValueError(f"DATA: none of {many} in {wanted.source} can be read; the first is {skipped[0]}")
+    channels = 1 if all(p.pixels.ndim == 2 for p in pictures) else 3  # one colour image makes all of them so
+    whites = images.whites(wanted.source, pictures)
+    notes = images.notes(pictures, whites)
+    if wanted.size is None:
+        notes.insert(0, f"images are cropped and resized to {side} x {side}; --size takes another")
+    if stream:
+        data = Stream(name, count, functools.partial(images.read_bytes, read, whites), side, channels, identity())
+        data.notes = tuple(notes)
+        return data
+    samples = torch.empty(len(pictures), channels, side, side, dtype=torch.uint8)
+    for i in range(len(pictures)):
+        samples[i] = channels_first(images.in_bytes(pictures[i], whites)[0], channels)
+        pictures[i] = None  # not all of them twice in memory
+    return Dataset(name, samples, skipped=tuple(skipped), notes=tuple(notes))
+
+
+def _pictures(read: images.Read, indices: list[int], quiet: bool) -> tuple[list[images.Picture], list[str]]:
+    """Those that can be read, and what is wrong with the others."""
+    pictures, skipped = [], []
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        try:
+            found = pool.map(read, indices)
+            for picture, problem in progress_bar(found, hidden=quiet, desc="reading images", total=len(indices)):
+                if picture is None:
+                    skipped.append(problem)
+                else:
+                    pictures.append(picture)
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    return pictures, skipped
+
+
+def _array(path: Path, size: int | None) -> Dataset:
+    array = read_array(path, free_memory("cpu"))
+    if array.dtype in (np.uint8, np.bool_) and (array.ndim == 3 or (array.ndim == 4 and array.shape[3] in (1, 3))):
+        pixels = array[..., None] if array.ndim == 3 else array
+        if pixels.size == 0:
+            raise ValueError(f"DATA: {path} holds an empty array of shape {array.shape}")
+        if pixels.dtype == np.bool_:
+            pixels = pixels * np.uint8(255)
+        height, width = pixels.shape[1:3]
+        side = size or next((s for s in SIZES if s >= min(height, width)), SIZES[-1])
+        note = f"images of {height} x {width} are cropped and resized to {side} x {side}; --size takes another"
+        samples = torch.from_numpy(images.resized(pixels, side))
+        return Dataset(path.stem, samples, notes=() if size or (height, width) == (side, side) else (note,))
+    if array.dtype.kind == "f" and array.ndim == 2 and array.shape[1] > 0:
+        _no_size(str(path), size, array.shape[1])
+        return _points(path, array)
+    raise ValueError(
+        f"DATA: {path} holds {array.dtype} of shape {array.shape}, "
+        "expected images, uint8 (N, H, W) or (N, H, W, C) with C 1 or 3, or points, float (N, d)"
+    )
+
+
+def _no_size(source: str, size: int | None, d: int) -> None:
+    if size is not None:
+        raise ValueError(f"--size: got {size}, but {source} holds points of {d} numbers, not images")
+
+
+def _points(path: Path, array: np.ndarray) -> Dataset:
+    broken = np.flatnonzero(~np.isfinite(array).all(axis=1))
+    if len(broken):
+        raise ValueError(f"DATA: {path} has NaN or infinity in {len(broken)} rows, the first is row {broken[0]}")
+    if len(array) == 0:
+        raise ValueError(f"DATA: {path} holds 0 points, expected at least {MIN_SAMPLES}")
+    row, column = divmod(int(array.argmax() if array.max() > -array.min() else array.argmin()), array.shape[1])
+    largest = abs(float(array[row, column]))
+    if largest > LARGEST:
+        raise ValueError(
+            f"DATA: {path} has the number {array[row, column]:g} in row {row}, expected at most {LARGEST:g} in size: "
+            "generated points are float32"
+        )
+    if (array == array[0]).all():
+        raise ValueError(f"DATA: {path} holds {len(array)} times the same point, expected points that differ")
+    points = array.astype(np.float64)
+    mean = points.mean(axis=0)
+    points -= mean
+    scale = float(np.sqrt((points**2).mean()))
+    if scale < 1 / LARGEST:
+        raise ValueError(
+            f"DATA: {path} holds points that differ by {np.abs(points).max():.3g} only, expected at least "
+            f"{1 / LARGEST:g}: generated points are float32"
+        )
+    points /= scale
+    data = Dataset(
+        path.stem, torch.from_numpy(points.astype(np.float32)), mean=torch.from_numpy(mean).float(), scale=scale
+    )
+    if largest > 1e5 * scale:
+        data.notes = (f"points differ by {scale:.3g} and lie at up to {largest:.3g}: float32 rounds generated ones",)
+    return data

@@ -1,0 +1,16 @@
+"""Networks to train: DCGAN, a ResNet without normalisation, and multi-layer perceptrons."""
+
+from fastgan.models.networks import (
+    NETWORKS,
+    Discriminator,
+    Generator,
+    ResidualBlock,
+    ResNetDiscriminator,
+    ResNetGenerator,
+    build,
+    mlp,
+)
+
+__all__ = [
+    "NETWORKS", "Discriminator", "Generator", "ResNetDiscriminator", "ResNetGenerator", "ResidualBlock", "build", "mlp",
+]  # fmt: skip

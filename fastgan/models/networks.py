@@ -1,0 +1,215 @@
+"""The networks that the command line trains: DCGAN or a ResNet without normalisation for images of 8 to 128 pixels,
+multi-layer perceptrons for points.
+
+DCGAN: Radford, Metz and Chintala 2016. ResNet: R3GAN, Huang, Gokaslan, Kuleshov and Tompkin 2024. The trainer trains
+any other pair of modules as well.
+"""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from fastgan.data import SIZES
+
+NETWORKS = ("dcgan", "dcgan-batchnorm", "resnet", "mlp")
+SLOPE = 0.2  # of leaky ReLU, everywhere
+
+
+class Generator(nn.Module):
+    """z (N, latent_dim) -> images (N, channels, size, size) in [-1, 1].
+
+    A 4x4 map of features, doubled in side and halved in channels by 4x4 transposed convolutions until it is the image,
+    with batch normalisation and ReLU after each and tanh at the end (Radford et al. 2016, fig. 1). width: channels of
+    the last map before the image.
+
+    At 8 pixels a single convolution lies between 4x4 and the image, too little depth to draw digits with: two dense
+    layers of 128 go before it, and no batch normalisation, unless `batch_norm` asks for it there too.
+    """
+
+    def __init__(self, size: int, channels: int, latent_dim: int = 64, width: int = 64, batch_norm: bool | None = None):
+        super().__init__()
+        widths = _widths(size, width)[::-1]
+        dense = [128, 128] if size == 8 else []
+        layers: list[nn.Module] = []
+        for fan_in, fan_out in zip([latent_dim, *dense], dense):
+            layers += [nn.Linear(fan_in, fan_out), nn.ReLU()]
+        layers += [nn.Linear(dense[-1] if dense else latent_dim, widths[0] * 16), nn.Unflatten(1, (widths[0], 4, 4))]
+        for fan_in, fan_out in zip(widths, [*widths[1:], channels]):
+            if batch_norm or (batch_norm is None and size > 8):
+                layers.append(nn.BatchNorm2d(fan_in))
+            layers += [nn.ReLU(), nn.ConvTranspose2d(fan_in, fan_out, 4, stride=2, padding=1)]
+        self.layers = nn.Sequential(*layers, nn.Tanh())
+
+    def forward(self, z: Tensor) -> Tensor:
+        return self.layers(z)
+
+
+class Discriminator(nn.Module):
+    """Images (N, channels, size, size) -> logits (N, 1).
+
+    The generator backwards: 4x4 convolutions of stride 2 and leaky ReLU down to 4x4, then a linear layer (at 8 pixels
+    two dense layers of 128 between).
+
+    No batch normalisation, which DCGAN has here, unless `batch_norm`: the R1 penalty is a gradient per sample,
+    |grad_x D(x)|^2 at each x, and batch normalisation makes D(x) depend on the rest of the batch, so that the gradient
+    of the sum is not that of a sample any more. Nor is it needed: the penalty is what keeps this discriminator in
+    bounds (Mescheder et al. 2018 train without). With it (after each convolution but the first, as in the paper) train
+    without a penalty.
+    """
+
+    def __init__(self, size: int, channels: int, width: int = 64, batch_norm: bool = False):
+        super().__init__()
+        widths = _widths(size, width)
+        dense = [128, 128] if size == 8 else []
+        layers: list[nn.Module] = []
+        for i, (fan_in, fan_out) in enumerate(zip([channels, *widths], widths)):
+            layers.append(nn.Conv2d(fan_in, fan_out, 4, stride=2, padding=1))
+            if batch_norm and i > 0:
+                layers.append(nn.BatchNorm2d(fan_out))
+            layers.append(nn.LeakyReLU(SLOPE))
+        layers.append(nn.Flatten())
+        for fan_in, fan_out in zip([widths[-1] * 16, *dense], dense):
+            layers += [nn.Linear(fan_in, fan_out), nn.LeakyReLU(SLOPE)]
+        layers.append(nn.Linear(dense[-1] if dense else widths[-1] * 16, 1))
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.layers(images)
+
+
+class ResidualBlock(nn.Module):
+    """x + W3 s(W2 s(W1 x)) on maps (N, channels, H, W): 1x1 to twice the channels, grouped 3x3 (16 channels a group),
+    1x1 back; s is leaky ReLU (Huang et al. 2024, fig. 2).
+
+    No normalisation. What it would do for the scale, the first weights do: W3 starts at 0, so that a block is the
+    identity, W1 and W2 at He's scale times depth^(-1/4), `depth` blocks to a network (Fixup: Zhang et al. 2019, eq. 5).
+    """
+
+    def __init__(self, channels: int, depth: int):
+        super().__init__()
+        hidden = 2 * channels
+        groups = math.gcd(hidden, max(1, hidden // 16))
+        self.widen = _he(nn.Conv2d(channels, hidden, 1), depth**-0.25)
+        self.mix = _he(nn.Conv2d(hidden, hidden, 3, padding=1, groups=groups), depth**-0.25)
+        self.narrow = _he(nn.Conv2d(hidden, channels, 1, bias=False), 0.0)
+        self.act = nn.LeakyReLU(SLOPE)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.narrow(self.act(self.mix(self.act(self.widen(x)))))
+
+
+class ResNetGenerator(nn.Module):
+    """z (N, latent_dim) -> images (N, channels, size, size), unbounded: training brings them to [-1, 1].
+
+    A learned 4x4 map, each channel of it weighed by a linear function of z; then, from 4x4 to the image's side,
+    `blocks` residual blocks and a doubling of the side; a 1x1 convolution makes colours of the last map. width:
+    channels of that map; each coarser one has twice as many, up to eight times `width`.
+    """
+
+    def __init__(self, size: int, channels: int, latent_dim: int = 64, width: int = 64, blocks: int = 1):
+        super().__init__()
+        widths = _widths(size, width, finest=True)[::-1]
+        self.basis = nn.Parameter(torch.randn(widths[0], 4, 4))
+        self.weigh = _he(nn.Linear(latent_dim, widths[0], bias=False), 1 / GAIN)
+        layers: list[nn.Module] = []
+        for i, channels_here in enumerate(widths):
+            if i > 0:
+                layers += [_change(widths[i - 1], channels_here), nn.Upsample(scale_factor=2)]
+            layers += [ResidualBlock(channels_here, blocks * len(widths)) for _ in range(blocks)]
+        self.layers = nn.Sequential(*layers, _he(nn.Conv2d(widths[-1], channels, 1), 1 / GAIN))
+
+    def forward(self, z: Tensor) -> Tensor:
+        return self.layers(self.basis * self.weigh(z)[:, :, None, None])
+
+
+class ResNetDiscriminator(nn.Module):
+    """Images (N, channels, size, size) -> logits (N, 1): the generator backwards, halving by 2x2 means, then a 4x4
+    convolution of each channel by itself and a linear layer. No logit depends on another image."""
+
+    def __init__(self, size: int, channels: int, width: int = 64, blocks: int = 1):
+        super().__init__()
+        widths = _widths(size, width, finest=True)
+        layers: list[nn.Module] = [_he(nn.Conv2d(channels, widths[0], 1), 1 / GAIN)]
+        for i, channels_here in enumerate(widths):
+            if i > 0:
+                layers += [nn.AvgPool2d(2), _change(widths[i - 1], channels_here)]
+            layers += [ResidualBlock(channels_here, blocks * len(widths)) for _ in range(blocks)]
+        whole = _he(nn.Conv2d(widths[-1], widths[-1], 4, groups=widths[-1], bias=False), 1 / GAIN)
+        self.layers = nn.Sequential(*layers, whole, nn.Flatten(), _he(nn.Linear(widths[-1], 1, bias=False), 1 / GAIN))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.layers(images)
+
+
+def mlp(fan_in: int, fan_out: int, width: int = 128, depth: int = 3) -> nn.Sequential:
+    """(N, fan_in) -> (N, fan_out) through `depth` layers of `width` with leaky ReLU. Leaky, because a discriminator of
+    plain ReLU can die: it then calls everything the same, and its expected error of 1/2 looks like success."""
+    widths = [fan_in, *[width] * depth]
+    layers = [layer for a, b in pairwise(widths) for layer in (nn.Linear(a, b), nn.LeakyReLU(SLOPE))]
+    return nn.Sequential(*layers, nn.Linear(width, fan_out))
+
+
+def build(
+    sample_shape: tuple[int, ...], latent_dim: int, width: int, networks: str | None = None
+) -> tuple[nn.Module, nn.Module]:
+    """(generator, discriminator) for samples of shape (C, H, W) or (d,), with torch's global random weights.
+
+    networks: one of `NETWORKS`; None is "mlp" for points, and "dcgan" for images, which has no batch normalisation in
+    D. "dcgan-batchnorm" is the paper's pair, weights from N(0, 0.02^2). Raises ValueError for a name that is unknown
+    or meant for the other kind of samples.
+    """
+    points = len(sample_shape) == 1
+    networks = networks or ("mlp" if points else "dcgan")
+    fitting = [name for name in NETWORKS if (name == "mlp") == points]
+    if networks not in fitting:
+        kind = "points" if points else "images"
+        raise ValueError(f"networks: got {networks}, expected one of {', '.join(fitting)}, as the samples are {kind}")
+    if points:
+        (d,) = sample_shape
+        return mlp(latent_dim, d, width), mlp(d, 1, width)
+    channels, size, _ = sample_shape
+    if networks == "resnet":
+        return ResNetGenerator(size, channels, latent_dim, width), ResNetDiscriminator(size, channels, width)
+    if networks == "dcgan-batchnorm":
+        pair = Generator(size, channels, latent_dim, width, True), Discriminator(size, channels, width, True)
+        return tuple(network.apply(_dcgan_weights) for network in pair)
+    return Generator(size, channels, latent_dim, width), Discriminator(size, channels, width)
+
+
+GAIN = math.sqrt(2 / (1 + SLOPE**2))  # that keeps the scale through leaky ReLU (He et al. 2015, eq. 15)
+
+
+def _he(layer: nn.Module, scale: float) -> nn.Module:
+    """The layer, its weights from N(0, 1 / fan_in) times `GAIN` times `scale`, its bias 0."""
+    with torch.no_grad():
+        layer.weight.normal_(0, scale * GAIN / math.sqrt(layer.weight[0].numel()))
+        if layer.bias is not None:
+            layer.bias.zero_()
+    return layer
+
+
+def _change(fan_in: int, fan_out: int) -> nn.Module:
+    """From one width to another, by a linear map of each pixel."""
+    return nn.Identity() if fan_in == fan_out else _he(nn.Conv2d(fan_in, fan_out, 1, bias=False), 1 / GAIN)
+
+
+@torch.no_grad()
+def _dcgan_weights(layer: nn.Module) -> None:
+    """Radford et al. 2016, section 4: weights from N(0, 0.02^2); batch normalisation's from N(1, 0.02^2)."""
+    if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)):
+        layer.weight.normal_(0, 0.02)
+    elif isinstance(layer, nn.BatchNorm2d):
+        layer.weight.normal_(1, 0.02)
+
+
+def _widths(size: int, width: int, finest: bool = False) -> list[int]:
+    """Channels of the maps from fine to coarse, down to 4x4: doubled at each, up to eight times `width`.
+
+    finest: with a map of the image's own side; else the first has half of it."""
+    if size not in SIZES:
+        raise ValueError(f"size: got {size}, expected one of {', '.join(map(str, SIZES))}")
+    return [width * min(2**level, 8) for level in range(int(math.log2(size)) - 2 + finest)]

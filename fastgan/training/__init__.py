@@ -1,0 +1,1 @@
+"""Training: the trainer and its step, CUDA graphs, checkpoints, several ranks, recipes."""

@@ -1,0 +1,219 @@
+"""Every setting of a training, once: its default, its check and its option on the command line.
+
+`TrainerConfig` is what `GANTrainer` is given and a checkpoint stores; `RunConfig` adds what `fastgan train` needs and
+config.json stores. Both are frozen and checked when they are made. A recipe is a `RunConfig`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fastgan.checks import (
+    Check,
+    OneOf,
+    Whole,
+    finite,
+    flag,
+    not_negative,
+    number,
+    positive,
+    share,
+    shortened,
+    text,
+)
+from fastgan.data import MEMORY_SHARE, SIZES
+from fastgan.formulas.objectives import find
+from fastgan.models import NETWORKS
+
+MMD = "mmd"  # the one objective without a discriminator
+STEPS = ("alternating", "one-stage")
+PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
+NOT_EXACT = ("seed", "capture")  # what no number depends on once the training has begun
+
+
+def check_objective(objective: str) -> None:
+    """Raises ValueError, naming the objectives there are, unless both networks have a loss of that name."""
+    if objective != MMD:
+        find(objective)
+
+
+def _objective(name: str, value: object) -> str:
+    check_objective(value)
+    return value
+
+
+def _rate(name: str, value: object) -> float:
+    if isinstance(value, (tuple, list)):
+        raise TypeError(f"{name}: got {type(value).__name__}, expected one number, the rate of both networks")
+    return positive(name, value)
+
+
+def _betas(name: str, value: object) -> tuple[float, float]:
+    if isinstance(value, str) or not isinstance(value, Sequence) or len(value) != 2:
+        raise TypeError(f"{name}: got {shortened(value)}, expected two numbers")
+    for i, beta in enumerate(value):
+        if not 0 <= number(f"{name}[{i}]", beta) < 1:
+            raise ValueError(f"{name}[{i}]: got {beta}, expected a number from 0 to below 1")
+    return float(value[0]), float(value[1])
+
+
+def _widths(name: str, value: object) -> tuple[float, ...]:
+    if isinstance(value, (str, float, int)) or not isinstance(value, (Sequence, np.ndarray, Tensor)):
+        raise TypeError(f"{name}: got {type(value).__name__}, expected a sequence of numbers, or None")
+    return tuple(positive(f"{name}[{i}]", float(width)) for i, width in enumerate(value))
+
+
+def setting(check: Check, default: Any = ..., *, help: str | None = None, group: str = "", shown: str | None = None):
+    """A field. help: of its option, {} being its value for digits; a field without help has no option. shown: the word
+    for its value in --help."""
+    kept = {"check": check, "help": help, "group": group, "shown": shown}
+    return field(metadata=kept) if default is ... else field(default=default, metadata=kept)
+
+
+LOSS, STEP, DATA, QUALITY = "the loss and the networks", "the step", "the data", "how good it is"
+
+
+# fmt: off
+@dataclass(frozen=True, kw_only=True)
+class TrainerConfig:
+    """The keyword arguments of `fastgan.GANTrainer`, where they are explained. None: the trainer chooses.
+
+    Raises TypeError or ValueError, naming the setting, if one is wrong or has no part in the training: the record of a
+    run must not name what it did not do. A value that says what happens anyway, such as r1=0 without a discriminator,
+    is accepted."""
+
+    objective: str = setting(_objective, "nonsaturating", group=LOSS, shown="NAME",
+                             help="the loss: nonsaturating, minimax, hinge, relativistic, ...")
+    weight: float = setting(finite, 0.5)
+    lr: float = setting(_rate, 2e-3, group=LOSS, shown="X", help="Adam's learning rate (digits: {})")
+    betas: tuple[float, float] = setting(_betas, (0.0, 0.99))
+    r1: float | None = setting(not_negative, None, group=LOSS, shown="X",
+                               help="weight of the R1 penalty, 0 for none (digits: {})")
+    r2: float = setting(not_negative, 0.0, group=LOSS, shown="X",
+                        help="weight of the R2 penalty, on generated data (digits: {:g})")
+    r1_every: int = setting(Whole(1, 2**31), 1, group=LOSS, shown="N",
+                            help="compute the penalties at every N-th step, N times as heavy")
+    latent_dim: int = setting(Whole(1, 2**20), 64, group=LOSS, shown="N",
+                              help="numbers the generator starts from (digits: {})")
+    ema_decay: float = setting(share, 0.999)
+    seed: int = setting(Whole(None, None), 0)
+    step: str = setting(OneOf(*STEPS), "alternating", group=STEP,
+                        help="one-stage: one pass through D serves both (default: no)")
+    redraw: bool = setting(flag, True)
+    precision: str | None = setting(OneOf(None, *PRECISIONS), None, group=STEP,
+                                    help="of the networks' passes (default: bfloat16 on GPUs that have it)")
+    compile: bool = setting(flag, False, group=STEP, help="torch.compile both networks (default: no)")
+    capture: bool | None = setting(flag, None, group=STEP, help="the step in one CUDA graph (default: if possible)")
+    accumulate: int = setting(Whole(1, 2**31), 1, group=STEP, shown="N",
+                              help="go through a batch in N parts, for the memory")
+    concatenate: bool | None = setting(flag, None)
+    channels_last: bool | None = setting(flag, None)
+    bandwidths: tuple[float, ...] | None = setting(_widths, None)
+    # fmt: on
+
+    def __post_init__(self):
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if value is not None or f.default is not None:
+                object.__setattr__(self, f.name, f.metadata["check"](f.name, value))
+        if self.r1 is None:
+            object.__setattr__(self, "r1", 0.0 if self.objective == MMD else 0.5)
+        alone, nothing = self.objective == MMD, "MMD has no discriminator"
+        for name, idle, why in (
+            ("weight", alone and self.weight != 0.5, f"{nothing} whose loss it would weigh"),
+            ("r1", alone and self.r1 != 0, f"{nothing} to penalise"),
+            ("r2", alone and self.r2 != 0, f"{nothing} to penalise"),
+            ("r1_every", self.r1_every != 1 and not self.penalised, "neither r1 nor r2 is more than 0"),
+            ("step", alone and self.one_stage, f"{nothing} to take turns with"),
+            ("redraw", alone and not self.redraw, f"{nothing} that has seen samples before the generator's step"),
+            ("concatenate", alone and self.concatenate, f"{nothing} to pass samples through"),
+            ("bandwidths", self.bandwidths is not None and not alone, f"objective {self.objective!r} has no kernel"),
+        ):
+            if idle:
+                raise ValueError(f"{name}: got {getattr(self, name)}, but {why}")
+        if self.accumulate > 1 and (alone or find(self.objective).relation == "average"):
+            raise ValueError(
+                f"accumulate: got {self.accumulate}, expected 1 for {self.objective!r}: "
+                "its loss looks at the whole batch"
+            )
+
+    @property
+    def one_stage(self) -> bool:
+        return self.step == "one-stage"
+
+    @property
+    def penalised(self) -> bool:
+        """Whether some steps have a penalty."""
+        return self.r1 > 0 or self.r2 > 0
+
+    def of_trainer(self) -> dict[str, Any]:
+        """The keyword arguments of `GANTrainer`."""
+        return {f.name: getattr(self, f.name) for f in fields(TrainerConfig)}
+
+    def exact(self) -> dict[str, Any]:
+        """What a checkpoint must agree with for the training to go on exactly."""
+        kept = {name: value for name, value in self.of_trainer().items() if name not in NOT_EXACT}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in kept.items()}
+
+
+# fmt: off
+@dataclass(frozen=True, kw_only=True)
+class RunConfig(TrainerConfig):
+    """All that makes a run of `fastgan train` what it is. None: the data or the machine decide."""
+
+    recipe: str = setting(text, shown="NAME", help="dcgan-r1, dcgan, r3gan or points, see below")
+    steps: int = setting(Whole(), shown="N", help="training steps (digits: {:,})")
+    batch: int = setting(Whole(1, 2**31), shown="B", help="samples a step, in each process (digits: {})")
+    size: int | None = setting(OneOf(*SIZES), None, shown="S", help="side of the images: 8, 16, 32, 64 or 128 pixels")
+    seed: int = setting(Whole(0), 0, shown="S", help="of weights, data order and noise (default {})")
+    save_every: int | None = setting(Whole(), None, shown="N", help="steps between checkpoints (default: a twelfth)")
+    networks: str | None = setting(OneOf(*NETWORKS), None)
+    width: int = setting(Whole(1, 2**16), 64, group=LOSS, shown="N",
+                         help="channels of the finest feature map (digits: {})")
+    device: str = setting(OneOf("cpu", "cuda"), "cpu", group=STEP, shown="D",
+                          help="cpu, cuda or cuda:N (default: cuda if there is one)")
+    threads: int | None = setting(Whole(1, 1024), None, group=STEP, shown="N",
+                                  help="CPU threads (default: all; 1 for digits and points)")
+    processes: int = setting(Whole(1, 2**20), 1)
+    flip: bool = setting(flag, False, group=DATA, help="mirror every other image left to right (default: no)")
+    stream: bool | None = setting(flag, None, group=DATA, help="read images as they are drawn (default: if they "
+                                  f"need over {MEMORY_SHARE:.0%}% of free memory)")
+    workers: int | None = setting(Whole(0, 256), None, group=DATA, shown="N",
+                                  help="processes that read a stream (default: up to 8)")
+    metrics_every: int | None = setting(Whole(0), None, group=QUALITY, shown="N",
+                                        help="steps between comparisons (default: --save-every; 0: last)")
+    metrics_samples: int = setting(Whole(16), 2_000, group=QUALITY, shown="N", help="samples compared (default {:,})")
+    inception: str | None = setting(text, None, group=QUALITY, shown="FILE",
+                                    help="Inception's weights, for FID and KID; a .pt runs code")
+    features: str | None = setting(text, None, group=QUALITY, shown="FILE",
+                                   help="another network, as TorchScript: uint8 images -> features; runs code")
+    # fmt: on
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.features and self.inception:
+            raise ValueError(f"features: got {self.features}, but --inception names the features to compare")
+        if self.accumulate > self.batch:
+            raise ValueError(
+                f"accumulate: got {self.accumulate}, but a batch has {self.batch} samples, and a part at least one"
+            )
+
+    def record(self) -> dict[str, Any]:
+        """What config.json holds of it."""
+        return {f.name: getattr(self, f.name) for f in fields(self)}
+
+
+SETTINGS = {f.name: f for f in fields(RunConfig)}
+
+
+def check_settings(values: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a run among some values, each checked by itself. Raises as `RunConfig` does."""
+    found = {name: value for name, value in values.items() if name in SETTINGS}
+    given = {name: value for name, value in found.items() if value is not None or SETTINGS[name].default is not None}
+    return {name: SETTINGS[name].metadata["check"](name, value) for name, value in given.items()}
