@@ -27,8 +27,9 @@ setup(
     # fastgan/kernels is a link to kernels: every package is found by its path, and a folder named fastgan hides none.
     package_dir={"": "."},  # so that an editable install is a path too
     packages=[
-        *("fastgan", "fastgan.cli", "fastgan.compat", "fastgan.data", "fastgan.evaluation", "fastgan.game"),
-        *("fastgan.kernels", "fastgan.models", "fastgan.training"),
+        *("fastgan", "fastgan.cli", "fastgan.compat", "fastgan.cpu", "fastgan.data", "fastgan.evaluation"),
+        *("fastgan.formulas", "fastgan.game", "fastgan.kernels", "fastgan.losses", "fastgan.models"),
+        *("fastgan.operators", "fastgan.training"),
     ],
     install_requires=[
         "torch>=2.7",
