@@ -11,7 +11,7 @@ import textwrap
 import time
 from pathlib import Path
 
-from bench.environment import RESULTS
+from bench.harness.environment import RESULTS
 from bench.suites import SUITES
 
 TOP = """Measures what fastgan does against eager PyTorch and torch.compile. Without a command: every suite that fits
@@ -27,7 +27,6 @@ EXAMPLES = """examples:
   python -m bench gate                           launches, bytes, operators, instructions: as the baseline has them?
   python -m bench gate --update                  they are meant to be otherwise: write the baseline again
   python -m bench report                         tables and pictures again, from the stored numbers
-  python -m bench report --html                  all of them on one page, report.html
   python -m bench report --agree A.json B.json   do two runs agree within their intervals?
   python -m bench machine-code                   compile the kernels for GPUs that are not here, and check the result
   python -m bench versions                       tests and builds on the lowest, the image's and the newest torch
@@ -105,7 +104,7 @@ def dtypes(text: str) -> list[str]:
 
 
 def cells(text: str) -> list[str]:
-    """float32:2^26,bfloat16:128 -> as `bench.losses.run` takes them."""
+    """float32:2^26,bfloat16:128 -> as `bench.suites.losses.run` takes them."""
     pairs = [part.partition(":")[::2] for part in text.split(",")]
     return [f"{dtypes(dtype)[0]} {size(n)}" for dtype, n in pairs]
 
@@ -133,7 +132,7 @@ def names(text: str) -> list[str]:
 
 
 def configurations() -> tuple[str, ...]:
-    """Names of `bench.lists.CONFIGURATIONS`, without importing torch for `--help`; a test holds the two together."""
+    """Names of `lists.CONFIGURATIONS`, without importing torch for `--help`; a test compares the two."""
     audio = ("hifigan-d", "hifigan-d-5+3", "hifigan-g", "vits-d", "bigvgan-d", "dac-d", "encodec-d")
     images = ("pix2pixhd-d", "spade-d", "spade-d-sliced", "cyclegan-d", "vqgan-d", "real-esrgan-d", "esrgan-d")
     return (*audio, *images, "dcgan-d", "dcgan-d-logits", "stylegan2-d", "r3gan-d", "biggan-d")
@@ -216,7 +215,6 @@ def parser() -> argparse.ArgumentParser:
 
     add = commands.add_parser("report", help="tables, pictures and README's tables from the stored numbers")
     add.add_argument("file", nargs="*", type=Path, help="default: every results file in bench/results, and README.md")
-    add.add_argument("--html", nargs="?", const=Path("report.html"), type=Path, metavar="FILE", help="one page of all")
     add.add_argument("--agree", nargs=2, type=Path, metavar=("A", "B"), help="do two runs of one suite agree?")
     add.add_argument("--check", action="store_true", help="write nothing; exit code 1 where README.md says otherwise")
 
@@ -287,25 +285,25 @@ def main(arguments: list[str] | None = None) -> int:
         except ValueError as error:
             return complain(str(error))
     if args.command == "versions":
-        from bench import versions
+        from bench.checks import versions
 
         return versions.run(args)
     if args.command == "report":
-        return agree(*args.agree) if args.agree else report(args.file, args.html, args.check)
+        return agree(*args.agree) if args.agree else report(args.file, args.check)
     try:
         import fastgan.kernels  # noqa: F401
     except ImportError as error:
         return complain(f"{error}: install with `python -m pip install -e .`")
     if args.command == "gate":
-        from bench import gate
+        from bench.checks import gate
 
         return gate.run(args.only, args.update, args.cases)
     if args.command == "machine-code":
-        from bench import machine_code
+        from bench.checks import machine_code
 
         return machine_code.run(args.targets, args.json, args.jobs)
     if args.command == "checks":
-        from bench import checks
+        from bench.checks import device as checks
 
         return checks.run(args.out, args.commit)
     if args.command == "tune":
@@ -331,7 +329,9 @@ def measure(args: argparse.Namespace, arguments: list[str]) -> int:
     """One suite."""
     import torch
 
-    from bench import environment, passes, promises, suites
+    from bench import suites
+    from bench.harness import environment, promises
+    from bench.harness import processes as passes
 
     if args.threads:
         torch.set_num_threads(args.threads)
@@ -378,7 +378,7 @@ def _only(args: argparse.Namespace, device: str) -> list[str] | None:
         return args.only
     if args.sizes is None and args.dtypes is None:
         return None
-    from bench import losses
+    from bench.suites import losses
 
     found = losses.cells(device, args.quick)
     dtype_names = args.dtypes or list(losses.DTYPES)
@@ -389,7 +389,9 @@ def _only(args: argparse.Namespace, device: str) -> list[str] | None:
 
 def every_suite(args: argparse.Namespace, arguments: list[str]) -> int:
     """Each in its own process with its share of the time left; what one leaves over, the next ones have."""
-    from bench import environment, passes, suites
+    from bench import suites
+    from bench.harness import environment
+    from bench.harness import processes as passes
 
     begin, failed = time.perf_counter(), []
     names_ = suites.there()
@@ -423,16 +425,17 @@ def every_suite(args: argparse.Namespace, arguments: list[str]) -> int:
             failed.append(name)
             print(f"python -m bench: {name}: stopped after {1.5 * limit + 60:.0f} s", file=sys.stderr)
     files = [folder / f"{name}.json" for name in names_ if (folder / f"{name}.json").exists()]
-    status = report(files, None, False)
+    status = report(files, False)
     if status == 0 and not args.quick and args.out is None:
-        status = report([], None, False)  # README.md as well
+        status = report([], False)  # README.md as well
     print(f"[{time.perf_counter() - begin:4.0f} s] done" + (f"; failed: {', '.join(failed)}" if failed else ""))
     return 1 if failed else status
 
 
-def report(files: list[Path], html: Path | None, check: bool) -> int:
+def report(files: list[Path], check: bool) -> int:
     """Tables and pictures beside each file; without files, of all there are, and README's tables."""
-    from bench import environment, readme, suites
+    from bench import readme, suites
+    from bench.harness import environment
 
     everything = not files
     files = files or readme.files()
@@ -453,16 +456,11 @@ def report(files: list[Path], html: Path | None, check: bool) -> int:
         if check:
             print("\n".join(stale) or "README.md says what the results files say")
             return 1 if stale else 0
-    if html is not None:
-        from bench import html as page
-
-        page.write(html)
-        print(f"{html}: {html.stat().st_size / 1e6:.1f} MB, opens by itself")
     return 0
 
 
 def agree(first: Path, second: Path) -> int:
-    from bench import passes
+    from bench.harness import processes as passes
 
     try:
         found = [json.loads(file.read_text(encoding="utf-8")) for file in (first, second)]

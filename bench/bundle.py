@@ -6,7 +6,9 @@ import json
 import re
 from pathlib import Path
 
-from bench import environment, passes, promises, suites
+from bench import suites
+from bench.harness import environment, promises
+from bench.harness import processes as passes
 
 MOST_BYTES = 16 * 2**20  # of a file
 DOCUMENTS = ("checks", "tune")  # results files that are no suite

@@ -25,9 +25,9 @@ from pathlib import Path
 
 import numpy as np
 
-from bench import environment
-from bench.measure import student
-from bench.progress import progress
+from bench.harness import environment
+from bench.harness.clock import student
+from bench.harness.progress import progress
 
 HERE, THERE = "this checkout", "other"
 SIZES = (128, 2**12, 2**18, 2**21)
@@ -185,7 +185,7 @@ def differing(results: dict) -> Iterator[tuple[str, str, dict]]:
 
 
 def table(results: dict) -> str:
-    from bench.promises import times
+    from bench.harness.promises import times
 
     lines = [f"| row | time | this checkout µs | speed against {results['revision'][:12]} | |", "|---|---|---|---|---|"]
     for row, kinds in results["rows"].items():
@@ -213,9 +213,9 @@ def make(row: str, device: str):
     """(machine, call) of a row; raises ValueError where its result is wrong."""
     import torch
 
-    from bench import contenders, lists
-    from bench.losses import _rotating
-    from bench.measure import machine, poison
+    from bench.harness.clock import machine, poison
+    from bench.suites import contenders, lists
+    from bench.suites.losses import _rotating
 
     host, (name, *where) = machine(device, quick=False), row.split()
     generator = torch.Generator(device=device).manual_seed(1)

@@ -21,7 +21,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench import bundle, environment
+from bench import bundle
+from bench.harness import environment
 
 PYTHON = sys.executable
 SCRATCH = environment.ROOT / "build" / "gpu"  # ignored by git; a later call finds the results of an earlier one here
@@ -108,10 +109,10 @@ def plan(commit: str | None = None, quick: bool = False, failed: Sequence[str] =
 
 def _others(losses: str, matching: str, mmd: str) -> dict[str, str]:
     """The cells of each suite but those that have stages of their own."""
-    from bench import losses as losses_
-    from bench import matching as matching_
-    from bench import mmd as mmd_
-    from bench.promises import size
+    from bench.harness.promises import size
+    from bench.suites import losses as losses_
+    from bench.suites import matching as matching_
+    from bench.suites import mmd as mmd_
 
     known = {
         "losses": [f"{dtype}:{size(n)}" for dtype, n in losses_.cells("cuda", False)],

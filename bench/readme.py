@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from types import ModuleType
 
-from bench import bundle, environment, promises, suites, versions
+from bench import bundle, suites
+from bench.checks import versions
+from bench.harness import environment, promises
 
 
 def files() -> list[Path]:
@@ -66,6 +69,13 @@ def rewrite(path: Path, write: bool) -> list[str]:
     return [f"README.md: the table of {suite} is not that of the results files" for suite in stale]
 
 
+def of_document(name: str) -> ModuleType:
+    from bench import tune
+    from bench.checks import device
+
+    return {"checks": device, "tune": tune}[name]
+
+
 def unpack(found: dict) -> list[Path]:
     """The results files of another machine, from the one file that `bench gpu` leaves of them; and README's tables."""
     folder = environment.RESULTS / re.sub(r"[^a-z0-9-]", "", found["folder"] or "unknown")
@@ -77,7 +87,7 @@ def unpack(found: dict) -> list[Path]:
     for name in bundle.DOCUMENTS:
         if name in found:
             environment.write_json(folder / f"{name}.json", found[name])
-            environment.write_atomically(folder / f"{name}.md", suites.module(name).markdown(found[name]))
+            environment.write_atomically(folder / f"{name}.md", of_document(name).markdown(found[name]))
             written += [folder / f"{name}.json", folder / f"{name}.md"]
     run = {key: found[key] for key in ("stages", "tests") if key in found}
     environment.write_json(folder / "gpu.json", run)

@@ -8,8 +8,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from bench import lists
-from bench.contenders import DTYPES, LOSS_SCALE
+from bench.suites import lists
+from bench.suites.contenders import DTYPES, LOSS_SCALE
 
 pytest.importorskip("pytest_benchmark")
 

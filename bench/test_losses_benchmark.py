@@ -9,7 +9,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from bench.contenders import CONTENDERS, DTYPES, LOSS_SCALE, draw, why_wrong
+from bench.suites.contenders import CONTENDERS, DTYPES, LOSS_SCALE, draw, why_wrong
 
 pytest.importorskip("pytest_benchmark")
 

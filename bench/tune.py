@@ -18,10 +18,10 @@ from unittest import mock
 import torch
 
 import fastgan
-from bench import environment
-from bench.contenders import DTYPES, draw
-from bench.measure import Cuda, interval, sample_rounds
-from bench.report import made_on, microseconds
+from bench.harness import environment
+from bench.harness.clock import Cuda, interval, sample_rounds
+from bench.harness.report import made_on, microseconds
+from bench.suites.contenders import DTYPES, draw
 
 ADVERSARIAL = importlib.import_module("fastgan.kernels.adversarial")  # the package's function has the module's name
 MMD = importlib.import_module("fastgan.kernels.mmd")
@@ -112,7 +112,7 @@ def discriminator(dtype: str, n: int) -> Callable[[], Callable[[int], object]]:
 
 def two_samples(n: int, d: int) -> Callable[[], Callable[[int], object]]:
     def make() -> Callable[[int], object]:
-        from bench import mmd
+        from bench.suites import mmd
 
         fake, real = mmd.draw(n, d, "cuda", torch.Generator(device="cuda").manual_seed(0))
         return lambda _: fastgan.mmd_value_and_grad(fake.detach(), real, mmd.bandwidths(d))

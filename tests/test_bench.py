@@ -11,8 +11,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench import compare, losses, measure, promises, report
-from bench.contenders import CONTENDERS, Contender, draw, softplus_loss, why_wrong
+from bench import compare
+from bench.harness import clock as measure
+from bench.harness import promises, report
+from bench.suites import losses
+from bench.suites.contenders import CONTENDERS, Contender, draw, softplus_loss, why_wrong
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -128,7 +131,7 @@ def test_a_wrong_contender_gets_no_speed(wrong, ours):
 
 KERNEL_ROWS = """
 import json
-from bench import contenders, losses
+from bench.suites import contenders, losses
 ours = [c for c in contenders.CONTENDERS if c.ours or c.name == "eager"]
 print(json.dumps(losses.cell("cpu", "float32", 300, ours, quick=True, budget_s=0.01)["rows"]))
 """
@@ -263,7 +266,7 @@ def test_a_gpu_file_is_reported_with_its_own_columns_and_promises(results, tmp_p
 
 
 def test_options_are_handed_on_but_for_those_named():
-    from bench.passes import inherited
+    from bench.harness.processes import inherited
 
     given = ["--quiet", "--limit", "179.5", "--out", "x", "--no-compile", "--budget=3", "--sizes", "128"]
     assert inherited(given, ("--limit", "--out", "--budget", "--quiet")) == ["--no-compile", "--sizes", "128"]

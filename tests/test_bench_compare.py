@@ -64,7 +64,7 @@ def test_the_verdict_is_that_of_the_intervals():
 
 
 def test_rows_name_contenders_and_configurations_that_there_are():
-    from bench import contenders, lists
+    from bench.suites import contenders, lists
 
     names = {c.name for c in contenders.CONTENDERS}
     for row in compare.rows():

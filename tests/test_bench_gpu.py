@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from bench import bundle, environment, gpu
+from bench import bundle, gpu
+from bench.harness import environment
 
 ROOT = Path(__file__).resolve().parents[1]
 

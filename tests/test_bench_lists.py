@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from bench import __main__ as command
-from bench import lists, promises, report
-from bench.contenders import DTYPES, LOSS_SCALE
+from bench.harness import promises, report
+from bench.suites import lists
+from bench.suites.contenders import DTYPES, LOSS_SCALE
 
 NAMES = ["hifigan-d", "spade-d", "dcgan-d"]
 BY_NAME = {c.name: c for c in lists.CONFIGURATIONS}

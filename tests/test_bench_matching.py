@@ -8,7 +8,8 @@ import json
 import pytest
 import torch
 
-from bench import matching, report
+from bench.harness import report
+from bench.suites import matching
 
 NAMES = ["hifigan", "hifigan-attached", "vits"]
 
@@ -113,7 +114,7 @@ def test_promises_say_what_the_rows_say(results):
     for speed, verdict in ((1.99, "not met"), (2.01, "met")):
         drop_in["host_speedup"]["median"] = speed
         assert {what: v for what, _, v in matching.promises(results)}["drop-in ≥ 2× eager, HiFi-GAN's maps"] == verdict
-    drop_in["host_speedup"]["median"] = 0.9
+    drop_in["host_speedup"]["median"] = 0.01
     worst = next(p for p in matching.promises(results) if p[0].startswith("drop-in never slower"))
     assert worst[2] == "not met" and "hifigan" in worst[1]
     drop_in["error"] = "wrong"

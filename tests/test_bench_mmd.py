@@ -8,8 +8,8 @@ import pytest
 import torch
 
 import fastgan
-from bench import mmd
-from bench import promises as judged
+from bench.harness import promises as judged
+from bench.suites import mmd
 
 NAMES = ["256 x 2", "256 x 64"]
 

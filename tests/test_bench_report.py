@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import math
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from bench import __main__ as command
-from bench import environment, growth, html, measure, passes, readme, suites, timeline
+from bench import readme, suites
+from bench.harness import clock as measure
+from bench.harness import environment, growth
+from bench.harness import processes as passes
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -72,51 +74,6 @@ def test_rows_where_fastgan_loses_are_in_readme():
             ]
             table = readme.table("lists")
             assert all(f"| {title} |" in table for title in losing)
-
-
-class Page(HTMLParser):
-    """Tags that a browser would close, and every address that it would load."""
-
-    def __init__(self):
-        super().__init__()
-        self.tags, self.open, self.addresses, self.ids = [], [], [], []
-
-    def handle_starttag(self, tag, attributes):
-        self.tags.append(tag)
-        for name, value in attributes:
-            if name in ("src", "href", "xlink:href", "data", "action"):
-                self.addresses.append(value)
-            if name == "id":
-                self.ids.append(value)
-
-
-def test_the_page_needs_no_other_file(tmp_path, monkeypatch):
-    folder = tmp_path / "results" / "a-machine"
-    for file in readme.files()[:2]:
-        environment.write_json(folder / file.name, json.loads(file.read_text()))
-    step = {"name": "a step", "batch": 4, "lanes": {"host": [["loss", 0.0, 5.0], ["other", 5.0, 15.0]]}, "rows": []}
-    header = json.loads((folder / "losses.json").read_text())["environment"]
-    results = {"suite": "timeline", "environment": header, "device_type": "cpu", "quick": False}
-    results |= {"contenders": {}, "cells": [step], "skipped": []}
-    environment.write_json(folder / "timeline.json", results)
-    monkeypatch.setattr(environment, "RESULTS", tmp_path / "results")
-    monkeypatch.setattr(environment, "ROOT", tmp_path)
-    timeline.write(results, folder)
-    text = html.page()
-    page = Page()
-    page.feed(text)
-    assert page.addresses and all(a.startswith(("data:image/png;base64,", "#")) for a in page.addresses)
-    assert page.tags.count("svg") == len(html.DRAWN) and page.tags.count("img") == 1 and "@import" not in text
-    assert len(page.ids) == len(set(page.ids))
-    for title in ("Speed", "Cost as the work grows", "Roofline", "Launches", "One training step"):
-        assert f"<h3>{title}</h3>" in text
-    assert "25.00%" in text  # the loss in the step
-
-
-def test_markdown_of_the_tables_becomes_html():
-    text = html.as_html("before `x`\n\n| a | b |\n|---|---|\n| **1** | <2> |\n\nafter")
-    assert text.splitlines()[0] == "<p>before <code>x</code></p>" and text.endswith("<p>after</p>")
-    assert "<tr><th>a</th><th>b</th></tr><tr><td><b>1</b></td><td>&lt;2&gt;</td></tr>" in text
 
 
 def test_a_fit_finds_the_floor_and_the_cost_that_made_the_times():

@@ -7,8 +7,8 @@ import math
 import pytest
 import torch
 
-from bench import training
-from bench.training import ALTERNATING, CAREFUL, CONTENDERS, EXAMPLE, MINIMAX, ONE_STAGE, Cell, why_wrong
+from bench.suites import training
+from bench.suites.training import ALTERNATING, CAREFUL, CONTENDERS, EXAMPLE, MINIMAX, ONE_STAGE, Cell, why_wrong
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 CELLS = [Cell("small", 16, 8, 4), Cell("small-plain", 16, 8, 4, False)]

@@ -31,7 +31,7 @@ def name(row):
 
 
 def test_every_target_dtype_and_path_was_built(rows):
-    from bench.machine_code import CALLS, LEFT_OUT, TARGETS  # imports Triton, compiles nothing
+    from bench.checks.machine_code import CALLS, LEFT_OUT, TARGETS  # imports Triton, compiles nothing
 
     built = {(row["launch"], row["dtype"], row["target"]) for row in rows}
     dtypes = ("float32", "bfloat16", "float16", "float64")
@@ -82,7 +82,7 @@ def test_one_program_takes_no_ticket_and_many_take_one_that_orders_memory(rows):
 
 
 def test_a_broken_promise_is_named(rows):
-    from bench.machine_code import broken
+    from bench.checks.machine_code import broken
 
     row = next(r for r in rows if r["target"] == "sm_90" and r["dtype"] == "bfloat16" and r["programs"] > 1)
     loop = row["tile_loops"][0]
@@ -101,7 +101,7 @@ SIDES += [(5, 17, 33), (1, 16, 4096), (1,), (3000,), (16, 16, 16, 16, 16), (1, 1
 SIDES += [(1, 9000), (9000, 1), (2048, 32768), (33000, 33000), (100_000, 99_999), (2**20, 2**20), (2**20 + 1, 16)]
 SPECIALISED = """
 import json, sys
-from bench.machine_code import Call, recorded, specialised
+from bench.checks.machine_code import Call, recorded, specialised
 seen = {}
 for name, value, gradient in (("both", True, True), ("value", True, False), ("gradient", False, True)):
     for sides in json.loads(sys.argv[1]):

@@ -15,13 +15,13 @@ pytest.importorskip("triton")
 ROOT = Path(__file__).resolve().parents[1]
 MEASURE = """
 import json, sys
-from bench import machine_code_matching as m
+from bench.checks import machine_code_matching as m
 print(json.dumps([m.measure(*m.CALLS[call][:3], dtype, target) for call, dtype, target in json.loads(sys.argv[1])]))
 """
 KEYS = """
 import itertools
-from bench import machine_code_matching as m
-from bench.machine_code import specialised
+from bench.checks import machine_code_matching as m
+from bench.checks.machine_code import specialised
 seen = {}
 lists = [(1,), (16,), (3000,), (2**20,), (1, 16), (33, 4096), (2**20 + 1, 16), (5, 16, 9000)]
 for sizes, forward in itertools.product(lists, (True, False)):
@@ -53,7 +53,7 @@ def ask(*command):
 
 
 def check(builds):
-    from bench.machine_code_matching import CALLS
+    from bench.checks.machine_code_matching import CALLS
 
     rows = json.loads(ask(MEASURE, json.dumps(builds)))
     assert [(row["launch"], row["dtype"], row["target"]) for row in rows] == [
@@ -79,7 +79,7 @@ def test_a_launch_key_settles_the_binary():
 
 
 def test_a_broken_promise_is_named():
-    from bench.machine_code_matching import broken
+    from bench.checks.machine_code_matching import broken
 
     row = dict(forward=True, dtype="float32", loads=[128] * 8, stores=[128], spills=0, atomics=["atom.gpu.acq_rel.add"])
     assert list(broken(row)) == []

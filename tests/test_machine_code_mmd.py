@@ -18,15 +18,15 @@ FEW = [(DIFFERENCES, "sm_90"), (DIFFERENCES, "gfx942"), (PRODUCTS, "sm_90"), (BF
 ALL = [(call, target) for call in range(6) for target in ("sm_80", "sm_90", "sm_100", "gfx942")]
 MEASURE = """
 import json, sys
-from bench import machine_code_mmd as m
+from bench.checks import machine_code_mmd as m
 print(json.dumps([m.measure(m.CALLS[call], target) for call, target in json.loads(sys.argv[1])]))
 """
 KEYS = """
 import itertools
 import sys
 from unittest import mock
-from bench import machine_code_mmd as m
-from bench.machine_code import specialised
+from bench.checks import machine_code_mmd as m
+from bench.checks.machine_code import specialised
 seen = {}
 sizes = itertools.product((1, 16, 4097), (1, 2, 4, 5, 16, 48, 64, 100, 260), (True, False))
 for n, d, value in sizes:
@@ -70,7 +70,7 @@ def test_a_launch_key_settles_the_binary():
 
 
 def test_a_broken_promise_is_named():
-    from bench.machine_code_mmd import broken
+    from bench.checks.machine_code_mmd import broken
 
     good = {"target": "sm_90", "products": True, "shared": 1, "spills": 9, "spills_in_loops": 0, "matrix": 9}
     good |= {"loads_128": 4, "loads_narrow": 0}

@@ -133,7 +133,7 @@ def test_launches(kernel_device):
 
 
 def test_nothing_as_large_as_a_map_is_allocated_but_the_gradients(monkeypatch):
-    from bench.measure import Cpu
+    from bench.harness.clock import Cpu
 
     monkeypatch.setattr("fastgan.operators.chosen", "torch")
     shapes = [[(4, 64, 5000)] * 3]  # 1.28 million elements a map, five blocks of the closed form
@@ -340,7 +340,7 @@ def test_a_gradient_made_in_the_forward_pass_is_given_once(monkeypatch, p):
 def test_memory_of_each_way_to_go_backward(monkeypatch, dtype, save):
     """Beyond the gradients nothing of the size of a map, but a byte an element where signs are saved. Gradients in
     float32 are made in the forward pass, others in the backward pass."""
-    from bench.measure import Cpu
+    from bench.harness.clock import Cpu
 
     monkeypatch.setattr("fastgan.operators.chosen", "torch")
     fake, real = (flat(maps([[(4, 64, 5000)] * 3], dtype, "cpu", seed)) for seed in (0, 1))
@@ -435,8 +435,8 @@ def test_bad_input_of_save():
 @pytest.mark.parametrize("save", ["maps", "signs"])
 def test_on_a_gpu_nothing_waits_and_hifigans_maps_take_two_launches(save):
     """At full size, by the allocator; and captured into a graph."""
-    from bench.matching import hifigan_maps
-    from bench.measure import Cuda
+    from bench.harness.clock import Cuda
+    from bench.suites.matching import hifigan_maps
 
     shapes = [shape for maps in hifigan_maps(16, 8192) for shape in maps]
     fake, real = ([torch.randn(shape, device="cuda") for shape in shapes] for _ in range(2))
@@ -475,7 +475,7 @@ LISTS = ("hifigan", "hifigan-attached", "bigvgan-v2", "dac", "encodec", "vits", 
 def test_lists_of_real_codebases(monkeypatch, name, save):
     """All maps of HiFi-GAN, BigVGAN-v2, DAC, EnCodec, VITS, pix2pixHD and SPADE, with a sixteenth of their channels,
     against float64; the counts at full size are those of dropin.md, section 3."""
-    from bench import matching
+    from bench.suites import matching
 
     monkeypatch.setattr("fastgan.operators.chosen", "torch")
     configuration = next(c for c in matching.CONFIGURATIONS if c.name == name)
@@ -487,7 +487,7 @@ def test_lists_of_real_codebases(monkeypatch, name, save):
 
 
 def test_the_lists_are_as_long_as_their_codebases():
-    from bench.matching import CONFIGURATIONS
+    from bench.suites.matching import CONFIGURATIONS
 
     counted = {}
     for c in CONFIGURATIONS:

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from bench import readme, versions
+from bench import readme
 from bench.__main__ import main
+from bench.checks import versions
 
 ROOT = Path(__file__).resolve().parents[1]
 JUNIT = """<testsuites><testsuite>
@@ -54,7 +55,7 @@ def test_a_build_that_fails_is_a_row():
 
 
 def test_every_launch_is_built_for_every_target():
-    from bench import machine_code, machine_code_matching, machine_code_mmd
+    from bench.checks import machine_code, machine_code_matching, machine_code_mmd
 
     work = versions.work(("sm_80", "sm_90"))
     both = len(machine_code.CALLS) + len(machine_code_matching.CALLS)

@@ -19,9 +19,9 @@ from pathlib import Path
 
 import numpy as np
 
-from bench import environment
-from bench.measure import student
-from bench.progress import progress
+from bench.harness import environment
+from bench.harness.clock import student
+from bench.harness.progress import progress
 
 NAMES = ("name", "dtype", "n", "d", "batch", "size")  # of a cell: which one it is
 

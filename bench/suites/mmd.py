@@ -16,12 +16,12 @@ import torch
 from torch import Tensor
 
 import fastgan
-from bench import environment, report
-from bench import promises as judged
-from bench.losses import COMPILE, _one_line
-from bench.measure import interval, machine, ratio, sample_rounds
-from bench.progress import progress
-from bench.promises import percent, times
+from bench.harness import environment, report
+from bench.harness import promises as judged
+from bench.harness.clock import interval, machine, ratio, sample_rounds
+from bench.harness.progress import progress
+from bench.harness.promises import percent, times
+from bench.suites.losses import COMPILE, _one_line
 
 EAGER, DROP_IN, DIRECT, TF32, EXACT = (
     "eager",

@@ -19,12 +19,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench import environment, report
-from bench import promises as promised
-from bench.losses import _one_line
-from bench.measure import Cuda, interval, machine, ratio, sample_rounds
-from bench.progress import progress
-from bench.promises import Promise, times
+from bench.harness import environment, report
+from bench.harness import promises as promised
+from bench.harness.clock import Cuda, interval, machine, ratio, sample_rounds
+from bench.harness.progress import progress
+from bench.harness.promises import Promise, times
+from bench.suites.losses import _one_line
 from fastgan.networks import build
 from fastgan.trainer import GANTrainer
 

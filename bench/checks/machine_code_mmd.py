@@ -20,8 +20,7 @@ from unittest import mock
 
 import torch
 
-from bench.contenders import DTYPES
-from bench.machine_code import (
+from bench.checks.machine_code import (
     MULTIPROCESSORS,
     TARGETS,
     Broken,
@@ -32,7 +31,8 @@ from bench.machine_code import (
     instructions,
     loops,
 )
-from bench.progress import progress
+from bench.harness.progress import progress
+from bench.suites.contenders import DTYPES
 
 SHARED = {"sm_80": 166_912, "sm_90": 232_448, "sm_100": 232_448, "gfx942": 65_536}  # bytes a program may have
 

@@ -1,6 +1,6 @@
 """The kernel of feature matching that saves signs, for GPUs that are not here: part of `python -m bench machine-code`.
 
-Promises, for every launch, as those of `bench.machine_code`:
+Promises, for every launch, as those of `bench.checks.machine_code`:
   maps are read and gradients written 128 bits at a time    full tiles, NVIDIA
   signs are read and written 64 bits at a time or more      full tiles, NVIDIA
   nothing spills                                            float32, bfloat16, float16
@@ -18,8 +18,7 @@ from unittest import mock
 
 import torch
 
-from bench.contenders import DTYPES
-from bench.machine_code import (
+from bench.checks.machine_code import (
     HIFIGAN_MAPS,
     MULTIPROCESSORS,
     TARGETS,
@@ -31,7 +30,8 @@ from bench.machine_code import (
     instructions,
     loops,
 )
-from bench.progress import progress
+from bench.harness.progress import progress
+from bench.suites.contenders import DTYPES
 
 ONE = (2**22 + 3,)  # no size known to be a multiple of anything
 CALLS = (  # name, sizes, forward?, dtypes

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
 
-from bench import environment
+from bench.harness import environment
 
 RESULTS = environment.RESULTS / "versions.json"
 TARGETS = ("sm_80", "sm_90", "sm_100")
@@ -146,7 +146,7 @@ def print_builds(targets: Sequence[str], jobs: int) -> None:
 
 def work(targets: Sequence[str]) -> list[tuple[str, int, str, str]]:
     """(module of bench, index of its call, dtype, target) of every build."""
-    from bench import machine_code, machine_code_matching, machine_code_mmd
+    from bench.checks import machine_code, machine_code_matching, machine_code_mmd
 
     launches = [("machine_code", i, dtype) for i in range(len(machine_code.CALLS)) for dtype in DTYPES]
     launches += [
@@ -158,7 +158,7 @@ def work(targets: Sequence[str]) -> list[tuple[str, int, str, str]]:
 
 def build(item: tuple[str, int, str, str]) -> dict:
     """What is wrong with this build, if anything."""
-    from bench import machine_code, machine_code_matching, machine_code_mmd
+    from bench.checks import machine_code, machine_code_matching, machine_code_mmd
 
     module, index, dtype, target = item
     try:

@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 
 import fastgan
-from bench import environment
-from bench.contenders import DTYPES, draw
-from bench.graph_nodes import kernel_nodes
-from bench.limits import limits
-from bench.measure import Cuda, interval
-from bench.report import made_on
+from bench.harness import environment
+from bench.harness.clock import Cuda, interval
+from bench.harness.graph_nodes import kernel_nodes
+from bench.harness.limits import limits
+from bench.harness.report import made_on
+from bench.suites.contenders import DTYPES, draw
 from fastgan.compat import hifigan
 
 N = 100_003
@@ -174,7 +174,7 @@ def _first_call(name: str, dtype: str) -> None:
 
 def _first_cell(suite: str, name: str) -> None:
     """The launches of a headline cell; the shapes are small, since a kernel's code does not depend on them."""
-    from bench import matching, mmd
+    from bench.suites import matching, mmd
 
     if suite == "mmd":
         n, d = mmd.cells("cuda")[name]

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import torch
 
-from bench import environment
-from bench.contenders import CONTENDERS, DTYPES, LOSS_SCALE, Contender, draw, why_wrong
-from bench.limits import limits
-from bench.measure import interval, machine, poison, ratio, sample_rounds
-from bench.progress import progress
-from bench.promises import losses as promises  # noqa: F401  part of a suite
+from bench.harness import environment
+from bench.harness.clock import interval, machine, poison, ratio, sample_rounds
+from bench.harness.limits import limits
+from bench.harness.progress import progress
+from bench.harness.promises import losses as promises  # noqa: F401  part of a suite
+from bench.suites.contenders import CONTENDERS, DTYPES, LOSS_SCALE, Contender, draw, why_wrong
 
 SIZES = [1, 16, 128, 2**10, 2**12, 2**14, 2**16, 2**18, 2**20, 2**22, 2**24]  # logits a side
 MORE = [2**26, 2**28]  # on a GPU
@@ -190,18 +190,18 @@ def _one_line(error: Exception) -> str:
 
 
 def write(results: dict, folder: Path) -> list[Path]:
-    from bench import report
+    from bench.harness import report
 
     return report.write(results, folder)
 
 
 def markdown(results: dict) -> str:
-    from bench import report
+    from bench.harness import report
 
     return report.markdown(results)
 
 
 def summary(results: dict) -> str:
-    from bench import report
+    from bench.harness import report
 
     return report.summary(results)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from bench import environment, growth, promises
-from bench.promises import percent, size, times
+from bench.harness import environment, growth, promises
+from bench.harness.promises import percent, size, times
 
 OURS = ("drop-in", "value_and_grad")
 COLOURS = {
@@ -177,7 +177,7 @@ def _growth_table(results: dict, kinds: tuple[str, ...]) -> list[str]:
             lines.append(f"| {dtype} | {name} | {kind} | {fit} |")
     if "limits" in results:
         lines += ["", "| the least there is | µs | |", "|---|---|---|"]
-        from bench.limits import WHAT
+        from bench.harness.limits import WHAT
 
         for name, row in results["limits"].items():
             lines.append(f"| {name} | {limit_time(row)} | {WHAT[name]} |")

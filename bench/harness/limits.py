@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import torch
 
-from bench.measure import Cpu, interval, sample_rounds
+from bench.harness.clock import Cpu, interval, sample_rounds
 
 WHAT = {
     "empty operator": "an operator of PyTorch on an empty tensor",
@@ -43,7 +43,7 @@ def _node(device: str) -> Callable[[int], object]:
 
 
 def _launch() -> Callable[[int], object]:
-    from bench.empty import nothing
+    from bench.harness.empty import nothing
 
     compiled = nothing[(1,)]()
     return lambda i: compiled[(1, 1, 1)]()

@@ -34,9 +34,9 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, make_backend
 from triton.runtime.jit import create_function_from_signature
 
-from bench import environment
-from bench.contenders import DTYPES
-from bench.progress import progress
+from bench.harness import environment
+from bench.harness.progress import progress
+from bench.suites.contenders import DTYPES
 
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),
@@ -362,7 +362,7 @@ def rows(targets: Sequence[str], jobs: int) -> list[dict]:
 
 
 def run(targets: str | None, path: Path | None, jobs: int | None = None) -> int:
-    from bench import machine_code_matching, machine_code_mmd
+    from bench.checks import machine_code_matching, machine_code_mmd
 
     chosen = targets.split(",") if targets else list(TARGETS)
     if unknown := [name for name in chosen if name not in TARGETS]:

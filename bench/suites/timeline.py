@@ -19,7 +19,7 @@ from unittest import mock
 
 import torch
 
-from bench import environment, report
+from bench.harness import environment, report
 
 STEPS = {"DCGAN, 32 pixels, batch 64": (32, 64), "DCGAN, 64 pixels, batch 128": (64, 128)}
 CATEGORIES = {  # name: (parts of an event's name, colour); the first that fits

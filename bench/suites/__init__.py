@@ -28,11 +28,11 @@ SUITES = {
 
 
 def there() -> list[str]:
-    return [name for name in SUITES if importlib.util.find_spec(f"bench.{name}")]
+    return [name for name in SUITES if importlib.util.find_spec(f"bench.suites.{name}")]
 
 
 def module(name: str) -> ModuleType:
-    return importlib.import_module(f"bench.{name}")
+    return importlib.import_module(f"bench.suites.{name}")
 
 
 def name_of(results: dict) -> str:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench.graph_nodes import kernel_nodes
+from bench.harness.graph_nodes import kernel_nodes
 from fastgan.capture import capturing
 
 Call = Callable[[int], object]  # the i-th call, which picks the i-th set of buffers

@@ -1,7 +1,7 @@
 """`python -m bench batches`: what the losses of public codebases cost as the batch grows from 1 to 4096.
 
-The configurations are those of `bench.lists` with another first dimension. torch.compile makes one program for every
-batch size (dynamic=True), since compiling once a size is not what a user of several sizes does.
+The configurations are those of `lists` with another first dimension. torch.compile makes one program for every batch
+size (dynamic=True), since compiling once a size is not what a user of several sizes does.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ from pathlib import Path
 
 import torch
 
-from bench import environment, growth, lists, report
-from bench.progress import progress
-from bench.promises import all_right, times
+from bench.harness import environment, growth, report
+from bench.harness.progress import progress
+from bench.harness.promises import all_right, times
+from bench.suites import lists
 
 BATCHES = (1, 8, 64, 512, 4096)
 NAMES = {

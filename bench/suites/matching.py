@@ -21,12 +21,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import fastgan
-from bench import environment, report
-from bench.contenders import DTYPES, LOSS_SCALE, _ulp
-from bench.losses import COMPILE, _one_line
-from bench.measure import interval, machine, poison, ratio, sample_rounds
-from bench.progress import progress
-from bench.promises import UNMEASURED, all_right, percent, times
+from bench.harness import environment, report
+from bench.harness.clock import interval, machine, poison, ratio, sample_rounds
+from bench.harness.progress import progress
+from bench.harness.promises import UNMEASURED, all_right, percent, times
+from bench.suites.contenders import DTYPES, LOSS_SCALE, _ulp
+from bench.suites.losses import COMPILE, _one_line
 from fastgan.compat import audiocraft, bigvgan, hifigan, pix2pixhd, spade, vits
 from fastgan.penalties import lazy
 

@@ -22,14 +22,13 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 
-from bench import environment
+from bench.harness import environment
 
-BASELINE = Path(__file__).with_name("baseline.json")
+BASELINE = environment.ROOT / "bench" / "baseline.json"
 SECTIONS = ("launches", "operators", "instructions")
 DEPENDS_ON = {"operators": "torch", "instructions": "triton"}
-BUILDS = (  # of bench.machine_code.CALLS
+BUILDS = (  # of bench.checks.machine_code.CALLS
     ("value_and_grad, 2 × 128", "float32"),
     ("value_and_grad, 2 × 4194307", "float32"),
     ("value_and_grad, 2 × 4194307", "bfloat16"),
@@ -127,7 +126,7 @@ def counted(section: str, words: Sequence[str] | None = None) -> dict:
     variables |= {"CUDA_VISIBLE_DEVICES": "", "KINETO_LOG_LEVEL": "99"}
     if section == "launches":
         variables |= {"TRITON_INTERPRET": "1", "FASTGAN_BACKEND": "triton"}
-    command = [sys.executable, "-m", "bench.gate", section, *(words or ())]
+    command = [sys.executable, "-m", "bench.checks.gate", section, *(words or ())]
     done = subprocess.run(command, cwd=environment.ROOT, env=variables, capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(f"python -m bench gate: {section}: {(done.stderr.strip().splitlines() or ['failed'])[-1]}")
@@ -141,7 +140,7 @@ def cases() -> dict[str, Callable[[], Call]]:
     import torch
 
     import fastgan
-    from bench.machine_code import HIFIGAN
+    from bench.checks.machine_code import HIFIGAN
 
     random = torch.Generator().manual_seed(0)
 
@@ -282,7 +281,7 @@ def _profiled(call: Call) -> dict:
 
 def instructions(words: Sequence[str] | None = None) -> dict:
     """The machine code of each of BUILDS, for sm_90."""
-    from bench import machine_code
+    from bench.checks import machine_code
 
     calls = {call.name: call for call in machine_code.CALLS}
     kept = ("registers", "stack", "spills", "code", "atomics", "programs", "threads", "block", "tile_loops")
