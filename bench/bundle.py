@@ -7,8 +7,7 @@ import re
 from pathlib import Path
 
 from bench import suites
-from bench.harness import environment, promises
-from bench.harness import processes as passes
+from bench.harness import environment, processes, promises
 
 MOST_BYTES = 16 * 2**20  # of a file
 DOCUMENTS = ("checks", "tune")  # results files that are no suite
@@ -90,7 +89,7 @@ def _promises(results: dict) -> list[promises.Promise]:
     found = []
     for name, part in results["suites"].items():
         try:
-            found += suites.module(name).promises(part)
+            found += suites.suite(name).promises(part)
         except Exception as error:  # of a suite that was stopped halfway
             found.append((f"what {name} shows", f"{type(error).__name__}: {error}", promises.UNMEASURED))
     return found
@@ -100,9 +99,9 @@ def merged(earlier: dict | None, later: dict) -> dict:
     """Both, cell by cell: of a cell that both have, the one with more contenders timed, else the later one."""
     if earlier is None:
         return later
-    cells = {passes.key_of(cell): cell for cell in earlier["cells"]}
+    cells = {processes.key_of(cell): cell for cell in earlier["cells"]}
     for cell in later["cells"]:
-        key = passes.key_of(cell)
+        key = processes.key_of(cell)
         if key not in cells or _timed(cell) >= _timed(cells[key]):
             cells[key] = cell
     filled = {key: value for key, value in later.items() if value not in (None, {}, [])}

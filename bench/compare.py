@@ -26,8 +26,8 @@ from pathlib import Path
 import numpy as np
 
 from bench.harness import environment
-from bench.harness.clock import student
 from bench.harness.progress import progress
+from bench.harness.statistics import of_logs
 
 HERE, THERE = "this checkout", "other"
 SIZES = (128, 2**12, 2**18, 2**21)
@@ -148,7 +148,7 @@ def compared(
     sure = 1 - 0.05 / max(1, sum(len(ratios[row]) for row in kept))  # of each row, so that all hold at 95 %
     return {
         row: {
-            kind: interval(logs, sure) | {"us": float(np.exp(np.mean(np.log(times[row][kind]))))}
+            kind: of_logs(logs, sure) | {"us": float(np.exp(np.mean(np.log(times[row][kind]))))}
             for kind, logs in ratios[row].items()
         }
         for row in kept
@@ -166,15 +166,6 @@ def _rounds(workers: dict[str, Worker], seconds: float, shuffle: random.Random) 
                 found.setdefault(kind, {}).setdefault(side, []).append(value)
         done += 1
     return found
-
-
-def interval(logs: Sequence[float], sure: float) -> dict[str, float]:
-    """Of exp of the mean of logs: Student's, by their spread."""
-    middle = float(np.mean(logs))
-    half = (
-        student(sure, len(logs) - 1) * float(np.std(logs, ddof=1)) / math.sqrt(len(logs)) if len(logs) > 1 else math.inf
-    )
-    return {"median": math.exp(middle), "low": math.exp(middle - half), "high": math.exp(min(middle + half, 700.0))}
 
 
 def differing(results: dict) -> Iterator[tuple[str, str, dict]]:
@@ -210,35 +201,39 @@ def table(results: dict) -> str:
 
 
 def make(row: str, device: str):
-    """(machine, call) of a row; raises ValueError where its result is wrong."""
+    """(machine, call) of a row; raises ValueError if its result is wrong."""
     import torch
 
+    from bench.codebases.configurations import BY_NAME
+    from bench.harness.accuracy import DTYPES
     from bench.harness.clock import machine, poison
+    from bench.harness.contest import rotating
     from bench.suites import contenders, lists
-    from bench.suites.losses import _rotating
 
     host, (name, *where) = machine(device, quick=False), row.split()
     generator = torch.Generator(device=device).manual_seed(1)
     if len(where) == 2:
-        dtype, n = contenders.DTYPES[where[0]], int(where[1])
+        dtype, n = DTYPES[where[0]], int(where[1])
         sets, _ = host.buffers(4 * n * dtype.itemsize)
         contender = next(c for c in contenders.CONTENDERS if c.name == name)
-        step = contender.make(None)
-        buffers = [contenders.draw(n, dtype, device, generator) for _ in range(sets)]
-        poison(device, (n,), dtype)
-        wrong, _ = contenders.why_wrong(step(*buffers[0]), *buffers[0], 1.0, contender.ours)
-        call = _rotating(step, buffers)
+        step, outputs = contender.make(None), [torch.empty(n, dtype=dtype)]
+        batches = [contenders.draw(n, dtype, device, generator) for _ in range(sets)]
     else:
-        c = next(c for c in lists.CONFIGURATIONS if c.name == where[0])
-        sets, _ = host.buffers(4 * c.logits * contenders.DTYPES[c.dtype].itemsize)
-        batches = [lists.draw(c, device, generator) for _ in range(sets)]
-        step = lists._steps(c, batches[0].tensors[0], None)[name]()
-        for x in batches[0].tensors:
-            poison(device, x.shape, x.dtype)
-        wrong, _ = lists.why_wrong(step(batches[0]), batches[0], lists.exact(c, batches[0], 1.0), True)
-        call = lists._rotating(step, batches)
+        c = BY_NAME[where[0]]
+        sets, _ = host.buffers(4 * c.logits * DTYPES[c.dtype].itemsize)
+        batches = [(lists.draw(c, device, generator),) for _ in range(sets)]
+        outputs = batches[0][0].tensors
+        step = lists.steps(c, outputs[0], None)[name]()
+    for x in outputs:
+        poison(device, x.shape, x.dtype)
+    result = step(*batches[0])
+    if len(where) == 2:
+        wrong, _ = contenders.why_wrong(result, *batches[0], 1.0, contender.ours)
+    else:
+        wrong, _ = lists.why_wrong(result, batches[0][0], lists.exact(c, batches[0][0], 1.0), True)
     if wrong:
         raise ValueError(f"wrong result, not timed: {wrong}")
+    call = rotating(step, batches)
     for i in range(max(3, sets)):
         call(i)
     return host, call

@@ -111,13 +111,12 @@ def _others(losses: str, matching: str, mmd: str) -> dict[str, str]:
     """The cells of each suite but those that have stages of their own."""
     from bench.harness.promises import size
     from bench.suites import losses as losses_
-    from bench.suites import matching as matching_
-    from bench.suites import mmd as mmd_
+    from bench.suites import suite
 
     known = {
         "losses": [f"{dtype}:{size(n)}" for dtype, n in losses_.cells("cuda", False)],
-        "matching": [*(c.name for c in matching_.CONFIGURATIONS), "penalties"],
-        "mmd": list(mmd_.cells("cuda")),
+        "matching": suite("matching").names("cuda", False),
+        "mmd": suite("mmd").names("cuda", False),
     }
     measured = {"losses": losses.split(","), "matching": [matching], "mmd": [mmd]}
     return {name: ",".join(cell for cell in cells if cell not in measured[name]) for name, cells in known.items()}

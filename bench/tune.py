@@ -19,9 +19,11 @@ import torch
 
 import fastgan
 from bench.harness import environment
-from bench.harness.clock import Cuda, interval, sample_rounds
+from bench.harness.accuracy import DTYPES
+from bench.harness.clock import Cuda, sample_rounds
 from bench.harness.report import made_on, microseconds
-from bench.suites.contenders import DTYPES, draw
+from bench.harness.statistics import interval
+from bench.suites.contenders import draw
 
 ADVERSARIAL = importlib.import_module("fastgan.kernels.adversarial")  # the package's function has the module's name
 MMD = importlib.import_module("fastgan.kernels.mmd")

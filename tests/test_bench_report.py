@@ -12,9 +12,7 @@ import pytest
 
 from bench import __main__ as command
 from bench import readme, suites
-from bench.harness import clock as measure
-from bench.harness import environment, growth
-from bench.harness import processes as passes
+from bench.harness import environment, processes, statistics
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -45,7 +43,7 @@ def test_the_tables_beside_the_files_say_what_the_files_say():
     assert files
     for file in files:
         results = json.loads(file.read_text())
-        assert file.with_suffix(".md").read_text() == suites.module(file.stem).markdown(results), file.name
+        assert file.with_suffix(".md").read_text() == suites.suite(file.stem).markdown(results), file.name
 
 
 def test_a_number_that_differs_is_found_and_put_right(tmp_path, capsys):
@@ -78,22 +76,22 @@ def test_rows_where_fastgan_loses_are_in_readme():
 
 def test_a_fit_finds_the_floor_and_the_cost_that_made_the_times():
     n = [1, 16, 256, 2**12, 2**16, 2**20, 2**24]
-    found = growth.fit(n, [20 + x * 0.003 for x in n])
+    found = statistics.fit(n, [20 + x * 0.003 for x in n])
     assert found["floor_us"] == pytest.approx(20, rel=1e-9) and found["ns_a_logit"] == pytest.approx(3, rel=1e-9)
     assert found["even_at"] == pytest.approx(20 / 0.003) and found["worst"] < 1e-9 and 0.9 < found["slope"] <= 1
     noise = np.random.default_rng(0).normal(1, 0.02, len(n))
-    found = growth.fit(n, (20 + np.array(n) * 0.003) * noise)
+    found = statistics.fit(n, (20 + np.array(n) * 0.003) * noise)
     assert found["floor_us"] == pytest.approx(20, rel=0.05) and found["ns_a_logit"] == pytest.approx(3, rel=0.05)
-    flat = growth.fit([1, 2, 3, 4], [5.0, 5.0, 5.0, 4.9])
+    flat = statistics.fit([1, 2, 3, 4], [5.0, 5.0, 5.0, 4.9])
     assert flat["ns_a_logit"] == 0 and flat["floor_us"] == pytest.approx(5, rel=0.02) and flat["slope"] is None
-    steep = growth.fit([1000, 2000, 3000, 4000], [1.0, 2.1, 3.3, 4.6])
+    steep = statistics.fit([1000, 2000, 3000, 4000], [1.0, 2.1, 3.3, 4.6])
     assert steep["floor_us"] == 0 and steep["ns_a_logit"] == pytest.approx(1.1, rel=0.1)
-    assert growth.fit([1, 2, 3], [1, 2, 3]) is None
+    assert statistics.fit([1, 2, 3], [1, 2, 3]) is None
 
 
 @pytest.mark.parametrize(("freedom", "expected"), [(1, 12.706), (2, 4.303), (4, 2.776), (30, 2.042)])
 def test_students_t_is_that_of_the_tables(freedom, expected):
-    assert measure.student(0.95, freedom) == pytest.approx(expected, rel=5e-4)
+    assert statistics.student(0.95, freedom) == pytest.approx(expected, rel=5e-4)
 
 
 def test_the_interval_over_processes_covers_what_another_run_finds():
@@ -101,11 +99,11 @@ def test_the_interval_over_processes_covers_what_another_run_finds():
     random, covered = np.random.default_rng(1), 0
     for _ in range(400):
         parts = [interval(100 * math.exp(0.05 * random.normal()), half=0.001, rounds=9) for _ in range(5)]
-        merged = passes.across(parts)
+        merged = statistics.across(parts)
         covered += merged["low"] <= 100 <= merged["high"]
     assert 0.92 <= covered / 400 <= 0.98
     assert merged["rounds"] == 45 and merged["processes"] == 5
-    alike = passes.across([interval(100, half=0.01, rounds=9)] * 4)
+    alike = statistics.across([interval(100, half=0.01, rounds=9)] * 4)
     assert alike["median"] == pytest.approx(100) and alike["high"] == pytest.approx(100.5, rel=1e-3)  # of the rounds
 
 
@@ -117,13 +115,13 @@ def test_processes_are_merged_row_by_row_and_an_error_in_one_is_an_error():
     def row(us, **more):
         return {"contender": "eager", "host_us": interval(us, rounds=3), "launches": 3, "peak_bytes": us} | more
 
-    merged = passes.merge([results(row(100)), results(row(121))])
+    merged = processes.merge([results(row(100)), results(row(121))])
     (cell,) = merged["cells"]
     assert merged["processes"] == 2 and cell["rows"][0]["host_us"]["median"] == pytest.approx(110)
     assert cell["rows"][0]["launches"] == 3 and cell["rows"][0]["peak_bytes"] == 121
     wrong = {"contender": "eager", "error": "wrong result, not timed: gradient"}
-    assert passes.merge([results(row(100)), results(wrong)])["cells"][0]["rows"] == [wrong]
-    only_first = passes.merge([results(row(100)), results(row(90), name="b")])
+    assert processes.merge([results(row(100)), results(wrong)])["cells"][0]["rows"] == [wrong]
+    only_first = processes.merge([results(row(100)), results(row(90), name="b")])
     assert only_first["cells"][0]["rows"][0]["host_us"]["processes"] == 1
 
 
@@ -143,7 +141,7 @@ def test_two_runs_agree_within_their_intervals_or_it_is_said_that_they_do_not(tm
 
 
 def test_most_by_chance_is_the_binomials():
-    assert [passes.most_by_chance(n) for n in (1, 20, 100)] == [1, 4, 11]  # P(more) < 1 %
+    assert [statistics.most_by_chance(n) for n in (1, 20, 100)] == [1, 4, 11]  # P(more) < 1 %
 
 
 def test_results_of_another_machine_are_unpacked_and_drawn(tmp_path, monkeypatch, capsys):
@@ -176,12 +174,6 @@ def test_results_of_another_machine_are_unpacked_and_drawn(tmp_path, monkeypatch
     assert text.index("fast") < text.index("slow")
 
 
-def test_every_suite_has_the_same_interface():
-    import inspect
-
-    for name in suites.there():
-        module = suites.module(name)
-        names = list(inspect.signature(module.run).parameters)[:8]
-        assert names == ["device", "only", "quick", "budget_s", "limit_s", "compiled", "commit", "out"], name
-        assert all(callable(getattr(module, function)) for function in ("write", "markdown", "promises"))
+def test_every_suite_is_there_under_its_name():
+    assert all(suites.suite(name).name == name for name in suites.SUITES)
     assert sum(share for share, *_ in suites.SUITES.values()) == pytest.approx(1)

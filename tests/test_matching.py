@@ -435,8 +435,8 @@ def test_bad_input_of_save():
 @pytest.mark.parametrize("save", ["maps", "signs"])
 def test_on_a_gpu_nothing_waits_and_hifigans_maps_take_two_launches(save):
     """At full size, by the allocator; and captured into a graph."""
+    from bench.codebases.maps import hifigan_maps
     from bench.harness.clock import Cuda
-    from bench.suites.matching import hifigan_maps
 
     shapes = [shape for maps in hifigan_maps(16, 8192) for shape in maps]
     fake, real = ([torch.randn(shape, device="cuda") for shape in shapes] for _ in range(2))
@@ -475,19 +475,20 @@ LISTS = ("hifigan", "hifigan-attached", "bigvgan-v2", "dac", "encodec", "vits", 
 def test_lists_of_real_codebases(monkeypatch, name, save):
     """All maps of HiFi-GAN, BigVGAN-v2, DAC, EnCodec, VITS, pix2pixHD and SPADE, with a sixteenth of their channels,
     against float64; the counts at full size are those of dropin.md, section 3."""
+    from bench.codebases.matching import BY_NAME
     from bench.suites import matching
 
     monkeypatch.setattr("fastgan.operators.chosen", "torch")
-    configuration = next(c for c in matching.CONFIGURATIONS if c.name == name)
+    configuration = BY_NAME[name]
     batch = matching.draw(configuration, "cpu", True, torch.Generator().manual_seed(0))
-    weights = matching._weights(configuration, batch)
+    weights = matching.weights_of(configuration, batch)
     loss = fastgan.feature_matching_loss(batch.fake, batch.real, **configuration.options, save=save)
     grads = torch.autograd.grad(loss, batch.leaves)
     assert matching.why_wrong((loss, grads), batch, weights, 1.0, ours=True)[0] is None
 
 
 def test_the_lists_are_as_long_as_their_codebases():
-    from bench.suites.matching import CONFIGURATIONS
+    from bench.codebases.matching import CONFIGURATIONS
 
     counted = {}
     for c in CONFIGURATIONS:

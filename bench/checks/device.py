@@ -15,11 +15,13 @@ from torch import Tensor
 
 import fastgan
 from bench.harness import environment
-from bench.harness.clock import Cuda, interval
+from bench.harness.accuracy import DTYPES
+from bench.harness.clock import Cuda
 from bench.harness.graph_nodes import kernel_nodes
 from bench.harness.limits import limits
 from bench.harness.report import made_on
-from bench.suites.contenders import DTYPES, draw
+from bench.harness.statistics import interval
+from bench.suites.contenders import draw
 from fastgan.compat import hifigan
 
 N = 100_003
@@ -174,19 +176,17 @@ def _first_call(name: str, dtype: str) -> None:
 
 def _first_cell(suite: str, name: str) -> None:
     """The launches of a headline cell; the shapes are small, since a kernel's code does not depend on them."""
+    from bench.codebases.matching import BY_NAME
     from bench.suites import matching, mmd
 
     if suite == "mmd":
         n, d = mmd.cells("cuda")[name]
-        tensors = mmd.draw(n, d, "cuda", _generator(0))
-        for contender in mmd.OURS:
-            mmd.steps("cuda", d)[contender]()(*tensors)
+        batch, makers = mmd.draw(n, d, "cuda", _generator(0)), mmd.steps("cuda", d)
     else:
-        configuration = next(c for c in matching.CONFIGURATIONS if c.name == name)
-        batch = matching.draw(configuration, "cuda", True, _generator(0))
-        for contender, make in matching.steps(configuration, batch, None).items():
-            if contender in matching.OURS:
-                make()(batch)
+        maps = matching.draw(BY_NAME[name], "cuda", True, _generator(0))
+        batch, makers = (maps,), matching.steps(BY_NAME[name], maps, None)
+    for contender in mmd.OURS if suite == "mmd" else matching.OURS:
+        makers[contender]()(*batch)
     torch.cuda.synchronize()
 
 

@@ -1,178 +1,58 @@
 """`python -m bench machine-code`: the kernels compiled for GPUs that are not here, and what the machine code says.
 
-The launcher is called as a training step calls it, with `launch` replaced by a recorder, so that the arguments, block
-sizes and warps are those it would really launch with. Each recorded launch is compiled ahead of time for sm_80, sm_90,
-sm_100 and gfx942 and disassembled with what the Triton wheel brings. No GPU is needed.
+Each launch is compiled ahead of time for sm_80, sm_90, sm_100 and gfx942 and disassembled with what the Triton wheel
+brings. No GPU is needed. Promises, by kernel (the promises on accesses are of full tiles):
 
-Promises, for every launch:
-  loads and stores of full tiles are 128 bits wide    every target and dtype; on gfx942, whose warps have twice the
-                                                      threads, where a thread has 16 bytes of a tile
-  nothing spills in the tile loop                     float32, bfloat16, float16
-  at most 26 instructions a logit in the tile loop    float32 on sm_90, launches of many programs;
-  at most 24                                          bfloat16 and float16, which read half as much in the same time
+adversarial
+  loads and stores are 128 bits wide           every target and dtype; on gfx942, whose warps have twice the threads, if
+                                               a thread has 16 bytes of a tile
+  nothing spills in the tile loop              float32, bfloat16, float16
+  at most 26 instructions a logit in the loop  float32 on sm_90, launches of many programs;
+  at most 24                                   bfloat16 and float16, which read half as much in the same time
+mmd
+  tiles of points are read 128 bits at a time  products, sm_80 and sm_90
+  nothing spills                               differences; in a loop over tiles also products, on NVIDIA
+  products are taken by matrix units           products
+  shared memory suffices                       every launch
+signs, of feature matching
+  maps and gradients move 128 bits at a time   NVIDIA
+  signs move 64 bits at a time or more         NVIDIA
+  nothing spills                               float32, bfloat16, float16
+  a ticket that orders memory                  in the forward launch alone
 """
 
 from __future__ import annotations
 
 import concurrent.futures
-import importlib
+import math
 import multiprocessing
 import os
 import re
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from unittest import mock
 
 import torch
 import triton
-from triton._utils import find_paths_if, get_iterable_path
-from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource, make_backend
-from triton.runtime.jit import create_function_from_signature
 
-from bench.harness import environment
+from bench.checks.launches import TARGETS, Broken, Launch, compiled, recorded
+from bench.codebases.maps import hifigan_maps
+from bench.harness import environment, report
+from bench.harness.accuracy import DTYPES
 from bench.harness.progress import progress
-from bench.suites.contenders import DTYPES
 
-TARGETS = {
-    "sm_80": GPUTarget("cuda", 80, 32),
-    "sm_90": GPUTarget("cuda", 90, 32),
-    "sm_100": GPUTarget("cuda", 100, 32),
-    "gfx942": GPUTarget("hip", "gfx942", 64),
-}
-MULTIPROCESSORS = {"sm_80": 108, "sm_90": 132, "sm_100": 148, "gfx942": 304}
-MOST_INSTRUCTIONS = {"float32": 26, "bfloat16": 24, "float16": 24}
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
-
-
-@dataclass(frozen=True)
-class Call:
-    """What is asked of the launcher. sizes: logits of each side, a number or one a discriminator."""
-
-    name: str
-    sizes: int | tuple[int, ...]
-    value: bool
-    gradient: bool
-    scaled: bool
-    criterion: str = "sigmoid_cross_entropy"
-    pairs: bool = False
-
-
-_PERIODS = ((2, 1366, 456, 152, 51), (3, 911, 304, 102, 34), (5, 547, 183, 61, 21), (7, 391, 131, 44, 15))
-_PERIODS += ((11, 249, 83, 28, 10),)
-_SCALES = ((8192, 4096, 2048, 512, 128), (4097, 2049, 1025, 257, 65), (2049, 1025, 513, 129, 33))
-HIFIGAN_MAPS = tuple(  # batch 16, segments of 8192
-    16 * n
-    for sizes in (
-        *((32 * a * p, 128 * b * p, 512 * c * p, 1024 * d * p, 1024 * d * p, d * p) for p, a, b, c, d in _PERIODS),
-        *((128 * a, 128 * b, 256 * c, 512 * d, *(1024 * e,) * 3, e) for a, b, c, d, e in _SCALES),
-    )
-    for n in sizes
-)
+MOST_INSTRUCTIONS = {"float32": 26, "bfloat16": 24, "float16": 24}
+SHARED = {"sm_80": 166_912, "sm_90": 232_448, "sm_100": 232_448, "gfx942": 65_536}  # bytes a program may have
 HIFIGAN = tuple(16 * n for n in (102, 102, 105, 105, 110, 128, 65, 33))
-CALLS = (
-    Call("value_and_grad, 2 × 128", 128, True, True, False),
-    Call("value_and_grad, 2 × 4096, scaled", 4096, True, True, True),
-    Call("value_and_grad, 2 × 4194307", 2**22 + 3, True, True, False),  # no size known to be a multiple of anything
-    Call("drop-in forward, 2 × 2^22", 2**22, True, False, False),
-    Call("drop-in backward, 2 × 2^22", 2**22, False, True, True),
-    Call("HiFi-GAN's list, 2 × 8 tensors, least squares", HIFIGAN, True, True, False, "least_squares"),
-    Call("relativistic pairs, 2^22", 2**22, True, True, False, pairs=True),
-    Call("feature matching, 54 pairs of maps", HIFIGAN_MAPS, True, True, False, "absolute", pairs=True),
-)
-
-LEFT_OUT = {  # slow to compile, and of few promises
-    *[("float64", CALLS[i].name) for i in (1, 3, 5, 6, 7)],
-    *[("float16", CALLS[i].name) for i in (5, 6, 7)],
-}
+HIFIGAN_MAPS = tuple(math.prod(shape) for maps in hifigan_maps(16, 8192) for shape in maps)
+ODD = 2**22 + 3  # not known to be a multiple of anything
+FULL = tuple(DTYPES)
 
 
-@dataclass(frozen=True)
-class Launch:
-    """A kernel with the arguments and options that the launcher gave it."""
-
-    name: str
-    dtype: str
-    kernel: object
-    grid: tuple
-    arguments: tuple
-    options: dict
-    key: tuple  # what the launcher thinks the binary depends on
-
-
-class Broken(Exception):
-    """The machine code could not be made or read."""
-
-
-class _Recorder:
-    """Stands in for a kernel: keeps what it would have been launched with."""
-
-    def __init__(self):
-        self.launches = []
-
-    def __getitem__(self, grid: tuple):
-        return lambda *arguments, **options: self.launches.append((grid, arguments, options))
-
-
-def recorded(call: Call, dtype: str, target: str) -> Launch:
-    """What `fastgan.kernels.adversarial` would launch for this call on such a GPU."""
-    module = importlib.import_module("fastgan.kernels.adversarial")
-    launching = importlib.import_module("fastgan.kernels.launch")
-    real_launch, found = module.launch, []
-
-    def launch(kernel, programs, device, *rest, **named):
-        recorder = _Recorder()
-        real_launch(recorder, programs, torch.device("cuda", 0), *rest, **named)
-        key = (*named["key"], *[x.data_ptr() % 16 == 0 for x in named["given"]])
-        found.extend(Launch(call.name, dtype, kernel, *launched, key) for launched in recorder.launches)
-
-    sizes = (call.sizes,) if isinstance(call.sizes, int) else call.sizes
-    real, fake = ([torch.empty(n, dtype=DTYPES[dtype]) for n in sizes] for _ in range(2))
-    logits = real if call.pairs else [*real, *fake]
-    scale = torch.ones((), dtype=torch.float32) if call.scaled else None
-    with (
-        mock.patch.object(module, "launch", launch),
-        mock.patch.object(module, "processors", lambda _: MULTIPROCESSORS[target]),
-        mock.patch.object(launching, "_compiled", {}),
-        mock.patch("torch.cuda.current_device", lambda: 0),
-    ):
-        module.adversarial(
-            logits, (1.0,) * len(logits), (1.0,) * len(logits), call.criterion, len(real),
-            value=call.value, statistics=call.value and call.gradient, gradient=call.gradient,
-            partners=fake if call.pairs else (), partner_gradient=call.pairs and call.gradient, scale=scale,
-        )  # fmt: skip
-    if len(found) != 1:
-        raise Broken(f"{call.name}: {len(found)} launches, expected 1")
-    return found[0]
-
-
-def specialised(launch: Launch, target: str) -> tuple[dict, dict, dict, dict]:
-    """(options, signature, constants, attributes) that Triton's just-in-time compiler makes of the arguments."""
-    backend = make_backend(TARGETS[target])
-    options = dict(launch.options)
-    if TARGETS[target].backend == "hip":
-        options.pop("maxnreg", None)
-    bind = create_function_from_signature(launch.kernel.signature, launch.kernel.params, backend)
-    bound, specialisation, _ = bind(*launch.arguments, **options)
-    kinds = [kind for kind, _ in specialisation]
-    keys = [None if kind == "constexpr" else key for kind, key in specialisation]
-    values = list(bound.values())
-    signature = dict(zip(launch.kernel.arg_names, kinds))
-    constants = {at: get_iterable_path(values, at) for at in find_paths_if(kinds, lambda _, kind: kind == "constexpr")}
-    found = find_paths_if(keys, lambda _, key: isinstance(key, str))
-    attributes = {at: backend.parse_attr(get_iterable_path(keys, at)) for at in found}
-    return backend.parse_options(options).__dict__, signature, constants, attributes
-
-
-def compiled(launch: Launch, target: str):
-    """The binary that this launch would run."""
-    options, signature, constants, attributes = specialised(launch, target)
-    source = ASTSource(fn=launch.kernel, signature=signature, constexprs=constants, attrs=attributes)
-    return triton.compile(source, target=TARGETS[target], options=options)
+# Reading machine code.
 
 
 def _tool(name: str, *arguments: str) -> str:
@@ -200,12 +80,12 @@ def instructions(cubin: bytes) -> tuple[list[str], dict[str, int], str]:
     return found, labels, usage
 
 
-def _opcode(instruction: str) -> str:
+def opcode(instruction: str) -> str:
     return re.sub(r"^@!?U?P\w+\s+", "", instruction).split()[0]
 
 
 def loops(code: list[str], labels: dict[str, int]) -> Iterator[list[str]]:
-    """Bodies of the innermost loops."""
+    """The opcodes of the innermost loops that load."""
     spans = []
     for i, instruction in enumerate(code):
         if (branch := re.search(r"\bBRA\b.*`\((\.L_\w+)\)", instruction)) and branch[1] in labels:
@@ -214,182 +94,318 @@ def loops(code: list[str], labels: dict[str, int]) -> Iterator[list[str]]:
                 spans.append((begin, i + 1))
     for span in spans:
         if not any(span[0] <= other[0] and other[1] <= span[1] and other != span for other in spans):
-            yield code[span[0] : span[1]]
+            body = [opcode(i) for i in code[span[0] : span[1]]]
+            if any(map(is_load, body)):
+                yield body
 
 
-def nvidia(launch: Launch, binary) -> dict:
+def is_load(op: str) -> bool:
+    return op.startswith("LDG") and not op.startswith("LDGDEPBAR")
+
+
+def is_product(op: str) -> bool:
+    return re.match(r"HMMA|HGMMA|UTC\w*MMA", op) is not None
+
+
+def spills(opcodes: Sequence[str]) -> int:
+    return sum(op.split(".")[0] in ("LDL", "STL") for op in opcodes)
+
+
+def widths(body: Sequence[str], stores: bool = False) -> list[int]:
+    """Bits that each access of global memory moves, the widest first."""
+    found = [
+        re.search(r"\.(128|64|U16|S16|U8|S8|16|8)\b", op) for op in body if (op[:3] == "STG" if stores else is_load(op))
+    ]
+    return sorted((int(width[1].strip("US")) if width else 32 for width in found), reverse=True)
+
+
+def nvidia(binary) -> tuple[dict, list[list[str]]]:
+    """(what all kernels' rows have, the tile loops)."""
     code, labels, usage = instructions(binary.asm["cubin"])
-    itemsize = DTYPES[launch.dtype].itemsize
-    row = {
-        key: int(re.search(rf"\b{name}:(\d+)", usage)[1]) for key, name in (("registers", "REG"), ("stack", "STACK"))
-    }
-    opcodes = [_opcode(i) for i in code]
-    row["spills"] = sum(op.split(".")[0] in ("LDL", "STL") for op in opcodes)
-    row["code"] = len(code)
-    row["atomics"] = sorted(set(re.findall(r"atom\.[\w.:]+", binary.asm["ptx"])))
-    row["tile_loops"] = []
-    for body in loops(code, labels):
-        opcodes = [_opcode(i) for i in body]
-        loads = [op for op in opcodes if op.startswith("LDG")]
-        stores = [op for op in opcodes if op.startswith("STG")]
-        if not loads:
-            continue
-        wide = sum(".128" in op for op in loads)
-        logits = wide * 16 // itemsize
-        row["tile_loops"].append(
-            {
-                "loads_128": wide,
-                "loads_narrow": len(loads) - wide,
-                "stores_128": sum(".128" in op for op in stores),
-                "stores_narrow": sum(".128" not in op for op in stores),
-                "instructions": len(body),
-                "spills": sum(op.split(".")[0] in ("LDL", "STL") for op in opcodes),
-                "special_function": sum(op.startswith("MUFU") for op in opcodes),
-                "instructions_a_logit": len(body) / (logits or 1),
-            }
-        )
-    return row
+    row = {key: int(re.search(rf"\b{at}:(\d+)", usage)[1]) for key, at in (("registers", "REG"), ("stack", "STACK"))}
+    opcodes = [opcode(i) for i in code]
+    atomics = sorted(set(re.findall(r"atom\.[\w.:]+", binary.asm["ptx"])))
+    row |= {"spills": spills(opcodes), "code": len(code), "atomics": atomics, "matrix": sum(map(is_product, opcodes))}
+    return row, list(loops(code, labels))
 
 
-def amd(launch: Launch, binary) -> dict:
+def amd(binary) -> tuple[dict, None]:
     text = binary.asm["amdgcn"]
     names = {"registers": "vgpr_count", "stack": "private_segment_fixed_size", "spills": "vgpr_spill_count"}
     row = {key: int(re.search(rf"\.{name}:\s+(\d+)", text)[1]) for key, name in names.items()}
     row["code"] = len(re.findall(r"^\s+[svgb]\w*_\w+", text, re.M))
     row["atomics"] = sorted(set(re.findall(r"(?:global|buffer|flat)_atomic_\w+", text)))
-    count = {
-        f"{kind}_128": len(re.findall(rf"(?:global|buffer|flat)_{kind[:-1]}_dwordx4\b", text))
-        for kind in ("loads", "stores")
-    }
-    row["tile_loops"] = [count | {"loads_narrow": None, "stores_narrow": None, "instructions_a_logit": None}]
-    return row
+    row["matrix"] = len(re.findall(r"\bv_mfma", text))
+    for kind in ("load", "store"):
+        row[f"{kind}s_128"] = len(re.findall(rf"(?:global|buffer|flat)_{kind}_dwordx4\b", text))
+    return row, None
 
 
-def measure(launch: Launch, target: str) -> dict:
-    binary = compiled(launch, target)
-    row = {
-        "launch": launch.name,
-        "dtype": launch.dtype,
-        "target": target,
-        "programs": launch.grid[0],
-        "threads": binary.metadata.num_warps * TARGETS[target].warp_size,
-        "block": launch.options["BLOCK"],
-        "gradient": launch.arguments[launch.kernel.arg_names.index("grads")] is not None,
-    }
-    row |= (nvidia if TARGETS[target].backend == "cuda" else amd)(launch, binary)
-    row["broken"] = list(broken(row))
-    return row
+# The kernels: what is asked of each launcher, and what is promised of its machine code.
 
 
-def broken(row: dict) -> Iterator[str]:
-    """The promises that this row breaks, one sentence each."""
-    double = row["dtype"] == "float64"
-    wide = row["target"] != "gfx942" or row["block"] // row["threads"] * DTYPES[row["dtype"]].itemsize >= 16
-    if not row["tile_loops"]:
-        yield "no tile loop found"
-    for loop in row["tile_loops"]:
-        if wide and (not loop["loads_128"] or loop["loads_narrow"]):
-            yield f"loads: {loop['loads_128']} of 128 bits, {loop['loads_narrow'] or 0} narrower"
-        if (
-            (wide or row["target"] != "gfx942")
-            and row["gradient"]
-            and (not loop["stores_128"] or loop["stores_narrow"])
-        ):
-            yield f"stores: {loop['stores_128']} of 128 bits, {loop['stores_narrow'] or 0} narrower"
-        if not double and loop.get("spills"):
-            yield f"{loop['spills']} spills in the tile loop"
-        if _counts(row) and loop["instructions_a_logit"] > (most := MOST_INSTRUCTIONS[row["dtype"]]):
-            yield f"{loop['instructions_a_logit']:.1f} instructions a logit, at most {most}"
-    if not double and row["target"] == "gfx942" and row["spills"]:  # the compiler says how many, and not where
-        yield f"{row['spills']} spills"
+@dataclass(frozen=True)
+class Adversarial:
+    """sizes: logits of each side, a number or one a discriminator."""
+
+    name: str
+    sizes: int | tuple[int, ...]
+    value: bool
+    gradient: bool
+    scaled: bool
+    criterion: str = "sigmoid_cross_entropy"
+    pairs: bool = False
+    dtypes: tuple[str, ...] = FULL
+
+    kernel = "adversarial"
+
+    def launch(self, dtype: str, target: str) -> Launch:
+        sizes = (self.sizes,) if isinstance(self.sizes, int) else self.sizes
+        real, fake = ([torch.empty(n, dtype=DTYPES[dtype]) for n in sizes] for _ in range(2))
+        logits = real if self.pairs else [*real, *fake]
+        scale = torch.ones((), dtype=torch.float32) if self.scaled else None
+
+        def call(kernels) -> None:
+            kernels.adversarial(
+                logits, (1.0,) * len(logits), (1.0,) * len(logits), self.criterion, len(real),
+                value=self.value, statistics=self.value and self.gradient, gradient=self.gradient,
+                partners=fake if self.pairs else (), partner_gradient=self.pairs and self.gradient, scale=scale,
+            )  # fmt: skip
+
+        return recorded("adversarial", call, target)
+
+    def row(self, launch: Launch, row: dict, tiles: list[list[str]] | None) -> dict:
+        row["block"] = launch.options["BLOCK"]
+        row["gradient"] = launch.arguments[launch.kernel.arg_names.index("grads")] is not None
+        if tiles is None:
+            accesses = {f"{kind}_128": row.pop(f"{kind}_128") for kind in ("loads", "stores")}
+            unknown = ("loads_narrow", "stores_narrow", "instructions_a_logit")
+            return row | {"tile_loops": [accesses | dict.fromkeys(unknown)]}
+        row["tile_loops"] = []
+        for body in tiles:
+            loads, stores = widths(body), widths(body, stores=True)
+            wide, logits = loads.count(128), loads.count(128) * 16 // DTYPES[row["dtype"]].itemsize
+            tile = {"loads_128": wide, "loads_narrow": len(loads) - wide}
+            tile |= {"stores_128": stores.count(128), "stores_narrow": len(stores) - stores.count(128)}
+            tile |= {"instructions": len(body), "spills": spills(body)}
+            tile["special_function"] = sum(op.startswith("MUFU") for op in body)
+            row["tile_loops"].append(tile | {"instructions_a_logit": len(body) / (logits or 1)})
+        return row
+
+    @staticmethod
+    def broken(row: dict) -> Iterator[str]:
+        nvidia, double = row["target"] != "gfx942", row["dtype"] == "float64"
+        wide = nvidia or row["block"] // row["threads"] * DTYPES[row["dtype"]].itemsize >= 16
+        if not row["tile_loops"]:
+            yield "no tile loop found"
+        for loop in row["tile_loops"]:
+            for kind in ["loads"] + ["stores"] * row["gradient"]:
+                if wide and (not loop[f"{kind}_128"] or loop[f"{kind}_narrow"]):
+                    yield f"{kind}: {loop[f'{kind}_128']} of 128 bits, {loop[f'{kind}_narrow'] or 0} narrower"
+            if not double and loop.get("spills"):
+                yield f"{loop['spills']} spills in the tile loop"
+            if is_counted(row) and loop["instructions_a_logit"] > (most := MOST_INSTRUCTIONS[row["dtype"]]):
+                yield f"{loop['instructions_a_logit']:.1f} instructions a logit, at most {most}"
+        if not double and not nvidia and row["spills"]:  # the compiler says how many, and not where
+            yield f"{row['spills']} spills"
+
+    @staticmethod
+    def columns(row: dict) -> dict:
+        each = [tile["instructions_a_logit"] for tile in row["tile_loops"]]
+        wide = ", ".join(f"{tile['loads_128']}/{tile['stores_128']}" for tile in row["tile_loops"])
+        most = f"{max(each):.1f}" if each and None not in each else ""
+        return {"stack": row["stack"], "128-bit ld/st": wide, "instr/logit": most}
 
 
-def _counts(row: dict) -> bool:
+@dataclass(frozen=True)
+class Mmd:
+    """points: of each side."""
+
+    name: str
+    points: int
+    dimensions: int
+    dtypes: tuple[str, ...] = ("float32",)
+    value: bool = True
+    gradient: bool = True
+    precision: str = "fp32"
+
+    kernel = "mmd"
+
+    def launch(self, dtype: str, target: str) -> Launch:
+        x, y = (torch.empty(self.points, self.dimensions, dtype=DTYPES[dtype]) for _ in range(2))
+        powers, bandwidths = (False, True, True, False), (4.0, 2.0, 1.0, 0.5)
+        options = dict(powers=powers, precision=self.precision, value=self.value, of_x=self.gradient)
+        return recorded("mmd", lambda kernels: kernels.mmd(x, y, bandwidths, "gaussian", **options), target)
+
+    def row(self, launch: Launch, row: dict, tiles: list[list[str]] | None) -> dict:
+        row["products"] = launch.options["DOT"] is not None
+        row["block"] = f"{launch.options['BI']} x {launch.options['BJ']}"
+        row["instructions"] = row["code"]
+        if tiles is None:
+            return row | {"spills_in_loops": None, "loads_narrow": None}
+        # Differences, which products fall back to, read a coordinate at a time.
+        loads = [width for body in tiles if any(map(is_product, body)) for width in widths(body)]
+        row |= {"loads_128": loads.count(128), "loads_narrow": len(loads) - loads.count(128)}
+        return row | {"spills_in_loops": sum(map(spills, tiles))}
+
+    @staticmethod
+    def broken(row: dict) -> Iterator[str]:
+        if row["shared"] > SHARED[row["target"]]:
+            yield f"{row['shared']} bytes of shared memory, {SHARED[row['target']]} are there"
+        if not row["products"]:
+            if row["spills"]:
+                yield f"{row['spills']} spills"
+            return
+        if row["target"] in ("sm_80", "sm_90") and (not row["loads_128"] or row["loads_narrow"]):
+            yield f"loads: {row['loads_128']} of 128 bits, {row['loads_narrow']} narrower"
+        if row["spills_in_loops"]:  # None on AMD, whose compiler does not say where
+            yield f"{row['spills_in_loops']} spills in loops"
+        if not row["matrix"]:
+            yield "no instruction of the matrix units"
+
+    @staticmethod
+    def columns(row: dict) -> dict:
+        return {"in loops": row["spills_in_loops"]} | {key: row[key] for key in ("shared", "matrix", "instructions")}
+
+
+@dataclass(frozen=True)
+class Signs:
+    """sizes: elements of the maps of one side."""
+
+    name: str
+    sizes: tuple[int, ...]
+    forward: bool
+    dtypes: tuple[str, ...] = FULL
+
+    kernel = "signs"
+
+    def launch(self, dtype: str, target: str) -> Launch:
+        weights = (2.0,) * len(self.sizes)
+        fakes, reals = ([torch.empty(n, dtype=DTYPES[dtype]) for n in self.sizes] for _ in range(2))
+        signs = [torch.empty(n, dtype=torch.int8) for n in self.sizes]
+
+        def call(kernels) -> None:
+            if self.forward:
+                kernels.matching_signs(fakes, reals, weights)
+            else:
+                kernels.matching_gradient(signs, weights, DTYPES[dtype], torch.ones(()), True, True)
+
+        return recorded("matching", call, target)
+
+    def row(self, launch: Launch, row: dict, tiles: list[list[str]] | None) -> dict:
+        row |= {"forward": self.forward, "block": launch.options["BLOCK"]}
+        if tiles is None:
+            return row | {"loads": None, "stores": None, "instructions": None}
+        row["loads"] = sorted((w for body in tiles for w in widths(body)), reverse=True)
+        row["stores"] = sorted((w for body in tiles for w in widths(body, stores=True)), reverse=True)
+        return row | {"instructions": sum(map(len, tiles))}
+
+    @staticmethod
+    def broken(row: dict) -> Iterator[str]:
+        nvidia = row["loads"] is not None
+        if nvidia:
+            if not row["loads"]:
+                yield "no tile loop found"
+            maps, signs = ("loads", "stores") if row["forward"] else ("stores", "loads")
+            for what, kind, least in (("maps", maps, 128), ("signs", signs, 64)):
+                if min(row[kind], default=0) < least:
+                    yield f"{what}: {kind} of {row[kind]} bits"
+        if row["dtype"] != "float64" and row["spills"]:
+            yield f"{row['spills']} spills"
+        ordered = any("acq_rel" in atomic for atomic in row["atomics"]) if nvidia else bool(row["atomics"])
+        if ordered != row["forward"]:
+            yield f"atomics: {row['atomics']}"
+
+    @staticmethod
+    def columns(row: dict) -> dict:
+        def counted(found: Sequence[int] | None) -> str:
+            return ", ".join(f"{found.count(w)} × {w}" for w in dict.fromkeys(found)) if found else ""
+
+        return {"loads": counted(row["loads"]), "stores": counted(row["stores"])}
+
+
+HALVES, WITHOUT_DOUBLE = ("float32", "bfloat16"), ("float32", "bfloat16", "float16")  # others: slow, and few promises
+CALLS = (
+    Adversarial("value_and_grad, 2 × 128", 128, True, True, False),
+    Adversarial("value_and_grad, 2 × 4096, scaled", 4096, True, True, True, dtypes=WITHOUT_DOUBLE),
+    Adversarial(f"value_and_grad, 2 × {ODD}", ODD, True, True, False),
+    Adversarial("drop-in forward, 2 × 2^22", 2**22, True, False, False, dtypes=WITHOUT_DOUBLE),
+    Adversarial("drop-in backward, 2 × 2^22", 2**22, False, True, True),
+    Adversarial(
+        *("HiFi-GAN's list, 2 × 8 tensors, least squares", HIFIGAN, True, True, False, "least_squares"), dtypes=HALVES
+    ),
+    Adversarial("relativistic pairs, 2^22", 2**22, True, True, False, pairs=True, dtypes=HALVES),
+    Adversarial(
+        *("feature matching, 54 pairs of maps", HIFIGAN_MAPS, True, True, False, "absolute"), pairs=True, dtypes=HALVES
+    ),
+    Mmd("value_and_grad, 2 dimensions", 16384, 2, precision="exact"),
+    Mmd("value_and_grad, 64 dimensions", 16384, 64, HALVES),
+    Mmd("value_and_grad, 64 dimensions, tf32", 16384, 64, precision="tf32"),
+    Mmd("drop-in backward, 256 dimensions", 16384, 256, ("bfloat16",), value=False),
+    Mmd("value_and_grad, 256 dimensions", 16384, 256),
+    Signs(f"signs forward, a pair of {ODD}", (ODD,), True),
+    Signs(f"signs backward, a pair of {ODD}", (ODD,), False),
+    Signs("signs forward, 54 pairs of maps", HIFIGAN_MAPS, True, HALVES),
+    Signs("signs backward, 54 pairs of maps", HIFIGAN_MAPS, False, HALVES),
+)
+
+
+def measure(call: Adversarial | Mmd | Signs, dtype: str, target: str) -> dict:
+    launch = call.launch(dtype, target)
+    binary, size = compiled(launch, target), TARGETS[target].warp_size
+    row = {"launch": call.name, "dtype": dtype, "target": target, "kernel": call.kernel, "programs": launch.grid[0]}
+    row |= {"threads": binary.metadata.num_warps * size, "shared": binary.metadata.shared}
+    found, tiles = (nvidia if TARGETS[target].backend == "cuda" else amd)(binary)
+    row = call.row(launch, row | found, tiles)
+    return row | {"broken": list(call.broken(row))}
+
+
+def is_counted(row: dict) -> bool:
     """Whether the number of instructions a logit is promised."""
     return row["target"] == "sm_90" and row["dtype"] != "float64" and row["programs"] > 1
 
 
-def most_instructions(rows: list[dict]) -> dict[str, float]:
-    """The most instructions a logit of each dtype that has a promise."""
-    found: dict[str, float] = {}
-    for row in filter(_counts, rows):
-        for tile in row["tile_loops"]:
-            found[row["dtype"]] = max(found.get(row["dtype"], 0.0), tile["instructions_a_logit"])
-    return found
+def table(call: type, rows: Sequence[dict]) -> str:
+    shared = {"launch": "launch", "dtype": "dtype", "target": "target", "registers": "registers", "spills": "spills"}
+    found = [
+        {head: row[key] for head, key in shared.items()}
+        | {"block/threads": f"{row['block']}/{row['threads']}"}
+        | call.columns(row)
+        | {"": "; ".join(row["broken"]) or "kept"}
+        for row in rows
+    ]
+    return "\n".join(report.table(list(found[0]), (row.values() for row in found)))
 
 
-def table(rows: list[dict]) -> str:
-    head = (
-        "launch",
-        "dtype",
-        "target",
-        "BLOCK/threads",
-        "registers",
-        "stack",
-        "spills",
-        "128-bit ld/st",
-        "instr/logit",
-        "",
-    )
-    lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
-    for row in rows:
-        tiles = row["tile_loops"]
-        wide = ", ".join(f"{loop['loads_128']}/{loop['stores_128']}" for loop in tiles)
-        each = [loop["instructions_a_logit"] for loop in tiles if loop["instructions_a_logit"] is not None]
-        cells = (
-            *(row["launch"], row["dtype"], row["target"], f"{row['block']}/{row['threads']}"),
-            *(row["registers"], row["stack"], row["spills"], wide, f"{max(each):.1f}" if each else ""),
-            "; ".join(row["broken"]) or "kept",
-        )
-        lines.append(f"| {' | '.join(map(str, cells))} |")
-    return "\n".join(lines)
+def builds(targets: Sequence[str]) -> list[tuple]:
+    """(call, dtype, target) of every build."""
+    return [(call, dtype, target) for target in targets for call in CALLS for dtype in call.dtypes]
 
 
-def _builds(target: str, dtype: str) -> list[dict]:
-    calls = [call for call in CALLS if (dtype, call.name) not in LEFT_OUT]
-    return [measure(recorded(call, dtype, target), target) for call in calls]
-
-
-def rows(targets: Sequence[str], jobs: int) -> list[dict]:
+def rows(work: Sequence[tuple], jobs: int) -> list[dict]:
     """One row a build. Triton compiles on one thread, so `jobs` processes share the work."""
-    work = [(target, dtype) for target in targets for dtype in DTYPES]
-    jobs = min(jobs, len(work))
     if jobs == 1:
-        return [row for item in progress(work, "machine code") for row in _builds(*item)]
-    with concurrent.futures.ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
-        futures = [pool.submit(_builds, *item) for item in work]
-        return [row for future in progress(futures, "machine code") for row in future.result()]
+        return [measure(*item) for item in progress(work, "machine code")]
+    with concurrent.futures.ProcessPoolExecutor(min(jobs, len(work)), multiprocessing.get_context("spawn")) as pool:
+        futures = [pool.submit(measure, *item) for item in work]
+        return [future.result() for future in progress(futures, "machine code")]
 
 
 def run(targets: str | None, path: Path | None, jobs: int | None = None) -> int:
-    from bench.checks import machine_code_matching, machine_code_mmd
-
     chosen = targets.split(",") if targets else list(TARGETS)
     if unknown := [name for name in chosen if name not in TARGETS]:
-        print(
-            f"python -m bench machine-code: target {unknown[0]!r}: expected one of {', '.join(TARGETS)}",
-            file=sys.stderr,
-        )
-        return 2
-    found = rows(chosen, jobs or os.cpu_count() or 1)
-    of_mmd = machine_code_mmd.rows(chosen, jobs or os.cpu_count() or 1)
-    of_signs = machine_code_matching.rows(chosen, jobs or os.cpu_count() or 1)
-    failed = [row for row in (*found, *of_mmd, *of_signs) if row["broken"]]
+        raise ValueError(f"machine-code: target {unknown[0]!r}: expected one of {', '.join(TARGETS)}")
+    found = rows(builds(chosen), jobs or os.cpu_count() or 1)
+    failed = sum(bool(row["broken"]) for row in found)
+    by_kernel = {call: [row for row in found if row["kernel"] == call.kernel] for call in (Adversarial, Mmd, Signs)}
     if path is not None:
-        header = environment.describe("cpu")
-        environment.write_json(
-            path,
-            {
-                "environment": header,
-                "rows": found,
-                "broken": sum(map(bool, (row["broken"] for row in found))),
-                "mmd": of_mmd,
-                "signs": of_signs,
-            },
-        )
-    print(f"{table(found)}\n\n{machine_code_mmd.table(of_mmd)}\n\n{machine_code_matching.table(of_signs)}")
-    for dtype, most in most_instructions(found).items():
-        print(f"\nsm_90, {dtype}: at most {most:.1f} instructions a logit, {MOST_INSTRUCTIONS[dtype]} promised")
-    builds = len(found) + len(of_mmd) + len(of_signs)
-    print(f"{builds - len(failed)} of {builds} builds keep every promise")
+        named = dict(zip(("rows", "mmd", "signs"), by_kernel.values()))
+        environment.write_json(path, {"environment": environment.describe("cpu"), "broken": failed} | named)
+    print("\n\n".join(table(call, of_one) for call, of_one in by_kernel.items()))
+    for dtype, promised in MOST_INSTRUCTIONS.items():
+        counted = [row for row in by_kernel[Adversarial] if row["dtype"] == dtype and is_counted(row)]
+        each = [tile["instructions_a_logit"] for row in counted for tile in row["tile_loops"]]
+        if each:
+            print(f"\nsm_90, {dtype}: at most {max(each):.1f} instructions a logit, {promised} promised")
+    print(f"{len(found) - failed} of {len(found)} builds keep every promise")
     return 1 if failed else 0

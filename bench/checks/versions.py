@@ -126,7 +126,9 @@ def outcomes(junit: str) -> dict:
 
 
 def _builds(python: Path, targets: Sequence[str], jobs: int, minutes: float, environ: dict) -> dict:
-    code = "import sys; from bench import versions; versions.print_builds(sys.argv[1].split(','), int(sys.argv[2]))"
+    code = (
+        "import sys; from bench.checks.versions import print_builds as f; f(sys.argv[1].split(','), int(sys.argv[2]))"
+    )
     try:
         lines = _call([str(python), "-c", code, ",".join(targets), str(jobs)], 60 * minutes, environ).splitlines()
     except NotRun as error:
@@ -144,37 +146,23 @@ def print_builds(targets: Sequence[str], jobs: int) -> None:
             print(json.dumps(row), flush=True)
 
 
-def work(targets: Sequence[str]) -> list[tuple[str, int, str, str]]:
-    """(module of bench, index of its call, dtype, target) of every build."""
-    from bench.checks import machine_code, machine_code_matching, machine_code_mmd
+def work(targets: Sequence[str]) -> list[tuple]:
+    """(call, dtype, target) of every build."""
+    from bench.checks import machine_code
 
-    launches = [("machine_code", i, dtype) for i in range(len(machine_code.CALLS)) for dtype in DTYPES]
-    launches += [
-        ("machine_code_matching", i, dtype) for i in range(len(machine_code_matching.CALLS)) for dtype in DTYPES
-    ]
-    launches += [("machine_code_mmd", i, call.dtype) for i, call in enumerate(machine_code_mmd.CALLS)]
-    return [(*launch, target) for launch in launches for target in targets]
+    return [build for build in machine_code.builds(targets) if build[1] in DTYPES]
 
 
-def build(item: tuple[str, int, str, str]) -> dict:
+def build(item: tuple) -> dict:
     """What is wrong with this build, if anything."""
-    from bench.checks import machine_code, machine_code_matching, machine_code_mmd
+    from bench.checks import machine_code
 
-    module, index, dtype, target = item
+    call, dtype, target = item
+    row = {"build": f"{call.kernel}, {call.name}, {dtype}, {target}"}
     try:
-        if module == "machine_code":
-            call = machine_code.CALLS[index]
-            name, measure = call.name, lambda: machine_code.measure(machine_code.recorded(call, dtype, target), target)
-        elif module == "machine_code_mmd":
-            call = machine_code_mmd.CALLS[index]
-            name, measure = f"MMD, {call.name}", lambda: machine_code_mmd.measure(call, target)
-        else:
-            what = machine_code_matching.CALLS[index][:3]
-            name, measure = what[0], lambda: machine_code_matching.measure(*what, dtype, target)
-        row = {"build": f"{name}, {dtype}, {target}"}
-        return row | {"broken": measure()["broken"]}
+        return row | {"broken": machine_code.measure(*item)["broken"]}
     except Exception as error:  # whatever the compiler raises: the next build may pass
-        return {"build": f"{module} {index}, {dtype}, {target}", "error": f"{type(error).__name__}: {error}"[-300:]}
+        return row | {"error": f"{type(error).__name__}: {error}"[-300:]}
 
 
 def run(args) -> int:

@@ -11,7 +11,6 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -134,21 +133,6 @@ def write_atomically(path: Path, text: str) -> None:
     part = path.with_name(f".{path.name}.{os.getpid()}")
     part.write_text(text, encoding="utf-8")
     os.replace(part, path)
-
-
-def write_drawn(
-    suite: str, results: dict, folder: Path, markdown: Callable[[dict], str], picture: Callable[[dict, Path], None]
-) -> list[Path]:
-    """The suite's table and, where there is matplotlib, its picture beside its json."""
-    written = [folder / f"{suite}.md"]
-    write_atomically(written[0], markdown(results))
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError:
-        return written
-    written.append(folder / f"{suite}.png")
-    picture(results, written[1])
-    return written
 
 
 def write_json(path: Path, value: dict) -> None:

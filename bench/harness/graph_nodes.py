@@ -8,17 +8,15 @@ from collections.abc import Callable
 
 import torch
 
-from fastgan.capture import capturing
-
 KINDS = ("kernel", "memcpy", "memset", "host", "graph", "empty", "wait event", "record event")  # CUgraphNodeType
 
 
-def kernel_nodes(call: Callable[[], object]) -> dict[str, int]:
+def kernel_nodes(call: Callable[[], object], capture: Callable = torch.cuda.graph) -> dict[str, int]:
     """{kind of node: how many} of one call, captured but never replayed. The call must not wait for the device; it has
-    run before, so that nothing is compiled or made for the first time."""
+    run before, so that nothing is compiled or made for the first time. capture: called as torch.cuda.graph is."""
     graph, stream = torch.cuda.CUDAGraph(keep_graph=True), torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
-    with capturing(graph, torch.cuda.graph_pool_handle(), stream):
+    with capture(graph, torch.cuda.graph_pool_handle(), stream):
         kept = call()
     handle = ctypes.c_void_p(graph.raw_cuda_graph())
     driver = ctypes.CDLL("libcuda.so.1")

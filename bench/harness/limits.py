@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 import torch
 
-from bench.harness.clock import Cpu, interval, sample_rounds
+from bench.harness.clock import Cpu, sample_rounds
+from bench.harness.statistics import interval
 
 WHAT = {
     "empty operator": "an operator of PyTorch on an empty tensor",

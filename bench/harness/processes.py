@@ -20,8 +20,8 @@ from pathlib import Path
 import numpy as np
 
 from bench.harness import environment
-from bench.harness.clock import student
 from bench.harness.progress import progress
+from bench.harness.statistics import across, most_by_chance
 
 NAMES = ("name", "dtype", "n", "d", "batch", "size")  # of a cell: which one it is
 
@@ -94,25 +94,6 @@ def merge_rows(rows: Sequence[dict]) -> dict:
     return merged
 
 
-def across(parts: Sequence[dict], confidence: float = 0.95) -> dict:
-    """An interval of each process -> one over processes. All on a logarithmic scale: a time, or a ratio of times."""
-    if min(part["median"] for part in parts) <= 0:
-        return parts[0]
-    logs = np.log([part["median"] for part in parts])
-    n, middle = len(logs), float(np.mean(logs))
-    within = [math.log(part["high"] / part["low"]) / 2 for part in parts if part["low"] > 0]
-    half = float(np.mean(within)) / math.sqrt(n) if within else 0.0
-    if n > 1:
-        half = max(half, student(confidence, n - 1) * float(np.std(logs, ddof=1)) / math.sqrt(n))
-    merged = {"median": math.exp(middle), "low": math.exp(middle - half), "high": math.exp(middle + half)}
-    for key in ("q1", "q3"):
-        if key in parts[0]:
-            merged[key] = math.exp(float(np.mean(np.log([part[key] for part in parts]))))
-    if "rounds" in parts[0]:
-        merged["rounds"] = sum(part["rounds"] for part in parts)
-    return merged | {"processes": n}
-
-
 def agree(first: dict, second: dict) -> tuple[list[str], int, bool]:
     """(rows in which two results differ by more than their intervals allow, rows compared, whether the runs agree).
 
@@ -140,15 +121,6 @@ def agree(first: dict, second: dict) -> tuple[list[str], int, bool]:
 
 def half_width(value: dict) -> float:
     return max(math.log(value["high"] / value["median"]), math.log(value["median"] / value["low"]))
-
-
-def most_by_chance(rows: int, chance: float = 0.05, sure: float = 0.99) -> int:
-    total, k = 0.0, 0
-    while True:
-        total += math.comb(rows, k) * chance**k * (1 - chance) ** (rows - k)
-        if total >= sure:
-            return k
-        k += 1
 
 
 SWITCHES = ("--quiet",)  # options without a value

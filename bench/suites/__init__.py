@@ -1,19 +1,12 @@
-"""The suites of `python -m bench`, in the order in which they run. Each is a module `bench.<name>` with
-
-    run(device, only, *, quick, budget_s, limit_s, compiled, commit, out) -> results
-    write(results, folder) -> [files]           table and pictures, drawn from the results alone
-    markdown(results) -> str
-    promises(results) -> [(what, measured, verdict)]
-
-and may have `summary(results) -> str`, the few rows that stand in README. `results` is what <name>.json holds: the
-environment, and cells of rows; a row with a wrong result has an "error" and no time.
-"""
+"""The suites of `python -m bench`, in the order in which they run; each module has a `SUITE`."""
 
 from __future__ import annotations
 
 import importlib
-import importlib.util
-from types import ModuleType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # torch takes seconds to import, and `--help` should not
+    from bench.harness.suite import Suite
 
 # name: (share of the time of a run of all, processes it is repeated in, what it is)
 SUITES = {
@@ -27,12 +20,8 @@ SUITES = {
 }
 
 
-def there() -> list[str]:
-    return [name for name in SUITES if importlib.util.find_spec(f"bench.suites.{name}")]
-
-
-def module(name: str) -> ModuleType:
-    return importlib.import_module(f"bench.suites.{name}")
+def suite(name: str) -> Suite:
+    return importlib.import_module(f"bench.suites.{name}").SUITE
 
 
 def name_of(results: dict) -> str:

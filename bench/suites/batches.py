@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
-from bench.harness import environment, growth, report
-from bench.harness.progress import progress
-from bench.harness.promises import all_right, times
+from bench.codebases.configurations import BY_NAME, Configuration
+from bench.harness import promises as judged
+from bench.harness import report
+from bench.harness.contest import COMPILE, EAGER, Setting
+from bench.harness.statistics import fits
+from bench.harness.suite import Suite
 from bench.suites import lists
+from fastgan.capture import capturing
 
 BATCHES = (1, 8, 64, 512, 4096)
 NAMES = {
@@ -27,196 +29,98 @@ NAMES = {
     "real-esrgan-d": "Real-ESRGAN's U-Net D: 65,536 logits a sample",
 }
 MOST = {"cpu": 2**24, "cuda": 2**28}  # logits a side
+COLOURS = {EAGER: "#6b7280", lists.UNREAD: "#a16207"} | lists.COLOURS
 
 
-def cells(device: str, quick: bool) -> list[tuple[str, int]]:
-    """(configuration, batch), as far as memory and time go."""
-    found = [(name, batch) for name in NAMES for batch in (BATCHES[:3] if quick else BATCHES)]
-    return [(name, batch) for name, batch in found if scaled(name, batch).logits <= MOST[device]]
-
-
-def scaled(name: str, batch: int) -> lists.Configuration:
-    c = next(c for c in lists.CONFIGURATIONS if c.name == name)
+def scaled(name: str, batch: int) -> Configuration:
+    c = BY_NAME[name]
     shapes = tuple((batch, *shape[1:]) for shape in c.shapes)
     return dataclasses.replace(c, shapes=shapes, title=f"{NAMES[name].split(':')[0]}, batch {batch}")
 
 
-def run(
-    device: str,
-    only: Sequence[str] | None = None,
-    *,
-    quick: bool = False,
-    budget_s: float | None = None,
-    limit_s: float | None = None,
-    compiled: bool = True,
-    commit: str | None = None,
-    out: Path | None = None,
-) -> dict:
-    """The results, as they stand in batches.json. only: names of configurations, of `NAMES`."""
-    unknown = set(only or ()) - set(NAMES)
-    if unknown:
-        raise ValueError(f"configuration {sorted(unknown)[0]!r}: expected one of {', '.join(NAMES)}")
-    budget_s = budget_s or (0.2 if quick else 0.6)
-    limit_s = limit_s or 240.0
-    results = {
-        "suite": "batches",
-        "environment": environment.describe(device, commit),
-        "device_type": device,
-        "quick": quick,
-        "contenders": lists.CONTENDERS
-        | {lists.COMPILE: "the formula compiled once for every batch size (dynamic=True)"},
-        "cells": [],
-        "skipped": [],
-    }
-    program = functools.cache(
-        lambda name, device: lists.program_of(scaled(name, 2), torch.zeros((), device=device), True)
-    )
-    begin = time.perf_counter()
-    bar = progress([c for c in cells(device, quick) if only is None or c[0] in only], "batches")
-    for name, batch in bar:
-        if time.perf_counter() - begin > limit_s:
-            why = f"the run's limit of {limit_s:g} s was reached"
-            results["skipped"].append({"name": name, "batch": batch, "why": why})
-            continue
-        bar.set_postfix_str(f"{name} {batch}")
-        cell = lists.cell(
-            device, scaled(name, batch), quick, budget_s, compiled, lambda like, name=name: program(name, device)
-        )
-        results["cells"].append({"name": name, "batch": batch} | cell)
-        results["seconds"] = round(time.perf_counter() - begin, 1)
-        if out is not None:
-            environment.write_json(out, results)
-    if out is not None:
-        environment.write_json(out, results)
-    return results
+@functools.cache
+def program(name: str, device: str):
+    return lists.program_of(scaled(name, 2), torch.zeros((), device=device), True)
 
 
-def promises(results: dict) -> list[tuple[str, str, str]]:
-    return [all_right(results, lists.OURS)]
+def measure(setting: Setting, name: str) -> None:
+    """Every batch of a configuration, as far as memory goes."""
+    for batch in BATCHES[:3] if setting.quick else BATCHES:
+        if (c := scaled(name, batch)).logits <= MOST[setting.device]:
+            cell = lists.measure(setting, c, lambda like: program(name, setting.device))
+            setting.results["cells"].append(cell | {"name": name, "batch": batch})
 
 
-# The table and the picture.
+def tables(results: dict, kinds: tuple[str, ...]) -> list[str]:
+    what = "Forward and backward together, into the logits: median in microseconds, and speed against eager."
+    lines = ["## Times", "", what]
+    lead = {"loss": lambda cell, row: cell["name"], "batch": lambda cell, row: str(cell["batch"])} | report.CONTENDER
+    speeds = report.speed_columns(kinds)
+    columns = {}
+    for kind in kinds:
+        columns |= report.time_columns([kind]) | {f"{kind} vs eager": speeds[f"{kind} vs eager"]}
+    lines += ["", *report.rows_table(results["cells"], lead, columns), "", "## As the batch grows", ""]
+    lines += ["time = floor + batch × cost, by least squares of the relative error.", ""]
+    found = [(name, c, kind, f) for kind in kinds for name, c, f in fits(results, "name", "batch", kind)]
+    order = list(dict.fromkeys(cell["name"] for cell in results["cells"]))
+    rows = []
+    for name, contender, kind, fit in sorted(found, key=lambda each: order.index(each[0])):
+        slope = "" if fit["slope"] is None else f"{fit['slope']:.2f}"
+        numbers = f"{fit['floor_us']:.3g}", f"{fit['ns_a_logit']:.3g}", slope, f"{fit['worst']:.0%}"
+        rows.append((name, contender, kind, *numbers))
+    lines += report.table(["loss", "contender", "time", "floor µs", "ns a sample", "slope", "farthest point"], rows)
+    return lines + report.where_slower(results, where, lists.OURS)
 
 
-def write(results: dict, folder: Path) -> list[Path]:
-    """batches.md and batches.png beside batches.json."""
-    return environment.write_drawn("batches", results, folder, markdown, picture)
-
-
-def _kinds(results: dict) -> tuple[str, ...]:
-    return ("host", "device") if results["device_type"] == "cuda" else ("host",)
-
-
-def fits(results: dict, name: str, kind: str) -> dict[str, dict]:
-    """{contender: fit over the batch} of a configuration."""
-    curves: dict[str, list[tuple[int, float]]] = {}
-    for cell in results["cells"]:
-        for row in cell["rows"]:
-            if cell["name"] == name and f"{kind}_us" in row and "error" not in row:
-                curves.setdefault(row["contender"], []).append((cell["batch"], row[f"{kind}_us"]["median"]))
-    return {c: found for c, points in curves.items() if (found := growth.fit(*zip(*sorted(points))))}
-
-
-def markdown(results: dict) -> str:
-    kinds = _kinds(results)
-    lines = [*report.header("Losses as the batch grows", results, promises(results)), "## Times", ""]
-    lines += ["Forward and backward together, into the logits: median in microseconds, and speed against eager.", ""]
-    lines += [f"| loss | batch | contender | {' | '.join(f'{k} µs | {k} vs eager' for k in kinds)} |"]
-    lines += ["|---|---|---|" + "---|---|" * len(kinds)]
-    for cell in results["cells"]:
-        for row in cell["rows"]:
-            if "error" in row:
-                shown = [row["error"], *[""] * (2 * len(kinds) - 1)]
-            else:
-                shown = []
-                for kind in kinds:
-                    speed = row.get(f"{kind}_speedup")
-                    shown += [report._time(row, kind), "" if speed is None else times(speed)]
-            lines.append(f"| {cell['name']} | {cell['batch']} | {row['contender']} | {' | '.join(shown)} |")
-    lines += [
-        "",
-        "## As the batch grows",
-        "",
-        "time = floor + batch × cost, by least squares of the relative error.",
-        "",
-    ]
-    lines += [
-        "| loss | contender | time | floor µs | ns a sample | slope | farthest point |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for name in dict.fromkeys(cell["name"] for cell in results["cells"]):
-        for kind in kinds:
-            for contender, fit in fits(results, name, kind).items():
-                slope = "" if fit["slope"] is None else f"{fit['slope']:.2f}"
-                lines.append(
-                    f"| {name} | {contender} | {kind} | {fit['floor_us']:.3g} | {fit['ns_a_logit']:.3g} | {slope} "
-                    f"| {fit['worst']:.0%} |"
-                )
-    lines += ["", "## Where fastgan is the slower one", ""]
-    lines += report.slower(results, lambda c: f"{c['name']}, batch {c['batch']}", lists.OURS) or [
-        "Nowhere in this run."
-    ]
-    for skipped in results["skipped"]:
-        lines += ["", f"Not measured: {skipped['name']}, batch {skipped['batch']}: {skipped['why']}."]
-    return "\n".join(lines) + "\n"
+def where(cell: dict) -> str:
+    return f"{cell['name']}, batch {cell['batch']}" if "batch" in cell else cell["name"]
 
 
 def summary(results: dict) -> str:
     """README's table: speed against eager of the drop-in and of value_and_grad, over the batch."""
-    kind = _kinds(results)[-1]
+    kind = report.kinds_of(results)[-1]
     batches = sorted({cell["batch"] for cell in results["cells"]})
-    names = list(dict.fromkeys(cell["name"] for cell in results["cells"]))
-    head = " | ".join(f"batch {b}" for b in batches)
-    lines = [f"| {kind} speed, eager = 1: drop-in, value_and_grad | {head} |", "|---|" + "---|" * len(batches)]
-    for name in names:
+    rows = []
+    for name in dict.fromkeys(cell["name"] for cell in results["cells"]):
         shown = []
         for batch in batches:
-            rows = [r for c in results["cells"] if (c["name"], c["batch"]) == (name, batch) for r in c["rows"]]
-            found = {row["contender"]: row.get(f"{kind}_speedup") for row in rows}
-            shown.append(", ".join(f"{v['median']:.2f}×" for o in lists.OURS if (v := found.get(o))))
-        lines.append(f"| {NAMES.get(name, name)} | {' | '.join(shown)} |")
-    return "\n".join(lines)
+            found = [judged.at(results, o, f"{kind}_speedup", name=name, batch=batch) for o in lists.OURS]
+            shown.append(", ".join(f"{v['median']:.2f}×" for v in found if v))
+        rows.append([NAMES.get(name, name), *shown])
+    head = [f"{kind} speed, eager = 1: drop-in, value_and_grad", *(f"batch {b}" for b in batches)]
+    return "\n".join(report.table(head, rows))
 
 
 def picture(results: dict, path: Path) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    kinds = _kinds(results)
-    names = list(dict.fromkeys(cell["name"] for cell in results["cells"]))
-    figure, axes = plt.subplots(
-        len(kinds),
-        len(names),
-        figsize=(3.7 * len(names) + 0.6, 3.3 * len(kinds) + 0.9),
-        squeeze=False,
-        layout="constrained",
-    )
-    colours = {lists.EAGER: "#6b7280", lists.UNREAD: "#a16207"} | lists.COLOURS
+    kinds, names = report.kinds_of(results), list(dict.fromkeys(cell["name"] for cell in results["cells"]))
+    figure, axes = report.subplots(len(kinds), len(names), 3.7 * len(names) + 0.6, 3.3 * len(kinds) + 0.9)
     for line, kind in enumerate(kinds):
         for axis, name in zip(axes[line], names):
-            for contender, colour in colours.items():
-                points = sorted(
-                    (cell["batch"], row[f"{kind}_us"])
-                    for cell in results["cells"]
-                    for row in cell["rows"]
-                    if cell["name"] == name and row["contender"] == contender and f"{kind}_us" in row
-                )
-                if points:
-                    x, values = zip(*points)
-                    width = 2 if contender in lists.OURS else 1.1
-                    axis.plot(x, [v["median"] for v in values], "o-", ms=3, lw=width, color=colour, label=contender)
-                    low, high = [v["low"] for v in values], [v["high"] for v in values]
-                    axis.fill_between(x, low, high, color=colour, alpha=0.15, lw=0)
+            for contender, colour in COLOURS.items():
+                found = judged.rows(results, contender, f"{kind}_us", name=name)
+                points = [(cell["batch"], row[f"{kind}_us"]) for cell, row in found]
+                report.curve(axis, points, contender, colour, contender in lists.OURS)
             axis.set_xscale("log", base=2)
-            axis.set_yscale("log")
-            axis.grid(True, color="#e5e7eb", linewidth=0.6)
-            axis.spines[["top", "right"]].set_visible(False)
+            report.tidy(axis, yscale="log", xlabel="batch")
             axis.set_title(NAMES.get(name, name), fontsize=9)
-            axis.set_xlabel("batch")
         axes[line][0].set_ylabel(f"{kind} time of forward + backward, µs")
-    handles = {label: handle for axis in axes[0] for handle, label in zip(*axis.get_legend_handles_labels())}
-    figure.legend(handles.values(), handles, loc="outside lower center", ncols=len(handles) or 1, frameon=False)
-    figure.suptitle(f"Losses as the batch grows, on {results['environment']['device']}", fontsize=10)
+    report.legend(figure, axes[0])
+    report.titled(figure, "Losses as the batch grows", results)
     report.save(figure, path)
+
+
+SUITE = Suite(
+    name="batches",
+    title="Losses as the batch grows",
+    contenders=lists.CONTENDERS | {COMPILE: "the formula compiled once for every batch size (dynamic=True)"},
+    names=lambda device, quick: list(NAMES),
+    measure=measure,
+    promises=lambda results: [judged.all_right(results, lists.OURS)],
+    tables=tables,
+    summary=summary,
+    pictures={"batches.png": picture},
+    where=where,
+    budgets=(0.2, 0.6, 0.6),
+    limits=(240.0, 240.0),
+    capture=capturing,
+)

@@ -13,12 +13,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+import fastgan
+from bench.harness.accuracy import of_ours, ulp, wrong_gradients, wrong_loss
+from bench.harness.contest import COMPILE, EAGER, REDUCED
 from fastgan.capture import capturing
 
 Step = Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
-LOSS_SCALE = 2.0**15  # what float16 training multiplies in, so that a gradient divided by n does not underflow
+GRAPHED, DROP_IN, DIRECT = "eager, CUDA graph", "drop-in", "value_and_grad"
+OURS = (DROP_IN, DIRECT)
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,6 @@ class Contender:
     what: str
     make: Callable[[Tensor | None], Step]
     ours: bool = False
-    compiled: bool = False
     on: str | None = None
 
 
@@ -53,9 +55,7 @@ def _forward_backward(loss_function: Callable[[Tensor, Tensor], Tensor], scale: 
 
 
 def _eager(scale: Tensor | None) -> Step:
-    from fastgan import reference
-
-    return _forward_backward(reference.discriminator_loss, scale)
+    return _forward_backward(fastgan.reference.discriminator_loss, scale)
 
 
 def _softplus(scale: Tensor | None) -> Step:
@@ -106,40 +106,29 @@ def _graphed(scale: Tensor | None) -> Step:
 
 
 def _drop_in(scale: Tensor | None) -> Step:
-    import fastgan
-
     return _forward_backward(fastgan.discriminator_loss, scale)
 
 
 def _value_and_grad(scale: Tensor | None) -> Step:
-    from fastgan import discriminator_value_and_grad
-
     def step(real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        out = discriminator_value_and_grad(real, fake, grad_scale=scale)
+        out = fastgan.discriminator_value_and_grad(real, fake, grad_scale=scale)
         return out.loss, *out.grads
 
     return step
 
 
 CONTENDERS = (
-    Contender("eager", "BCEWithLogitsLoss against ones and zeros, as GAN code writes it (fastgan.reference)", _eager),
+    Contender(EAGER, "BCEWithLogitsLoss against ones and zeros, as GAN code writes it (fastgan.reference)", _eager),
     Contender("eager softplus", "mean softplus(-real) + mean softplus(fake)", _softplus),
     Contender(
-        "eager, CUDA graph",
+        GRAPHED,
         "eager's forward and backward captured once and replayed: the step around it must be captured too",
-        _graphed,
-        on="cuda",
+        *(_graphed, False, "cuda"),
     ),
-    Contender("torch.compile", "the softplus form, compiled for each size (dynamic=False)", _compiled, compiled=True),
-    Contender(
-        "reduce-overhead",
-        'the same, compiled with mode="reduce-overhead": its CUDA graphs',
-        _compiled_graphs,
-        compiled=True,
-        on="cuda",
-    ),
-    Contender("drop-in", "fastgan.discriminator_loss and backward", _drop_in, ours=True),
-    Contender("value_and_grad", "fastgan.discriminator_value_and_grad", _value_and_grad, ours=True),
+    Contender(COMPILE, "the softplus form, compiled for each size (dynamic=False)", _compiled),
+    Contender(REDUCED, 'the same, compiled with mode="reduce-overhead": its CUDA graphs', _compiled_graphs, on="cuda"),
+    Contender(DROP_IN, "fastgan.discriminator_loss and backward", _drop_in, ours=True),
+    Contender(DIRECT, "fastgan.discriminator_value_and_grad", _value_and_grad, ours=True),
 )
 
 
@@ -154,34 +143,16 @@ def why_wrong(
 ) -> tuple[str | None, float]:
     """(None, or what is wrong, the worst relative error of a gradient), against float64, element by element, atol=0."""
     real64, fake64 = real.detach().double(), fake.detach().double()
-    n, eps = real.numel(), torch.finfo(real.dtype).eps
+    n, eps, exact = real.numel(), torch.finfo(real.dtype).eps, real.dtype == torch.float64
     loss64 = -(F.logsigmoid(real64).mean() + F.logsigmoid(-fake64).mean()).item()
-    loss, worst = result[0].item(), 0.0
-    exact = real.dtype == torch.float64
     allowed = (1e-12 if exact else 5e-6) if ours else max(4 * eps, 1e-12 if exact else 1e-5)
-    if not abs(loss - loss64) <= allowed * abs(loss64):
-        return f"loss {loss:.9g}, float64 gives {loss64:.9g}", float("inf")
-    expected = ((torch.sigmoid(-real64), -scale / n), (torch.sigmoid(fake64), scale / n))
-    for side, got, (want, factor) in zip(("real", "fake"), result[1:], expected):
-        if got is None or got.shape != real.shape or got.dtype != real.dtype:
-            return f"gradient at {side}: not a {real.dtype} tensor of the logits' shape", float("inf")
-        want = want.mul_(factor)
-        error = (got.double() - want).abs_()
-        size = want.abs_()
-        if ours:
-            bound = size * (2e-13 if exact else 5e-6) + 0.51 * _ulp(size, real.dtype)
-        else:  # sigmoid(x) - 1 has lost its digits where sigmoid(x) is close to 1; that is how eager is
-            bound = (size + scale / n) * (4 * eps) + _ulp(size, real.dtype)
-        wrong = ~(error <= bound)
-        worst = max(worst, (error / size).max().item())
-        if wrong.any():
-            i = int(wrong.nonzero()[0])
-            return f"gradient at {side}[{i}]: {got.flatten()[i].item():.9g}, float64 gives ±{size[i].item():.9g}", worst
-    return None, worst
+    if wrong := wrong_loss(result[0].item(), loss64, allowed):
+        return wrong, float("inf")
 
+    def of_eager(size: Tensor, dtype: torch.dtype) -> Tensor:
+        """sigmoid(x) - 1 has lost its digits where sigmoid(x) is close to 1."""
+        return (size + scale / n) * (4 * eps) + ulp(size, dtype)
 
-def _ulp(size: Tensor, dtype: torch.dtype) -> Tensor:
-    """Distance between neighbouring numbers of `dtype` at `size` (float64, positive); subnormals included."""
-    info = torch.finfo(dtype)
-    exponent = torch.frexp(size.clamp_min(info.smallest_normal)).exponent - 1
-    return torch.ldexp(torch.full_like(size, info.eps), exponent)
+    grads64 = (torch.sigmoid(side).mul_(scale / n) for side in (-real64, fake64))
+    signed = (grad.neg_() if k == 0 else grad for k, grad in enumerate(grads64))
+    return wrong_gradients("side", result[1:], (real, fake), signed, of_ours if ours else of_eager)

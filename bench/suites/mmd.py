@@ -16,20 +16,15 @@ import torch
 from torch import Tensor
 
 import fastgan
-from bench.harness import environment, report
 from bench.harness import promises as judged
-from bench.harness.clock import interval, machine, ratio, sample_rounds
-from bench.harness.progress import progress
-from bench.harness.promises import percent, times
-from bench.suites.losses import COMPILE, _one_line
+from bench.harness import report
+from bench.harness.contest import COMPILE, EAGER, Setting, checked, timed
+from bench.harness.promises import at, at_least
+from bench.harness.suite import Suite
+from fastgan.capture import capturing
 
-EAGER, DROP_IN, DIRECT, TF32, EXACT = (
-    "eager",
-    "drop-in",
-    "value_and_grad",
-    "value_and_grad, tf32",
-    "value_and_grad, exact",
-)
+DROP_IN, DIRECT = "drop-in", "value_and_grad"
+TF32, EXACT = "value_and_grad, tf32", "value_and_grad, exact"
 CONTENDERS = {
     EAGER: "torch.cdist, a sum of four Gaussians, autograd (fastgan.reference.mmd_loss)",
     COMPILE: "the same, compiled for each size (dynamic=False)",
@@ -177,102 +172,55 @@ def products(device: str) -> dict[str, float]:
     return found
 
 
-def run(
-    device: str,
-    only: Sequence[str] | None = None,
-    *,
-    quick: bool = False,
-    budget_s: float | None = None,
-    limit_s: float | None = None,
-    compiled: bool = True,
-    commit: str | None = None,
-    out: Path | None = None,
-) -> dict:
-    """The results, as they stand in mmd.json, which is written after every cell. only: names of `cells`."""
-    known = cells("cuda")
-    names = list(cells(device, quick)) if only is None else only
-    if unknown := set(names) - set(known):
-        raise ValueError(f"cell {sorted(unknown)[0]!r}: expected one of {', '.join(known)}")
-    budget_s = budget_s or (0.3 if quick else 1.0 if device == "cuda" else 4.0)
-    limit_s = limit_s or (400.0 if device == "cuda" else 540.0)
-    results = {
-        "suite": "mmd",
-        "environment": environment.describe(device, commit),
-        "device_type": device,
-        "quick": quick,
-        "contenders": CONTENDERS,
-        "products": products(device),
-        "cells": [],
-        "skipped": [],
-    }
-    begin = time.perf_counter()
-    bar = progress(names, "mmd")
-    for name in bar:
-        if time.perf_counter() - begin > limit_s:
-            results["skipped"].append({"name": name, "why": f"the run's limit of {limit_s:g} s was reached"})
-            continue
-        bar.set_postfix_str(name)
-        results["cells"].append(cell(device, *known[name], quick, budget_s, compiled, results["products"]))
-        results["seconds"] = round(time.perf_counter() - begin, 1)
-        if out is not None:
-            environment.write_json(out, results)
-    if out is not None:
-        environment.write_json(out, results)
-    return results
-
-
-def cell(
-    device: str, n: int, d: int, quick: bool, budget_s: float, compiled: bool = True, limits: dict | None = None
-) -> dict:
-    """One size: the gate, then times in interleaved rounds, then what each call launches and allocates."""
-    host = machine(device, quick)
+def measure(setting: Setting, name: str) -> dict:
+    """One size."""
+    device, (n, d), limits = setting.device, cells("cuda")[name], setting.results.get("products")
     generator = torch.Generator(device=device).manual_seed(int(time.time_ns()) & 0xFFFFFFFF)
     fake, real = draw(n, d, device, generator)
-    rows_ = torch.linspace(0, n - 1, 64, device=device).long().unique()
-    expected = exact(fake, real, bandwidths(d), rows_)
-    rows, calls = {}, {}
-    for name, make in steps(device, d).items():
-        row = rows[name] = {"contender": name}
-        if name == COMPILE and not compiled:
-            row["error"] = "left out with --no-compile"
-            continue
-        try:
-            begin = time.perf_counter()
-            step = make()
-            result = step(fake, real)
-            host.synchronize()
-            row["first_call_s"] = round(time.perf_counter() - begin, 3)
-            wrong, worst = why_wrong(name, result, fake, rows_, expected)
-            del result
-            row["worst_relative_error"] = worst if math.isfinite(worst) else None
-            if wrong:
-                row["error"] = f"wrong result, not timed: {wrong}"
-            else:
-                calls[name] = lambda i, step=step: step(fake, real)
-                calls[name](0)
-        except Exception as error:  # a contender that cannot run here, out of memory too, is a row that says so
-            row["error"] = _one_line(error)
+    checks = torch.linspace(0, n - 1, 64, device=device).long().unique()
+    expected = exact(fake, real, bandwidths(d), checks)
 
-    samples = sample_rounds(host, calls, budget_s, at_least=3 if quick else 5)
-    for name, kinds in samples.items():
-        row = rows[name]
-        for kind, values in kinds.items():
-            row[f"{kind}_us"] = interval(values)
-            if EAGER in samples:
-                row[f"{kind}_speedup"] = ratio(samples[EAGER][kind], values)
-            if name != COMPILE and COMPILE in samples:
-                row[f"{kind}_against_compile"] = ratio(samples[COMPILE][kind], values)
+    def wrong(name: str, result) -> tuple[str | None, float]:
+        return why_wrong(name, result, fake, checks, expected)
+
+    rows, calls = checked(setting, steps(device, d), [(fake, real)], wrong)
+    for name in timed(setting, rows, calls, (3, 5)):
         if limits and name in (DIRECT, TF32, EXACT):
-            differences = d <= fastgan.mmd.DIFFERENCES_UP_TO or name == EXACT
+            row, differences = rows[name], d <= fastgan.mmd.DIFFERENCES_UP_TO or name == EXACT
             row["limit"] = "fp32" if differences else "tf32"
             reached = flops(n, n, d, differences) / row["device_us"]["median"] * 1e6
             row["share_of_limit"] = reached / limits[row["limit"]]
-        row["launches"] = host.launches(calls[name])
-        row["peak_bytes"] = host.peak_bytes(calls[name])
     return {"name": f"{n} x {d}", "n": n, "d": d, "dtype": "float32", "rows": list(rows.values())}
 
 
-# The table, the promises and the picture. Every number in them comes from the file.
+def promises(results: dict) -> list[judged.Promise]:
+    if results["device_type"] == "cuda":
+        rows = []
+        for key, other, bound in (("device_speedup", "eager", 5.0), ("device_against_compile", COMPILE, 2.0)):
+            what = f"value_and_grad ≥ {bound:g}× {other}, 16,384 points, 64 dimensions"
+            rows.append(at_least(what, at(results, DIRECT, key, name="16384 x 64"), bound))
+        launched = [row["launches"] for _, row in judged.rows(results, DIRECT, "launches")]
+        rows.append(judged.counted("value_and_grad: 1 kernel launch, by the profiler", launched, {1}))
+    else:
+        rows = [
+            at_least(
+                f"{name} ≥ 2× eager, 4,096 points, {d} dimensions",
+                *(at(results, name, "host_speedup", name=f"4096 x {d}"), 2.0),
+            )
+            for name in (DROP_IN, DIRECT)
+            for d in DIMENSIONS
+        ]
+    held = [
+        (row["peak_bytes"] / (4 * cell["n"] ** 2), cell["name"])
+        for name in OURS
+        for cell, row in judged.rows(results, name, "peak_bytes")
+        if cell["n"] >= 4096
+    ]
+    what = "no N × N matrix: at most 1/5 of one is held, from 4,096 points on"
+    rows.append(judged.worst(what, held, lambda v: v <= 0.2, " matrices", largest=True))
+    right = "every fastgan result right to 5e-6 of the sums it is made of (2^-8 for tf32), against float64"
+    return [*rows, judged.all_right(results, OURS, right)]
+
 
 HOW_TO_READ = """\
 Forward and backward together, into the generated points: median (quartiles) in microseconds, over interleaved rounds.
@@ -284,126 +232,51 @@ machine's product of two 8192 x 8192 matrices does a second: in float32 for diff
 `value_and_grad` in float32 accuracy makes three passes of tf32, so that a third is the most it can reach."""
 
 
-def promises(results: dict) -> list[judged.Promise]:
-    by_name = {cell["name"]: {row["contender"]: row for row in cell["rows"]} for cell in results["cells"]}
+def tables(results: dict, kinds: tuple[str, ...]) -> list[str]:
+    cuda = results["device_type"] == "cuda"
 
-    def column(cell: str, name: str, key: str):
-        return by_name.get(cell, {}).get(name, {}).get(key)
+    def of_limit(cell: dict, row: dict) -> str:
+        return f"{row['share_of_limit']:.0%} {row['limit']}" if "share_of_limit" in row else ""
 
-    if results["device_type"] == "cuda":
-        big, rows = "16384 x 64", []
-        for key, other, bound in (("device_speedup", "eager", 5.0), ("device_against_compile", COMPILE, 2.0)):
-            what = f"value_and_grad ≥ {bound:g}× {other}, 16,384 points, 64 dimensions"
-            rows.append(judged._at_least(what, column(big, DIRECT, key), bound, times))
-        counted = {row[DIRECT]["launches"] for row in by_name.values() if "launches" in row.get(DIRECT, {})}
-        verdict = judged.UNMEASURED if not counted else "met" if counted == {1} else "not met"
-        rows.append(("value_and_grad: 1 kernel launch, by the profiler", ", ".join(map(str, sorted(counted))), verdict))
-    else:
-        rows = [
-            judged._at_least(
-                f"{name} ≥ 2× eager, 4,096 points, {d} dimensions",
-                column(f"4096 x {d}", name, "host_speedup"),
-                2.0,
-                times,
-            )
-            for name in (DROP_IN, DIRECT)
-            for d in DIMENSIONS
-        ]
-    held = [
-        (row["peak_bytes"] / (4 * cell["n"] ** 2), cell["name"])
-        for cell in results["cells"]
-        for row in cell["rows"]
-        if row["contender"] in OURS and cell["n"] >= 4096 and "peak_bytes" in row
-    ]
-    what = "no N × N matrix: at most 1/5 of one is held, from 4,096 points on"
-    rows.append(judged._worst(what, held, lambda v: v <= 0.2, " matrices", largest=True))
-    return [*rows, _gate(results)]
-
-
-def _gate(results: dict) -> judged.Promise:
-    ours = [row for cell in results["cells"] for row in cell["rows"] if row["contender"] in OURS]
-    failed = [row for row in ours if "error" in row]
-    what = "every fastgan result right to 5e-6 of the sums it is made of (2^-8 for tf32), against float64"
-    return what, f"{len(ours) - len(failed)} of {len(ours)} rows", "met" if ours and not failed else "not met"
-
-
-def _kinds(results: dict) -> tuple[str, ...]:
-    return ("host", "device") if results["device_type"] == "cuda" else ("host",)
-
-
-def markdown(results: dict) -> str:
-    cuda, kinds = results["device_type"] == "cuda", _kinds(results)
-    lines = [*report.header("Maximum mean discrepancy", results, promises(results)), HOW_TO_READ + ON_A_GPU * cuda, ""]
-    head = ["points", "dimensions", "contender", *(f"{kind} µs" for kind in kinds)]
-    head += [f"{kind} vs {other}" for kind in kinds for other in ("eager", "compile")]
-    head += ["of limit"] * cuda + ["launches", "peak", "error"]
-    lines += [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
-    for cell in results["cells"]:
-        lines += [f"| {' | '.join(_line(cell, row, kinds, cuda, len(head)))} |" for row in cell["rows"]]
+    lead = {"points": lambda cell, row: str(cell["n"]), "dimensions": lambda cell, row: str(cell["d"])}
+    columns = report.time_columns(kinds) | report.speed_columns(kinds) | ({"of limit": of_limit} if cuda else {})
+    columns |= report.count_columns("error")
+    lines = [HOW_TO_READ + ON_A_GPU * cuda, "", *report.rows_table(results["cells"], lead | report.CONTENDER, columns)]
     for name, value in results["products"].items():
         lines += ["", f"Matrix product in {name}: {value / 1e12:.1f} Tflop/s."]
-    for skipped in results["skipped"]:
-        lines += ["", f"Not measured: {skipped['name']}: {skipped['why']}."]
-    return "\n".join(lines) + "\n"
-
-
-def _line(cell: dict, row: dict, kinds: tuple[str, ...], cuda: bool, width: int) -> list[str]:
-    start = [str(cell["n"]), str(cell["d"]), row["contender"]]
-    if f"{kinds[0]}_us" not in row:
-        return [*start, row.get("error", "not timed"), *[""] * (width - 4)]
-    out = [*start, *(report._time(row, kind) for kind in kinds)]
-    for kind in kinds:
-        for column in ("speedup", "against_compile"):
-            value = row.get(f"{kind}_{column}")
-            out.append("" if value is None else times(value))
-    if cuda:
-        share = row.get("share_of_limit")
-        out.append(
-            "" if share is None else f"{percent(dict(median=share, low=share, high=share)).split()[0]} {row['limit']}"
-        )
-    error = row.get("worst_relative_error")
-    return [*out, str(row["launches"]), report._bytes(row["peak_bytes"]), "" if error is None else f"{error:.1e}"]
-
-
-def write(results: dict, folder: Path) -> list[Path]:
-    """mmd.md and mmd.png beside mmd.json."""
-    return environment.write_drawn("mmd", results, folder, markdown, picture)
+    return lines
 
 
 def picture(results: dict, path: Path) -> None:
     """Time by number of points, a panel for each dimension."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    kind, env = _kinds(results)[-1], results["environment"]
-    dimensions = sorted({cell["d"] for cell in results["cells"]}) or [0]
-    figure, axes = plt.subplots(
-        1, len(dimensions), figsize=(4.6 * len(dimensions), 4.2), squeeze=False, layout="constrained"
-    )
+    kind, dimensions = report.kinds_of(results)[-1], sorted({cell["d"] for cell in results["cells"]}) or [0]
+    figure, axes = report.subplots(1, len(dimensions), 4.6 * len(dimensions), 4.6)
     for axis, d in zip(axes[0], dimensions):
         for name, colour in COLOURS.items():
-            points = [
-                (cell["n"], row[f"{kind}_us"])
-                for cell in results["cells"]
-                for row in cell["rows"]
-                if cell["d"] == d and row["contender"] == name and f"{kind}_us" in row
-            ]
-            if points:
-                n, values = zip(*sorted(points, key=lambda point: point[0]))
-                axis.plot(n, [v["median"] for v in values], marker="o", markersize=3, color=colour, label=name)
-                low, high = ([v[key] for v in values] for key in ("low", "high"))
-                axis.fill_between(n, low, high, color=colour, alpha=0.15, lw=0)
-        axis.set(xscale="log", yscale="log", xlabel="points a side", title=f"{d} dimensions", ylabel=f"{kind} time, µs")
+            points = [(c["n"], row[f"{kind}_us"]) for c, row in judged.rows(results, name, f"{kind}_us", d=d)]
+            report.curve(axis, points, name, colour, name in OURS)
+        axis.set(xscale="log", yscale="log")
+        report.tidy(axis, xlabel="points a side", title=f"{d} dimensions", ylabel=f"{kind} time, µs")
         sizes = sorted({cell["n"] for cell in results["cells"] if cell["d"] == d})
         axis.set_xticks(sizes, [f"{n:,}" for n in sizes])
         axis.minorticks_off()
-        axis.grid(True, color="#e5e7eb", linewidth=0.6)
-        axis.legend(fontsize=8, frameon=False)
-    figure.suptitle(
-        f"Maximum mean discrepancy, forward + backward, on {env['device']}\n"
-        f"torch {env['torch']}, commit {(env['commit'] or 'unknown')[:12]}, {env['date']}",
-        fontsize=10,
-    )
+    report.legend(figure, axes[0], 4)
+    report.titled(figure, "Maximum mean discrepancy, forward + backward", results)
     report.save(figure, path)
+
+
+SUITE = Suite(
+    name="mmd",
+    title="Maximum mean discrepancy",
+    contenders=CONTENDERS,
+    names=lambda device, quick: list(cells(device, quick)),
+    known=lambda device: list(cells("cuda")),
+    measure=measure,
+    promises=promises,
+    tables=tables,
+    pictures={"mmd.png": picture},
+    begun=lambda setting: {"products": products(setting.device)},
+    budgets=(0.3, 4.0, 1.0),
+    cell="cell",
+    capture=capturing,
+)

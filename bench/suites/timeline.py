@@ -10,16 +10,18 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import inspect
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from unittest import mock
 
 import torch
 
-from bench.harness import environment, report
+import fastgan
+from bench.harness import report
+from bench.harness.contest import Setting
+from bench.harness.suite import Suite
+from fastgan.networks import Discriminator, Generator
 
 STEPS = {"DCGAN, 32 pixels, batch 64": (32, 64), "DCGAN, 64 pixels, batch 128": (64, 128)}
 CATEGORIES = {  # name: (parts of an event's name, colour); the first that fits
@@ -33,62 +35,20 @@ CATEGORIES = {  # name: (parts of an event's name, colour); the first that fits
 }
 
 
-def run(
-    device: str,
-    only: Sequence[str] | None = None,
-    *,
-    quick: bool = False,
-    budget_s: float | None = None,
-    limit_s: float | None = None,
-    compiled: bool = True,
-    commit: str | None = None,
-    out: Path | None = None,
-) -> dict:
-    """The results, as they stand in timeline.json. only: names of steps, of `STEPS`. A step is profiled once: there is
-    nothing for budget_s and compiled to change."""
-    names = list(only or STEPS) if not quick and device == "cuda" else list(only or list(STEPS)[:1])
-    if unknown := set(names) - set(STEPS):
-        raise ValueError(f"step {sorted(unknown)[0]!r}: expected one of {', '.join(STEPS)}")
-    begin = time.perf_counter()
-    results = {
-        "suite": "timeline",
-        "environment": environment.describe(device, commit),
-        "device_type": device,
-        "quick": quick,
-        "contenders": {},
-        "cells": [],
-        "skipped": [],
-    }
-    for name in names:
-        if limit_s is not None and time.perf_counter() - begin > limit_s:
-            results["skipped"].append({"name": name, "why": f"the run's limit of {limit_s:g} s was reached"})
-            continue
-        results["cells"].append(profiled(name, device))
-        results["seconds"] = round(time.perf_counter() - begin, 1)
-        if out is not None:
-            environment.write_json(out, results)
-    return results
-
-
-def profiled(name: str, device: str) -> dict:
-    import fastgan
-    from fastgan.networks import Discriminator, Generator
-
-    size, batch = STEPS[name]
+def measure(setting: Setting, name: str) -> dict:
+    """A step is profiled once: no budget changes it."""
+    device, (size, batch) = setting.device, STEPS[name]
     torch.manual_seed(0)
     networks = Generator(size, 1, 64), Discriminator(size, 1)
-    options = {"capture": False} if "capture" in inspect.signature(fastgan.GANTrainer).parameters else {}
-    trainer = fastgan.GANTrainer(*networks, latent_dim=64, device=device, **options)
+    trainer = fastgan.GANTrainer(*networks, latent_dim=64, device=device, capture=False)
     data = torch.rand(batch, 1, size, size, device=device) * 2 - 1
-    cuda = device == "cuda"
-    activities = [torch.profiler.ProfilerActivity.CPU] + [torch.profiler.ProfilerActivity.CUDA] * cuda
+    activities = [torch.profiler.ProfilerActivity.CPU] + [torch.profiler.ProfilerActivity.CUDA] * (device == "cuda")
     for _ in range(3):
         trainer.step(data)
     for _ in range(2):  # the first profile of a process may start late
         with _named_losses(), torch.profiler.profile(activities=activities) as profile:
             trainer.step(data)
-            if cuda:
-                torch.cuda.synchronize()
+            setting.host.synchronize()
     events = profile.events()
     first = min(e.time_range.start for e in events)
     lanes = {"host": [], "device": []}
@@ -97,14 +57,10 @@ def profiled(name: str, device: str) -> dict:
         if on_device and event.is_user_annotation:  # the span of its kernels, which are events themselves
             continue
         if (on_device or event.cpu_parent is None) and event.time_range.end > event.time_range.start:
-            span = [category(event.name), round(event.time_range.start - first, 1), round(_length(event), 1)]
-            lanes["device" if on_device else "host"].append(span)
+            start, length = event.time_range.start - first, event.time_range.elapsed_us()
+            lanes["device" if on_device else "host"].append([category(event.name), round(start, 1), round(length, 1)])
     lanes = {lane: sorted(spans, key=lambda span: span[1]) for lane, spans in lanes.items() if spans}
     return {"name": name, "batch": batch, "lanes": lanes, "rows": []}
-
-
-def _length(event) -> float:
-    return event.time_range.end - event.time_range.start
 
 
 def category(name: str) -> str:
@@ -140,44 +96,25 @@ def totals(spans: Sequence[Sequence]) -> dict[str, float]:
     return found
 
 
-def promises(results: dict) -> list[tuple[str, str, str]]:
-    return []  # a picture of a step, not a promise
-
-
-def write(results: dict, folder: Path) -> list[Path]:
-    """timeline.md and timeline.png beside timeline.json."""
-    return environment.write_drawn("timeline", results, folder, markdown, picture)
-
-
-def markdown(results: dict) -> str:
-    env = results["environment"]
-    lines = [f"# One training step on {env['device']}", "", f"{env['date']}, torch {env['torch']}, `{env['command']}`."]
-    lines += ["", " ".join(__doc__.split("\n\n")[1].split()), "", summary(results)]
-    return "\n".join(lines) + "\n"
+def tables(results: dict, kinds: tuple[str, ...]) -> list[str]:
+    return [" ".join(__doc__.split("\n\n")[1].split()), "", summary(results)]
 
 
 def summary(results: dict) -> str:
-    lines = [f"| step | lane | {' | '.join(CATEGORIES)} | spans | from first to last |"]
-    lines.append("|---|---|" + "---|" * (len(CATEGORIES) + 2))
+    rows = []
     for cell in results["cells"]:
         for lane, spans in cell["lanes"].items():
             sums = totals(spans)
             busy = sum(sums.values()) or 1.0
-            shares = " | ".join(f"{value / busy:.2%}" for value in sums.values())
             wall = max(s[1] + s[2] for s in spans) - min(s[1] for s in spans)
-            lines.append(f"| {cell['name']} | {lane} | {shares} | {len(spans)} | {wall / 1e3:.2f} ms |")
-    return "\n".join(lines)
+            shares = (f"{value / busy:.2%}" for value in sums.values())
+            rows.append((cell["name"], lane, *shares, len(spans), f"{wall / 1e3:.2f} ms"))
+    return "\n".join(report.table(["step", "lane", *CATEGORIES, "spans", "from first to last"], rows))
 
 
 def picture(results: dict, path: Path) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
     lanes = [(cell["name"], lane, spans) for cell in results["cells"] for lane, spans in cell["lanes"].items()]
-    figure, axes = plt.subplots(len(lanes) or 1, 1, figsize=(11, 2.9 * (len(lanes) or 1) + 0.6), squeeze=False)
-    figure.set_layout_engine("constrained")
+    figure, axes = report.subplots(len(lanes) or 1, 1, 11, 2.9 * (len(lanes) or 1) + 0.6)
     for axis, (name, lane, spans) in zip(axes[:, 0], lanes):
         sums = totals(spans)
         busy = sum(sums.values()) or 1.0
@@ -187,10 +124,21 @@ def picture(results: dict, path: Path) -> None:
         labels = [f"{kind}  {sums[kind] / busy:.2%}" for kind in CATEGORIES]
         axis.set_yticks(range(len(CATEGORIES)), labels, fontsize=8)
         axis.set_ylim(len(CATEGORIES) - 0.4, -0.6)
-        axis.grid(True, axis="x", color="#e5e7eb", linewidth=0.6)
-        axis.set_axisbelow(True)
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.set_xlabel(f"ms since the step began, {lane}")
-        axis.set_title(name, fontsize=9)
-    figure.suptitle(f"One training step, as the profiler sees it, on {results['environment']['device']}", fontsize=10)
+        report.tidy(axis, "x", xlabel=f"ms since the step began, {lane}", title=name)
+    report.titled(figure, "One training step, as the profiler sees it", results)
     report.save(figure, path)
+
+
+SUITE = Suite(
+    name="timeline",
+    title="One training step",
+    contenders={},
+    names=lambda device, quick: list(STEPS) if device == "cuda" and not quick else list(STEPS)[:1],
+    known=lambda device: list(STEPS),
+    measure=measure,
+    promises=lambda results: [],  # a picture of a step, not a promise
+    tables=tables,
+    summary=summary,
+    pictures={"timeline.png": picture},
+    cell="step",
+)

@@ -1,9 +1,8 @@
 """`python -m bench training`: whole training steps of a DCGAN, images a second.
 
-What fastgan's trainer is compared with is the loop that people begin with, pytorch/examples' DCGAN, restated here, and
-the best that a careful user makes of it. All train the same networks on the same images from the same weights and,
-where they draw as often, with the same random numbers. A trainer whose losses are not the loop's is an error in the
-table.
+What fastgan's trainer is compared with is the loop that people begin with, pytorch/examples' DCGAN, and the best that a
+careful user makes of it. All train the same networks on the same images from the same weights and, where they draw as
+often, with the same random numbers. A trainer whose losses are not the loop's is an error in the table.
 """
 
 from __future__ import annotations
@@ -16,15 +15,17 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.harness import environment, report
-from bench.harness import promises as promised
-from bench.harness.clock import Cuda, interval, machine, ratio, sample_rounds
-from bench.harness.progress import progress
-from bench.harness.promises import Promise, times
-from bench.suites.losses import _one_line
+from bench.codebases.dcgan import BETAS, LATENT, LR, Careful, Example
+from bench.harness import promises as judged
+from bench.harness import report
+from bench.harness.clock import Cuda, sample_rounds
+from bench.harness.contest import Setting, one_line
+from bench.harness.promises import Promise, at, at_least, times
+from bench.harness.statistics import interval, ratio
+from bench.harness.suite import Suite
+from fastgan.capture import capturing
 from fastgan.networks import build
 from fastgan.trainer import GANTrainer
 
@@ -48,7 +49,6 @@ CONTENDERS = {
 }
 FASTEST = ("trainer, bfloat16, captured", "trainer, bfloat16, captured, compiled")
 CURVES = "curves"
-LATENT, LR, BETAS = 100, 2e-4, (0.5, 0.999)  # the example's
 
 
 class Cell(NamedTuple):
@@ -65,108 +65,21 @@ class Cell(NamedTuple):
         return f"{self.size}×{self.size}, batch {self.batch}{'' if self.norm else ', no norm in D'}"
 
 
-def cells(device: str) -> list[Cell]:
+def cells(device: str) -> dict[str, Cell]:
     """In the order of what they tell, since a run may have no time for all of them."""
-    if device == "cpu":
-        shapes = [(64, 16, 64), (32, 64, 32)]
-    else:
-        shapes = [
-            (64, 128, 64),
-            (64, 16, 64),
-            (64, 1024, 64),
-            (128, 128, 64),
-            (64, 64, 64),
-            (64, 256, 64),
-            (64, 512, 64),
-        ]
+    shapes = [(64, 16, 64), (32, 64, 32)]
+    if device == "cuda":
+        shapes = [(64, n, 64) for n in (128, 16, 1024)] + [(128, 128, 64)] + [(64, n, 64) for n in (64, 256, 512)]
         shapes += [(128, 16, 64), (128, 64, 64), (128, 256, 64), (64, 32, 64), (128, 512, 64), (128, 1024, 64)]
-    return [
+    found = [
         Cell(f"{size}px-b{batch}{'' if norm else '-plain'}", size, batch, width, norm)
         for size, batch, width in shapes
         for norm in (True, False)
     ]
+    return {cell.name: cell for cell in found}
 
 
 Loop = Callable[[Tensor], tuple[Tensor, Tensor]]  # a batch of images -> the losses of D and of G
-
-
-class Example:
-    """The loop of pytorch/examples' DCGAN, in our words: see `CONTENDERS`."""
-
-    def __init__(self, generator: nn.Module, discriminator: nn.Module, device: str):
-        self.generator, self.discriminator = generator, nn.Sequential(discriminator, nn.Sigmoid())
-        self.criterion, self.device = nn.BCELoss(), device
-        self.optimizer_d = torch.optim.Adam(self.discriminator.parameters(), lr=LR, betas=BETAS)
-        self.optimizer_g = torch.optim.Adam(self.generator.parameters(), lr=LR, betas=BETAS)
-        self.random = torch.Generator(device).manual_seed(0)
-
-    def __call__(self, real: Tensor) -> tuple[Tensor, Tensor]:
-        n = len(real)
-        self.discriminator.zero_grad()
-        label = torch.full((n,), 1.0, device=self.device)
-        output = self.discriminator(real).view(-1)
-        loss_real = self.criterion(output, label)
-        loss_real.backward()
-        seen = [output.mean().item()]
-        fake = self.generator(torch.randn(n, LATENT, generator=self.random, device=self.device))
-        label.fill_(0.0)
-        output = self.discriminator(fake.detach()).view(-1)
-        loss_fake = self.criterion(output, label)
-        loss_fake.backward()
-        seen.append(output.mean().item())
-        loss_d = loss_real + loss_fake
-        self.optimizer_d.step()
-        self.generator.zero_grad()
-        label.fill_(1.0)
-        output = self.discriminator(fake).view(-1)
-        loss_g = self.criterion(output, label)
-        loss_g.backward()
-        seen.append(output.mean().item())
-        self.optimizer_g.step()
-        seen += [loss_d.item(), loss_g.item()]
-        return loss_d.detach(), loss_g.detach()
-
-
-class Careful:
-    """What can be done about it with PyTorch alone, the loop staying a loop."""
-
-    def __init__(self, generator: nn.Module, discriminator: nn.Module, device: str, compiled: bool):
-        self.cuda, self.device = device == "cuda", device
-        compile = torch.compile if compiled else lambda network: network
-        if self.cuda:
-            generator, discriminator = (m.to(memory_format=torch.channels_last) for m in (generator, discriminator))
-        self.parameters_d = list(discriminator.parameters())
-        self.generator, self.discriminator = compile(generator), compile(discriminator)
-        adam = dict(lr=LR, betas=BETAS, fused=True)
-        self.optimizer_d = torch.optim.Adam(self.parameters_d, **adam)
-        self.optimizer_g = torch.optim.Adam(generator.parameters(), **adam)
-        self.random = torch.Generator(device).manual_seed(0)
-        self.ones = self.zeros = None
-
-    def __call__(self, real: Tensor) -> tuple[Tensor, Tensor]:
-        n = len(real)
-        if self.ones is None or len(self.ones) != n:
-            self.ones, self.zeros = torch.ones(n, 1, device=self.device), torch.zeros(n, 1, device=self.device)
-        if self.cuda:
-            real = real.contiguous(memory_format=torch.channels_last)
-        bce = F.binary_cross_entropy_with_logits
-        z = torch.randn(n, LATENT, generator=self.random, device=self.device)
-        for p in self.parameters_d:
-            p.requires_grad_(True)
-        with torch.autocast(self.device, torch.bfloat16, enabled=self.cuda):
-            fake = self.generator(z)
-            loss_d = bce(self.discriminator(real), self.ones) + bce(self.discriminator(fake.detach()), self.zeros)
-        self.optimizer_d.zero_grad()
-        loss_d.backward()
-        self.optimizer_d.step()
-        for p in self.parameters_d:
-            p.requires_grad_(False)
-        with torch.autocast(self.device, torch.bfloat16, enabled=self.cuda):
-            loss_g = bce(self.discriminator(fake), self.ones)
-        self.optimizer_g.zero_grad()
-        loss_g.backward()
-        self.optimizer_g.step()
-        return loss_d.detach(), loss_g.detach()
 
 
 def loops(cell: Cell, device: str, compiled: bool) -> dict[str, Callable[[], Loop]]:
@@ -232,13 +145,13 @@ class Steps(Cuda):
     kinds = ("host", "wall")
 
     def plan(self, call) -> dict[str, int]:
-        wall = min(self._wall(call, 1) for _ in range(3))
+        wall = min(self.wall(call, 1) for _ in range(3))
         return {"wall": max(2, min(50, int(0.1 / wall)))}
 
     def sample(self, call, calls: dict[str, int]) -> dict[str, float]:
-        return {"host": self._host(call, 1) * 1e6, "wall": self._wall(call, calls["wall"]) * 1e6}
+        return {"host": self.host(call, 1) * 1e6, "wall": self.wall(call, calls["wall"]) * 1e6}
 
-    def _wall(self, call, calls: int) -> float:
+    def wall(self, call, calls: int) -> float:
         torch.cuda.synchronize()
         begin = time.perf_counter()
         for i in range(calls):
@@ -263,73 +176,23 @@ def why_wrong(name: str, got: Sequence[tuple[float, float]], want: Sequence[tupl
     return None
 
 
-def run(
-    device: str,
-    only: Sequence[str] | None = None,
-    *,
-    quick: bool = False,
-    budget_s: float | None = None,
-    limit_s: float | None = None,
-    compiled: bool = True,
-    commit: str | None = None,
-    out: Path | None = None,
-    configurations: Sequence[Cell] | None = None,
-    curve_steps: int | None = None,
-) -> dict:
-    """The results, as they stand in training.json; `out` is written after every cell. only: names of cells, and
-    "curves" for the losses over the steps; all of them by default."""
-    own = list(configurations or cells(device))
-    known = own if configurations else [*own, *(c for c in cells("cuda") if c.name not in {o.name for o in own})]
-    chosen = own if only is None else [c for c in known if c.name in only]
-    for name in only or ():
-        if name not in {CURVES, *(c.name for c in known)}:
-            raise ValueError(f"configuration {name!r}: expected one of {', '.join([c.name for c in known])}, {CURVES}")
-    if quick and only is None:
-        chosen = chosen[:2]
-    if budget_s is None:
-        budget_s = 3.0 if quick else 20.0
-    if limit_s is None:
-        limit_s = 400.0 if device == "cuda" else 540.0
-    if curve_steps is None:
-        curve_steps = (20 if quick else 150) if device == "cpu" else (50 if quick else 500)
-    results = {
-        "suite": "training",
-        "environment": environment.describe(device, commit),
-        "device_type": device,
-        "quick": quick,
-        "contenders": CONTENDERS,
-        "cells": [],
-        "curves": {},
-        "skipped": [],
-    }
-    begin, longest = time.perf_counter(), 0.0
-    drawn = [None] if only is None or CURVES in only else []
-    bar = progress([*chosen[:1], *drawn, *chosen[1:]], "training")  # None: the curves
-    for cell in bar:
-        started = time.perf_counter()
-        if cell is not None and started - begin + longest > limit_s:  # most of a cell's time goes to compiling
-            results["skipped"].append({"name": cell.name, "why": f"too little left of the run's {limit_s:g} s"})
-            continue
-        bar.set_postfix_str(cell.name if cell else "loss curves")
-        if cell is None:
-            results["curves"] = curves(device, compiled and device == "cuda", curve_steps)
-        else:
-            results["cells"].append(measured(device, cell, quick, budget_s, compiled))
-            longest = max(longest, time.perf_counter() - started)
-        results["seconds"] = round(time.perf_counter() - begin, 1)
-        if out is not None:
-            environment.write_json(out, results)
-    return results
+def measure(setting: Setting, name: str) -> dict | None:
+    """One cell, or the loss curves."""
+    cuda = setting.device == "cuda"
+    if name == CURVES:
+        steps = (50 if setting.quick else 500) if cuda else (20 if setting.quick else 150)
+        setting.results["curves"] = curves(setting.device, setting.compiled and cuda, steps)
+        return None
+    return cell(setting, (cells("cuda") | cells(setting.device))[name])
 
 
-def measured(device: str, cell: Cell, quick: bool, budget_s: float, compiled: bool) -> dict:
-    """One cell: the first losses, then times in interleaved rounds, then what a step launches and holds."""
-    host = Steps(quick) if device == "cuda" else machine(device, quick)
-    real = images(cell.batch, cell.size, device)
-    rows: dict[str, dict] = {}
-    calls: dict[str, Callable] = {}
-    want: list[tuple[float, float]] = []
-    for name, make in loops(cell, device, compiled).items():
+def cell(setting: Setting, c: Cell) -> dict:
+    """The first losses, then times in interleaved rounds, then what a step launches and holds."""
+    device, quick = setting.device, setting.quick
+    host = Steps(quick, capturing) if device == "cuda" else setting.host
+    real = images(c.batch, c.size, device)
+    rows, calls, want = {}, {}, []
+    for name, make in loops(c, device, setting.compiled).items():
         row = rows[name] = {"contender": name}
         try:
             begin = time.perf_counter()
@@ -338,19 +201,19 @@ def measured(device: str, cell: Cell, quick: bool, budget_s: float, compiled: bo
             row["first_steps_s"] = round(time.perf_counter() - begin, 2)
             row["losses"] = got
             want = want or got
-            wrong = why_wrong(name, got, want)
-            if wrong:
+            if wrong := why_wrong(name, got, want):
                 row["error"] = f"wrong result, not timed: {wrong}"
             else:
+                row["peak_bytes"] = host.peak_bytes(lambda i, loop=loop: loop(real))
                 calls[name] = lambda i, loop=loop: loop(real)
-                row["peak_bytes"] = host.peak_bytes(calls[name])
         except Exception as error:  # a contender that cannot run here is a row that says so
-            row["error"] = _one_line(error)
-    samples = sample_rounds(host, calls, budget_s, at_least=3 if quick else 7)
+            row["error"] = one_line(error)
+    samples = sample_rounds(host, calls, setting.budget_s, at_least=3 if quick else 7)
+    kind = "wall" if device == "cuda" else "host"
     for name, kinds in samples.items():
-        row, kind = rows[name], "wall" if "wall" in kinds else "host"
+        row = rows[name]
         row["step_us"], row["host_us"] = interval(kinds[kind]), interval(kinds["host"])
-        row["images_per_s"] = cell.batch * 1e6 / row["step_us"]["median"]
+        row["images_per_s"] = c.batch * 1e6 / row["step_us"]["median"]
         for column, other in (("speedup", EXAMPLE), ("against_careful", CAREFUL)):
             if other in samples:
                 row[column] = ratio(samples[other][kind], kinds[kind])
@@ -358,34 +221,31 @@ def measured(device: str, cell: Cell, quick: bool, budget_s: float, compiled: bo
         if device == "cuda":
             row["device_us"] = host.device_us(calls[name])
             row["busy"] = row["device_us"] / row["step_us"]["median"]
-    return {
-        "name": cell.name, "title": cell.title, "size": cell.size, "batch": cell.batch, "width": cell.width,
-        "norm": cell.norm, "rows": list(rows.values()),
-    }  # fmt: skip
+    return c._asdict() | {"title": c.title, "rows": list(rows.values())}
 
 
 def curves(device: str, compiled: bool, steps: int) -> dict:
     """{contender: {"loss_d", "loss_g": one number a step, "seconds": of all, "distance": of what it draws at the end}},
     on one set of images, from one set of weights. D has no norm, so that every way to step is there."""
-    cell = Cell("curves", 32, 32, 16, False) if device == "cpu" else Cell("curves", 64, 128, 64, False)
-    data = images(2048, cell.size, device)
+    c = Cell("curves", 32, 32, 16, False) if device == "cpu" else Cell("curves", 64, 128, 64, False)
+    data = images(2048, c.size, device)
     found = {}
-    for name, make in loops(cell, device, compiled).items():
+    for name, make in loops(c, device, compiled).items():
         try:
             loop, random, losses = make(), torch.Generator().manual_seed(1), []
-            rows = torch.randint(len(data), (steps, cell.batch), generator=random).to(device)
+            rows = torch.randint(len(data), (steps, c.batch), generator=random).to(device)
             loop(data[rows[0]])  # compiles and captures
             begin = time.perf_counter()
             for chosen in rows:
                 losses.append(torch.stack(loop(data[chosen])))
             numbers = torch.stack(losses).tolist()
         except Exception as error:
-            found[name] = {"error": _one_line(error)}
+            found[name] = {"error": one_line(error)}
             continue
         seconds = time.perf_counter() - begin
         z = torch.randn(1024, LATENT, generator=torch.Generator().manual_seed(2)).to(device)
         with torch.no_grad():
-            drawn = torch.cat([loop.generator(part).float() for part in z.split(cell.batch)])
+            drawn = torch.cat([loop.generator(part).float() for part in z.split(c.batch)])
         finite = [[x if math.isfinite(x) else None for x in pair] for pair in numbers]
         found[name] = {
             "loss_d": [d for d, _ in finite], "loss_g": [g for _, g in finite], "seconds": round(seconds, 3),
@@ -404,8 +264,6 @@ def sliced_distance(a: Tensor, b: Tensor, directions: int = 256) -> float:
     return value if math.isfinite(value) else -1.0
 
 
-# The tables and the picture. Every number in them comes from the file.
-
 HOW_TO_READ = """\
 *step*: median (quartiles) in microseconds from step to step, over interleaved rounds; a speed-up is a ratio of medians
 in this run, with its 95 % interval. *peak* is the most that a step holds beyond weights and optimizer. The trainer also
@@ -415,43 +273,33 @@ ON_A_GPU = """\
 ON_A_CPU = "*launches*: operators that touch elements and call no other."
 
 
-def write(results: dict, folder: Path) -> list[Path]:
-    """training.md and training.png beside training.json."""
-    return environment.write_drawn("training", results, folder, markdown, picture)
-
-
-def markdown(results: dict) -> str:
+def tables(results: dict, kinds: tuple[str, ...]) -> list[str]:
     cuda = results["device_type"] == "cuda"
-    head = ["networks", "contender", "images/s", "step µs", *["host µs", "device µs", "busy"] * cuda]
-    head += ["vs the example", "vs a careful user", "launches", "peak"]
-    lines = [*report.header("Training steps of a DCGAN", results, promises(results)), "## Times", ""]
-    lines += [HOW_TO_READ + (ON_A_GPU if cuda else ON_A_CPU), "", f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
-    for cell in results["cells"]:
-        for row in cell["rows"]:
-            lines.append(f"| {' | '.join(_line(cell, row, cuda, len(head)))} |")
-    if results["curves"]:
-        lines += [
-            "",
-            "## What it costs the training",
-            "",
-            "| contender | steps | seconds | distance | last D | last G |",
-        ]
-        lines += ["|---|---|---|---|---|---|"]
-        for name, curve in results["curves"].items():
-            if "error" in curve:
-                lines.append(f"| {name} | {curve['error']} | | | | |")
-                continue
+    lead = {"networks": lambda cell, row: cell["title"]} | report.CONTENDER
+    columns = {"images/s": lambda cell, row: f"{row['images_per_s']:,.0f}"} | report.time_columns(["step"])
+    if cuda:
+        columns |= report.time_columns(["host"])
+        columns["device µs"] = lambda cell, row: report.microseconds(row["device_us"])
+        columns["busy"] = lambda cell, row: f"{row['busy']:.0%}"
+    columns["vs the example"] = lambda cell, row: times(row.get("speedup"))
+    columns["vs a careful user"] = lambda cell, row: times(row.get("against_careful"))
+    columns["launches"] = lambda cell, row: str(row["launches"])
+    columns["peak"] = lambda cell, row: report.bytes_of(row["peak_bytes"])
+    lines = ["## Times", "", HOW_TO_READ + (ON_A_GPU if cuda else ON_A_CPU), ""]
+    lines += report.rows_table(results["cells"], lead, columns)
+    if not results["curves"]:
+        return lines
+    rows = []
+    for name, curve in results["curves"].items():
+        if "error" in curve:
+            rows.append((name, curve["error"], *[""] * 4))
+        else:
             ends = [_end(curve[key]) for key in ("loss_d", "loss_g")]
-            row = [name, len(curve["loss_d"]), curve["seconds"], f"{curve['distance']:.3f}", *ends]
-            lines.append(f"| {' | '.join(map(str, row))} |")
-        lines += [
-            "",
-            "*distance*: sliced Wasserstein, of 1024 generated to as many real images; *last*: mean loss of the",
-        ]
-        lines += ["last tenth of the steps. The curves are in training.png."]
-    for skipped in results["skipped"]:
-        lines += ["", f"Not measured: {skipped['name']}: {skipped['why']}."]
-    return "\n".join(lines) + "\n"
+            rows.append((name, len(curve["loss_d"]), curve["seconds"], f"{curve['distance']:.3f}", *ends))
+    lines += ["", "## What it costs the training", ""]
+    lines += report.table(["contender", "steps", "seconds", "distance", "last D", "last G"], rows)
+    lines += ["", "*distance*: sliced Wasserstein, of 1024 generated to as many real images; *last*: mean loss of the"]
+    return [*lines, "last tenth of the steps. The curves are in training.png."]
 
 
 def _end(losses: Sequence[float | None]) -> str:
@@ -459,41 +307,22 @@ def _end(losses: Sequence[float | None]) -> str:
     return f"{sum(last) / len(last):.3f}" if last else "not finite"
 
 
-def _line(cell: dict, row: dict, cuda: bool, width: int) -> list[str]:
-    start = [cell["title"], row["contender"]]
-    if "step_us" not in row:
-        return [*start, row.get("error", "not timed"), *[""] * (width - 3)]
-    out = [*start, f"{row['images_per_s']:,.0f}", report._time(row, "step")]
-    if cuda:
-        out += [report._time(row, "host"), report.microseconds(row["device_us"]), f"{row['busy']:.0%}"]
-    out += [times(row[key]) if key in row else "" for key in ("speedup", "against_careful")]
-    return [*out, str(row["launches"]), report._bytes(row["peak_bytes"])]
-
-
 def summary(results: dict) -> str:
     """README's table: images a second, a line a cell."""
     names = [EXAMPLE, CAREFUL, ALTERNATING, ONE_STAGE, MINIMAX, *FASTEST]
-    shown = [n for n in names if any(row["contender"] == n for cell in results["cells"] for row in cell["rows"])]
-    lines = [f"| images/s | {' | '.join(shown)} |", "|---|" + "---|" * len(shown)]
+    shown = [name for name in names if any(True for _ in judged.rows(results, name))]
+    rows = []
     for cell in results["cells"]:
-        rows = {row["contender"]: row for row in cell["rows"] if "step_us" in row}
-        found = [f"{rows[n]['images_per_s']:,.0f}" if n in rows else "" for n in shown]
-        lines.append(f"| {cell['title']} | {' | '.join(found)} |")
-    return "\n".join(lines)
+        found = {row["contender"]: f"{row['images_per_s']:,.0f}" for row in cell["rows"] if "step_us" in row}
+        rows.append([cell["title"], *(found.get(name, "") for name in shown)])
+    return "\n".join(report.table(["images/s", *shown], rows))
 
 
 def promises(results: dict) -> list[Promise]:
     """At the example's own networks, in the first cell that has them; one-stage also where D has no norm."""
 
-    def of(name: str, column: str, norm: bool = True) -> dict | None:
-        for cell in results["cells"]:
-            for row in cell["rows"]:
-                if cell["norm"] == norm and row["contender"] == name:
-                    return row.get(column)
-        return None
-
-    def at_least(what: str, value: dict | None, bound: float) -> Promise:
-        return promised._at_least(what, value, bound, times)
+    def of(name: str, column: str, norm: bool = True):
+        return at(results, name, column, norm=norm)
 
     if results["device_type"] == "cpu":
         return [
@@ -506,10 +335,9 @@ def promises(results: dict) -> list[Promise]:
     return [
         at_least(f"{best} ≥ 3× the example's loop, batch 128", of(best, "speedup"), 3.0),
         at_least(f"{best} ≥ 1.5× a careful user's, batch 128", of(best, "against_careful"), 1.5),
-        (
+        judged.judged(
             "GPU busy ≥ 95 % of a captured step",
-            "" if busy is None else f"{busy:.0%}",
-            promised.UNMEASURED if busy is None else "met" if busy >= 0.95 else "not met",
+            *(("", None) if busy is None else (f"{busy:.0%}", busy >= 0.95)),
         ),
     ]
 
@@ -539,15 +367,12 @@ def _speeds(axis, cells: Sequence[dict], colours: dict) -> None:
 
 def picture(results: dict, path: Path) -> None:
     """Images a second by batch, and the losses of all contenders over the steps."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
+    from matplotlib import pyplot
 
     shown = 3 if results["curves"] else 1
-    figure, axes = plt.subplots(1, shown, figsize=(17 if shown == 3 else 9, 5), squeeze=False, constrained_layout=True)
+    figure, axes = report.subplots(1, shown, 17 if shown == 3 else 9, 5)
     speeds, *losses = axes[0]
-    colours = dict(zip(CONTENDERS, plt.get_cmap("tab20").colors))
+    colours = dict(zip(CONTENDERS, pyplot.get_cmap("tab20").colors))
     _speeds(speeds, results["cells"], colours)
     for axis, key, title in zip(losses, ("loss_d", "loss_g"), ("D's loss", "G's loss")):
         for name, curve in results["curves"].items():
@@ -558,9 +383,30 @@ def picture(results: dict, path: Path) -> None:
                 axis.plot(range(window, len(values) + 1), mean, color=colours[name], label=name)
         axis.set(title=title, xlabel="step", ylabel="nats")
     for axis in axes[0]:
-        axis.grid(alpha=0.3)
+        report.tidy(axis)
         if axis.get_legend_handles_labels()[0]:
             axis.legend(fontsize=7)
-    figure.suptitle(f"Training a DCGAN on {results['environment']['device']}")
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    report.titled(figure, "Training a DCGAN", results)
+    report.save(figure, path)
+
+
+def names(device: str, quick: bool) -> list[str]:
+    first, *rest = cells(device)
+    return [first, CURVES, *(rest[:1] if quick else rest)]
+
+
+SUITE = Suite(
+    name="training",
+    title="Training steps of a DCGAN",
+    contenders=CONTENDERS,
+    names=names,
+    known=lambda device: [*(cells(device) | cells("cuda")), CURVES],
+    measure=measure,
+    promises=promises,
+    tables=tables,
+    summary=summary,
+    pictures={"training.png": picture},
+    begun=lambda setting: {"curves": {}},
+    budgets=(3.0, 20.0, 20.0),
+    whole=True,  # most of a cell's time goes to compiling
+)
