@@ -20,13 +20,14 @@ import sys
 import tarfile
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from bench.harness import environment
+from bench.harness import environment, report
 from bench.harness.progress import progress
+from bench.harness.promises import times
 from bench.harness.statistics import of_logs
 
 HERE, THERE = "this checkout", "other"
@@ -93,26 +94,16 @@ def run(args: argparse.Namespace) -> int:
     """Prints the table and the verdict: 0 whatever it is, since a time is no test, but 1 where a result is wrong."""
     chosen = [row for row in rows() if args.only is None or any(word in row for word in args.only)]
     if not chosen:
-        print(f"python -m bench compare: --only: expected part of one of {', '.join(rows())}", file=sys.stderr)
-        return 2
+        raise ValueError(f"compare: --only: expected part of one of {', '.join(rows())}")
     device = args.device or environment.default_device()
     with tempfile.TemporaryDirectory() as temporary:
         folders = {HERE: Path(temporary) / "here", THERE: Path(temporary) / "there"}
-        try:
-            tree(folders[HERE], None)
-            tree(folders[THERE], args.revision)
-        except ValueError as error:
-            print(f"python -m bench compare: {error}", file=sys.stderr)
-            return 2
+        tree(folders[HERE], None)
+        tree(folders[THERE], args.revision)
         found, wrong = compared(folders, chosen, device, args.pairs, args.seconds, args.threads)
-    results = {
-        "environment": environment.describe(device),
-        "device_type": device,
-        "revision": environment.capture("git", "rev-parse", args.revision) or args.revision,
-        "pairs": args.pairs,
-        "rows": found,
-        "wrong": wrong,
-    }
+    revision = environment.capture("git", "rev-parse", args.revision) or args.revision
+    results = {"environment": environment.describe(device), "device_type": device, "revision": revision}
+    results |= {"pairs": args.pairs, "rows": found, "wrong": wrong}
     if args.json:
         environment.write_json(args.json, results)
     print(table(results))
@@ -124,7 +115,7 @@ def compared(
 ) -> tuple[dict, dict]:
     """({row: {kind of time: interval of the ratio}}, {row: what is wrong})."""
     ratios: dict[str, dict[str, list[float]]] = {row: {} for row in chosen}
-    times: dict[str, dict[str, list[float]]] = {row: {} for row in chosen}
+    spent: dict[str, dict[str, list[float]]] = {row: {} for row in chosen}
     wrong, shuffle = {}, random.Random(0)
     for _ in progress(range(pairs), "pairs"):
         order = list(folders.items())
@@ -140,7 +131,7 @@ def compared(
                 for kind, sides in _rounds(workers, seconds, shuffle).items():
                     medians = {side: float(np.median(values)) for side, values in sides.items()}
                     ratios[row].setdefault(kind, []).append(math.log(medians[THERE] / medians[HERE]))
-                    times[row].setdefault(kind, []).append(medians[HERE])
+                    spent[row].setdefault(kind, []).append(medians[HERE])
         finally:
             for worker in workers.values():
                 worker.stop()
@@ -148,7 +139,7 @@ def compared(
     sure = 1 - 0.05 / max(1, sum(len(ratios[row]) for row in kept))  # of each row, so that all hold at 95 %
     return {
         row: {
-            kind: of_logs(logs, sure) | {"us": float(np.exp(np.mean(np.log(times[row][kind]))))}
+            kind: of_logs(logs, sure) | {"us": float(np.exp(np.mean(np.log(spent[row][kind]))))}
             for kind, logs in ratios[row].items()
         }
         for row in kept
@@ -168,33 +159,23 @@ def _rounds(workers: dict[str, Worker], seconds: float, shuffle: random.Random) 
     return found
 
 
-def differing(results: dict) -> Iterator[tuple[str, str, dict]]:
-    for row, kinds in results["rows"].items():
-        for kind, ratio in kinds.items():
-            if not ratio["low"] <= 1 <= ratio["high"]:
-                yield row, kind, ratio
+def verdict(ratio: dict) -> str:
+    return "faster" if ratio["low"] > 1 else "slower" if ratio["high"] < 1 else "agree"
 
 
 def table(results: dict) -> str:
-    from bench.harness.promises import times
-
-    lines = [f"| row | time | this checkout µs | speed against {results['revision'][:12]} | |", "|---|---|---|---|---|"]
-    for row, kinds in results["rows"].items():
-        for kind, ratio in kinds.items():
-            verdict = "agree" if ratio["low"] <= 1 <= ratio["high"] else "faster" if ratio["low"] > 1 else "slower"
-            lines.append(f"| {row} | {kind} | {ratio['us']:.4g} | {times(ratio)} | {verdict} |")
-    lines += [f"| {row} | not timed | | | {why} |" for row, why in results["wrong"].items()]
-    apart = list(differing(results))
-    if any(row.startswith("eager") for row, *_ in apart):
-        lines += [
-            "",
-            "Eager, the same code on both sides, differs: this machine is too unsteady for the other rows to count.",
-        ]
+    found = [(row, kind, ratio) for row, kinds in results["rows"].items() for kind, ratio in kinds.items()]
+    shown = [(row, kind, f"{ratio['us']:.4g}", times(ratio), verdict(ratio)) for row, kind, ratio in found]
+    shown += [(row, "not timed", "", "", why) for row, why in results["wrong"].items()]
+    head = ["row", "time", "this checkout µs", f"speed against {results['revision'][:12]}", ""]
+    apart = [row for row, _, ratio in found if verdict(ratio) != "agree"]
+    if any(row.startswith("eager") for row in apart):
+        said = "Eager, the same code on both sides, differs: this machine is too unsteady for the other rows to count."
     elif apart:
-        lines += ["", f"The two do not agree: {len(apart)} rows differ by more than their intervals allow."]
+        said = f"The two do not agree: {len(apart)} rows differ by more than their intervals allow."
     else:
-        lines += ["", f"The two agree within the intervals, over {results['pairs']} pairs of processes."]
-    return "\n".join(lines)
+        said = f"The two agree within the intervals, over {results['pairs']} pairs of processes."
+    return "\n".join([*report.table(head, shown), "", said])
 
 
 # The worker: answers each line of standard input with a line of JSON.

@@ -56,24 +56,16 @@ def run(only: Sequence[str] | None, update: bool, words: Sequence[str] | None = 
     words: only cases with one of these in their name."""
     chosen = list(SECTIONS if update else only or SECTIONS)
     if update and words:
-        print("python -m bench gate: --cases: not with --update, which writes every case", file=sys.stderr)
-        return 2
+        raise ValueError("gate: --cases: not with --update, which writes every case")
     if unknown := [name for name in chosen if name not in SECTIONS]:
-        print(f"python -m bench gate: section {unknown[0]!r}: expected one of {', '.join(SECTIONS)}", file=sys.stderr)
-        return 2
-    try:
-        baseline = json.loads(BASELINE.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        baseline = {}
+        raise ValueError(f"gate: section {unknown[0]!r}: expected one of {', '.join(SECTIONS)}")
+    baseline = json.loads(BASELINE.read_text(encoding="utf-8")) if BASELINE.exists() else {}
     if not update and not baseline:
-        print("python -m bench gate: bench/baseline.json is not there: `--update` writes it", file=sys.stderr)
-        return 2
+        raise ValueError("gate: bench/baseline.json is not there: `--update` writes it")
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
         found = dict(zip(chosen, pool.map(lambda section: counted(section, words), chosen)))
     if update:
-        environment.write_json(
-            BASELINE, {"versions": versions()} | {k: v for k, v in (baseline | found).items() if k in SECTIONS}
-        )
+        environment.write_json(BASELINE, {"versions": versions()} | {name: found[name] for name in SECTIONS})
         print(f"bench/baseline.json: {sum(len(cases) for cases in found.values())} cases written")
         return 0
     wrong = 0
@@ -263,19 +255,19 @@ def operators(words: Sequence[str] | None = None) -> dict:
 
 
 def _profiled(call: Call) -> dict:
+    import itertools
+
     import torch
+
+    from bench.harness.clock import memory_events
 
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
         call()
     called = collections.Counter(e.name for e in profile.events() if not e.cpu_children and e.name.startswith("aten::"))
-    memory = [e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]
-    held = most = taken = times = 0
-    for event in sorted(memory, key=lambda e: e.start_ns()):
-        held += event.nbytes()
-        most = max(most, held)
-        taken += max(event.nbytes(), 0)
-        times += event.nbytes() > 0
-    counts = {"operators": sum(called.values()), "allocations": times, "bytes_allocated": taken, "peak_bytes": most}
+    memory = memory_events(profile)
+    taken = [n for n in memory if n > 0]
+    counts = {"operators": sum(called.values()), "allocations": len(taken), "bytes_allocated": sum(taken)}
+    counts["peak_bytes"] = max(itertools.accumulate(memory, initial=0))
     return counts | {"by_name": dict(sorted(called.items()))}
 
 

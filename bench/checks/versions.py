@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
 
-from bench.harness import environment
+from bench.harness import environment, report
 
 RESULTS = environment.RESULTS / "versions.json"
 TARGETS = ("sm_80", "sm_90", "sm_100")
@@ -43,7 +43,7 @@ PAIRS = (
     Pair("newest", "3.12", ("torch",)),
 )
 TESTED_WITH = ("accelerate", "hypothesis", "lightning-fabric", "matplotlib", "pillow", "pytest", "pytest-benchmark")
-TESTED_WITH += ("pytest-xdist", "scikit-learn", "setuptools", "tensorboard", "torchmetrics", "tqdm")
+TESTED_WITH += ("pytest-xdist", "scikit-learn", "scipy", "setuptools", "tensorboard", "torchmetrics", "tqdm")
 TESTS = (  # what depends on torch or triton, of a few minutes together
     *("accuracy", "autograd", "bad_input", "gradients", "import", "launcher", "layouts", "matching", "mmd"),
     *("objectives", "operators", "penalties", "step"),
@@ -69,10 +69,9 @@ def made(pair: Pair, folder: Path) -> Path:
 
 
 def _call(command: Sequence[str], timeout: float = 3600, environ: dict | None = None) -> str:
+    options = dict(cwd=environment.ROOT, env=environ, capture_output=True, text=True)
     try:
-        done = subprocess.run(
-            command, cwd=environment.ROOT, env=environ, capture_output=True, text=True, timeout=timeout
-        )
+        done = subprocess.run(command, **options, timeout=timeout)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise NotRun(f"{Path(command[0]).name}: {error}") from error
     if done.returncode:
@@ -94,18 +93,16 @@ def tried(python: Path, tests: Sequence[str], targets: Sequence[str], jobs: int,
 def _tests(python: Path, tests: Sequence[str], jobs: int, minutes: float, environ: dict) -> dict:
     files = [f"tests/test_{name}.py" for name in tests]
     with tempfile.TemporaryDirectory() as folder:
-        report = Path(folder) / "report.xml"
+        xml = Path(folder) / "report.xml"
         command = [str(python), "-m", "pytest", "-p", "no:cacheprovider", "-n", str(jobs), "--dist", "loadgroup"]
         try:
-            done = subprocess.run(
-                [*command, f"--junitxml={report}", *files],
-                cwd=environment.ROOT, env=environ, capture_output=True, text=True, timeout=60 * minutes,
-            )  # fmt: skip
+            options = dict(cwd=environment.ROOT, env=environ, capture_output=True, text=True)
+            done = subprocess.run([*command, f"--junitxml={xml}", *files], **options, timeout=60 * minutes)
         except subprocess.TimeoutExpired:
             return {"files": list(tests), "error": f"stopped after {minutes:g} minutes"}
-        if not report.exists():
+        if not xml.exists():
             return {"files": list(tests), "error": (done.stderr or done.stdout).strip().splitlines()[-1]}
-        return {"files": list(tests)} | outcomes(report.read_text(encoding="utf-8"))
+        return {"files": list(tests)} | outcomes(xml.read_text(encoding="utf-8"))
 
 
 def outcomes(junit: str) -> dict:
@@ -169,8 +166,7 @@ def run(args) -> int:
     """The command: new environments, or the given ones."""
     names = [pair.name for pair in PAIRS]
     if unknown := [name for name in args.only or () if name not in names]:
-        print(f"python -m bench versions: pair {unknown[0]!r}: expected one of {', '.join(names)}", file=sys.stderr)
-        return 2
+        raise ValueError(f"versions: pair {unknown[0]!r}: expected one of {', '.join(names)}")
     header = environment.describe("cpu")
     header = {key: header[key] for key in ("device", "system", "commit", "dirty", "date", "command")}
     rows = []
@@ -206,16 +202,15 @@ def table(rows: Sequence[dict]) -> str:
     """README's table."""
     if not rows:
         return "Not measured yet."
-    lines = ["| torch | triton | NumPy | Python | CPU tests | kernels built | as promised |", "|" + "---|" * 7]
+    shown = []
     for row in rows:
         tests, builds = row["tests"], row["builds"]
         skipped = sum(tests.get("skipped", {}).values())
         ran = tests.get("error") or f"{tests['passed']} passed, {len(tests['failed'])} failed, {skipped} skipped"
-        if "error" in builds:
-            built, kept = builds["error"], ""
-        else:
+        built, kept = builds.get("error"), ""
+        if built is None:
             built = f"{builds['made']} of {builds['made'] + len(builds['failed'])}"
             kept = f"{builds['made'] - len(builds['broken'])} of {builds['made']}"
-        cells = (row["torch"], row["triton"], row["numpy"], row["python"], ran, built, kept)
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+        shown.append((row["torch"], row["triton"], row["numpy"], row["python"], ran, built, kept))
+    head = ["torch", "triton", "NumPy", "Python", "CPU tests", "kernels built", "as promised"]
+    return "\n".join(report.table(head, shown))

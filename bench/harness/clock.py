@@ -8,6 +8,7 @@ before them, untimed.
 from __future__ import annotations
 
 import gc
+import itertools
 import random
 import time
 import warnings
@@ -33,10 +34,8 @@ WITHOUT_WORK = {
 }
 
 
-def memory_events(call: Callable[[], object]) -> list[int]:
-    """Bytes taken (or, below 0, given back) by a call on the CPU, one by one, by the allocator's own events."""
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
-        call()
+def memory_events(profile: torch.profiler.profile) -> list[int]:
+    """Bytes taken (or, below 0, given back), one by one, by the allocator's own events."""
     events = [e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]
     return [event.nbytes() for event in sorted(events, key=lambda e: e.start_ns())]
 
@@ -77,7 +76,9 @@ class Cpu:
 
     def peak_bytes(self, call: Call) -> int:
         """Most bytes that one call holds at a time."""
-        return int(max(np.cumsum(memory_events(lambda: call(0))), default=0))
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+            call(0)
+        return max(itertools.accumulate(memory_events(profile), initial=0))
 
     def launches(self, call: Call) -> int:
         """Operators that call no other and touch elements, and compiled graphs: the kernels of a CPU."""

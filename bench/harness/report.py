@@ -191,13 +191,13 @@ def note(axis, x: float, y: float, text: str, left: bool = False) -> None:
     axis.annotate(text, (x, y), **place, annotation_clip=False, **SMALL)
 
 
-def speed_bars(axis, cells: Sequence[dict], colours: dict[str, str], kind: str) -> None:
-    """Speed-up over eager: a line a cell, a bar a contender, from 1 to either side."""
-    thick, ends = 0.8 / len(colours), [1.0]
+def speed_bars(axis, cells: Sequence[dict], colours: dict[str, str], key: str, label: str) -> None:
+    """Speed-ups: a line a cell, a bar a contender, from 1 to either side."""
+    thick, ends = 0.8 / max(len(colours), 1), [1.0]
     for place, (name, colour) in enumerate(colours.items()):
         for line, cell in enumerate(cells):
             row = next((r for r in cell["rows"] if r["contender"] == name), None)
-            y, value = line + (place - (len(colours) - 1) / 2) * thick, (row or {}).get(f"{kind}_speedup")
+            y, value = line + (place - (len(colours) - 1) / 2) * thick, (row or {}).get(key)
             if value is None:
                 note(axis, 1.0, y, "not timed" if row else f"no {name} of it")
                 continue
@@ -215,7 +215,7 @@ def speed_bars(axis, cells: Sequence[dict], colours: dict[str, str], kind: str) 
     axis.axvline(1, color=INK, linewidth=1)
     axis.set_yticks(range(len(cells)), [cell["title"] for cell in cells], fontsize=9)
     axis.set_ylim(len(cells) - 0.4, -0.6)  # the first on top
-    tidy(axis, "x", xlabel=f"speed-up over eager, {kind} time; left of 1: slower")
+    tidy(axis, "x", xlabel=f"{label}; left of 1: slower")
 
 
 def titled(figure, title: str, results: dict) -> None:

@@ -46,7 +46,7 @@ def student(confidence: float, freedom: int) -> float:
 
 
 def of_logs(logs: Sequence[float], confidence: float, least: float = 0.0) -> dict[str, float]:
-    """Student's interval of exp(mean of logs), its half width at least `least`; without end for one log."""
+    """Student's interval of exp(mean of logs), its half width at least `least`."""
     n, middle, half = len(logs), float(np.mean(logs)), least
     if n > 1:
         half = max(half, student(confidence, n - 1) * float(np.std(logs, ddof=1)) / math.sqrt(n))

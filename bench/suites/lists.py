@@ -239,7 +239,7 @@ def picture(results: dict, path: Path) -> None:
     kinds, cells = report.kinds_of(results), results["cells"]
     figure, axes = report.subplots(1, len(kinds), 3.6 + 5.6 * len(kinds), 0.58 * max(len(cells), 1) + 1.7, sharey=True)
     for axis, kind in zip(axes[0], kinds):
-        report.speed_bars(axis, cells, COLOURS, kind)
+        report.speed_bars(axis, cells, COLOURS, f"{kind}_speedup", f"speed-up over eager, {kind} time")
     report.legend(figure, axes[0])
     report.titled(figure, "Adversarial losses of public codebases, forward + backward", results)
     report.save(figure, path)

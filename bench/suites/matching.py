@@ -252,7 +252,7 @@ def picture(results: dict, path: Path) -> None:
     costs = [row for row in (results["penalties"] or {"rows": []})["rows"] if f"{kind}_cost" in row]
     heights = [0.75 * max(len(cells), 1) + 0.6, *[0.34 * len(costs) + 0.6] * bool(costs)]
     figure, axes = report.subplots(len(heights), 1, 9.5, sum(heights) + 1.6, height_ratios=heights)
-    report.speed_bars(axes[0][0], cells, COLOURS, kind)
+    report.speed_bars(axes[0][0], cells, COLOURS, f"{kind}_speedup", f"speed-up over eager, {kind} time")
     if costs:
         penalties.bars(axes[1][0], costs, kind)
     report.legend(figure, [axes[0][0]])

@@ -342,38 +342,17 @@ def promises(results: dict) -> list[Promise]:
     ]
 
 
-def _speeds(axis, cells: Sequence[dict], colours: dict) -> None:
-    """Images a second: bars of a single cell, lines over several."""
-    if len(cells) == 1:
-        rows = [row for row in cells[0]["rows"] if "step_us" in row][::-1]
-        names = [row["contender"] for row in rows]
-        bars = axis.barh(names, [row["images_per_s"] for row in rows], color=[colours[name] for name in names])
-        axis.bar_label(bars, fmt="{:,.0f}", padding=3, fontsize=8)
-        axis.set(title=cells[0]["title"], xlabel="images a second")
-        axis.margins(x=0.12)
-        return
-    for name, colour in colours.items():
-        for norm, style in ((True, "o-"), (False, "s--")):
-            points = [
-                (f"{c['size']}px b{c['batch']}", row["images_per_s"])
-                for c in cells if c["norm"] == norm
-                for row in c["rows"] if row["contender"] == name and "step_us" in row
-            ]  # fmt: skip
-            if points:
-                label = name if norm or not any(c["norm"] for c in cells) else None
-                axis.plot(*zip(*points), style, color=colour, label=label)
-    axis.set(title="solid: norm in D; dashed: none", ylabel="images a second", yscale="log")
-
-
 def picture(results: dict, path: Path) -> None:
-    """Images a second by batch, and the losses of all contenders over the steps."""
+    """Speed against the example's loop, and the losses of all contenders over the steps."""
     from matplotlib import pyplot
 
-    shown = 3 if results["curves"] else 1
-    figure, axes = report.subplots(1, shown, 17 if shown == 3 else 9, 5)
+    shown, cells = 3 if results["curves"] else 1, results["cells"]
+    figure, axes = report.subplots(1, shown, 17 if shown == 3 else 9, 1.3 * max(len(cells), 3) + 1.5)
     speeds, *losses = axes[0]
     colours = dict(zip(CONTENDERS, pyplot.get_cmap("tab20").colors))
-    _speeds(speeds, results["cells"], colours)
+    timed = {row["contender"] for cell in cells for row in cell["rows"] if "step_us" in row} - {EXAMPLE}
+    shades = {name: colours[name] for name in CONTENDERS if name in timed}
+    report.speed_bars(speeds, cells, shades, "speedup", "steps a second, the example's loop = 1")
     for axis, key, title in zip(losses, ("loss_d", "loss_g"), ("D's loss", "G's loss")):
         for name, curve in results["curves"].items():
             if "error" not in curve:
@@ -381,11 +360,8 @@ def picture(results: dict, path: Path) -> None:
                 window = max(1, len(values) // 30)  # one step's loss is noise
                 mean = [sum(values[i : i + window]) / window for i in range(len(values) - window + 1)]
                 axis.plot(range(window, len(values) + 1), mean, color=colours[name], label=name)
-        axis.set(title=title, xlabel="step", ylabel="nats")
-    for axis in axes[0]:
-        report.tidy(axis)
-        if axis.get_legend_handles_labels()[0]:
-            axis.legend(fontsize=7)
+        report.tidy(axis, title=title, xlabel="step", ylabel="nats")
+    report.legend(figure, axes[0], 5)
     report.titled(figure, "Training a DCGAN", results)
     report.save(figure, path)
 
