@@ -1,8 +1,8 @@
 """`python -m bench compare REV`: this checkout against another commit, in one run, interleaved.
 
 Both sides are copies in a temporary folder, each with its own fastgan and kernels and with this checkout's bench: what
-differs is what is measured. A pair of processes, one a side, takes turns round by round, so that a slow second of the
-machine falls on both; several pairs follow one another, since two processes of the same code differ by more than their
+differs is what is measured. A pair of processes, one a side, runs interleaved, so that a slow second of the machine
+falls on both; several pairs follow one another, since two processes of the same code differ by more than their
 rounds do. A row's ratio is that of the geometric means over the pairs.
 """
 
@@ -75,7 +75,7 @@ class Worker:
         self.process = subprocess.Popen(command, cwd=folder, env=variables, stdin=pipe, stdout=pipe, text=True)
 
     def ask(self, *words: str):
-        """The worker's answer; a dict with "error" where it has one."""
+        """The worker's answer; a dict with "error" if the row failed."""
         try:
             self.process.stdin.write(json.dumps(words) + "\n")
             self.process.stdin.flush()
@@ -91,7 +91,7 @@ class Worker:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prints the table and the verdict: 0 whatever it is, since a time is no test, but 1 where a result is wrong."""
+    """Prints the table and the verdict: 0 whatever it is, since a time is no test, but 1 if a result is wrong."""
     chosen = [row for row in rows() if args.only is None or any(word in row for word in args.only)]
     if not chosen:
         raise ValueError(f"compare: --only: expected part of one of {', '.join(rows())}")

@@ -44,11 +44,11 @@ LISTS_EXAMPLES = """examples:
   python -m bench lists --no-compile             the compiler takes most of the time
   python -m bench lists --threads 1              what one CPU thread does
 
-configurations, each the loss of D, or of G where the name ends in -g:
+configurations, each the loss of D, or of G if the name ends in -g:
 {names}
 
 Results: bench/results/<device>/lists.json, .md and .png. The times of a busy machine are not worth keeping: lists.md
-says so where others kept the cores busy."""
+says so if others kept the cores busy."""
 
 GPU = """Everything that only a GPU can show, the most valuable first: launches, waits and reruns; the headline cells of
 every suite; block sizes; the tests marked gpu; a profile; torch.compile beside the headline cells; then the other
@@ -62,8 +62,8 @@ GPU_EXAMPLES = """examples:
 
 Exit codes: 0 every stage passed; 1 something failed or is missing, summary.md says what; 2 bad arguments."""
 
-COMPARE = """Times this checkout, with its uncommitted changes, against another commit: two processes, one a side, take
-turns in random order, round by round, in several pairs of processes. A row is a ratio, above 1 where this checkout is
+COMPARE = """Times this checkout, with its uncommitted changes, against another commit: two processes, one a side, run
+interleaved, in random order within a round, in several pairs of processes. A row is a ratio, above 1 if this checkout is
 the faster, with Student's interval over the pairs, widened so that all rows together hold at 95 %. Rows of eager
 PyTorch, the same code on both sides, show what the machine does by itself. Wrong results are named and not timed."""
 

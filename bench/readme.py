@@ -57,7 +57,7 @@ def rewritten(text: str) -> str:
 
 
 def rewrite(path: Path, write: bool) -> list[str]:
-    """Suites whose table in the file is not what the results say; put right where `write`."""
+    """Suites whose table in the file is not what the results say; corrected if `write`."""
     text = path.read_text(encoding="utf-8")
     new = rewritten(text)
     marked = r"<!-- bench:(\w+) -->\n(.*?)<!-- /bench -->"

@@ -54,13 +54,13 @@ WRONG = {
 
 @pytest.mark.parametrize("wrong", WRONG)
 def test_a_wrong_contender_gets_no_time(monkeypatch, wrong):
-    good = mmd._direct
+    good = mmd.direct
 
     def bad(d, precision="fp32"):
         step = good(d, precision)
         return lambda fake, real: WRONG[wrong](*step(fake, real))
 
-    monkeypatch.setattr(mmd, "_direct", bad)
+    monkeypatch.setattr(mmd, "direct", bad)
     rows = {row["contender"]: row for row in mmd.measure(Setting("cpu", True, 0.01, False), "256 x 2")["rows"]}
     assert "host_us" in rows["eager"] and "host_us" in rows["drop-in"]
     assert (

@@ -174,6 +174,12 @@ def test_results_of_another_machine_are_unpacked_and_drawn(tmp_path, monkeypatch
     assert text.index("fast") < text.index("slow")
 
 
+def test_the_harness_knows_neither_fastgan_nor_the_rooms_above():
+    above = re.compile(r"^\s*(import|from) (fastgan|kernels|bench\.(?!harness\b)|bench import (?!harness\b))", re.M)
+    for file in (ROOT / "bench/harness").glob("*.py"):
+        assert not above.search(file.read_text()), file.name
+
+
 def test_every_suite_is_there_under_its_name():
     assert all(suites.suite(name).name == name for name in suites.SUITES)
     assert sum(share for share, *_ in suites.SUITES.values()) == pytest.approx(1)

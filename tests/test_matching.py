@@ -435,7 +435,7 @@ def test_bad_input_of_save():
 @pytest.mark.parametrize("save", ["maps", "signs"])
 def test_on_a_gpu_nothing_waits_and_hifigans_maps_take_two_launches(save):
     """At full size, by the allocator; and captured into a graph."""
-    from bench.codebases.maps import hifigan_maps
+    from bench.codebases.shapes import hifigan_maps
     from bench.harness.clock import Cuda
 
     shapes = [shape for maps in hifigan_maps(16, 8192) for shape in maps]

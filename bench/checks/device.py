@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import math
 import multiprocessing
 import os
 import sys
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 import fastgan
+from bench.codebases.shapes import HIFIGAN
 from bench.harness import environment
 from bench.harness.accuracy import DTYPES
 from bench.harness.clock import Cuda
@@ -51,7 +53,7 @@ def two_sides(dtype: torch.dtype, seed: int) -> list[Tensor]:
 def sixteen(dtype: torch.dtype, seed: int) -> list[Tensor]:
     """HiFi-GAN's eight discriminators, real data first."""
     random = _generator(seed)
-    pairs = [draw(n, dtype, "cuda", random) for n in (1632, 1632, 1680, 1680, 1760, 2048, 1040, 528)]
+    pairs = [draw(math.prod(shape), dtype, "cuda", random) for shape in HIFIGAN]
     return [real for real, _ in pairs] + [fake for _, fake in pairs]
 
 

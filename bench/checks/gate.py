@@ -9,7 +9,7 @@ training step on fixed data:
                   registers, spills, atomics
 
 Each section runs in a process of its own, on one thread, after warm-up calls, so that it depends neither on the machine
-nor on the order. Operators depend on the version of torch and instructions on that of Triton: where these are not the
+nor on the order. Operators depend on the version of torch and instructions on that of Triton: if these are not the
 baseline's, that section is not compared, and says so.
 """
 
@@ -18,6 +18,7 @@ from __future__ import annotations
 import collections
 import concurrent.futures
 import json
+import math
 import os
 import subprocess
 import sys
@@ -52,7 +53,7 @@ Call = Callable[[], object]
 
 
 def run(only: Sequence[str] | None, update: bool, words: Sequence[str] | None = None) -> int:
-    """0 where every count is the baseline's, 1 where one is not, 2 for bad arguments. `update` writes the baseline.
+    """0 if every count is the baseline's, 1 if one is not. `update` writes the baseline.
     words: only cases with one of these in their name."""
     chosen = list(SECTIONS if update else only or SECTIONS)
     if update and words:
@@ -132,7 +133,7 @@ def cases() -> dict[str, Callable[[], Call]]:
     import torch
 
     import fastgan
-    from bench.checks.machine_code import HIFIGAN
+    from bench.codebases.shapes import HIFIGAN
 
     random = torch.Generator().manual_seed(0)
 
@@ -152,7 +153,7 @@ def cases() -> dict[str, Callable[[], Call]]:
         return lambda: torch.autograd.grad(fastgan.generator_loss(fake, "nonsaturating"), fake)
 
     def lists(backward: bool) -> Call:
-        real, fake = [logits(n) for n in HIFIGAN], [logits(n) for n in HIFIGAN]
+        real, fake = ([logits(math.prod(shape)) for shape in HIFIGAN] for _ in range(2))
         if not backward:
             return lambda: fastgan.discriminator_value_and_grad(real, fake, "least_squares")
         loss_of = fastgan.compat.hifigan.discriminator_loss
@@ -172,6 +173,12 @@ def cases() -> dict[str, Callable[[], Call]]:
         real, fake, soft = logits(3000), logits(3000), torch.rand(3000, generator=random)
         return lambda: fastgan.discriminator_value_and_grad(real, fake, real_label=soft)
 
+    def mmd(backward: bool) -> Call:
+        x, y = logits(300, 8), logits(200, 8).detach()
+        if not backward:
+            return lambda: fastgan.mmd_value_and_grad(x, y)
+        return lambda: torch.autograd.grad(fastgan.mmd_loss(x, y), x)
+
     def training_step() -> Call:
         torch.manual_seed(0)
         networks = [
@@ -181,7 +188,7 @@ def cases() -> dict[str, Callable[[], Call]]:
         data = torch.randn(64, 2, generator=random)
         return lambda: trainer.step(data)
 
-    found = {
+    return {
         "value_and_grad, 2 × 128": lambda: direct(128),
         "value_and_grad, 2 × 65536": lambda: direct(65536),
         "value_and_grad, 2 × 5000, bfloat16": lambda: direct(5000, dtype=torch.bfloat16),
@@ -204,13 +211,9 @@ def cases() -> dict[str, Callable[[], Call]]:
         "feature matching, 12 maps, drop-in": lambda: maps(12, True),
         "feature matching, 70 maps, value_and_grad": lambda: maps(70, False),
         "training step, networks for points": training_step,
+        "mmd, 300 against 200, value_and_grad": lambda: mmd(False),
+        "mmd, 300 against 200, drop-in": lambda: mmd(True),
     }  # fmt: skip
-    if hasattr(fastgan, "mmd_value_and_grad"):
-        x, y = torch.randn(300, 8, generator=random), torch.randn(200, 8, generator=random)
-        x.requires_grad_()
-        found["mmd, 300 against 200, value_and_grad"] = lambda: lambda: fastgan.mmd_value_and_grad(x, y)
-        found["mmd, 300 against 200, drop-in"] = lambda: lambda: torch.autograd.grad(fastgan.mmd_loss(x, y), x)
-    return found
 
 
 def launches(words: Sequence[str] | None = None) -> dict:

@@ -38,7 +38,7 @@ import torch
 import triton
 
 from bench.checks.launches import TARGETS, Broken, Launch, compiled, recorded
-from bench.codebases.maps import hifigan_maps
+from bench.codebases import shapes
 from bench.harness import environment, report
 from bench.harness.accuracy import DTYPES
 from bench.harness.progress import progress
@@ -46,8 +46,8 @@ from bench.harness.progress import progress
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 MOST_INSTRUCTIONS = {"float32": 26, "bfloat16": 24, "float16": 24}
 SHARED = {"sm_80": 166_912, "sm_90": 232_448, "sm_100": 232_448, "gfx942": 65_536}  # bytes a program may have
-HIFIGAN = tuple(16 * n for n in (102, 102, 105, 105, 110, 128, 65, 33))
-HIFIGAN_MAPS = tuple(math.prod(shape) for maps in hifigan_maps(16, 8192) for shape in maps)
+HIFIGAN = tuple(map(math.prod, shapes.HIFIGAN))
+HIFIGAN_MAPS = tuple(math.prod(shape) for maps in shapes.hifigan_maps(16, 8192) for shape in maps)
 ODD = 2**22 + 3  # not known to be a multiple of anything
 FULL = tuple(DTYPES)
 

@@ -25,7 +25,7 @@ from bench.harness import environment, report
 
 RESULTS = environment.RESULTS / "versions.json"
 TARGETS = ("sm_80", "sm_90", "sm_100")
-DTYPES = ("float32", "bfloat16")  # of each launch; others where that is what the launch is for
+DTYPES = ("float32", "bfloat16")  # of each launch
 
 
 @dataclass(frozen=True)

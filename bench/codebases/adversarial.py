@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 Loss = Callable[..., Tensor]  # of the sides, as the configuration holds them
-Parts = Sequence[Loss]  # one loss of all sides, or one a side where the codebase goes backward side by side
+Parts = Sequence[Loss]  # one loss of all sides, or one a side if the codebase goes backward side by side
 
 
 def hifigan_d(read: bool, widen: Callable = lambda x: x) -> Loss:

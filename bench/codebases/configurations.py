@@ -30,6 +30,7 @@ from bench.codebases.adversarial import (
     spade_d,
     taming_d,
 )
+from bench.codebases.shapes import BIGVGAN, DAC, ENCODEC, HIFIGAN, SPADE, VITS
 from fastgan.compat import (
     audiocraft,
     basicsr,
@@ -127,14 +128,6 @@ def of_both(objective: str, **options) -> Callable:
     )
 
 
-PERIODS = (102, 102, 105, 105, 110)
-HIFIGAN = tuple((16, n) for n in (*PERIODS, 128, 65, 33))
-VITS = tuple((64, n) for n in (*PERIODS, 128))
-BIGVGAN = (*[(4, n) for n in (810, 810, 810, 812, 814)], (4, 1, 257, 27), (4, 1, 513, 41), (4, 1, 513, 54))
-DAC = tuple((12, 1, n, p) for n, p in ((104, 2), (69, 3), (42, 5), (30, 7), (19, 11)))
-DAC = (*DAC, (12, 1, 33, 130), (12, 1, 66, 66), (12, 1, 131, 34))
-ENCODEC = tuple((8, 1, *at) for at in ((90, 65), (43, 129), (184, 33), (372, 17), (747, 9)))
-SPADE = ((4, 1, 35, 35), (4, 1, 19, 19))
 READS = "its `.item()` calls, {} a step, are made and their results unused"
 
 # fmt: off

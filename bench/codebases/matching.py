@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import fastgan
-from bench.codebases.maps import Shapes, bigvgan_maps, dac_maps, encodec_maps, hifigan_maps, patch_maps, vits_maps
+from bench.codebases.shapes import Shapes, bigvgan_maps, dac_maps, encodec_maps, hifigan_maps, patch_maps, vits_maps
 from fastgan.compat import audiocraft, bigvgan, hifigan, pix2pixhd, spade, vits
 
 Lists = list[list[Tensor]]

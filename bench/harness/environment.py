@@ -18,7 +18,7 @@ RESULTS = ROOT / "bench" / "results"
 
 
 def capture(*command: str, timeout: float = 20) -> str | None:
-    """Standard output of a command run in the repository; None where it is missing or fails."""
+    """Standard output of a command run in the repository; None if it is missing or fails."""
     try:
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=timeout)
     except (OSError, subprocess.TimeoutExpired):
@@ -39,7 +39,7 @@ def threads(count: int) -> str:
 
 
 def describe(device: str, commit: str | None = None) -> dict:
-    """The header of every results file. `commit` stands in where the checkout has no git history."""
+    """The header of every results file. `commit` is recorded if the checkout has no git history."""
     import torch
 
     try:
@@ -92,7 +92,7 @@ class Others:
         return time.perf_counter(), busy, sum(os.times()[:4])
 
     def share(self) -> float | None:
-        """0 on a machine of our own; None where /proc does not tell."""
+        """0 on a machine of our own; None if /proc does not tell."""
         end = self._now()
         if self.begin is None or end is None:
             return None

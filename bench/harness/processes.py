@@ -3,7 +3,7 @@
 What a process measures, it measures precisely; the next process has its memory elsewhere, its threads on other cores,
 another minute of a shared machine, and finds something else. So each row is measured in several processes. Its value is
 the geometric mean of the processes' medians, and its interval Student's 95 % interval of that mean over the processes,
-or the interval of the rounds where that is the wider. A result that is wrong in one of them has no time.
+or the interval of the rounds if that is wider. Results that are wrong in one process are not timed.
 """
 
 from __future__ import annotations
@@ -97,8 +97,8 @@ def merge_rows(rows: Sequence[dict]) -> dict:
 def agree(first: dict, second: dict) -> tuple[list[str], int, bool]:
     """(rows in which two results differ by more than their intervals allow, rows compared, whether the runs agree).
 
-    A row's interval covers 95 % of runs, and so, of rows that agree, one in twenty is outside by chance: the runs agree
-    where no more are than a binomial count with that chance would show in 99 runs of 100.
+    A row's interval covers 95 % of runs: of rows that agree, one in twenty is outside by chance. The runs agree if no
+    more are outside than a binomial count with that chance shows in 99 runs of 100.
     """
     apart, compared = [], 0
     rows = {(key_of(cell), row["contender"]): row for cell in second["cells"] for row in cell["rows"]}

@@ -68,13 +68,11 @@ def counted(what: str, found: Collection[int], allowed: Collection[int]) -> Prom
     return judged(what, ", ".join(map(str, sorted(set(found)))), set(found) <= set(allowed) if found else None)
 
 
-def all_right(
-    results: dict, ours: Collection[str], what: str = "every fastgan result right, per element, against float64"
-) -> Promise:
+def all_right(results: dict, ours: Collection[str], what: str, unit: str = "rows") -> Promise:
     """That every row of ours passed the gate."""
     found = [row for cell in results["cells"] for row in cell["rows"] if row["contender"] in ours]
     right = sum("error" not in row for row in found)
-    return judged(what, f"{right} of {len(found)} rows", bool(found) and right == len(found))
+    return judged(what, f"{right} of {len(found)} {unit}", bool(found) and right == len(found))
 
 
 def table(promises: list[Promise]) -> str:

@@ -169,8 +169,7 @@ def measure(setting: Setting, c: Configuration, program: Callable[[Tensor], Loss
 def promises(results: dict) -> list[Promise]:
     """CPU speed, and on a GPU the launches of HiFi-GAN's D list."""
     right = "every fastgan result right to half a unit in the last place + 5e-6, per element, against float64"
-    what, shown, verdict = judged.all_right(results, OURS, right)
-    gate = (what, shown.replace("rows", "cells"), verdict)
+    gate = judged.all_right(results, OURS, right, "cells")
     if results["device_type"] == "cuda":
         rows = []
         for name, allowed, what in (

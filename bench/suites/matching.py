@@ -213,7 +213,8 @@ def promises(results: dict) -> list[judged.Promise]:
     for contender in (DROP_IN, SIGNS):
         never = f"{contender} never slower than eager, any list of maps"
         rows.append(judged.never_slower(never, results, contender, f"{kind}_speedup", lambda cell: cell["name"]))
-    return [*rows, judged.all_right(results, OURS)]
+    right = "every fastgan result right, per element, against float64"
+    return [*rows, judged.all_right(results, OURS, right)]
 
 
 HOW_TO_READ = """\

@@ -72,7 +72,7 @@ def _forward_backward(loss_function: Callable, d: int) -> Step:
     return step
 
 
-def _direct(d: int, precision: str = "fp32") -> Step:
+def direct(d: int, precision: str = "fp32") -> Step:
     s = bandwidths(d)
 
     def step(fake: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
@@ -92,10 +92,10 @@ def steps(device: str, d: int) -> dict[str, Callable[[], Step]]:
         EAGER: lambda: _forward_backward(fastgan.reference.mmd_loss, d),
         COMPILE: lambda: _compiled(d),
         DROP_IN: lambda: _forward_backward(fastgan.mmd_loss, d),
-        DIRECT: lambda: _direct(d),
+        DIRECT: lambda: direct(d),
     }
     if device == "cuda" and d > fastgan.mmd.DIFFERENCES_UP_TO:
-        found |= {TF32: lambda: _direct(d, "tf32"), EXACT: lambda: _direct(d, "exact")}
+        found |= {TF32: lambda: direct(d, "tf32"), EXACT: lambda: direct(d, "exact")}
     return found
 
 

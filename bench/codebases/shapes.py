@@ -1,10 +1,23 @@
-"""Shapes of the maps that public discriminators make: for each discriminator, one shape a layer, of (batch, ...)."""
+"""Shapes that public discriminators make at their own training settings: of their logits, and of their maps."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
 Shapes = list[list[tuple[int, ...]]]
+
+# Logits: one shape a discriminator.
+
+PERIODS = (102, 102, 105, 105, 110)
+HIFIGAN = tuple((16, n) for n in (*PERIODS, 128, 65, 33))
+VITS = tuple((64, n) for n in (*PERIODS, 128))
+BIGVGAN = (*[(4, n) for n in (810, 810, 810, 812, 814)], (4, 1, 257, 27), (4, 1, 513, 41), (4, 1, 513, 54))
+DAC = tuple((12, 1, n, p) for n, p in ((104, 2), (69, 3), (42, 5), (30, 7), (19, 11)))
+DAC = (*DAC, (12, 1, 33, 130), (12, 1, 66, 66), (12, 1, 131, 34))
+ENCODEC = tuple((8, 1, *at) for at in ((90, 65), (43, 129), (184, 33), (372, 17), (747, 9)))
+SPADE = ((4, 1, 35, 35), (4, 1, 19, 19))
+
+# Maps: for each discriminator, one shape a layer, of (batch, ...).
 
 
 def halved(n: int, stride: int = 2) -> int:
