@@ -87,7 +87,7 @@ def measure(args: argparse.Namespace, arguments: list[str]) -> int:
     suite = suites.suite(args.command)
     device = args.device or environment.default_device()
     cuda, only = device == "cuda", _only(args, device)
-    suite.check(device, only)
+    suite.chosen(device, only, args.quick)
     folder = args.out or environment.folder(device, args.quick)
     out = folder / f"{args.command}.json"
     count = args.processes or (1 if args.quick else min(SUITES[args.command][1], 3 if cuda else 32))

@@ -63,8 +63,8 @@ GPU_EXAMPLES = """examples:
 Exit codes: 0 every stage passed; 1 something failed or is missing, summary.md says what; 2 bad arguments."""
 
 COMPARE = """Times this checkout, with its uncommitted changes, against another commit: two processes, one a side, run
-interleaved, in random order within a round, in several pairs of processes. A row is a ratio, above 1 if this checkout is
-the faster, with Student's interval over the pairs, widened so that all rows together hold at 95 %. Rows of eager
+interleaved, in random order within a round, in several pairs. A row is a ratio, above 1 if this checkout is the faster,
+with Student's interval over the pairs, widened so that all rows together hold at 95 %. Rows of eager
 PyTorch, the same code on both sides, show what the machine does by itself. Wrong results are named and not timed."""
 
 

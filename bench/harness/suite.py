@@ -56,11 +56,17 @@ class Suite:
     whole: bool = False
     capture: Callable | None = None
 
-    def check(self, device: str, only: Sequence[str] | None) -> None:
-        """Raises ValueError for a name that the suite does not have."""
+    def chosen(self, device: str, only: Sequence[str] | None, quick: bool) -> list[str]:
+        """The cells of a run. only: their names, or their first words; raises ValueError for one that no cell has."""
+        names = list(self.names(device, quick))
         known = self.known(device) if self.known else self.names(device, False)
-        if known is not None and (unknown := [name for name in only or () if name not in known]):
-            raise ValueError(f"{self.cell} {unknown[0]!r}: expected one of {', '.join(known)}")
+        found = []
+        for name in only or ():
+            named = [[c for c in cells if c == name or c.startswith(f"{name} ")] for cells in (names, known or [name])]
+            if not any(named):
+                raise ValueError(f"{self.cell} {name!r}: expected one of {', '.join(known)}")
+            found += named[0] or named[1]
+        return names if only is None else found
 
     def run(
         self,
@@ -76,8 +82,7 @@ class Suite:
     ) -> dict:
         """The results, as they stand in <name>.json. `out` is written after every cell, so that a stopped run is
         kept."""
-        self.check(device, only)
-        names = list(self.names(device, quick) if only is None else only)
+        names = self.chosen(device, only, quick)
         cuda = device == "cuda"
         limit_s = limit_s or self.limits[cuda]
         budget_s = budget_s or (self.budgets[0] if quick else self.budgets[1 + cuda])

@@ -44,12 +44,20 @@ def program(name: str, device: str):
     return lists.program_of(scaled(name, 2), torch.zeros((), device=device), True)
 
 
-def measure(setting: Setting, name: str) -> None:
-    """Every batch of a configuration, as far as memory goes."""
-    for batch in BATCHES[:3] if setting.quick else BATCHES:
-        if (c := scaled(name, batch)).logits <= MOST[setting.device]:
-            cell = lists.measure(setting, c, lambda like: program(name, setting.device))
-            setting.results["cells"].append(cell | {"name": name, "batch": batch})
+def names(device: str, quick: bool) -> list[str]:
+    """As far as memory and time go."""
+    found = [(name, batch) for name in NAMES for batch in (BATCHES[:3] if quick else BATCHES)]
+    return [f"{name} {batch}" for name, batch in found if scaled(name, batch).logits <= MOST[device]]
+
+
+def parsed(name: str) -> dict:
+    name, batch = name.split()
+    return {"name": name, "batch": int(batch)}
+
+
+def measure(setting: Setting, name: str) -> dict:
+    which = parsed(name)
+    return lists.measure(setting, scaled(**which), lambda like: program(which["name"], setting.device)) | which
 
 
 def tables(results: dict, kinds: tuple[str, ...]) -> list[str]:
@@ -74,7 +82,7 @@ def tables(results: dict, kinds: tuple[str, ...]) -> list[str]:
 
 
 def where(cell: dict) -> str:
-    return f"{cell['name']}, batch {cell['batch']}" if "batch" in cell else cell["name"]
+    return f"{cell['name']}, batch {cell['batch']}"
 
 
 def summary(results: dict) -> str:
@@ -114,12 +122,13 @@ SUITE = Suite(
     name="batches",
     title="Losses as the batch grows",
     contenders=lists.CONTENDERS | {COMPILE: "the formula compiled once for every batch size (dynamic=True)"},
-    names=lambda device, quick: list(NAMES),
+    names=names,
     measure=measure,
     promises=lambda results: [judged.all_right(results, lists.OURS, RIGHT)],
     tables=tables,
     summary=summary,
     pictures={"batches.png": picture},
+    key=parsed,
     where=where,
     budgets=(0.2, 0.6, 0.6),
     limits=(240.0, 240.0),
