@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,9 @@ SUITES = {
 
 
 def suite(name: str) -> Suite:
-    return importlib.import_module(f"bench.suites.{name}").SUITE
+    from fastgan.capture import capturing
+
+    return dataclasses.replace(importlib.import_module(f"bench.suites.{name}").SUITE, capture=capturing)
 
 
 def name_of(results: dict) -> str:

@@ -19,7 +19,6 @@ from bench.harness.contest import COMPILE, EAGER, Setting
 from bench.harness.statistics import fits
 from bench.harness.suite import Suite
 from bench.suites import lists
-from fastgan.capture import capturing
 
 BATCHES = (1, 8, 64, 512, 4096)
 NAMES = {
@@ -132,5 +131,4 @@ SUITE = Suite(
     where=where,
     budgets=(0.2, 0.6, 0.6),
     limits=(240.0, 240.0),
-    capture=capturing,
 )

@@ -25,7 +25,6 @@ from bench.harness.clock import waits
 from bench.harness.contest import COMPILE, EAGER, Setting, checked, timed
 from bench.harness.promises import Promise, at, at_least
 from bench.harness.suite import Suite
-from fastgan.capture import capturing
 
 UNREAD, DROP_IN, DIRECT = "eager, nothing read", "drop-in", "value_and_grad"
 CONTENDERS = {
@@ -254,5 +253,4 @@ SUITE = Suite(
     tables=tables,
     summary=summary,
     pictures={"lists.png": picture},
-    capture=capturing,
 )

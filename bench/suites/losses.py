@@ -18,7 +18,6 @@ from bench.harness.promises import Promise, at, at_least, percent, size, times
 from bench.harness.statistics import fits, ratio
 from bench.harness.suite import Suite
 from bench.suites.contenders import CONTENDERS, GRAPHED, OURS, Contender, draw, why_wrong
-from fastgan.capture import capturing
 
 SIZES = [1, 16, 128, 2**10, 2**12, 2**14, 2**16, 2**18, 2**20, 2**22, 2**24]  # logits a side
 MORE = [2**26, 2**28]  # on a GPU
@@ -329,5 +328,4 @@ SUITE = Suite(
     key=parsed,
     where=where,
     why_not=too_large,
-    capture=capturing,
 )

@@ -26,7 +26,6 @@ from bench.harness.promises import at, at_least, percent
 from bench.harness.statistics import ratio
 from bench.harness.suite import Suite
 from bench.suites import penalties
-from fastgan.capture import capturing
 
 FOREACH, DROP_IN, SIGNS, DIRECT = "foreach", "drop-in", "signs", "value_and_grad"
 CONTENDERS = {
@@ -279,5 +278,4 @@ SUITE = Suite(
     begun=lambda setting: {"penalties": None},
     budgets=(0.3, 6.0, 2.0),
     limits=(300.0, 300.0),
-    capture=capturing,
 )

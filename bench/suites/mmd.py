@@ -21,7 +21,6 @@ from bench.harness import report
 from bench.harness.contest import COMPILE, EAGER, Setting, checked, timed
 from bench.harness.promises import at, at_least
 from bench.harness.suite import Suite
-from fastgan.capture import capturing
 
 DROP_IN, DIRECT = "drop-in", "value_and_grad"
 TF32, EXACT = "value_and_grad, tf32", "value_and_grad, exact"
@@ -278,5 +277,4 @@ SUITE = Suite(
     begun=lambda setting: {"products": products(setting.device)},
     budgets=(0.3, 4.0, 1.0),
     cell="cell",
-    capture=capturing,
 )

@@ -25,7 +25,6 @@ from bench.harness.contest import Setting, one_line
 from bench.harness.promises import Promise, at, at_least, times
 from bench.harness.statistics import interval, ratio
 from bench.harness.suite import Suite
-from fastgan.capture import capturing
 from fastgan.networks import build
 from fastgan.trainer import GANTrainer
 
@@ -189,7 +188,7 @@ def measure(setting: Setting, name: str) -> dict | None:
 def cell(setting: Setting, c: Cell) -> dict:
     """The first losses, then times in interleaved rounds, then what a step launches and holds."""
     device, quick = setting.device, setting.quick
-    host = Steps(quick, capturing) if device == "cuda" else setting.host
+    host = Steps(quick, setting.host.capture) if device == "cuda" else setting.host
     real = images(c.batch, c.size, device)
     rows, calls, want = {}, {}, []
     for name, make in loops(c, device, setting.compiled).items():
