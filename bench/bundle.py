@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from bench import suites
-from bench.harness import environment, processes, promises
+from bench.harness import environment, processes, promises, report
 
 MOST_BYTES = 16 * 2**20  # of a file
 DOCUMENTS = ("checks", "tune")  # results files that are no suite
@@ -67,18 +67,16 @@ class Bundle:
 
     def summary(self, results: dict | None = None) -> str:
         results = self.results() if results is None else results
-        lines = ["| stage | result | seconds |", "|---|---|---|"]
-        lines += [f"| {row['name']} | {row['result']} | {row['seconds']:.0f} |" for row in self.stages]
+        rows = [(row["name"], row["result"], f"{row['seconds']:.0f}") for row in self.stages]
+        lines = report.table(["stage", "result", "seconds"], rows)
         missing = [row["name"] for row in self.stages if row["result"] != "passed"] + self.waiting
         lines += ["", f"Missing or incomplete: {', '.join(missing) or 'nothing'}."]
         if "tests" in results:
             tests = results["tests"]
             lines += [f"Tests: {tests['passed']} passed, {len(tests['failed'])} failed, {tests['skipped']} skipped."]
             lines += [f"* failed: {name}" for name in tests["failed"]]
-        checks = results.get("checks", {}).get("rows", [])
-        lines += [
-            f"* check failed: {r['check']}, {r['call']}, {r['dtype']}: {r['wrong']}" for r in checks if r["wrong"]
-        ]
+        failed = [row for row in results.get("checks", {}).get("rows", []) if row["wrong"]]
+        lines += [f"* check failed: {r['check']}, {r['call']}, {r['dtype']}: {r['wrong']}" for r in failed]
         return "\n".join([*lines, "", promises.table(_promises(results))])
 
     def _files(self) -> list[Path]:

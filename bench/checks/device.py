@@ -16,12 +16,11 @@ from torch import Tensor
 
 import fastgan
 from bench.codebases.shapes import HIFIGAN
-from bench.harness import environment
+from bench.harness import environment, report
 from bench.harness.accuracy import DTYPES
 from bench.harness.clock import Cuda
 from bench.harness.graph_nodes import kernel_nodes
 from bench.harness.limits import limits
-from bench.harness.report import made_on
 from bench.harness.statistics import interval
 from bench.suites.contenders import draw
 from fastgan.compat import hifigan
@@ -242,11 +241,11 @@ def markdown(results: dict) -> str:
     """A line a check and call; what is wrong, by dtype."""
     copied = results["machine"]["copy_bytes_per_s"] / 1e12
     env = results["environment"]
-    lines = [f"# What only a GPU can show, on {env['device']}", "", made_on(env)]
-    lines += [f"A copy moves {copied:.2f} TB/s, bytes read and written.", "", "| check | call | |", "|---|---|---|"]
+    lines = [f"# What only a GPU can show, on {env['device']}", "", report.made_on(env)]
+    lines += [f"A copy moves {copied:.2f} TB/s, bytes read and written.", ""]
     found: dict[tuple[str, str], list[str]] = {}
     for row in results["rows"]:
         wrong = found.setdefault((row["check"].replace("_", " "), row["call"]), [])
         wrong += [f"{row['dtype']}: {row['wrong']}"] if row["wrong"] else []
-    lines += [f"| {check} | {call} | {'; '.join(wrong) or 'pass'} |" for (check, call), wrong in found.items()]
+    lines += report.table(["check", "call", ""], [(*key, "; ".join(wrong) or "pass") for key, wrong in found.items()])
     return "\n".join(lines) + "\n"

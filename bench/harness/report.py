@@ -79,7 +79,7 @@ def header(title: str, results: dict, promised: list) -> list[str]:
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence]) -> list[str]:
-    lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
+    lines = [f"| {' | '.join(head)} |".replace("|  |", "| |"), "|" + "---|" * len(head)]
     return lines + [f"| {' | '.join(map(str, row))} |" for row in rows]
 
 

@@ -209,7 +209,6 @@ def growth_table(results: dict, kinds: tuple[str, ...]) -> list[str]:
     if "limits" in results:
         least = [(name, limit_time(row), WHAT[name]) for name, row in results["limits"].items()]
         lines += ["", *report.table(["the least there is", "µs", ""], least)]
-        lines[-len(least) - 2] = lines[-len(least) - 2].replace("|  |", "| |")
     return lines
 
 
