@@ -14,7 +14,7 @@ TRAIN = [
 METRICS = ["torchmetrics>=1.4"]
 HUB = ["datasets>=3"]
 LOOPS = ["accelerate>=1", "lightning-fabric>=2.4"]  # what README has examples for
-BENCH = ["matplotlib>=3.8", "pytest>=8", "pytest-benchmark>=5", "tqdm>=4.66"]
+BENCH = ["matplotlib>=3.8", "pytest>=8", "pytest-benchmark>=5", "scipy>=1.15", "tqdm>=4.66"]
 
 setup(
     name="fastgan",

@@ -6,7 +6,8 @@ import json
 import re
 from pathlib import Path
 
-from bench import environment, passes, promises, suites
+from bench import suites
+from bench.harness import environment, processes, promises, report
 
 MOST_BYTES = 16 * 2**20  # of a file
 DOCUMENTS = ("checks", "tune")  # results files that are no suite
@@ -66,18 +67,16 @@ class Bundle:
 
     def summary(self, results: dict | None = None) -> str:
         results = self.results() if results is None else results
-        lines = ["| stage | result | seconds |", "|---|---|---|"]
-        lines += [f"| {row['name']} | {row['result']} | {row['seconds']:.0f} |" for row in self.stages]
+        rows = [(row["name"], row["result"], f"{row['seconds']:.0f}") for row in self.stages]
+        lines = report.table(["stage", "result", "seconds"], rows)
         missing = [row["name"] for row in self.stages if row["result"] != "passed"] + self.waiting
         lines += ["", f"Missing or incomplete: {', '.join(missing) or 'nothing'}."]
         if "tests" in results:
             tests = results["tests"]
             lines += [f"Tests: {tests['passed']} passed, {len(tests['failed'])} failed, {tests['skipped']} skipped."]
             lines += [f"* failed: {name}" for name in tests["failed"]]
-        checks = results.get("checks", {}).get("rows", [])
-        lines += [
-            f"* check failed: {r['check']}, {r['call']}, {r['dtype']}: {r['wrong']}" for r in checks if r["wrong"]
-        ]
+        failed = [row for row in results.get("checks", {}).get("rows", []) if row["wrong"]]
+        lines += [f"* check failed: {r['check']}, {r['call']}, {r['dtype']}: {r['wrong']}" for r in failed]
         return "\n".join([*lines, "", promises.table(_promises(results))])
 
     def _files(self) -> list[Path]:
@@ -88,7 +87,7 @@ def _promises(results: dict) -> list[promises.Promise]:
     found = []
     for name, part in results["suites"].items():
         try:
-            found += suites.module(name).promises(part)
+            found += suites.suite(name).promises(part)
         except Exception as error:  # of a suite that was stopped halfway
             found.append((f"what {name} shows", f"{type(error).__name__}: {error}", promises.UNMEASURED))
     return found
@@ -98,9 +97,9 @@ def merged(earlier: dict | None, later: dict) -> dict:
     """Both, cell by cell: of a cell that both have, the one with more contenders timed, else the later one."""
     if earlier is None:
         return later
-    cells = {passes.key_of(cell): cell for cell in earlier["cells"]}
+    cells = {processes.key_of(cell): cell for cell in earlier["cells"]}
     for cell in later["cells"]:
-        key = passes.key_of(cell)
+        key = processes.key_of(cell)
         if key not in cells or _timed(cell) >= _timed(cells[key]):
             cells[key] = cell
     filled = {key: value for key, value in later.items() if value not in (None, {}, [])}

@@ -1,8 +1,8 @@
 """`python -m bench compare REV`: this checkout against another commit, in one run, interleaved.
 
 Both sides are copies in a temporary folder, each with its own fastgan and kernels and with this checkout's bench: what
-differs is what is measured. A pair of processes, one a side, takes turns round by round, so that a slow second of the
-machine falls on both; several pairs follow one another, since two processes of the same code differ by more than their
+differs is what is measured. A pair of processes, one a side, runs interleaved, so that a slow second of the machine
+falls on both; several pairs follow one another, since two processes of the same code differ by more than their
 rounds do. A row's ratio is that of the geometric means over the pairs.
 """
 
@@ -20,14 +20,15 @@ import sys
 import tarfile
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from bench import environment
-from bench.measure import student
-from bench.progress import progress
+from bench.harness import environment, report
+from bench.harness.progress import progress
+from bench.harness.promises import times
+from bench.harness.statistics import of_logs
 
 HERE, THERE = "this checkout", "other"
 SIZES = (128, 2**12, 2**18, 2**21)
@@ -74,7 +75,7 @@ class Worker:
         self.process = subprocess.Popen(command, cwd=folder, env=variables, stdin=pipe, stdout=pipe, text=True)
 
     def ask(self, *words: str):
-        """The worker's answer; a dict with "error" where it has one."""
+        """The worker's answer; a dict with "error" if the row failed."""
         try:
             self.process.stdin.write(json.dumps(words) + "\n")
             self.process.stdin.flush()
@@ -90,29 +91,19 @@ class Worker:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prints the table and the verdict: 0 whatever it is, since a time is no test, but 1 where a result is wrong."""
+    """Prints the table and the verdict: 0 whatever it is, since a time is no test, but 1 if a result is wrong."""
     chosen = [row for row in rows() if args.only is None or any(word in row for word in args.only)]
     if not chosen:
-        print(f"python -m bench compare: --only: expected part of one of {', '.join(rows())}", file=sys.stderr)
-        return 2
+        raise ValueError(f"compare: --only: expected part of one of {', '.join(rows())}")
     device = args.device or environment.default_device()
     with tempfile.TemporaryDirectory() as temporary:
         folders = {HERE: Path(temporary) / "here", THERE: Path(temporary) / "there"}
-        try:
-            tree(folders[HERE], None)
-            tree(folders[THERE], args.revision)
-        except ValueError as error:
-            print(f"python -m bench compare: {error}", file=sys.stderr)
-            return 2
+        tree(folders[HERE], None)
+        tree(folders[THERE], args.revision)
         found, wrong = compared(folders, chosen, device, args.pairs, args.seconds, args.threads)
-    results = {
-        "environment": environment.describe(device),
-        "device_type": device,
-        "revision": environment.capture("git", "rev-parse", args.revision) or args.revision,
-        "pairs": args.pairs,
-        "rows": found,
-        "wrong": wrong,
-    }
+    revision = environment.capture("git", "rev-parse", args.revision) or args.revision
+    results = {"environment": environment.describe(device), "device_type": device, "revision": revision}
+    results |= {"pairs": args.pairs, "rows": found, "wrong": wrong}
     if args.json:
         environment.write_json(args.json, results)
     print(table(results))
@@ -124,7 +115,7 @@ def compared(
 ) -> tuple[dict, dict]:
     """({row: {kind of time: interval of the ratio}}, {row: what is wrong})."""
     ratios: dict[str, dict[str, list[float]]] = {row: {} for row in chosen}
-    times: dict[str, dict[str, list[float]]] = {row: {} for row in chosen}
+    spent: dict[str, dict[str, list[float]]] = {row: {} for row in chosen}
     wrong, shuffle = {}, random.Random(0)
     for _ in progress(range(pairs), "pairs"):
         order = list(folders.items())
@@ -140,7 +131,7 @@ def compared(
                 for kind, sides in _rounds(workers, seconds, shuffle).items():
                     medians = {side: float(np.median(values)) for side, values in sides.items()}
                     ratios[row].setdefault(kind, []).append(math.log(medians[THERE] / medians[HERE]))
-                    times[row].setdefault(kind, []).append(medians[HERE])
+                    spent[row].setdefault(kind, []).append(medians[HERE])
         finally:
             for worker in workers.values():
                 worker.stop()
@@ -148,7 +139,7 @@ def compared(
     sure = 1 - 0.05 / max(1, sum(len(ratios[row]) for row in kept))  # of each row, so that all hold at 95 %
     return {
         row: {
-            kind: interval(logs, sure) | {"us": float(np.exp(np.mean(np.log(times[row][kind]))))}
+            kind: of_logs(logs, sure) | {"us": float(np.exp(np.mean(np.log(spent[row][kind]))))}
             for kind, logs in ratios[row].items()
         }
         for row in kept
@@ -168,77 +159,62 @@ def _rounds(workers: dict[str, Worker], seconds: float, shuffle: random.Random) 
     return found
 
 
-def interval(logs: Sequence[float], sure: float) -> dict[str, float]:
-    """Of exp of the mean of logs: Student's, by their spread."""
-    middle = float(np.mean(logs))
-    half = (
-        student(sure, len(logs) - 1) * float(np.std(logs, ddof=1)) / math.sqrt(len(logs)) if len(logs) > 1 else math.inf
-    )
-    return {"median": math.exp(middle), "low": math.exp(middle - half), "high": math.exp(min(middle + half, 700.0))}
-
-
-def differing(results: dict) -> Iterator[tuple[str, str, dict]]:
-    for row, kinds in results["rows"].items():
-        for kind, ratio in kinds.items():
-            if not ratio["low"] <= 1 <= ratio["high"]:
-                yield row, kind, ratio
+def verdict(ratio: dict) -> str:
+    return "faster" if ratio["low"] > 1 else "slower" if ratio["high"] < 1 else "agree"
 
 
 def table(results: dict) -> str:
-    from bench.promises import times
-
-    lines = [f"| row | time | this checkout µs | speed against {results['revision'][:12]} | |", "|---|---|---|---|---|"]
-    for row, kinds in results["rows"].items():
-        for kind, ratio in kinds.items():
-            verdict = "agree" if ratio["low"] <= 1 <= ratio["high"] else "faster" if ratio["low"] > 1 else "slower"
-            lines.append(f"| {row} | {kind} | {ratio['us']:.4g} | {times(ratio)} | {verdict} |")
-    lines += [f"| {row} | not timed | | | {why} |" for row, why in results["wrong"].items()]
-    apart = list(differing(results))
-    if any(row.startswith("eager") for row, *_ in apart):
-        lines += [
-            "",
-            "Eager, the same code on both sides, differs: this machine is too unsteady for the other rows to count.",
-        ]
+    found = [(row, kind, ratio) for row, kinds in results["rows"].items() for kind, ratio in kinds.items()]
+    shown = [(row, kind, f"{ratio['us']:.4g}", times(ratio), verdict(ratio)) for row, kind, ratio in found]
+    shown += [(row, "not timed", "", "", why) for row, why in results["wrong"].items()]
+    head = ["row", "time", "this checkout µs", f"speed against {results['revision'][:12]}", ""]
+    apart = [row for row, _, ratio in found if verdict(ratio) != "agree"]
+    if any(row.startswith("eager") for row in apart):
+        said = "Eager, the same code on both sides, differs: this machine is too unsteady for the other rows to count."
     elif apart:
-        lines += ["", f"The two do not agree: {len(apart)} rows differ by more than their intervals allow."]
+        said = f"The two do not agree: {len(apart)} rows differ by more than their intervals allow."
     else:
-        lines += ["", f"The two agree within the intervals, over {results['pairs']} pairs of processes."]
-    return "\n".join(lines)
+        said = f"The two agree within the intervals, over {results['pairs']} pairs of processes."
+    return "\n".join([*report.table(head, shown), "", said])
 
 
 # The worker: answers each line of standard input with a line of JSON.
 
 
 def make(row: str, device: str):
-    """(machine, call) of a row; raises ValueError where its result is wrong."""
+    """(machine, call) of a row; raises ValueError if its result is wrong."""
     import torch
 
-    from bench import contenders, lists
-    from bench.losses import _rotating
-    from bench.measure import machine, poison
+    from bench.codebases.configurations import BY_NAME
+    from bench.harness.accuracy import DTYPES
+    from bench.harness.clock import machine, poison
+    from bench.harness.contest import rotating
+    from bench.suites import contenders, lists
 
     host, (name, *where) = machine(device, quick=False), row.split()
     generator = torch.Generator(device=device).manual_seed(1)
     if len(where) == 2:
-        dtype, n = contenders.DTYPES[where[0]], int(where[1])
+        dtype, n = DTYPES[where[0]], int(where[1])
         sets, _ = host.buffers(4 * n * dtype.itemsize)
         contender = next(c for c in contenders.CONTENDERS if c.name == name)
-        step = contender.make(None)
-        buffers = [contenders.draw(n, dtype, device, generator) for _ in range(sets)]
-        poison(device, (n,), dtype)
-        wrong, _ = contenders.why_wrong(step(*buffers[0]), *buffers[0], 1.0, contender.ours)
-        call = _rotating(step, buffers)
+        step, outputs = contender.make(None), [torch.empty(n, dtype=dtype)]
+        batches = [contenders.draw(n, dtype, device, generator) for _ in range(sets)]
     else:
-        c = next(c for c in lists.CONFIGURATIONS if c.name == where[0])
-        sets, _ = host.buffers(4 * c.logits * contenders.DTYPES[c.dtype].itemsize)
-        batches = [lists.draw(c, device, generator) for _ in range(sets)]
-        step = lists._steps(c, batches[0].tensors[0], None)[name]()
-        for x in batches[0].tensors:
-            poison(device, x.shape, x.dtype)
-        wrong, _ = lists.why_wrong(step(batches[0]), batches[0], lists.exact(c, batches[0], 1.0), True)
-        call = lists._rotating(step, batches)
+        c = BY_NAME[where[0]]
+        sets, _ = host.buffers(4 * c.logits * DTYPES[c.dtype].itemsize)
+        batches = [(lists.draw(c, device, generator),) for _ in range(sets)]
+        outputs = batches[0][0].tensors
+        step = lists.steps(c, outputs[0], None)[name]()
+    for x in outputs:
+        poison(device, x.shape, x.dtype)
+    result = step(*batches[0])
+    if len(where) == 2:
+        wrong, _ = contenders.why_wrong(result, *batches[0], 1.0, contender.ours)
+    else:
+        wrong, _ = lists.why_wrong(result, batches[0][0], lists.exact(c, batches[0][0], 1.0), True)
     if wrong:
         raise ValueError(f"wrong result, not timed: {wrong}")
+    call = rotating(step, batches)
     for i in range(max(3, sets)):
         call(i)
     return host, call

@@ -21,7 +21,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench import bundle, environment
+from bench import bundle
+from bench.harness import environment
 
 PYTHON = sys.executable
 SCRATCH = environment.ROOT / "build" / "gpu"  # ignored by git; a later call finds the results of an earlier one here
@@ -68,14 +69,9 @@ def plan(commit: str | None = None, quick: bool = False, failed: Sequence[str] =
         return Stage(name, seconds, command, "pytest.log", beside=beside)
 
     uncached = (("PYTORCH_NO_CUDA_MEMORY_CACHING", "1"),)  # else the checker sees one allocation around all tensors
-    memory = Stage(
-        "memcheck",
-        90,
-        ("compute-sanitizer", "--tool", "memcheck", "--error-exitcode", "9", PYTHON, "-m", "bench.workload", "small"),
-        "sanitizer.log",
-        "compute-sanitizer",
-        variables=uncached,
-    )
+    sanitizer = ("compute-sanitizer", "--tool", "memcheck", "--error-exitcode", "9", PYTHON, "-m", "bench.workload")
+    command = (*sanitizer, "small")
+    memory = Stage("memcheck", 90, command, "sanitizer.log", "compute-sanitizer", variables=uncached)
     sections = ("SpeedOfLight", "MemoryWorkloadAnalysis", "Occupancy", "LaunchStats", "WarpStateStats")
     profile = ("ncu", "--clock-control", "none", "--kernel-name", "regex:adversarial|matching", "--launch-count", "6")
     profile += tuple(word for section in sections for word in ("--section", section))
@@ -108,15 +104,14 @@ def plan(commit: str | None = None, quick: bool = False, failed: Sequence[str] =
 
 def _others(losses: str, matching: str, mmd: str) -> dict[str, str]:
     """The cells of each suite but those that have stages of their own."""
-    from bench import losses as losses_
-    from bench import matching as matching_
-    from bench import mmd as mmd_
-    from bench.promises import size
+    from bench.harness.promises import size
+    from bench.suites import losses as losses_
+    from bench.suites import suite
 
     known = {
         "losses": [f"{dtype}:{size(n)}" for dtype, n in losses_.cells("cuda", False)],
-        "matching": [*(c.name for c in matching_.CONFIGURATIONS), "penalties"],
-        "mmd": list(mmd_.cells("cuda")),
+        "matching": suite("matching").names("cuda", False),
+        "mmd": suite("mmd").names("cuda", False),
     }
     measured = {"losses": losses.split(","), "matching": [matching], "mmd": [mmd]}
     return {name: ",".join(cell for cell in cells if cell not in measured[name]) for name, cells in known.items()}
@@ -213,27 +208,15 @@ def _started(stages: list[Stage], out: Path) -> Iterator[list[subprocess.Popen]]
     """Each in a session of its own, so that a signal reaches all of its processes."""
     processes = []
     variables = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
+    options = dict(cwd=environment.ROOT, stdin=subprocess.DEVNULL, stderr=subprocess.STDOUT, start_new_session=True)
     try:
         for stage in stages:
-            log = (out / stage.log).open("ab")
             own = dict(stage.variables) | {"PYTHONUNBUFFERED": "1", FAILURES: str(out / stage.log)}
             shown = [Path(word).name if os.path.isabs(word) else word for word in stage.command]
-            log.write(f"\n== {stage.name}: {' '.join(shown)}\n".encode())
-            log.flush()
-            try:
-                processes.append(
-                    subprocess.Popen(
-                        stage.command,
-                        cwd=environment.ROOT,
-                        env=variables | own,
-                        stdin=subprocess.DEVNULL,
-                        stdout=log,
-                        stderr=subprocess.STDOUT,
-                        start_new_session=True,
-                    )
-                )
-            finally:
-                log.close()
+            with (out / stage.log).open("ab") as log:
+                log.write(f"\n== {stage.name}: {' '.join(shown)}\n".encode())
+                log.flush()
+                processes.append(subprocess.Popen(stage.command, env=variables | own, stdout=log, **options))
         yield processes
     finally:
         for process in processes:

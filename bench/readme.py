@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from types import ModuleType
 
-from bench import bundle, environment, promises, suites, versions
+from bench import bundle, suites
+from bench.checks import versions
+from bench.harness import environment, promises
 
 
 def files() -> list[Path]:
     """Results files of full runs, in the order of the suites, then of the devices, GPUs first."""
     folders = [p for p in environment.RESULTS.glob("*") if p.is_dir() and not p.name.endswith("-quick")]
     folders.sort(key=lambda folder: (folder.name.startswith("cpu"), folder.name))
-    found = [folder / f"{name}.json" for name in suites.there() for folder in folders]
+    found = [folder / f"{name}.json" for name in suites.SUITES for folder in folders]
     return [file for file in found if file.exists()]
 
 
@@ -38,11 +41,10 @@ def table(suite: str) -> str:
         results = json.loads(file.read_text(encoding="utf-8"))
         if file.stem != suite:
             continue
-        env, module = results["environment"], suites.module(suite)
+        env, found = results["environment"], suites.suite(suite)
         link = file.relative_to(environment.ROOT).with_suffix(".md").as_posix()
         made = f"{env['device']}, torch {env['torch']}, commit {(env['commit'] or 'unknown')[:12]}, {env['date']}"
-        summary = getattr(module, "summary", None)
-        shown = summary(results) if summary else promises.table(module.promises(results))
+        shown = found.summary(results) if found.summary else promises.table(found.promises(results))
         parts.append(f"{made} ([all rows]({link})):\n\n{shown}")
     return "\n\n".join(parts) if parts else "Not measured yet."
 
@@ -55,7 +57,7 @@ def rewritten(text: str) -> str:
 
 
 def rewrite(path: Path, write: bool) -> list[str]:
-    """Suites whose table in the file is not what the results say; put right where `write`."""
+    """Suites whose table in the file is not what the results say; corrected if `write`."""
     text = path.read_text(encoding="utf-8")
     new = rewritten(text)
     marked = r"<!-- bench:(\w+) -->\n(.*?)<!-- /bench -->"
@@ -66,18 +68,25 @@ def rewrite(path: Path, write: bool) -> list[str]:
     return [f"README.md: the table of {suite} is not that of the results files" for suite in stale]
 
 
+def of_document(name: str) -> ModuleType:
+    from bench import tune
+    from bench.checks import device
+
+    return {"checks": device, "tune": tune}[name]
+
+
 def unpack(found: dict) -> list[Path]:
     """The results files of another machine, from the one file that `bench gpu` leaves of them; and README's tables."""
     folder = environment.RESULTS / re.sub(r"[^a-z0-9-]", "", found["folder"] or "unknown")
     written = []
     for name, results in found["suites"].items():
-        if name in suites.there():
+        if name in suites.SUITES:
             environment.write_json(folder / f"{name}.json", results)
-            written += [folder / f"{name}.json", *suites.module(name).write(results, folder)]
+            written += [folder / f"{name}.json", *suites.suite(name).write(results, folder)]
     for name in bundle.DOCUMENTS:
         if name in found:
             environment.write_json(folder / f"{name}.json", found[name])
-            environment.write_atomically(folder / f"{name}.md", suites.module(name).markdown(found[name]))
+            environment.write_atomically(folder / f"{name}.md", of_document(name).markdown(found[name]))
             written += [folder / f"{name}.json", folder / f"{name}.md"]
     run = {key: found[key] for key in ("stages", "tests") if key in found}
     environment.write_json(folder / "gpu.json", run)

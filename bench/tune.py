@@ -9,8 +9,7 @@ from __future__ import annotations
 import importlib
 import math
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 from unittest import mock
@@ -18,18 +17,20 @@ from unittest import mock
 import torch
 
 import fastgan
-from bench import environment
-from bench.contenders import DTYPES, draw
-from bench.measure import Cuda, interval, sample_rounds
-from bench.report import made_on, microseconds
+from bench.harness import environment, report
+from bench.harness.accuracy import DTYPES
+from bench.harness.clock import Call, Cuda, sample_rounds
+from bench.harness.contest import one_line
+from bench.harness.statistics import interval
+from bench.suites import contenders, mmd
 
 ADVERSARIAL = importlib.import_module("fastgan.kernels.adversarial")  # the package's function has the module's name
 MMD = importlib.import_module("fastgan.kernels.mmd")
 
 
 class Launch(NamedTuple):
-    """per: programs on a multiprocessor; 0: one program does it all. ahead: the next tile is read before this one is
-    computed."""
+    """A plan of `kernels.adversarial` for two sides of one size. per: programs on a multiprocessor; 0: one program does
+    it all. ahead: the next tile is read before this one is computed."""
 
     block: int
     warps: int
@@ -42,14 +43,28 @@ class Launch(NamedTuple):
         ahead = ", a tile ahead" if self.ahead else ""
         return f"block {self.block}, {self.warps} warps, {self.registers} registers, {programs}{ahead}"
 
+    def plan(self, sizes: Sequence[int], dtype: torch.dtype, processors: int, streams: int = 1):
+        shape = dict(SINGLE=not self.per, BLOCK=self.block, AHEAD=self.ahead)
+        options = dict(num_warps=self.warps, maxnreg=self.registers)
+        tiles = math.ceil(sizes[0] / self.block)
+        programs = max(1, min(tiles, ADVERSARIAL.MAX_PROGRAMS // 2, self.per * processors // 2))
+        return shape, options, (programs, 2 * programs) if self.per else (1, 1)
+
 
 class Tile(NamedTuple):
+    """A plan of `kernels.mmd` with these tiles. own: the package's."""
+
     rows: int
     columns: int
     warps: int
+    own: Callable = MMD.plan
 
     def __str__(self) -> str:
         return f"{self.rows} rows, {self.columns} columns, {self.warps} warps"
+
+    def plan(self, *arguments):
+        shape, options = self.own(*arguments)
+        return shape | dict(BI=self.rows, BJ=self.columns), options | dict(num_warps=self.warps)
 
 
 LARGE = (
@@ -59,95 +74,56 @@ LARGE = (
 )
 SMALL = (Launch(4096, 8, 128, 0), Launch(2048, 8, 255, 0), Launch(1024, 4, 128, 5))
 MIDDLE = (Launch(512, 4, 96, 5), Launch(1024, 4, 96, 5))
+SMALLEST = (Launch(512, 4, 255, 0), Launch(1024, 4, 255, 0))
 TILES = (Tile(128, 64, 8), Tile(128, 32, 8), Tile(128, 16, 8), Tile(64, 32, 4))
-
-
-@contextmanager
-def replaced(module, plan: Callable) -> Iterator[None]:
-    with mock.patch.object(module, "plan", plan):
-        yield
-
-
-def two_sides(launch: Launch) -> Callable:
-    """A plan of `kernels.adversarial` for two sides of one size."""
-
-    def plan(sizes: Sequence[int], dtype: torch.dtype, processors: int, streams: int = 1):
-        shape = dict(SINGLE=not launch.per, BLOCK=launch.block, AHEAD=launch.ahead)
-        options = dict(num_warps=launch.warps, maxnreg=launch.registers)
-        tiles = math.ceil(sizes[0] / launch.block)
-        programs = max(1, min(tiles, ADVERSARIAL.MAX_PROGRAMS // 2, launch.per * processors // 2))
-        return shape, options, (programs, 2 * programs) if launch.per else (1, 1)
-
-    return plan
-
-
-def tiles(tile: Tile) -> Callable:
-    """A plan of `kernels.mmd` with these tiles."""
-    own = MMD.plan
-
-    def plan(*arguments):
-        shape, options = own(*arguments)
-        return shape | dict(BI=tile.rows, BJ=tile.columns), options | dict(num_warps=tile.warps)
-
-    return plan
 
 
 class Problem(NamedTuple):
     """graph: timed inside a CUDA graph, where the host plays no part."""
 
     module: object
-    make: Callable[[], Callable[[int], object]]
-    plans: dict[str, Callable]
+    make: Callable[[], Call]
+    plans: Sequence[Launch | Tile]
     graph: bool = False
-
-
-def discriminator(dtype: str, n: int) -> Callable[[], Callable[[int], object]]:
-    def make() -> Callable[[int], object]:
-        generator = torch.Generator(device="cuda").manual_seed(0)
-        real, fake = (x.detach() for x in draw(n, DTYPES[dtype], "cuda", generator))
-        return lambda _: fastgan.discriminator_value_and_grad(real, fake)
-
-    return make
-
-
-def two_samples(n: int, d: int) -> Callable[[], Callable[[int], object]]:
-    def make() -> Callable[[int], object]:
-        from bench import mmd
-
-        fake, real = mmd.draw(n, d, "cuda", torch.Generator(device="cuda").manual_seed(0))
-        return lambda _: fastgan.mmd_value_and_grad(fake.detach(), real, mmd.bandwidths(d))
-
-    return make
 
 
 def problems(quick: bool) -> dict[str, Problem]:
     def adversarial(dtype: str, n: int, launches: Sequence[Launch], graph: bool = False) -> Problem:
-        plans = {str(launch): two_sides(launch) for launch in launches}
-        return Problem(ADVERSARIAL, discriminator(dtype, n), plans, graph)
+        def make() -> Call:
+            random = torch.Generator(device="cuda").manual_seed(0)
+            real, fake = (x.detach() for x in contenders.draw(n, DTYPES[dtype], "cuda", random))
+            return lambda _: fastgan.discriminator_value_and_grad(real, fake)
 
-    large = 2**20 if quick else 2**26
-    points = 1024 if quick else 16384
+        return Problem(ADVERSARIAL, make, launches, graph)
+
+    def two_samples(n: int, d: int) -> Problem:
+        def make() -> Call:
+            fake, real = mmd.draw(n, d, "cuda", torch.Generator(device="cuda").manual_seed(0))
+            return lambda _: fastgan.mmd_value_and_grad(fake.detach(), real, mmd.bandwidths(d))
+
+        return Problem(MMD, make, TILES)
+
+    large, points = (2**20, 1024) if quick else (2**26, 16384)
     return {
         f"float32 {large}": adversarial("float32", large, LARGE),
         f"bfloat16 {large}": adversarial("bfloat16", large, LARGE),
         "float32 4096": adversarial("float32", 4096, SMALL, graph=True),
-        f"mmd {points} x 64": Problem(MMD, two_samples(points, 64), {str(tile): tiles(tile) for tile in TILES}),
+        f"mmd {points} x 64": two_samples(points, 64),
         "float32 65536": adversarial("float32", 65536, MIDDLE, graph=True),
-        "float32 128": adversarial("float32", 128, (Launch(512, 4, 255, 0), Launch(1024, 4, 255, 0)), graph=True),
+        "float32 128": adversarial("float32", 128, SMALLEST, graph=True),
     }
 
 
 def timed(problem: Problem, host: Cuda) -> list[dict]:
     """A row a plan: microseconds on the device, or why there are none."""
-    call, rows, calls = problem.make(), [], {}
-    for name, plan in {"as it is": problem.module.plan, **problem.plans}.items():
+    call, rows, calls = problem.make(), {}, {}
+    for name, plan in {"as it is": problem.module.plan, **{str(p): p.plan for p in problem.plans}}.items():
 
         def planned(i: int, plan=plan):
-            with replaced(problem.module, plan):
+            with mock.patch.object(problem.module, "plan", plan):
                 return call(i)
 
-        row = {"plan": name}
-        rows.append(row)
+        row = rows[name] = {"plan": name}
         try:
             planned(0)
             torch.cuda.synchronize()
@@ -156,43 +132,39 @@ def timed(problem: Problem, host: Cuda) -> list[dict]:
             else:
                 calls[name] = planned
         except Exception as error:  # too many registers, say
-            row["error"] = f"{type(error).__name__}: {error}".splitlines()[0][:200]
-    samples = sample_rounds(host, calls, 1.5, at_least=5) if calls else {}
-    for row in rows:
-        if row["plan"] in samples:
-            row["device_us"] = interval(samples[row["plan"]]["device"])
-    return rows
+            row["error"] = one_line(error)
+    for name, kinds in (sample_rounds(host, calls, 1.5, at_least=5) if calls else {}).items():
+        rows[name]["device_us"] = interval(kinds["device"])
+    return list(rows.values())
 
 
 def run(only: list[str] | None, out: Path | None, commit: str | None, quick: bool) -> int:
     if not torch.cuda.is_available():
         print("python -m bench tune: needs a CUDA device", file=sys.stderr)
         return 2
-    known = problems(quick)
+    known, host = problems(quick), Cuda(quick=True)
     for name in only or ():
         if name not in known:
             raise ValueError(f"problem {name!r}: expected one of {', '.join(known)}")
-    host = Cuda(quick=True)
     results = {"environment": environment.describe("cuda", commit), "problems": {}}
-    for name, problem in known.items():
-        if not only or name in only:
-            results["problems"][name] = timed(problem, host)
-            if out is not None:
-                environment.write_json(out / "tune.json", results)
+    for name in only or known:
+        results["problems"][name] = timed(known[name], host)
+        if out is not None:
+            environment.write_json(out / "tune.json", results)
     print(markdown(results))
     return 0
 
 
 def markdown(results: dict) -> str:
     """The plans of each problem, the fastest first."""
+
+    def time_of(row: dict) -> float | None:
+        return row["graph_us"] if "graph_us" in row else row.get("device_us", {}).get("median")
+
+    rows = []
+    for name, plans in results["problems"].items():
+        for row in sorted(plans, key=lambda row: time_of(row) or math.inf):
+            rows.append((name, row["plan"], report.microseconds(time_of(row)) if time_of(row) else row["error"]))
     env = results["environment"]
-    lines = [f"# Launch plans on {env['device']}", "", made_on(env), "", "| problem | plan | µs |", "|---|---|---|"]
-    for name, rows in results["problems"].items():
-        for row in sorted(rows, key=lambda row: _time(row) or math.inf):
-            time = _time(row)
-            lines.append(f"| {name} | {row['plan']} | {microseconds(time) if time else row['error']} |")
-    return "\n".join(lines) + "\n"
-
-
-def _time(row: dict) -> float | None:
-    return row["graph_us"] if "graph_us" in row else row.get("device_us", {}).get("median")
+    lines = [f"# Launch plans on {env['device']}", "", report.made_on(env), ""]
+    return "\n".join([*lines, *report.table(["problem", "plan", "µs"], rows)]) + "\n"

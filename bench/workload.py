@@ -10,7 +10,8 @@ import sys
 import torch
 
 import fastgan
-from bench.contenders import DTYPES, draw
+from bench.harness.accuracy import DTYPES
+from bench.suites.contenders import draw
 
 SIDES = ((1, 1), (33, 1000), (4096, 4096), (5000, 12345), (200_001, 99_999))
 

@@ -11,8 +11,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench import compare, losses, measure, promises, report
-from bench.contenders import CONTENDERS, Contender, draw, softplus_loss, why_wrong
+from bench import compare
+from bench.harness import promises, report, statistics
+from bench.harness.contest import Setting
+from bench.suites import losses
+from bench.suites.contenders import CONTENDERS, Contender, draw, softplus_loss, why_wrong
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -66,7 +69,7 @@ def test_losses_times_every_contender_at_every_size_and_dtype(results):
 
 def test_the_table_says_what_the_numbers_say(folder, results):
     text = (folder / "losses.md").read_text()
-    assert text == report.markdown(results)
+    assert text == losses.SUITE.markdown(results)
     for cell in results["cells"]:
         for row in cell["rows"]:
             if "host_us" not in row or row["contender"] == "copy":
@@ -117,10 +120,10 @@ WRONG = {
 
 @pytest.mark.parametrize("ours", [True, False])
 @pytest.mark.parametrize("wrong", WRONG)
-def test_a_wrong_contender_gets_no_speed(wrong, ours):
+def test_a_wrong_contender_is_not_timed(wrong, ours):
     good = Contender("good", "softplus", _with_gradients(lambda real, fake: (real, fake)), ours=ours)
     bad = Contender("bad", wrong, _with_gradients(WRONG[wrong]), ours=ours)
-    rows = losses.cell("cpu", "float32", 64, [good, bad], quick=True, budget_s=0.01)["rows"]
+    rows = losses.measure(Setting("cpu", True, 0.01), "float32 64", [good, bad])["rows"]
     rows = {row["contender"]: row for row in rows}
     assert "host_us" in rows["good"] and "error" not in rows["good"]
     assert "host_us" not in rows["bad"] and rows["bad"]["error"].startswith("wrong result, not timed: gradient at")
@@ -128,13 +131,14 @@ def test_a_wrong_contender_gets_no_speed(wrong, ours):
 
 KERNEL_ROWS = """
 import json
-from bench import contenders, losses
+from bench.harness.contest import Setting
+from bench.suites import contenders, losses
 ours = [c for c in contenders.CONTENDERS if c.ours or c.name == "eager"]
-print(json.dumps(losses.cell("cpu", "float32", 300, ours, quick=True, budget_s=0.01)["rows"]))
+print(json.dumps(losses.measure(Setting("cpu", True, 0.01), "float32 300", ours)["rows"]))
 """
 
 
-def test_a_wrong_kernel_gets_no_speed(tmp_path):
+def test_a_wrong_kernel_is_not_timed(tmp_path):
     """The kernel itself, with a wrong sign in its slope, run by the interpreter: only eager's row has a time."""
     compare.tree(tmp_path / "tree", None)
     file = tmp_path / "tree/fastgan/kernels/criteria.py"
@@ -155,7 +159,7 @@ def test_a_contender_that_raises_says_why_and_stops_nobody():
         raise RuntimeError("no compiler\nlong trace")
 
     contenders = [Contender("raises", "", make), CONTENDERS[1]]
-    rows = losses.cell("cpu", "float32", 8, contenders, quick=True, budget_s=0.01)["rows"]
+    rows = losses.measure(Setting("cpu", True, 0.01), "float32 8", contenders)["rows"]
     assert rows[0] == {"contender": "raises", "error": "RuntimeError: no compiler"}
     assert "host_us" in rows[1]
 
@@ -175,7 +179,7 @@ def test_the_gate_lets_correct_rounding_pass_and_half_a_digit_more_fail(dtype):
 
 def test_a_ratio_is_taken_within_rounds():
     slow, fast = [20.0, 22.0, 200.0, 21.0, 19.0], [10.0, 11.0, 100.0, 10.5, 9.5]
-    found = measure.ratio(slow, fast)
+    found = statistics.ratio(slow, fast)
     assert found["median"] == 2 and found["low"] == found["high"] == 2
 
 
@@ -190,12 +194,12 @@ def test_promises_are_judged_by_the_numbers():
         return {"dtype": dtype, "n": n, "rows": rows}
 
     good = [cell(128, 2.1, 1.2), cell(2**18, 2.6, 1.9), cell(2**22, 2.5, 1.9)]
-    assert {verdict for *_, verdict in promises.losses(_results("cpu", good))} == {"met"}
+    assert {verdict for *_, verdict in losses.promises(_results("cpu", good))} == {"met"}
     slow = [*good[:2], cell(2**22, 2.4, 1.9), cell(16, 2.0, 0.97, "bfloat16")]
-    verdicts = [verdict for *_, verdict in promises.losses(_results("cpu", slow))]
+    verdicts = [verdict for *_, verdict in losses.promises(_results("cpu", slow))]
     assert verdicts == ["met", "met", "not met", "met", "not met", "met"]
-    assert "0.97× at worst (bfloat16, 16)" in promises.table(promises.losses(_results("cpu", slow)))
-    unmeasured = {verdict for *_, verdict in promises.losses(_results("cuda", []))[:-1]}
+    assert "0.97× at worst (bfloat16, 16)" in promises.table(losses.promises(_results("cpu", slow)))
+    unmeasured = {verdict for *_, verdict in losses.promises(_results("cuda", []))[:-1]}
     assert unmeasured == {"not measured"}
 
 
@@ -253,17 +257,17 @@ def test_a_gpu_file_is_reported_with_its_own_columns_and_promises(results, tmp_p
                 row |= {f"{k}_{a}": speedup for k in ("host", "device") for a in ("speedup", "against_compile")}
                 row |= {"share_of_copy": {"median": 0.93, "low": 0.92, "high": 0.94}}
                 row |= {"graph_us": 1.5} if n < 2**20 else {}
-    text = report.markdown(results)
+    text = losses.SUITE.markdown(results)
     assert "driver 1.2.3" in text and "| 128° | drop-in |" in text and "| 2^26 | value_and_grad |" in text
     assert "93% [92%, 94%]" in text and "| 1.50 |" in text
-    verdicts = [verdict for *_, verdict in promises.losses(results)]
+    verdicts = [verdict for *_, verdict in losses.promises(results)]
     assert verdicts.count("met") == len(verdicts) - 3 and verdicts.count("not measured") == 3  # no bfloat16 here
-    report.picture(results, tmp_path / "losses.png")
+    losses.picture(results, tmp_path / "losses.png")
     assert (tmp_path / "losses.png").stat().st_size > 10_000
 
 
 def test_options_are_handed_on_but_for_those_named():
-    from bench.passes import inherited
+    from bench.harness.processes import inherited
 
     given = ["--quiet", "--limit", "179.5", "--out", "x", "--no-compile", "--budget=3", "--sizes", "128"]
     assert inherited(given, ("--limit", "--out", "--budget", "--quiet")) == ["--no-compile", "--sizes", "128"]

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from bench import compare
+from bench.harness import statistics
 
 ROWS = ["value_and_grad float32 128", "eager float32 128"]
 
@@ -45,7 +46,7 @@ def test_the_interval_covers_one_for_the_same_code_and_not_for_a_tenth_more():
     random, covered, found = np.random.default_rng(0), 0, 0
     for _ in range(300):
         logs = 0.02 * random.standard_normal(5)  # what pairs of processes differ by on a machine of our own
-        same, slower = compare.interval(logs, 0.99), compare.interval(logs + math.log(1.2), 0.99)
+        same, slower = statistics.of_logs(logs, 0.99), statistics.of_logs(logs + math.log(1.2), 0.99)
         covered += same["low"] <= 1 <= same["high"]
         found += slower["low"] > 1
     assert covered >= 290 and found >= 290
@@ -64,10 +65,12 @@ def test_the_verdict_is_that_of_the_intervals():
 
 
 def test_rows_name_contenders_and_configurations_that_there_are():
-    from bench import contenders, lists
+    from bench.codebases.configurations import BY_NAME
+    from bench.harness.accuracy import DTYPES
+    from bench.suites import contenders
 
     names = {c.name for c in contenders.CONTENDERS}
     for row in compare.rows():
         name, *where = row.split()
         assert name in names
-        assert where[0] in (contenders.DTYPES if len(where) == 2 else {c.name for c in lists.CONFIGURATIONS})
+        assert where[0] in (DTYPES if len(where) == 2 else BY_NAME)

@@ -12,7 +12,8 @@ import pytest
 
 pytest.importorskip("triton")
 
-from bench import compare, gate
+from bench import compare
+from bench.checks import gate
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -81,8 +82,10 @@ def test_planted_work_is_found(name, tmp_path):
 
 def test_counts_depend_neither_on_threads_nor_on_hashes_nor_on_order():
     words = ("2 × 128", "HiFi-GAN's D list, value_and_grad", "12 maps, value_and_grad")
-    code = f"import json\nfrom bench import gate\nprint(json.dumps(gate.operators({words!r})))"
-    reverse = "import bench.gate as g\nof = g.cases\ng.cases = lambda: dict(reversed(list(of().items())))\n" + code
+    code = f"import json\nfrom bench.checks import gate\nprint(json.dumps(gate.operators({words!r})))"
+    reverse = (
+        "import bench.checks.gate as g\nof = g.cases\ng.cases = lambda: dict(reversed(list(of().items())))\n" + code
+    )
     counts = []
     for text, seed, threads in ((code, "0", "1"), (reverse, "7", "2")):
         variables = clean(PYTHONHASHSEED=seed, OMP_NUM_THREADS=threads, KINETO_LOG_LEVEL="99")

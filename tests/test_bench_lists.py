@@ -9,17 +9,24 @@ import pytest
 import torch
 
 from bench import __main__ as command
-from bench import lists, promises, report
-from bench.contenders import DTYPES, LOSS_SCALE
+from bench.codebases import adversarial
+from bench.codebases.configurations import BY_NAME
+from bench.harness import report
+from bench.harness.accuracy import DTYPES, LOSS_SCALE
+from bench.harness.contest import Setting
+from bench.options import configurations
+from bench.suites import lists
 
 NAMES = ["hifigan-d", "spade-d", "dcgan-d"]
-BY_NAME = {c.name: c for c in lists.CONFIGURATIONS}
+QUICK = Setting("cpu", True, 0.01, False)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     out = tmp_path_factory.mktemp("lists")
-    lists.write(lists.run("cpu", NAMES, quick=True, budget_s=0.02, compiled=False, out=out / "lists.json"), out)
+    lists.SUITE.write(
+        lists.SUITE.run("cpu", NAMES, quick=True, budget_s=0.02, compiled=False, out=out / "lists.json"), out
+    )
     return out
 
 
@@ -50,7 +57,7 @@ def test_the_file_has_every_contender_of_every_configuration_asked_for(results):
 
 def test_the_table_has_every_row(folder, results):
     text = (folder / "lists.md").read_text()
-    assert text == lists.markdown(results)
+    assert text == lists.SUITE.markdown(results)
     for cell in results["cells"]:
         for row in cell["rows"]:
             line = next(x for x in text.splitlines() if x.startswith(f"| {cell['title']} | {row['contender']} |"))
@@ -69,7 +76,7 @@ def test_the_table_says_where_fastgan_loses(results):
             if "host_us" in row:
                 slow = (cell["name"], row["contender"]) == ("spade-d", "drop-in")
                 row["host_us"]["median"] = 8.0 if slow else 2.0 if row["contender"] in lists.OURS else 4.0
-    section = lists.markdown(results).split("## Where fastgan is the slower one")[1].split("##")[0]
+    section = lists.SUITE.markdown(results).split("## Where fastgan is the slower one")[1].split("##")[0]
     assert section.strip() == "* SPADE 256 b4, D: drop-in at 0.50× the host speed of eager, 8.00 µs"
 
 
@@ -92,7 +99,7 @@ WRONG = {
 def test_a_wrong_contender_gets_no_time(wrong):
     good = BY_NAME["hifigan-d"]
     bad = dataclasses.replace(good, drop_in=lambda like: WRONG[wrong](good.drop_in(like)))
-    cell = lists.cell("cpu", bad, quick=True, budget_s=0.01, compiled=False)
+    cell = lists.measure(QUICK, bad)
     rows = {row["contender"]: row for row in cell["rows"]}
     assert "host_us" in rows["eager"] and "host_us" in rows["value_and_grad"]
     assert set(rows["drop-in"]) <= {"contender", "error", "first_call_s", "worst_relative_error"}
@@ -105,10 +112,10 @@ def test_a_wrong_value_and_grad_and_a_wrong_eager_get_no_time():
     bad = dataclasses.replace(
         good,
         value_and_grad=lambda real, fake, scale: good.value_and_grad(fake, real, scale),
-        eager=lambda like: [lambda real, fake: 2 * lists._taming_d(real, fake).float()],
+        eager=lambda like: [lambda real, fake: 2 * adversarial.taming_d(real, fake).float()],
         exact=good.eager,
     )
-    rows = lists.cell("cpu", bad, quick=True, budget_s=0.01, compiled=False)["rows"]
+    rows = lists.measure(QUICK, bad)["rows"]
     errors = {row["contender"]: row.get("error", "") for row in rows}
     assert errors["eager"].startswith("wrong result") and errors["value_and_grad"].startswith("wrong result")
     timed = [row for row in rows if "host_us" in row]
@@ -123,7 +130,7 @@ def test_every_contender_passes_the_gate_at_full_size(name):
     scale = torch.tensor(LOSS_SCALE) if half else None
     expected = lists.exact(c, batch, LOSS_SCALE if half else 1.0)
     assert {x.dtype for x in batch.tensors} == {DTYPES[c.dtype]}
-    for contender, make in lists._steps(c, batch.tensors[0], scale).items():
+    for contender, make in lists.steps(c, batch.tensors[0], scale).items():
         if contender != lists.COMPILE:
             wrong, _ = lists.why_wrong(make()(batch), batch, expected, contender in lists.OURS)
             assert wrong is None, contender
@@ -138,21 +145,21 @@ def test_shapes_are_those_of_the_codebases():
 
 
 def test_a_run_stops_at_its_limit_and_says_what_it_left_out(tmp_path):
-    results = lists.run("cpu", ["vqgan-d"], limit_s=1e-9, out=tmp_path / "lists.json")
+    results = lists.SUITE.run("cpu", ["vqgan-d"], limit_s=1e-9, out=tmp_path / "lists.json")
     assert not results["cells"] and results["skipped"][0]["name"] == "vqgan-d"
-    assert "Not measured: vqgan-d: the run's limit of 1e-09 s was reached." in lists.markdown(results)
+    assert "Not measured: vqgan-d: the run's limit of 1e-09 s was reached." in lists.SUITE.markdown(results)
     assert json.loads((tmp_path / "lists.json").read_text()) == results
 
 
-def test_the_command_knows_the_configurations(capsys):
-    assert sorted(command.configurations()) == sorted(BY_NAME)
+def test_the_command_knows_the_configurations(capsys, monkeypatch):
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    assert sorted(configurations()) == sorted(BY_NAME)
     assert set(lists.QUICK) <= set(BY_NAME)
-    with pytest.raises(SystemExit) as stopped:
-        command.main(["lists", "--only", "hifigan-d,stylegan9"])
+    status = command.main(["lists", "--only", "hifigan-d,stylegan9"])
     said = capsys.readouterr().err
-    assert stopped.value.code == 2 and said.count("\n") == 1 and "'stylegan9'" in said
+    assert status == 2 and said.count("\n") == 1 and "'stylegan9'" in said
     with pytest.raises(ValueError, match="stylegan9"):
-        lists.run("cpu", ["stylegan9"])
+        lists.SUITE.run("cpu", ["stylegan9"])
 
 
 def _judged(kind, **rows):
@@ -160,7 +167,7 @@ def _judged(kind, **rows):
         {"name": name.replace("_", "-"), "rows": [{"contender": "drop-in", "host_us": {}} | row]}
         for name, row in rows.items()
     ]
-    return [verdict for *_, verdict in promises.lists({"device_type": kind, "cells": cells})]
+    return [verdict for *_, verdict in lists.promises({"device_type": kind, "cells": cells})]
 
 
 def test_promises_are_judged_by_the_numbers():
@@ -188,7 +195,7 @@ def test_a_gpu_file_has_its_own_columns(results, tmp_path):
                 row[f"{kind}_us"] = {"median": 3.0, "q1": 2, "q3": 4, "low": 2.5, "high": 3.5}
                 for column in ("speedup", "against_compile"):
                     row[f"{kind}_{column}"] = {"median": 7.0, "low": 6.9, "high": 7.1}
-    text = lists.markdown(results)
+    text = lists.SUITE.markdown(results)
     rows = [x.split("|") for x in text.split("## Times")[1].split("## Where")[0].splitlines() if x.startswith("|")]
     assert len({len(row) for row in rows}) == 1 and " waits " in rows[0] and rows[2].count(" 7.00× [6.90, 7.10] ") == 4
     assert " 77 " in rows[2] and "driver 1.2.3" in text

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 import fastgan
-from bench import mmd
-from bench import promises as judged
+from bench.harness import promises as judged
+from bench.harness.contest import Setting
+from bench.suites import mmd
 
 NAMES = ["256 x 2", "256 x 64"]
 
@@ -17,7 +18,7 @@ NAMES = ["256 x 2", "256 x 64"]
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     out = tmp_path_factory.mktemp("mmd")
-    mmd.write(mmd.run("cpu", NAMES, quick=True, budget_s=0.02, compiled=False, out=out / "mmd.json"), out)
+    mmd.SUITE.write(mmd.SUITE.run("cpu", NAMES, quick=True, budget_s=0.02, compiled=False, out=out / "mmd.json"), out)
     return out
 
 
@@ -29,7 +30,7 @@ def results(folder):
 def test_the_file_and_the_table_have_every_row(folder, results):
     assert results["suite"] == "mmd" and [cell["name"] for cell in results["cells"]] == NAMES
     text = (folder / "mmd.md").read_text()
-    assert text == mmd.markdown(results) and (folder / "mmd.png").stat().st_size > 10_000
+    assert text == mmd.SUITE.markdown(results) and (folder / "mmd.png").stat().st_size > 10_000
     for cell in results["cells"]:
         rows = {row["contender"]: row for row in cell["rows"]}
         assert list(rows) == ["eager", "torch.compile", "drop-in", "value_and_grad"]
@@ -53,14 +54,14 @@ WRONG = {
 
 @pytest.mark.parametrize("wrong", WRONG)
 def test_a_wrong_contender_gets_no_time(monkeypatch, wrong):
-    good = mmd._direct
+    good = mmd.direct
 
     def bad(d, precision="fp32"):
         step = good(d, precision)
         return lambda fake, real: WRONG[wrong](*step(fake, real))
 
-    monkeypatch.setattr(mmd, "_direct", bad)
-    rows = {row["contender"]: row for row in mmd.cell("cpu", 100, 2, True, 0.01, compiled=False)["rows"]}
+    monkeypatch.setattr(mmd, "direct", bad)
+    rows = {row["contender"]: row for row in mmd.measure(Setting("cpu", True, 0.01, False), "256 x 2")["rows"]}
     assert "host_us" in rows["eager"] and "host_us" in rows["drop-in"]
     assert (
         rows["value_and_grad"]["error"].startswith("wrong result, not timed: ")
@@ -100,7 +101,7 @@ def test_a_gpu_file_has_its_own_columns(results, tmp_path):
                 row[f"{kind}_us"] = {"median": 3.0, "q1": 2, "q3": 4, "low": 2.5, "high": 3.5}
                 for column in ("speedup", "against_compile"):
                     row[f"{kind}_{column}"] = {"median": 7.0, "low": 6.9, "high": 7.1}
-    text = mmd.markdown(results)
+    text = mmd.SUITE.markdown(results)
     rows = [x.split("|") for x in text.splitlines() if x.startswith(("| points", "| 256"))]
     assert len({len(row) for row in rows}) == 1 and " 25% tf32 " in rows[1] and "tf32: 400.0 Tflop/s" in text
     mmd.picture(results, tmp_path / "mmd.png")
@@ -123,7 +124,7 @@ def test_the_exact_gradient_is_that_of_autograd():
 
 
 def test_a_run_stops_at_its_limit_and_an_unknown_cell_is_named(tmp_path):
-    results = mmd.run("cpu", ["256 x 2"], limit_s=1e-9, out=tmp_path / "mmd.json")
-    assert not results["cells"] and "Not measured: 256 x 2" in mmd.markdown(results)
+    results = mmd.SUITE.run("cpu", ["256 x 2"], limit_s=1e-9, out=tmp_path / "mmd.json")
+    assert not results["cells"] and "Not measured: 256 x 2" in mmd.SUITE.markdown(results)
     with pytest.raises(ValueError, match="cell '7 x 7'"):
-        mmd.run("cpu", ["7 x 7"])
+        mmd.SUITE.run("cpu", ["7 x 7"])

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import math
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from bench import __main__ as command
-from bench import environment, growth, html, measure, passes, readme, suites, timeline
+from bench import readme, suites
+from bench.harness import environment, processes, statistics
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -43,7 +43,7 @@ def test_the_tables_beside_the_files_say_what_the_files_say():
     assert files
     for file in files:
         results = json.loads(file.read_text())
-        assert file.with_suffix(".md").read_text() == suites.module(file.stem).markdown(results), file.name
+        assert file.with_suffix(".md").read_text() == suites.suite(file.stem).markdown(results), file.name
 
 
 def test_a_number_that_differs_is_found_and_put_right(tmp_path, capsys):
@@ -74,69 +74,24 @@ def test_rows_where_fastgan_loses_are_in_readme():
             assert all(f"| {title} |" in table for title in losing)
 
 
-class Page(HTMLParser):
-    """Tags that a browser would close, and every address that it would load."""
-
-    def __init__(self):
-        super().__init__()
-        self.tags, self.open, self.addresses, self.ids = [], [], [], []
-
-    def handle_starttag(self, tag, attributes):
-        self.tags.append(tag)
-        for name, value in attributes:
-            if name in ("src", "href", "xlink:href", "data", "action"):
-                self.addresses.append(value)
-            if name == "id":
-                self.ids.append(value)
-
-
-def test_the_page_needs_no_other_file(tmp_path, monkeypatch):
-    folder = tmp_path / "results" / "a-machine"
-    for file in readme.files()[:2]:
-        environment.write_json(folder / file.name, json.loads(file.read_text()))
-    step = {"name": "a step", "batch": 4, "lanes": {"host": [["loss", 0.0, 5.0], ["other", 5.0, 15.0]]}, "rows": []}
-    header = json.loads((folder / "losses.json").read_text())["environment"]
-    results = {"suite": "timeline", "environment": header, "device_type": "cpu", "quick": False}
-    results |= {"contenders": {}, "cells": [step], "skipped": []}
-    environment.write_json(folder / "timeline.json", results)
-    monkeypatch.setattr(environment, "RESULTS", tmp_path / "results")
-    monkeypatch.setattr(environment, "ROOT", tmp_path)
-    timeline.write(results, folder)
-    text = html.page()
-    page = Page()
-    page.feed(text)
-    assert page.addresses and all(a.startswith(("data:image/png;base64,", "#")) for a in page.addresses)
-    assert page.tags.count("svg") == len(html.DRAWN) and page.tags.count("img") == 1 and "@import" not in text
-    assert len(page.ids) == len(set(page.ids))
-    for title in ("Speed", "Cost as the work grows", "Roofline", "Launches", "One training step"):
-        assert f"<h3>{title}</h3>" in text
-    assert "25.00%" in text  # the loss in the step
-
-
-def test_markdown_of_the_tables_becomes_html():
-    text = html.as_html("before `x`\n\n| a | b |\n|---|---|\n| **1** | <2> |\n\nafter")
-    assert text.splitlines()[0] == "<p>before <code>x</code></p>" and text.endswith("<p>after</p>")
-    assert "<tr><th>a</th><th>b</th></tr><tr><td><b>1</b></td><td>&lt;2&gt;</td></tr>" in text
-
-
 def test_a_fit_finds_the_floor_and_the_cost_that_made_the_times():
     n = [1, 16, 256, 2**12, 2**16, 2**20, 2**24]
-    found = growth.fit(n, [20 + x * 0.003 for x in n])
+    found = statistics.fit(n, [20 + x * 0.003 for x in n])
     assert found["floor_us"] == pytest.approx(20, rel=1e-9) and found["ns_a_logit"] == pytest.approx(3, rel=1e-9)
     assert found["even_at"] == pytest.approx(20 / 0.003) and found["worst"] < 1e-9 and 0.9 < found["slope"] <= 1
     noise = np.random.default_rng(0).normal(1, 0.02, len(n))
-    found = growth.fit(n, (20 + np.array(n) * 0.003) * noise)
+    found = statistics.fit(n, (20 + np.array(n) * 0.003) * noise)
     assert found["floor_us"] == pytest.approx(20, rel=0.05) and found["ns_a_logit"] == pytest.approx(3, rel=0.05)
-    flat = growth.fit([1, 2, 3, 4], [5.0, 5.0, 5.0, 4.9])
+    flat = statistics.fit([1, 2, 3, 4], [5.0, 5.0, 5.0, 4.9])
     assert flat["ns_a_logit"] == 0 and flat["floor_us"] == pytest.approx(5, rel=0.02) and flat["slope"] is None
-    steep = growth.fit([1000, 2000, 3000, 4000], [1.0, 2.1, 3.3, 4.6])
+    steep = statistics.fit([1000, 2000, 3000, 4000], [1.0, 2.1, 3.3, 4.6])
     assert steep["floor_us"] == 0 and steep["ns_a_logit"] == pytest.approx(1.1, rel=0.1)
-    assert growth.fit([1, 2, 3], [1, 2, 3]) is None
+    assert statistics.fit([1, 2, 3], [1, 2, 3]) is None
 
 
 @pytest.mark.parametrize(("freedom", "expected"), [(1, 12.706), (2, 4.303), (4, 2.776), (30, 2.042)])
 def test_students_t_is_that_of_the_tables(freedom, expected):
-    assert measure.student(0.95, freedom) == pytest.approx(expected, rel=5e-4)
+    assert statistics.student(0.95, freedom) == pytest.approx(expected, rel=5e-4)
 
 
 def test_the_interval_over_processes_covers_what_another_run_finds():
@@ -144,11 +99,11 @@ def test_the_interval_over_processes_covers_what_another_run_finds():
     random, covered = np.random.default_rng(1), 0
     for _ in range(400):
         parts = [interval(100 * math.exp(0.05 * random.normal()), half=0.001, rounds=9) for _ in range(5)]
-        merged = passes.across(parts)
+        merged = statistics.across(parts)
         covered += merged["low"] <= 100 <= merged["high"]
     assert 0.92 <= covered / 400 <= 0.98
     assert merged["rounds"] == 45 and merged["processes"] == 5
-    alike = passes.across([interval(100, half=0.01, rounds=9)] * 4)
+    alike = statistics.across([interval(100, half=0.01, rounds=9)] * 4)
     assert alike["median"] == pytest.approx(100) and alike["high"] == pytest.approx(100.5, rel=1e-3)  # of the rounds
 
 
@@ -160,13 +115,13 @@ def test_processes_are_merged_row_by_row_and_an_error_in_one_is_an_error():
     def row(us, **more):
         return {"contender": "eager", "host_us": interval(us, rounds=3), "launches": 3, "peak_bytes": us} | more
 
-    merged = passes.merge([results(row(100)), results(row(121))])
+    merged = processes.merge([results(row(100)), results(row(121))])
     (cell,) = merged["cells"]
     assert merged["processes"] == 2 and cell["rows"][0]["host_us"]["median"] == pytest.approx(110)
     assert cell["rows"][0]["launches"] == 3 and cell["rows"][0]["peak_bytes"] == 121
     wrong = {"contender": "eager", "error": "wrong result, not timed: gradient"}
-    assert passes.merge([results(row(100)), results(wrong)])["cells"][0]["rows"] == [wrong]
-    only_first = passes.merge([results(row(100)), results(row(90), name="b")])
+    assert processes.merge([results(row(100)), results(wrong)])["cells"][0]["rows"] == [wrong]
+    only_first = processes.merge([results(row(100)), results(row(90), name="b")])
     assert only_first["cells"][0]["rows"][0]["host_us"]["processes"] == 1
 
 
@@ -186,7 +141,7 @@ def test_two_runs_agree_within_their_intervals_or_it_is_said_that_they_do_not(tm
 
 
 def test_most_by_chance_is_the_binomials():
-    assert [passes.most_by_chance(n) for n in (1, 20, 100)] == [1, 4, 11]  # P(more) < 1 %
+    assert [statistics.most_by_chance(n) for n in (1, 20, 100)] == [1, 4, 11]  # P(more) < 1 %
 
 
 def test_results_of_another_machine_are_unpacked_and_drawn(tmp_path, monkeypatch, capsys):
@@ -219,12 +174,12 @@ def test_results_of_another_machine_are_unpacked_and_drawn(tmp_path, monkeypatch
     assert text.index("fast") < text.index("slow")
 
 
-def test_every_suite_has_the_same_interface():
-    import inspect
+def test_the_harness_knows_neither_fastgan_nor_the_rooms_above():
+    above = re.compile(r"^\s*(import|from) (fastgan|kernels|bench\.(?!harness\b)|bench import (?!harness\b))", re.M)
+    for file in (ROOT / "bench/harness").glob("*.py"):
+        assert not above.search(file.read_text()), file.name
 
-    for name in suites.there():
-        module = suites.module(name)
-        names = list(inspect.signature(module.run).parameters)[:8]
-        assert names == ["device", "only", "quick", "budget_s", "limit_s", "compiled", "commit", "out"], name
-        assert all(callable(getattr(module, function)) for function in ("write", "markdown", "promises"))
+
+def test_every_suite_is_there_under_its_name():
+    assert all(suites.suite(name).name == name for name in suites.SUITES)
     assert sum(share for share, *_ in suites.SUITES.values()) == pytest.approx(1)

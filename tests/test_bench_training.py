@@ -1,17 +1,19 @@
 """`python -m bench training`: it runs, a wrong contender gets no time, and table and picture come from the file."""
 
 import copy
+import dataclasses
 import json
 import math
 
 import pytest
 import torch
 
-from bench import training
-from bench.training import ALTERNATING, CAREFUL, CONTENDERS, EXAMPLE, MINIMAX, ONE_STAGE, Cell, why_wrong
+from bench.harness.contest import Setting
+from bench.suites import training
+from bench.suites.training import ALTERNATING, CAREFUL, CONTENDERS, EXAMPLE, MINIMAX, ONE_STAGE, Cell, why_wrong
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-CELLS = [Cell("small", 16, 8, 4), Cell("small-plain", 16, 8, 4, False)]
+SMALL = {c.name: c for c in (Cell("small", 16, 8, 4), Cell("small-plain", 16, 8, 4, False))}
 
 
 @pytest.fixture(scope="module")
@@ -19,8 +21,15 @@ def results(tmp_path_factory):
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     out = tmp_path_factory.mktemp("bench") / "training.json"
-    options = dict(quick=True, budget_s=0.3, compiled=False, curve_steps=3, configurations=CELLS)
-    found = training.run("cpu", [c.name for c in CELLS], out=out, **options)
+
+    def measure(setting, name):
+        if name in SMALL:
+            return training.cell(setting, SMALL[name])
+        setting.results["curves"] = training.curves("cpu", False, 3)
+        return None
+
+    suite = dataclasses.replace(training.SUITE, names=lambda *_: [*SMALL, training.CURVES], known=None, measure=measure)
+    found = suite.run("cpu", quick=True, budget_s=0.3, compiled=False, out=out)
     torch.set_num_threads(threads)
     assert json.loads(out.read_text()) == json.loads(json.dumps(found))
     return found
@@ -64,7 +73,7 @@ def test_a_wrong_contender_gets_no_time(monkeypatch):
         }
 
     monkeypatch.setattr(training, "loops", bad)
-    rows = {row["contender"]: row for row in training.measured("cpu", CELLS[0], True, 0.1, False)["rows"]}
+    rows = {row["contender"]: row for row in training.cell(Setting("cpu", True, 0.1, False), SMALL["small"])["rows"]}
     assert rows[ALTERNATING]["error"].startswith("wrong result, not timed: loss of D in step 1")
     assert "cannot run here" in rows[CAREFUL]["error"]
     assert "step_us" not in rows[ALTERNATING] and "step_us" in rows[EXAMPLE]
@@ -72,7 +81,7 @@ def test_a_wrong_contender_gets_no_time(monkeypatch):
 
 def test_tables_picture_and_promises(results, tmp_path):
     pytest.importorskip("matplotlib")
-    written = training.write(results, tmp_path)
+    written = training.SUITE.write(results, tmp_path)
     assert [path.name for path in written] == ["training.md", "training.png"]
     text = written[0].read_text()
     assert all(f"**{name}**" in text for name in CONTENDERS)
@@ -90,7 +99,7 @@ def test_tables_picture_and_promises(results, tmp_path):
 
 def test_unknown_cells_are_named():
     with pytest.raises(ValueError, match="configuration 'huge': expected one of 64px-b16, 64px-b16-plain"):
-        training.run("cpu", ["huge"])
+        training.SUITE.run("cpu", ["huge"])
 
 
 def test_sliced_distance():

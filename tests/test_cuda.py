@@ -7,8 +7,8 @@ import torch
 from oracle import assert_close, assert_loss, term
 
 import fastgan
-from bench.graph_nodes import kernel_nodes
-from bench.measure import Cuda
+from bench.harness.clock import Cuda
+from bench.harness.graph_nodes import kernel_nodes
 from fastgan import kernels
 from fastgan.operators.dispatch import backend_for
 

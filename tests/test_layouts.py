@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fastgan
-from bench.machine_code import HIFIGAN_MAPS
+from bench.checks.machine_code import HIFIGAN_MAPS
 from fastgan.kernels.reduction import programs_of
 
 adversarial = importlib.import_module("fastgan.kernels.adversarial")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import subprocess
@@ -12,31 +13,38 @@ import pytest
 
 pytest.importorskip("triton")
 
+from bench.checks import machine_code
+from bench.checks.launches import TARGETS
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(scope="module")
-def rows(tmp_path_factory):
+def document(tmp_path_factory):
     """Every build, as `python -m bench machine-code` measures it; not under the interpreter, which compiles nothing."""
     file = tmp_path_factory.mktemp("machine_code") / "machine_code.json"
     variables = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     command = [sys.executable, "-m", "bench", "machine-code", "--json", str(file)]
     done = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True, timeout=600)
     assert done.returncode in (0, 1) and file.exists(), done.stderr[-2000:]
-    return json.loads(file.read_text())["rows"]
+    return json.loads(file.read_text())
+
+
+@pytest.fixture
+def rows(document):
+    """Those of the adversarial kernel."""
+    return document["rows"]
 
 
 def name(row):
     return f"{row['launch']}, {row['dtype']}, {row['target']}"
 
 
-def test_every_target_dtype_and_path_was_built(rows):
-    from bench.machine_code import CALLS, LEFT_OUT, TARGETS  # imports Triton, compiles nothing
-
-    built = {(row["launch"], row["dtype"], row["target"]) for row in rows}
-    dtypes = ("float32", "bfloat16", "float16", "float64")
-    asked = {(call.name, dtype) for call in CALLS for dtype in dtypes} - {(call, dtype) for dtype, call in LEFT_OUT}
-    assert built == {(*build, target) for build in asked for target in TARGETS}
+def test_every_target_dtype_and_path_was_built(document, rows):
+    found = [*rows, *document["mmd"], *document["signs"]]
+    built = [(row["kernel"], row["launch"], row["dtype"], row["target"]) for row in found]
+    asked = machine_code.builds(list(TARGETS))
+    assert sorted(built) == sorted((call.kernel, call.name, dtype, target) for call, dtype, target in asked)
     assert {row["programs"] == 1 for row in rows} == {True, False}
 
 
@@ -82,8 +90,6 @@ def test_one_program_takes_no_ticket_and_many_take_one_that_orders_memory(rows):
 
 
 def test_a_broken_promise_is_named(rows):
-    from bench.machine_code import broken
-
     row = next(r for r in rows if r["target"] == "sm_90" and r["dtype"] == "bfloat16" and r["programs"] > 1)
     loop = row["tile_loops"][0]
     for change, said in (
@@ -93,33 +99,89 @@ def test_a_broken_promise_is_named(rows):
         ({"tile_loops": [loop | {"instructions_a_logit": 28.5}]}, "28.5 instructions"),
         ({"gradient": True, "tile_loops": [loop | {"stores_128": 0}]}, "stores"),
     ):
-        assert any(said in why for why in broken(row | change)), said
+        assert any(said in why for why in machine_code.Adversarial.broken(row | change)), said
 
 
+@pytest.mark.parametrize("kernel", ["mmd", "signs"])
+def test_mmd_and_signs_keep_every_promise(document, kernel):
+    broken = {name(row): row["broken"] for row in document[kernel] if row["broken"]}
+    assert broken == {} and len(document[kernel]) >= 24
+    for row in document[kernel]:
+        if kernel == "mmd":
+            assert row["instructions"] > 100 and row["products"] == (row["matrix"] > 0), name(row)
+        elif row["target"] != "gfx942" and row["dtype"] in ("float32", "bfloat16") and "pair of" in row["launch"]:
+            assert row["stores" if row["forward"] else "loads"] == [128], "sixteen signs at a time"
+
+
+MMD = {"target": "sm_90", "products": True, "shared": 1, "spills": 9, "spills_in_loops": 0, "matrix": 9}
+MMD |= {"loads_128": 4, "loads_narrow": 0}
+SIGNS = dict(forward=True, dtype="float32", loads=[128] * 8, stores=[128], spills=0, atomics=["atom.gpu.acq_rel.add"])
+
+
+@pytest.mark.parametrize(
+    ("call", "row", "change", "said"),
+    [
+        (machine_code.Mmd, MMD, {"shared": 10**6}, "shared memory"),
+        (machine_code.Mmd, MMD, {"products": False}, "9 spills"),
+        (machine_code.Mmd, MMD, {"spills_in_loops": 2}, "2 spills in loops"),
+        (machine_code.Mmd, MMD, {"loads_narrow": 3}, "3 narrower"),
+        (machine_code.Mmd, MMD, {"matrix": 0}, "matrix units"),
+        (machine_code.Signs, SIGNS, {"spills": 2}, "2 spills"),
+        (machine_code.Signs, SIGNS, {"loads": []}, "no tile loop"),
+        (machine_code.Signs, SIGNS, {"loads": [128, 32]}, "maps: loads"),
+        (machine_code.Signs, SIGNS, {"stores": [8]}, "signs: stores"),
+        (machine_code.Signs, SIGNS, {"atomics": ["atom.gpu.relaxed.add"]}, "atomics"),
+        (machine_code.Signs, SIGNS, {"forward": False, "atomics": [], "stores": [128, 16]}, "maps: stores"),
+        (machine_code.Signs, SIGNS, {"forward": False}, "atomics"),
+    ],
+)
+def test_broken_promises_of_mmd_and_signs_are_named(call, row, change, said):
+    row = {"target": "sm_90"} | row
+    assert list(call.broken(row)) == []
+    assert any(said in why for why in call.broken(row | change))
+
+
+# What a launch of each kernel is asked for: sizes for which Triton might specialise.
 SIDES = [(1, 1), (1, 7), (7, 1), (7, 9), (16, 16), (16, 33), (128, 128), (1024, 1000), (4096, 4096), (4097, 4096)]
 SIDES += [(5, 17, 33), (1, 16, 4096), (1,), (3000,), (16, 16, 16, 16, 16), (1, 1, 300, 9000, 2, 16)]
 SIDES += [(1, 9000), (9000, 1), (2048, 32768), (33000, 33000), (100_000, 99_999), (2**20, 2**20), (2**20 + 1, 16)]
-SPECIALISED = """
-import json, sys
-from bench.machine_code import Call, recorded, specialised
+MAPS = [(1,), (16,), (3000,), (2**20,), (1, 16), (33, 4096), (2**20 + 1, 16), (5, 16, 9000)]
+POINTS = list(itertools.product((1, 16, 4097), (1, 2, 4, 5, 16, 48, 64, 100, 260), (True, False)))
+ASKED = {
+    "adversarial": [
+        machine_code.Adversarial("", sides, value, gradient, not value)  # (1, 7): four terms, of 1, 7, 1 and 7 logits
+        for value, gradient in ((True, True), (True, False), (False, True))
+        for sides in SIDES
+    ],
+    "signs": [machine_code.Signs("", sizes, forward) for sizes in MAPS for forward in (True, False)],
+    "mmd": [machine_code.Mmd("", n, d, value=value, precision="exact" if d <= 4 else "fp32") for n, d, value in POINTS],
+}
+KEYS = """
+import sys
+from tests.test_machine_code import ASKED
+from bench.checks.launches import specialised
 seen = {}
-for name, value, gradient in (("both", True, True), ("value", True, False), ("gradient", False, True)):
-    for sides in json.loads(sys.argv[1]):
-        # both sides of these sizes: (1, 7) is four terms, of 1, 7, 1 and 7 logits
-        launch = recorded(Call(name, tuple(sides), value, gradient, not value), "float32", "sm_90")
-        options, signature, constants, attributes = specialised(launch, "sm_90")
-        binary = repr((signature, constants, attributes, sorted(options.items(), key=lambda item: item[0])))
-        first, sides_first = seen.setdefault(launch.key, (binary, sides))
-        if first != binary:
-            print(f"{name}: {sides_first} and {sides} share a key and need different binaries")
+for call in ASKED[sys.argv[1]]:
+    launch = call.launch("float32", "sm_90")
+    options, signature, constants, attributes = specialised(launch, "sm_90")
+    binary = repr((signature, constants, attributes, sorted(options.items(), key=lambda item: item[0])))
+    first, before = seen.setdefault(launch.key, (binary, call))
+    if first != binary:
+        print(f"{before} and {call} share a key and need different binaries")
 """
 
 
-def test_a_launch_key_settles_the_binary():
+def compiling(code: str, *arguments: str) -> str:
+    """What a process without the interpreter, which compiles nothing, prints."""
+    variables = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    command = [sys.executable, "-c", code, *arguments]
+    done = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+@pytest.mark.parametrize("kernel", ASKED)
+def test_a_launch_key_settles_the_binary(kernel):
     """A binary is launched again for every call with the same key. Triton specialises integers in a tuple (1 becomes
     a constant, multiples of 16 are assumed to be that) whatever `do_not_specialize` says, so this can go wrong."""
-    variables = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
-    command = [sys.executable, "-c", SPECIALISED, json.dumps(SIDES)]
-    done = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout == ""
+    assert compiling(KEYS, kernel) == ""

@@ -133,7 +133,7 @@ def test_launches(kernel_device):
 
 
 def test_nothing_as_large_as_a_map_is_allocated_but_the_gradients(monkeypatch):
-    from bench.measure import Cpu
+    from bench.harness.clock import Cpu
 
     monkeypatch.setattr("fastgan.operators.dispatch.forced_backend", "torch")
     monkeypatch.setattr("fastgan.cpu.blocks.BLOCK", 1 << 12)
@@ -298,7 +298,7 @@ def test_signs_let_the_maps_go(device):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
 def test_memory_of_each_way_to_go_backward(monkeypatch, dtype, save):
     """Beyond the gradients nothing of the size of a map, but a byte an element if signs are saved."""
-    from bench.measure import Cpu
+    from bench.harness.clock import Cpu
 
     monkeypatch.setattr("fastgan.cpu.blocks.BLOCK", 1 << 12)
     monkeypatch.setattr("fastgan.operators.dispatch.forced_backend", "torch")
@@ -390,8 +390,8 @@ def test_bad_input_of_save():
 @pytest.mark.parametrize("save", ["maps", "signs"])
 def test_on_a_gpu_nothing_waits_and_hifigans_maps_take_two_launches(save):
     """At full size, by the allocator; and captured into a graph."""
-    from bench.matching import hifigan_maps
-    from bench.measure import Cuda
+    from bench.codebases.shapes import hifigan_maps
+    from bench.harness.clock import Cuda
 
     shapes = [shape for maps in hifigan_maps(16, 8192) for shape in maps]
     fake, real = ([torch.randn(shape, device="cuda") for shape in shapes] for _ in range(2))
@@ -430,19 +430,20 @@ LISTS = ("hifigan", "hifigan-attached", "bigvgan-v2", "dac", "encodec", "vits", 
 def test_lists_of_real_codebases(monkeypatch, name, save):
     """All maps of HiFi-GAN, BigVGAN-v2, DAC, EnCodec, VITS, pix2pixHD and SPADE, with a sixteenth of their channels,
     against float64; the counts at full size are those of dropin.md, section 3."""
-    from bench import matching
+    from bench.codebases.matching import BY_NAME
+    from bench.suites import matching
 
     monkeypatch.setattr("fastgan.operators.dispatch.forced_backend", "torch")
-    configuration = next(c for c in matching.CONFIGURATIONS if c.name == name)
+    configuration = BY_NAME[name]
     batch = matching.draw(configuration, "cpu", True, torch.Generator().manual_seed(0))
-    weights = matching._weights(configuration, batch)
+    weights = matching.weights_of(configuration, batch)
     loss = fastgan.feature_matching_loss(batch.fake, batch.real, **configuration.options, save=save)
     grads = torch.autograd.grad(loss, batch.leaves)
     assert matching.why_wrong((loss, grads), batch, weights, 1.0, ours=True)[0] is None
 
 
 def test_the_lists_are_as_long_as_their_codebases():
-    from bench.matching import CONFIGURATIONS
+    from bench.codebases.matching import CONFIGURATIONS
 
     counted = {}
     for c in CONFIGURATIONS:

@@ -445,7 +445,7 @@ def test_samples_of_many_rows_share_the_programs(kernel_device, monkeypatch):
 
 
 def test_memory_is_linear(closed_form):
-    from bench.measure import Cpu
+    from bench.harness.clock import Cpu
 
     x, y = samples(4000, 3900, 8)
     x.requires_grad_()
@@ -459,7 +459,7 @@ def test_memory_is_linear(closed_form):
 @pytest.mark.slow
 def test_32768_points_in_megabytes(closed_form):
     """One matrix of these pairs takes 4 GiB; eager holds several."""
-    from bench.measure import Cpu
+    from bench.harness.clock import Cpu
 
     for d in (2, 64):
         x, y = samples(2**15, 2**15, d)
@@ -628,7 +628,7 @@ def test_gpu_against_float64(shape, dtype, precision):
 @pytest.mark.gpu
 @pytest.mark.parametrize("shape", GPU_SIZES, ids=str)
 def test_gpu_launches_no_wait_and_same_bits(shape):
-    from bench.graph_nodes import kernel_nodes
+    from bench.harness.graph_nodes import kernel_nodes
 
     x, y = on_gpu(*shape)
     want = fastgan.mmd_value_and_grad(x, y)
@@ -674,7 +674,7 @@ def test_gpu_capture_replay_and_streams(shape):
 @pytest.mark.gpu
 def test_gpu_memory_of_65536_points():
     """One matrix of these pairs takes 16 GiB."""
-    from bench.measure import Cuda
+    from bench.harness.clock import Cuda
 
     x, y = on_gpu(2**16, 2**16, 64)
     fastgan.mmd_value_and_grad(x[:1000], y[:1000], 8.0)

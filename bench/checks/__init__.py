@@ -1,0 +1,1 @@
+"""Checks that pass or fail: counts against a baseline, machine code, versions, what only a GPU can show."""

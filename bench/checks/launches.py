@@ -1,0 +1,104 @@
+"""What fastgan's launchers would launch on a GPU that is not here, and the binary that Triton makes of it.
+
+A launcher is called as a training step calls it, with `launch` replaced by a recorder, so that the arguments, block
+sizes and warps are those it would really launch with. `recorded` is the only place of bench that looks into
+`fastgan.kernels`' launchers, but for `tune`, which replaces their plans.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from unittest import mock
+
+import torch
+import triton
+from triton._utils import find_paths_if, get_iterable_path
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource, make_backend
+from triton.runtime.jit import create_function_from_signature
+
+TARGETS = {
+    "sm_80": GPUTarget("cuda", 80, 32),
+    "sm_90": GPUTarget("cuda", 90, 32),
+    "sm_100": GPUTarget("cuda", 100, 32),
+    "gfx942": GPUTarget("hip", "gfx942", 64),
+}
+MULTIPROCESSORS = {"sm_80": 108, "sm_90": 132, "sm_100": 148, "gfx942": 304}
+
+
+@dataclass(frozen=True)
+class Launch:
+    """A kernel with the arguments and options that the launcher gave it. key: what the launcher thinks the binary
+    depends on."""
+
+    kernel: object
+    grid: tuple
+    arguments: tuple
+    options: dict
+    key: tuple
+
+
+class Broken(Exception):
+    """The machine code could not be made or read."""
+
+
+class Recorder:
+    """Stands in for a kernel: keeps what it would have been launched with."""
+
+    def __init__(self):
+        self.launches = []
+
+    def __getitem__(self, grid: tuple):
+        return lambda *arguments, **options: self.launches.append((grid, arguments, options))
+
+
+def recorded(module: str, call: Callable, target: str) -> Launch:
+    """The one launch of `call(fastgan.kernels.<module>)` on such a GPU."""
+    kernels = importlib.import_module(f"fastgan.kernels.{module}")
+    launching = importlib.import_module("fastgan.kernels.launch")
+    real_launch, found = kernels.launch, []
+
+    def launch(kernel, programs, device, *rest, **named):
+        recorder = Recorder()
+        real_launch(recorder, programs, torch.device("cuda", 0), *rest, **named)
+        key = (*named["key"], *[x.data_ptr() % 16 == 0 for x in named["given"]])
+        found.extend(Launch(kernel, *launched, key) for launched in recorder.launches)
+
+    with (
+        mock.patch.object(kernels, "launch", launch),
+        mock.patch.object(kernels, "processors", lambda _: MULTIPROCESSORS[target]),
+        mock.patch.object(launching, "_compiled", {}),
+        mock.patch.object(torch.version, "hip", "any" if TARGETS[target].backend == "hip" else None),
+        mock.patch("torch.cuda.current_device", lambda: 0),
+    ):
+        call(kernels)
+    if len(found) != 1:
+        raise Broken(f"{len(found)} launches, expected 1")
+    return found[0]
+
+
+def specialised(launch: Launch, target: str) -> tuple[dict, dict, dict, dict]:
+    """(options, signature, constants, attributes) that Triton's just-in-time compiler makes of the arguments."""
+    backend = make_backend(TARGETS[target])
+    options = dict(launch.options)
+    if TARGETS[target].backend == "hip":
+        options.pop("maxnreg", None)
+    bind = create_function_from_signature(launch.kernel.signature, launch.kernel.params, backend)
+    bound, specialisation, _ = bind(*launch.arguments, **options)
+    kinds = [kind for kind, _ in specialisation]
+    keys = [None if kind == "constexpr" else key for kind, key in specialisation]
+    values = list(bound.values())
+    signature = dict(zip(launch.kernel.arg_names, kinds))
+    constants = {at: get_iterable_path(values, at) for at in find_paths_if(kinds, lambda _, kind: kind == "constexpr")}
+    found = find_paths_if(keys, lambda _, key: isinstance(key, str))
+    attributes = {at: backend.parse_attr(get_iterable_path(keys, at)) for at in found}
+    return backend.parse_options(options).__dict__, signature, constants, attributes
+
+
+def compiled(launch: Launch, target: str):
+    """The binary that this launch would run."""
+    options, signature, constants, attributes = specialised(launch, target)
+    source = ASTSource(fn=launch.kernel, signature=signature, constexprs=constants, attrs=attributes)
+    return triton.compile(source, target=TARGETS[target], options=options)

@@ -1,0 +1,216 @@
+"""`python -m bench versions`: does fastgan run on the versions of torch and triton that people have?
+
+For each pair, an environment of its own: a selection of the CPU tests, and every launch of every kernel compiled ahead
+of time for sm_80, sm_90 and sm_100, its promises read from the machine code. No GPU is needed. The results file is
+written anew as each pair ends, so that a stopped run keeps the pairs before.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import json
+import multiprocessing
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from xml.etree import ElementTree
+
+from bench.harness import environment, report
+
+RESULTS = environment.RESULTS / "versions.json"
+TARGETS = ("sm_80", "sm_90", "sm_100")
+DTYPES = ("float32", "bfloat16")  # of each launch
+
+
+@dataclass(frozen=True)
+class Pair:
+    """What pip is asked for, and the Python that has it."""
+
+    name: str
+    python: str
+    requirements: tuple[str, ...]
+
+
+PAIRS = (
+    Pair("lowest", "3.10", ("torch==2.7.1", "triton==3.3.1")),
+    Pair("image", "3.12", ("torch==2.11.0", "triton==3.6.0", "numpy==2.5.2")),
+    Pair("newest", "3.12", ("torch",)),
+)
+TESTED_WITH = ("accelerate", "hypothesis", "lightning-fabric", "matplotlib", "pillow", "pytest", "pytest-benchmark")
+TESTED_WITH += ("pytest-xdist", "scikit-learn", "scipy", "setuptools", "tensorboard", "torchmetrics", "tqdm")
+TESTS = (  # what depends on torch or triton, of a few minutes together
+    *("accuracy", "autograd", "bad_input", "gradients", "import", "launcher", "layouts", "matching", "mmd"),
+    *("objectives", "operators", "penalties", "step"),
+)
+VERSIONS = """
+import json, platform, numpy, torch, triton
+print(json.dumps({"torch": torch.__version__.split("+")[0], "triton": triton.__version__, "numpy": numpy.__version__,
+                  "python": platform.python_version()}))
+"""
+
+
+class NotRun(Exception):
+    """An environment could not be made or used."""
+
+
+def made(pair: Pair, folder: Path) -> Path:
+    """The Python of a new environment with this pair."""
+    python = shutil.which(f"python{pair.python}") or sys.executable
+    _call([python, "-m", "venv", str(folder)])
+    python = folder / "bin" / "python"
+    _call([str(python), "-m", "pip", "install", "-q", "--no-cache-dir", *pair.requirements, *TESTED_WITH])
+    return python
+
+
+def _call(command: Sequence[str], timeout: float = 3600, environ: dict | None = None) -> str:
+    options = dict(cwd=environment.ROOT, env=environ, capture_output=True, text=True)
+    try:
+        done = subprocess.run(command, **options, timeout=timeout)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise NotRun(f"{Path(command[0]).name}: {error}") from error
+    if done.returncode:
+        last = (done.stderr.strip() or done.stdout.strip() or "nothing was said").splitlines()[-1]
+        raise NotRun(f"{Path(command[0]).name} {' '.join(command[1:4])}: exit code {done.returncode}: {last}")
+    return done.stdout
+
+
+def tried(python: Path, tests: Sequence[str], targets: Sequence[str], jobs: int, minutes: float) -> dict:
+    """One row of the results: what this Python has, and what fastgan does there."""
+    begin = time.perf_counter()
+    clean = {k: v for k, v in os.environ.items() if k not in ("TRITON_INTERPRET", "FASTGAN_BACKEND")}
+    row = json.loads(_call([str(python), "-c", VERSIONS], environ=clean))
+    row["tests"] = _tests(python, tests, jobs, minutes, clean)
+    row["builds"] = _builds(python, targets, jobs, minutes, clean)
+    return row | {"seconds": round(time.perf_counter() - begin)}
+
+
+def _tests(python: Path, tests: Sequence[str], jobs: int, minutes: float, environ: dict) -> dict:
+    files = [f"tests/test_{name}.py" for name in tests]
+    with tempfile.TemporaryDirectory() as folder:
+        xml = Path(folder) / "report.xml"
+        command = [str(python), "-m", "pytest", "-p", "no:cacheprovider", "-n", str(jobs), "--dist", "loadgroup"]
+        try:
+            options = dict(cwd=environment.ROOT, env=environ, capture_output=True, text=True)
+            done = subprocess.run([*command, f"--junitxml={xml}", *files], **options, timeout=60 * minutes)
+        except subprocess.TimeoutExpired:
+            return {"files": list(tests), "error": f"stopped after {minutes:g} minutes"}
+        if not xml.exists():
+            return {"files": list(tests), "error": (done.stderr or done.stdout).strip().splitlines()[-1]}
+        return {"files": list(tests)} | outcomes(xml.read_text(encoding="utf-8"))
+
+
+def outcomes(junit: str) -> dict:
+    """{"passed": n, "skipped": {reason: n}, "failed": {test: why}} of a JUnit report."""
+    passed, skipped, failed = 0, {}, {}
+    for case in ElementTree.fromstring(junit).iter("testcase"):
+        wrong = [node for node in case if node.tag in ("failure", "error")]
+        left_out = case.find("skipped")
+        if wrong:
+            lines = (wrong[0].get("message") or "").strip().splitlines() or [""]
+            failed[f"{case.get('classname')}::{case.get('name')}"] = lines[0][:200]
+        elif left_out is not None:
+            reason = left_out.get("message") or ""
+            skipped[reason] = skipped.get(reason, 0) + 1
+        else:
+            passed += 1
+    return {"passed": passed, "skipped": skipped, "failed": failed}
+
+
+def _builds(python: Path, targets: Sequence[str], jobs: int, minutes: float, environ: dict) -> dict:
+    code = (
+        "import sys; from bench.checks.versions import print_builds as f; f(sys.argv[1].split(','), int(sys.argv[2]))"
+    )
+    try:
+        lines = _call([str(python), "-c", code, ",".join(targets), str(jobs)], 60 * minutes, environ).splitlines()
+    except NotRun as error:
+        return {"error": str(error)}
+    rows = [json.loads(line) for line in lines if line.startswith("{")]
+    failed = {row["build"]: row["error"] for row in rows if "error" in row}
+    broken = {row["build"]: row["broken"] for row in rows if row.get("broken")}
+    return {"targets": list(targets), "made": len(rows) - len(failed), "failed": failed, "broken": broken}
+
+
+def print_builds(targets: Sequence[str], jobs: int) -> None:
+    """A line of JSON for each build, in the environment under test."""
+    with concurrent.futures.ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
+        for row in pool.map(build, work(targets)):
+            print(json.dumps(row), flush=True)
+
+
+def work(targets: Sequence[str]) -> list[tuple]:
+    """(call, dtype, target) of every build."""
+    from bench.checks import machine_code
+
+    return [build for build in machine_code.builds(targets) if build[1] in DTYPES]
+
+
+def build(item: tuple) -> dict:
+    """What is wrong with this build, if anything."""
+    from bench.checks import machine_code
+
+    call, dtype, target = item
+    row = {"build": f"{call.kernel}, {call.name}, {dtype}, {target}"}
+    try:
+        return row | {"broken": machine_code.measure(*item)["broken"]}
+    except Exception as error:  # whatever the compiler raises: the next build may pass
+        return row | {"error": f"{type(error).__name__}: {error}"[-300:]}
+
+
+def run(args) -> int:
+    """The command: new environments, or the given ones."""
+    names = [pair.name for pair in PAIRS]
+    if unknown := [name for name in args.only or () if name not in names]:
+        raise ValueError(f"versions: pair {unknown[0]!r}: expected one of {', '.join(names)}")
+    header = environment.describe("cpu")
+    header = {key: header[key] for key in ("device", "system", "commit", "dirty", "date", "command")}
+    rows = []
+    if (args.only or args.python) and args.out.exists():  # the other pairs stay
+        rows = json.loads(args.out.read_text(encoding="utf-8"))["rows"]
+    jobs = args.jobs or os.cpu_count() or 1
+    complete = True
+    for chosen in args.python or [pair for pair in PAIRS if not args.only or pair.name in args.only]:
+        with tempfile.TemporaryDirectory(prefix="fastgan-versions-") as folder:
+            try:
+                python = made(chosen, Path(folder)) if isinstance(chosen, Pair) else chosen
+                row = tried(python, args.tests or TESTS, TARGETS, jobs, args.minutes)
+            except NotRun as error:
+                print(f"python -m bench versions: {error}", file=sys.stderr)
+                complete = False
+                continue
+        row |= {key: header[key] for key in ("commit", "dirty", "date")}
+        rows = [other for other in rows if (other["torch"], other["triton"]) != (row["torch"], row["triton"])] + [row]
+        rows.sort(key=lambda row: [int(part) for part in row["torch"].split(".")[:2]])
+        environment.write_json(args.out, {"environment": header, "rows": rows})
+        print(table([row]), flush=True)
+        complete = complete and not wrong(row)
+    return 0 if complete else 1
+
+
+def wrong(row: dict) -> bool:
+    """Whether anything failed: a test, a build, a promise."""
+    tests, builds = row["tests"], row["builds"]
+    return "error" in tests or "error" in builds or bool(tests["failed"] or builds["failed"] or builds["broken"])
+
+
+def table(rows: Sequence[dict]) -> str:
+    """README's table."""
+    if not rows:
+        return "Not measured yet."
+    shown = []
+    for row in rows:
+        tests, builds = row["tests"], row["builds"]
+        skipped = sum(tests.get("skipped", {}).values())
+        ran = tests.get("error") or f"{tests['passed']} passed, {len(tests['failed'])} failed, {skipped} skipped"
+        built, kept = builds.get("error"), ""
+        if built is None:
+            built = f"{builds['made']} of {builds['made'] + len(builds['failed'])}"
+            kept = f"{builds['made'] - len(builds['broken'])} of {builds['made']}"
+        shown.append((row["torch"], row["triton"], row["numpy"], row["python"], ran, built, kept))
+    head = ["torch", "triton", "NumPy", "Python", "CPU tests", "kernels built", "as promised"]
+    return "\n".join(report.table(head, shown))

@@ -1,0 +1,1 @@
+"""Clocks, statistics, processes, environments and parts of reports. Nothing here knows fastgan."""

@@ -1,0 +1,32 @@
+"""The suites of `python -m bench`, in the order in which they run; each module has a `SUITE`."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # torch takes seconds to import, and `--help` should not
+    from bench.harness.suite import Suite
+
+# name: (share of the time of a run of all, processes it is repeated in, what it is)
+SUITES = {
+    "losses": (0.33, 5, "the loss and its gradients: every contender, dtype and size"),
+    "training": (0.17, 1, "whole training steps, images a second"),
+    "matching": (0.12, 3, "feature matching over the maps of real discriminators"),
+    "mmd": (0.08, 3, "kernel two-sample losses: maximum mean discrepancy"),
+    "lists": (0.19, 5, "losses of HiFi-GAN, SPADE, Real-ESRGAN, ..., at their own shapes"),
+    "batches": (0.08, 3, "the same losses as the batch grows from 1 to 4096"),
+    "timeline": (0.03, 1, "one training step, as the profiler sees it"),
+}
+
+
+def suite(name: str) -> Suite:
+    from fastgan.capture import capturing
+
+    return dataclasses.replace(importlib.import_module(f"bench.suites.{name}").SUITE, capture=capturing)
+
+
+def name_of(results: dict) -> str:
+    """Which suite a results file is of; those of version 0.1.0's `losses` do not say."""
+    return results.get("suite", "losses")
