@@ -18,7 +18,8 @@ import pytest
 import torch
 from test_cli import command, points_file, records, refused, same_checkpoint, wait_for
 
-from fastgan.cli import _next_free, main
+from fastgan.cli import main
+from fastgan.cli.folder import next_free
 from fastgan.trainer import read_checkpoint
 
 Image = pytest.importorskip("PIL.Image")
@@ -222,7 +223,8 @@ def refused_last(capsys, *args):
 
 
 def test_weights_that_are_no_numbers_are_never_saved(tmp_path):
-    from fastgan.cli import RunFolder, _save
+    from fastgan.cli.folder import RunFolder
+    from fastgan.cli.loop import save
     from fastgan.data import load
     from fastgan.networks import build
     from fastgan.trainer import GANTrainer, TrainingDiverged, World
@@ -231,7 +233,7 @@ def test_weights_that_are_no_numbers_are_never_saved(tmp_path):
     with torch.no_grad():
         next(model.discriminator.parameters())[0] = float("nan")
     with pytest.raises(TrainingDiverged, match="at step 0, a weight nan"):
-        _save(model, load(str(points_file(tmp_path))), RunFolder(tmp_path, None, World()))
+        save(model, load(str(points_file(tmp_path))), RunFolder(tmp_path, None, World()))
     assert not (tmp_path / "checkpoint.pt").exists()
 
 
@@ -291,6 +293,6 @@ def test_two_runs_into_one_folder_at_once(tmp_path):
 
 def test_folders_taken_at_once_differ(tmp_path):
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
-        found = [folder for folder, _ in pool.map(lambda _: _next_free(tmp_path / "runs", "digits"), range(40))]
+        found = [folder for folder, _ in pool.map(lambda _: next_free(tmp_path / "runs", "digits"), range(40))]
     assert len(set(found)) == 40
     assert {folder.name for folder in found} == {f"digits-{n}" for n in range(1, 41)}
