@@ -29,7 +29,7 @@ TOGETHER = {"test_machine_code", "test_distributed", "test_bench"} | {
 }
 
 # Files that take minutes and rarely fail: CI runs them after the others.
-THOROUGH = {"test_mutations", "test_machine_code", "test_machine_code_matching", "test_machine_code_mmd"}
+THOROUGH = {"test_bench_gate", "test_machine_code", "test_mutations"}
 
 RUNS = [("torch", "cpu")]  # (backend, device)
 if CUDA:

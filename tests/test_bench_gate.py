@@ -44,22 +44,22 @@ LOOP = "    for tile in range(first, full, stride):\n        base"
 PLANTS = {  # name: (file, what stands there, what replaces it, section, cases, what the gate says)
     "one extra launch": (
         *("kernels/launch.py", "    _launches += 1\n"),
-        "    _launches += 1\n    kernel[(programs,)](*args, **constants, **options)\n",
+        "    _launches += 1\n    plan.kernel[(plan.programs,)](*args, **plan.constants, **plan.options)\n",
         *("launches", "2 × 128", "launches: value_and_grad, 2 × 128, kernels: 2, and 1 in the baseline"),
     ),
     "one extra operator": (
-        *("fastgan/matching.py", "    loss, rows, grads = operators.value_and_gradient("),
+        *("fastgan/losses/feature_matching.py", "    loss, rows, grads = operators.value_and_gradient("),
         "    terms.logits[0].cos()\n    loss, rows, grads = operators.value_and_gradient(",
         *("operators", "12 maps", "by_name, aten::cos: 1, and nothing in the baseline"),
     ),
     "one extra pass": (
-        *("kernels/adversarial.py", LOOP),
+        *("kernels/tiles.py", LOOP),
         "    for tile in range(first, full, stride):\n"
         "        logits += in_thread_sum(widen(tl.load(x_ptr + tile * BLOCK + lane), ACC), V)\n" + LOOP,
         *("instructions", "4194307", "tile loop 1: other counts, and nothing in the baseline"),
     ),
     "no vector loads": (
-        *("kernels/adversarial.py", "tl.minimum(tile + stride, full - 1) * BLOCK, lane, None)"),
+        *("kernels/tiles.py", "tl.minimum(tile + stride, full - 1) * BLOCK, lane, None)"),
         *("tl.minimum(tile + stride, full - 1) * BLOCK, lane, base + lane < n)", "instructions", "4194307"),
         "tile loop 0, loads_128: 0, and 2 in the baseline",
     ),

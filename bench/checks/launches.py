@@ -60,16 +60,20 @@ def recorded(module: str, call: Callable, target: str) -> Launch:
     launching = importlib.import_module("fastgan.kernels.launch")
     real_launch, found = kernels.launch, []
 
-    def launch(kernel, programs, device, *rest, **named):
-        recorder = Recorder()
-        real_launch(recorder, programs, torch.device("cuda", 0), *rest, **named)
-        key = (*named["key"], *[x.data_ptr() % 16 == 0 for x in named["given"]])
-        found.extend(Launch(kernel, *launched, key) for launched in recorder.launches)
+    def launch(plan, args, given):
+        kernel, device = plan.kernel, plan.device
+        plan.kernel, plan.device = Recorder(), torch.device("cuda", 0)
+        try:
+            real_launch(plan, args, given)
+            key = (*plan.key, launching.alignment(given))
+            found.extend(Launch(kernel, *launched, key) for launched in plan.kernel.launches)
+        finally:
+            plan.kernel, plan.device = kernel, device
 
     with (
         mock.patch.object(kernels, "launch", launch),
         mock.patch.object(kernels, "processors", lambda _: MULTIPROCESSORS[target]),
-        mock.patch.object(launching, "_compiled", {}),
+        mock.patch.object(launching, "CACHED", False),
         mock.patch.object(torch.version, "hip", "any" if TARGETS[target].backend == "hip" else None),
         mock.patch("torch.cuda.current_device", lambda: 0),
     ):

@@ -176,10 +176,9 @@ def cell(setting: Setting, c: Configuration) -> dict:
     calls[COPY] = lambda _: target.copy_(source)
     samples = timed(setting, rows, calls)
     # bytes an element that have to be moved: maps read, signs written and read, gradients written
-    held = device == "cpu" and dtype == torch.float32 and not c.attached  # read once, in the forward pass
     size, written = dtype.itemsize, 1 + c.attached
-    moved = {DROP_IN: ((2 if held else 4) + written) * size, SIGNS: (2 + written) * size + 2}
-    moved |= {DIRECT: (2 + written) * size, COPY: 3 * size}
+    moved = {SIGNS: (2 + written) * size + 2, DIRECT: (2 + written) * size, COPY: 3 * size}
+    moved[DROP_IN] = (4 + written) * size if device == "cpu" else moved[SIGNS]
     for name in samples:
         if name in moved:
             row = rows[name]
@@ -219,10 +218,9 @@ def promises(results: dict) -> list[judged.Promise]:
 HOW_TO_READ = """\
 Forward and backward together: median (quartiles) in microseconds, over interleaved rounds. A speed-up is a ratio of
 medians in this run, with its 95 % interval; below 1 the contender is the slower one. *GB/s* counts the bytes that have
-to be moved: by drop-in both maps twice and the gradient, by signs both maps, two bytes, the gradient, by value_and_grad
-both maps and the gradient; *of copy* is that as a share of what a copy reached in the same rounds. *peak* is the most
-that one call holds at a time, outputs included; on a CPU large gradients lie in memory that is kept (fastgan.memory),
-and do not count. """
+to be moved: by drop-in on a CPU both maps twice and the gradient, by signs (and by drop-in on a GPU) both maps, two
+bytes, the gradient, by value_and_grad both maps and the gradient; *of copy* is that as a share of what a copy reached
+in the same rounds. *peak* is the most that one call holds at a time, outputs included. """
 ON_A_GPU = "*host* is the time to enqueue, *device* is between two events; *launches* is what the profiler counted."
 ON_A_CPU = "*launches* counts operators that touch elements and call no other, and compiled graphs."
 
