@@ -2,7 +2,7 @@
 
 A criterion is one device function, (logits, label, w) -> (value, w * slope), in the dtype of `logits`; label and w are
 scalars or as large as the logits. NaN comes out of the value as NaN, and an infinite logit gives what eager PyTorch
-gives. The same formulas in PyTorch, with the curvature, are in `fastgan/criteria.py`.
+gives. The same formulas in PyTorch, with the curvature, are in `fastgan/formulas/criteria.py`.
 
 Where a criterion knows real data and generated data only, s = 2 y - 1 is 1 for the label 1 and -1 for the label 0.
 """

@@ -66,6 +66,22 @@ def test_every_criterion_is_in_both_rooms():
     assert set(criteria.CRITERIA) == set(kernels.CRITERIA) == set(FORMULAS)
 
 
+@pytest.mark.parametrize("name", kernels.CRITERIA)
+def test_the_kernel_is_the_formula(kernel_device, name):
+    """Value and slope of every criterion in Triton are those in PyTorch, whose slope is the derivative of its value."""
+    phi = criteria.CRITERIA[name]
+    labels = {"probability": (0.0, 0.3, 1.0), "side": (0.0, 1.0), "number": (-1.0, 0.0, 2.5)}[phi.labels]
+    for label in labels:
+        x = draw(name, 600, torch.float64, kernel_device).requires_grad_()
+        loss = fastgan.criterion_loss(x, label, name, reduction="sum")
+        (slope,) = torch.autograd.grad(loss, x)
+        value = phi.value(x, label).sum()
+        (derivative,) = torch.autograd.grad(value, x)
+        torch.testing.assert_close(loss, value, rtol=1e-12, atol=0)
+        torch.testing.assert_close(slope, phi.slope(x.detach(), label), rtol=1e-12, atol=0)
+        torch.testing.assert_close(slope, derivative, rtol=1e-6, atol=0)
+
+
 @pytest.mark.parametrize("n", [7, 1030, 9001])
 @pytest.mark.parametrize("label", [1.0, 0.0])
 @pytest.mark.parametrize("criterion", FORMULAS)
