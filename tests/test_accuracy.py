@@ -18,9 +18,16 @@ pytestmark = pytest.mark.usefixtures("poisoned")
 
 # Either side of every path: one program; the small block and its neighbours; several programs; programs with several
 # tiles; tails of one logit; sides far apart; the closed form's two formulas.
+
+
+def thorough(value):
+    """Many programs: seconds under the interpreter."""
+    return pytest.param(value, marks=pytest.mark.thorough)
+
+
 SIZES = [
     *[(1, 1), (2, 1), (1, 300), (1023, 1025), (1024, 1024), (5000, 3000)],
-    *[(1, 9000), (2047, 8193), (4096, 4097), (33, 30001)],
+    *[thorough(sizes) for sizes in [(1, 9000), (2047, 8193), (4096, 4097), (33, 30001)]],
 ]
 LARGE = [(70001, 65537)]
 LARGER = [(131073, 262147), (524291, 131072)]  # the closed form's blocks: one, two, a rest, tails
@@ -94,10 +101,10 @@ def test_products_that_underflow(monkeypatch):
 
 @pytest.mark.parametrize("sign", [1.0, -1.0])
 @pytest.mark.parametrize("magnitude", [8.0, 30.0, 60.0])
-@pytest.mark.parametrize("n", [1, 5000, 12000])
+@pytest.mark.parametrize("n", [1, 600, thorough(5000), thorough(12000)])
 def test_sure_logits(device, n, magnitude, sign):
     """D sure and right on every logit (a loss of e^-|x|, lost where it is added to 1), or sure and wrong."""
-    for dtype in DTYPES if n == 5000 else (torch.float32, torch.float64):
+    for dtype in DTYPES if n in (600, 5000) else (torch.float32, torch.float64):
         generator = torch.Generator().manual_seed(n)
         x = magnitude * (0.9 + 0.1 * torch.rand(n, generator=generator, dtype=torch.float64))
         real, fake = (sign * x).to(dtype).to(device), (-sign * x).to(dtype).to(device)
@@ -132,7 +139,7 @@ def test_generator(device, objective, dtype, sizes):
 
 
 @pytest.mark.parametrize("labels", [(0.9, 0.0), (0.9, 0.1), (0.3, 0.75), (1.0, 1.0), (0.0, 0.5)], ids=str)
-@pytest.mark.parametrize("sizes", [(31, 77), (4100, 9000)], ids=str)
+@pytest.mark.parametrize("sizes", [(31, 77), thorough((4100, 9000))], ids=str)
 def test_labels_weight_and_scale(device, sizes, labels):
     """Smoothed labels, `weight` on loss and gradients, `grad_scale` on gradients only: a number or a device scalar."""
     for dtype in DTYPES:
@@ -186,7 +193,7 @@ INF, NAN = float("inf"), float("nan")
 
 
 @pytest.mark.parametrize("value", [INF, -INF, NAN, 0.0, -0.0, 17.0, -17.0, 88.0, -88.0, 1e4, -1e4, 1e30, -1e30])
-@pytest.mark.parametrize("n", [1, 40, 5000])
+@pytest.mark.parametrize("n", [1, 40, thorough(5000)])
 def test_special_values_travel_as_in_eager(device, value, n):
     """One such logit among ordinary ones: where the reference has NaN or inf, so have we, loss and gradient."""
     for labels in ((1.0, 0.0), (0.9, 0.1)):
@@ -262,7 +269,7 @@ def test_layouts(device):
             assert out.grad_real.stride() == x.stride(), "a dense layout keeps its strides"
 
 
-@pytest.mark.parametrize("n", [37, 9001])
+@pytest.mark.parametrize("n", [37, thorough(9001)])
 def test_every_offset_and_nothing_outside_is_written(device, n):
     for offset in range(17):
         memory = logits(n + 40, 5.0, torch.float32, device)

@@ -35,6 +35,7 @@ def test_gradcheck_and_gradgradcheck_of_the_generator_loss(device, objective):
     assert torch.autograd.gradgradcheck(lambda x: fastgan.generator_loss(x, objective), (fake,))
 
 
+@pytest.mark.thorough
 def test_gradcheck_over_several_programs(kernel_device):
     """The path with a ticket, by a directional derivative: 9,000 + 700 numerical partials would take minutes."""
     real, fake = leaves(kernel_device, 9000, 700)

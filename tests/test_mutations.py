@@ -464,7 +464,7 @@ def run(folder, test_file, only):
     return subprocess.run(
         [
             *(sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-W", "ignore"),
-            *("-k", only, Path(test_file).name),
+            *("-k", only, "-m", "not slow", Path(test_file).name),
         ],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"},

@@ -38,7 +38,7 @@ def outputs(weights, size=5000):
 
 
 @BY_NAME
-@pytest.mark.parametrize(("size", "order"), [(8, -1), (5000, 1)])
+@pytest.mark.parametrize(("size", "order"), [(8, -1), pytest.param(5000, 1, marks=pytest.mark.thorough)])
 def test_each_goes_backward_by_itself(device, name, size, order):
     """No loss frees the graph of another network. All parts together leave the gradient of the total."""
     losses_of, comes_from = RETURNED[name]
