@@ -31,6 +31,9 @@ TOGETHER = {"test_machine_code", "test_distributed", "test_bench"} | {
 # Files that take minutes and rarely fail: CI runs them after the others.
 THOROUGH = {"test_bench_gate", "test_machine_code", "test_mutations"}
 
+# And tests that the interpreter takes ten seconds for; the other backend's run with the rest.
+LONG_INTERPRETED = {"test_gradcheck_and_gradgradcheck", "test_one_batch_of_both_sides", "test_a_list_takes_one_launch"}
+
 RUNS = [("torch", "cpu")]  # (backend, device)
 if CUDA:
     RUNS += [pytest.param(("triton", "cuda"), marks=pytest.mark.gpu), ("torch", "cuda")]
@@ -89,7 +92,8 @@ def pytest_collection_modifyitems(config, items):
             if "gpu" in item.keywords:
                 item.add_marker(pytest.mark.skip(reason="needs a CUDA device, and there is none"))
     for item in items:
-        if item.path.stem in THOROUGH:
+        interpreted = not CUDA and ("triton" in item.nodeid or "kernel_device" in item.fixturenames)
+        if item.path.stem in THOROUGH or (interpreted and item.originalname in LONG_INTERPRETED):
             item.add_marker(pytest.mark.thorough)
     if not config.option.markexpr:
         apart = [item for item in items if {"slow", "thorough"} & set(item.keywords)]

@@ -82,7 +82,7 @@ def test_the_kernel_is_the_formula(kernel_device, name):
         torch.testing.assert_close(slope, derivative, rtol=1e-6, atol=0)
 
 
-@pytest.mark.parametrize("n", [7, 1030, 9001])
+@pytest.mark.parametrize("n", [7, 1030, pytest.param(9001, marks=pytest.mark.thorough)])
 @pytest.mark.parametrize("label", [1.0, 0.0])
 @pytest.mark.parametrize("criterion", FORMULAS)
 def test_criterion(device, criterion, label, n):
@@ -226,7 +226,10 @@ def close_to(got, want, dtype, size):
 DTYPES_OF_LISTS = (torch.float32, torch.float64, torch.bfloat16)
 CASES = [(o, "tensor", d) for o in reference.LOSSES for d in DTYPES_OF_LISTS]
 CASES += [(o, "three", torch.float32) for o in reference.LOSSES]
-CASES += [(o, "six", torch.float32) for o in ("minimax", "least_squares", "hinge", "relativistic_average")]
+CASES += [
+    pytest.param(o, "six", torch.float32, marks=pytest.mark.thorough)
+    for o in ("minimax", "least_squares", "hinge", "relativistic_average")
+]
 
 
 @pytest.mark.parametrize(("objective", "shapes", "dtype"), CASES, ids=str)

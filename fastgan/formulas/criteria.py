@@ -60,9 +60,9 @@ def _relu(x: Tensor) -> Tensor:
 
 
 def _hinge_gap(x: Tensor, y: Label) -> Tensor:
-    if isinstance(y, Tensor):
+    if isinstance(y, Tensor) or y not in (0.0, 1.0):
         return 1.0 - _sign(y) * x
-    return 1.0 - x if y == 1.0 else 1.0 + x
+    return 1.0 - x if y else 1.0 + x
 
 
 def _hinge_slope(x: Tensor, y: Label, knee: float, of_nan: bool) -> Tensor:
