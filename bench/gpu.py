@@ -147,7 +147,8 @@ def run(
     shutil.rmtree(SCRATCH, ignore_errors=True)
     out.mkdir(parents=True, exist_ok=True)
     made = bundle.Bundle(out, SCRATCH)
-    signal.signal(signal.SIGTERM, _interrupt)
+    for how in (signal.SIGINT, signal.SIGTERM):  # a shell's background job, and all that it starts, would ignore SIGINT
+        signal.signal(how, _interrupt)
     gpu = _has_gpu()
     try:
         for i, stage in enumerate(stages):

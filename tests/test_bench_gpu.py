@@ -52,10 +52,17 @@ sys.exit(gpu.run(out, minutes=float(sys.argv[4])))
 """
 
 
+def ignore_interrupts():
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 def started(tmp_path, minutes):
+    """As a background job of a shell starts it: with SIGINT ignored."""
     out = tmp_path / "out"
     command = [sys.executable, "-c", RUN, str(out), str(tmp_path / "scratch"), WRITE, str(minutes)]
-    return out, subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return out, subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, preexec_fn=ignore_interrupts
+    )
 
 
 def measured(out):
