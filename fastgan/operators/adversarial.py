@@ -22,7 +22,14 @@ from torch.autograd import Function
 from fastgan.cpu.adversarial import differentiable_value
 from fastgan.formulas.criteria import CRITERIA
 from fastgan.formulas.terms import Terms, join_sides, split_sides, wide_dtype, widen
-from fastgan.operators.dispatch import applied, backend, is_compiling, needs_operator, on_cpu
+from fastgan.operators.dispatch import (
+    applied,
+    backend,
+    derivative_expected,
+    is_compiling,
+    needs_operator,
+    on_cpu,
+)
 
 NOTHING, LOSSES, EVERYTHING = range(3)  # what `value` leaves in the row of each term
 
@@ -312,7 +319,8 @@ def value(terms: Terms, statistics: int = NOTHING) -> tuple[Tensor, Tensor | Non
     """(L, rows), differentiable in logits, partners and shift. rows: (K, 3) weighted loss, mean logit, share classified
     rightly; of no meaning for NOTHING, and the last two of no meaning for LOSSES."""
     tensors = terms.tensors()
-    if not statistics and on_cpu(tensors[0].device) and not needs_operator(tensors):
+    plain = not statistics and on_cpu(tensors[0].device) and not needs_operator(tensors)
+    if plain and not derivative_expected():  # forward-mode differentiation raises, whatever the size
         loss = differentiable_value(terms)
         if loss is not None:
             return loss, None
