@@ -32,7 +32,10 @@ TOGETHER = {"test_machine_code", "test_distributed", "test_bench"} | {
 THOROUGH = {"test_bench_gate", "test_machine_code", "test_mutations"}
 
 # And tests that the interpreter takes ten seconds for; the other backend's run with the rest.
-LONG_INTERPRETED = {"test_gradcheck_and_gradgradcheck", "test_one_batch_of_both_sides", "test_a_list_takes_one_launch"}
+LONG_INTERPRETED = {
+    *("test_gradcheck_and_gradgradcheck", "test_one_batch_of_both_sides", "test_a_list_takes_one_launch"),
+    *("test_opcheck", "test_reruns_are_bit_identical"),
+}
 
 RUNS = [("torch", "cpu")]  # (backend, device)
 if CUDA:
