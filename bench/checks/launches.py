@@ -73,6 +73,7 @@ def recorded(module: str, call: Callable, target: str) -> Launch:
     with (
         mock.patch.object(kernels, "launch", launch),
         mock.patch.object(kernels, "processors", lambda _: MULTIPROCESSORS[target]),
+        mock.patch.object(kernels, "plan", kernels.plan.__wrapped__),  # no plan of another target
         mock.patch.object(launching, "CACHED", False),
         mock.patch.object(torch.version, "hip", "any" if TARGETS[target].backend == "hip" else None),
         mock.patch("torch.cuda.current_device", lambda: 0),
