@@ -95,7 +95,7 @@ MUTANTS = {
         NUMERICS,
         "return v * tl.fma(p, u, 1.0), v * q",
         "return tl.log(w), v * q",
-        "triton",
+        "triton and sure",
         ACCURACY,
     ),
     "exp without its residual": (
@@ -132,14 +132,14 @@ MUTANTS = {
         OPERATORS,
         "partner_gradient=of_partners, scale=scale)",
         "partner_gradient=of_partners, scale=None)",
-        "triton",
+        "triton and grad_output",
         AUTOGRAD,
     ),
     "curvature of the wrong sign": (
         OPERATORS,
         "upstream * phi.curvature(x, y)",
         "-upstream * phi.curvature(x, y)",
-        "triton",
+        "triton and generator_loss",
         AUTOGRAD,
     ),
     "a list: a term's last program not found": (
