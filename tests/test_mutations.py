@@ -356,7 +356,7 @@ MUTANTS = {
     "cpu: the last block dropped": (
         "fastgan/cpu/blocks.py",
         "range(0, n, BLOCK)",
-        "range(0, n - 4, BLOCK)",
+        "range(0, n - 8, BLOCK)",
         "several_blocks",
         OBJECTIVES,
     ),
