@@ -396,7 +396,7 @@ MUTANTS = {
         CPU,
         "torch.mul(grad if mask is None else grad * mask, slope",
         "torch.mul(grad, slope",
-        "torch-cpu and masks",
+        "several_blocks",
         OBJECTIVES,
     ),
     "cpu matching: the other sign": (
@@ -417,14 +417,14 @@ MUTANTS = {
         "fastgan/formulas/criteria.py",
         "lambda x, y: 2.0 * (x - y),",
         "lambda x, y: (x - y),",
-        "torch-cpu and test_criterion and least",
+        "several_blocks and least",
         OBJECTIVES,
     ),
     "criterion: the hinge's knee": (
         "fastgan/formulas/criteria.py",
         "inside = (gap > 0) | gap.isnan()",
         "inside = (gap >= 0) | gap.isnan()",
-        "torch-cpu and knee",
+        "several_blocks and hinge",
         OBJECTIVES,
     ),
     "cpu mmd: products whatever they lose": (

@@ -141,6 +141,12 @@ def test_several_blocks_on_a_cpu(monkeypatch, criterion):
     """Large tensors go block by block: here two blocks and a rest."""
     monkeypatch.setattr("fastgan.operators.dispatch.forced_backend", "torch")
     monkeypatch.setattr("fastgan.cpu.blocks.BLOCK", 512)
+    monkeypatch.setattr(importlib.import_module("fastgan.cpu.adversarial"), "AUTOGRAD_BELOW", 0)
+    x, mask = draw(criterion, 1030, torch.float64, "cpu").requires_grad_(), torch.rand(1030, dtype=torch.float64)
+    got = fastgan.criterion_loss(x, 1.0, criterion, weights=mask, reduction="sum")
+    want = (mask * criteria.CRITERIA[criterion].value(x, 1.0)).sum()
+    torch.testing.assert_close(got, want, rtol=1e-12, atol=0)
+    torch.testing.assert_close(*(torch.autograd.grad(loss, x)[0] for loss in (got, want)), rtol=1e-6, atol=0)
     for label in (1.0, 0.0):
         for n in (7, 1030):
             test_criterion(torch.device("cpu"), criterion, label, n)

@@ -20,6 +20,7 @@ from fastgan.cpu.blocks import blocks, dense, flat, laid_out, like, per_term
 from fastgan.formulas.criteria import CRITERIA
 from fastgan.formulas.terms import Terms, join_sides, split_sides, widen
 
+AUTOGRAD_BELOW = 1 << 17  # logits: below, PyTorch's own operators and autograd are faster
 _PRODUCTS_FROM = 1 << 17  # logits: below, calling more operators costs more than softplus
 _SURE = 0.1  # nats: with a mean loss below, how sure D is has to be kept as a distance from 1
 _CROSS_ENTROPIES = ("sigmoid_cross_entropy", "softplus")
@@ -78,7 +79,7 @@ def differentiable_value(terms: Terms) -> Tensor | None:
     """L by PyTorch's own operators, which autograd follows; None if `adversarial` is faster or more accurate.
 
     Of few logits the calls cost, not the arithmetic: an autograd node in Python costs more than the whole loss."""
-    if terms.criterion not in _EXACT_SLOPES or max([x.numel() for x in terms.logits]) >= _PRODUCTS_FROM or terms.split:
+    if terms.criterion not in _EXACT_SLOPES or max([x.numel() for x in terms.logits]) >= AUTOGRAD_BELOW or terms.split:
         return None
     of_logits = terms.criterion in _CROSS_ENTROPIES
     if of_logits and (terms.targets or not {0.0, 1.0}.issuperset(terms.labels)):
