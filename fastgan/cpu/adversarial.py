@@ -21,6 +21,7 @@ from fastgan.formulas.criteria import CRITERIA
 from fastgan.formulas.terms import Terms, join_sides, split_sides, widen
 
 AUTOGRAD_BELOW = 1 << 17  # logits: below, PyTorch's own operators and autograd are faster
+AUTOGRAD_ALWAYS = ("hinge", "hinge_clamp", "hinge_min", "wasserstein")  # of any size: a slope costs more operators
 _PRODUCTS_FROM = 1 << 17  # logits: below, calling more operators costs more than softplus
 _SURE = 0.1  # nats: with a mean loss below, how sure D is has to be kept as a distance from 1
 _CROSS_ENTROPIES = ("sigmoid_cross_entropy", "softplus")
@@ -79,7 +80,9 @@ def differentiable_value(terms: Terms) -> Tensor | None:
     """L by PyTorch's own operators, which autograd follows; None if `adversarial` is faster or more accurate.
 
     Of few logits the calls cost, not the arithmetic: an autograd node in Python costs more than the whole loss."""
-    if terms.criterion not in _EXACT_SLOPES or max([x.numel() for x in terms.logits]) >= AUTOGRAD_BELOW or terms.split:
+    if terms.criterion not in _EXACT_SLOPES or terms.split:
+        return None
+    if terms.criterion not in AUTOGRAD_ALWAYS and max([x.numel() for x in terms.logits]) >= AUTOGRAD_BELOW:
         return None
     of_logits = terms.criterion in _CROSS_ENTROPIES
     if of_logits and (terms.targets or not {0.0, 1.0}.issuperset(terms.labels)):
