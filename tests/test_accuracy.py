@@ -193,7 +193,7 @@ INF, NAN = float("inf"), float("nan")
 
 
 @pytest.mark.parametrize("value", [INF, -INF, NAN, 0.0, -0.0, 17.0, -17.0, 88.0, -88.0, 1e4, -1e4, 1e30, -1e30])
-@pytest.mark.parametrize("n", [1, 40, thorough(5000)])
+@pytest.mark.parametrize("n", [1, 40, pytest.param(5000, marks=pytest.mark.slow)])
 def test_special_values_travel_as_in_eager(device, value, n):
     """One such logit among ordinary ones: where the reference has NaN or inf, so have we, loss and gradient."""
     for labels in ((1.0, 0.0), (0.9, 0.1)):
