@@ -17,7 +17,7 @@ from fastgan import kernels
 pytestmark = pytest.mark.usefixtures("poisoned")
 
 # Either side of every path: one program; the small block and its neighbours; several programs; programs with several
-# tiles; tails of one logit; sides far apart; the closed form's two formulas.
+# tiles; tails of one logit; sides far apart; both forms on a CPU.
 
 
 def thorough(value):
@@ -30,7 +30,7 @@ SIZES = [
     *[thorough(sizes) for sizes in [(1, 9000), (2047, 8193), (4096, 4097), (33, 30001)]],
 ]
 LARGE = [(70001, 65537)]
-LARGER = [(131073, 262147), (524291, 131072)]  # the closed form's blocks: one, two, a rest, tails
+LARGER = [(131073, 262147), (524291, 131072)]  # blocks on a CPU: one, two, a rest, tails
 
 
 def logits(n, magnitude, dtype, device, seed=0):

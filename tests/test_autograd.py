@@ -170,7 +170,7 @@ def test_modules(device):
 
 
 def test_memory_kept_from_inference_mode_or_another_default_device_serves_later_calls():
-    """The closed form keeps scratch memory by thread: here a thread whose first call is under both."""
+    """A thread whose first call is under both modes leaves nothing behind that a later call trips over."""
     (fake,) = leaves("cpu", 140_001, dtype=torch.float32)
     failures = []
 
