@@ -15,6 +15,7 @@ METRICS = ["torchmetrics>=1.4"]
 HUB = ["datasets>=3"]
 LOOPS = ["accelerate>=1", "lightning-fabric>=2.4"]  # what README has examples for
 BENCH = ["matplotlib>=3.8", "pytest>=8", "pytest-benchmark>=5", "scipy>=1.15", "tqdm>=4.66"]
+TEST = ["hypothesis>=6.100", "pytest-timeout>=2.3", "pytest-xdist>=3.5", "ruff>=0.8"]
 
 setup(
     name="fastgan",
@@ -41,7 +42,16 @@ setup(
         "bench": BENCH,
         "metrics": METRICS,
         "hub": HUB,
-        "test": [*TRAIN, *METRICS, *BENCH, *LOOPS, "hypothesis>=6.100", "pytest-xdist>=3.5", "ruff>=0.8"],
+        "test": [
+            *TRAIN,
+            *METRICS,
+            *BENCH,
+            *LOOPS,
+            "hypothesis>=6.100",
+            "pytest-timeout>=2.3",
+            "pytest-xdist>=3.5",
+            "ruff>=0.8",
+        ],
     },
     entry_points={"console_scripts": ["fastgan = fastgan.cli:main"]},
     classifiers=[
