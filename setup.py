@@ -13,7 +13,8 @@ TRAIN = [
 ]
 METRICS = ["torchmetrics>=1.4"]
 HUB = ["datasets>=3"]
-LOOPS = ["accelerate>=1", "lightning-fabric>=2.4"]  # what README has examples for
+LOOPS = ["accelerate>=1", "lightning-fabric>=2.4"]  # what docs/training.md has examples for
+DOCS = ["mkdocs>=1.6", "mkdocs-material>=9.6", "mkdocstrings[python]>=0.29"]
 BENCH = ["matplotlib>=3.8", "pytest>=8", "pytest-benchmark>=5", "scipy>=1.15", "tqdm>=4.66"]
 TEST = ["hypothesis>=6.100", "pytest-timeout>=2.3", "pytest-xdist>=3.5", "ruff>=0.8"]
 
@@ -42,16 +43,8 @@ setup(
         "bench": BENCH,
         "metrics": METRICS,
         "hub": HUB,
-        "test": [
-            *TRAIN,
-            *METRICS,
-            *BENCH,
-            *LOOPS,
-            "hypothesis>=6.100",
-            "pytest-timeout>=2.3",
-            "pytest-xdist>=3.5",
-            "ruff>=0.8",
-        ],
+        "docs": DOCS,
+        "test": [*TRAIN, *METRICS, *BENCH, *LOOPS, *TEST],
     },
     entry_points={"console_scripts": ["fastgan = fastgan.cli:main"]},
     classifiers=[
