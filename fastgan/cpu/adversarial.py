@@ -94,7 +94,7 @@ def differentiable_value(terms: Terms) -> Tensor | None:
     phi, total = CRITERIA[criterion].value, None
     for x, y, mask, weight in terms.each():
         n = x.numel()
-        dotted = 0 < n <= DOT_UP_TO  # one operator where a mean and its weight are two
+        dotted = 0 < n <= DOT_UP_TO and criterion != "wasserstein"  # one operator, a mean and its weight are two
         if dotted and x.dim() != 1:
             x, y = x.reshape(-1), y.reshape(-1) if y.__class__ is Tensor else y
         if of_logits and (criterion == "softplus" or math.isfinite(x.detach().sum().item())):
