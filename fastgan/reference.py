@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fastgan.formulas.objectives import unknown
 from fastgan.formulas.results import ValueAndGrad
 
 _bce = nn.BCEWithLogitsLoss()
@@ -166,7 +167,7 @@ def generator_value_and_grad(
 def _parts(player: int, real_logits, fake_logits, objective: str, real_label, fake_label) -> list:
     """(logits, loss, of real data?) over all discriminators, real data first."""
     if objective not in LOSSES:
-        raise ValueError(f"objective: got {objective!r}, expected one of {', '.join(map(repr, LOSSES))}")
+        raise ValueError(unknown(objective, LOSSES))
     formula, own = LOSSES[objective][player], LOSSES[objective][2]
     labels = [y if given is None else given for given, y in zip((real_label, fake_label), own)]
     fake = _tensors(fake_logits)

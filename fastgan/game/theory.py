@@ -39,6 +39,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from fastgan.formulas.objectives import unknown
 from fastgan.game.atoms import Atoms, mass_at, shared_masses
 from fastgan.game.densities import Density, Samples, Side, Source, integrals, read_pair
 
@@ -401,4 +402,4 @@ def _order_statistic(points: Tensor, share: float) -> float:
 
 def _check_objective(objective: str) -> None:
     if objective not in ("absolute_error", "minimax"):
-        raise ValueError(f"objective: got {objective!r}, expected 'absolute_error' or 'minimax'")
+        raise ValueError(unknown(objective, ("absolute_error", "minimax")))

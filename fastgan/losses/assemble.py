@@ -46,12 +46,10 @@ def generator_terms(
 ) -> Terms:  # fmt: skip
     found = find(objective)
     fake = listed("fake_logits", fake_logits)
-    real = [] if real_logits is None else listed("real_logits", real_logits)
+    real = [] if real_logits is None or found.relation is None else listed("real_logits", real_logits)
     check_logits(("fake_logits", fake), ("real_logits", real))
-    if (found.relation is None) != (real_logits is None):
-        expected = "one: it compares with them" if found.relation else "none: it does not look at them"
-        got = "none" if real_logits is None else "some"
-        raise ValueError(f"real_logits: got {got}, but for objective {objective!r} expected {expected}")
+    if found.relation is not None and real_logits is None:
+        raise ValueError(f"real_logits: got none, but objective {objective!r} compares with them")
     fake = patch_means(fake) if patch_mean else fake
     scale = found.generator_weight * weight_of_each(weight, reduce_discriminators, len(fake))
     if found.relation is not None:

@@ -39,7 +39,7 @@ class DiscriminatorLoss(_Loss):
 
 class GeneratorLoss(_Loss):
     """`fastgan.generator_loss`, its settings fixed: `GeneratorLoss("nonsaturating")(fake_logits)`; the relativistic
-    objectives also take the real logits.
+    objectives need the real logits as well, `GeneratorLoss("relativistic")(fake, real)`; the others ignore them.
 
     settings: `generator_loss`'s keyword arguments, numbers and names."""
 
