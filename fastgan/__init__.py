@@ -6,6 +6,9 @@
 CUDA tensors run on Triton kernels, others on formulas in PyTorch; FASTGAN_BACKEND=triton|torch overrides.
 """
 
+import importlib
+from typing import TYPE_CHECKING
+
 import torch
 
 if tuple(map(int, torch.__version__.split(".")[:2])) < (2, 7):
@@ -39,11 +42,17 @@ from fastgan.losses.penalties import (
 )
 from fastgan.objectives import objectives  # the module of this name must not hide it later
 
-__version__ = "0.1.0"
+if TYPE_CHECKING:  # for editors and type checkers; see __getattr__
+    from fastgan import compat, game
+    from fastgan.training.generator import TrainedGenerator, load
+    from fastgan.training.trainer import GANTrainer, generator_backward
+
+__version__ = "0.1.0"  # setup.py reads it here
 __all__ = [
     "GANTrainer",
     "MMDValueAndGrad",
     "Statistics",
+    "TrainedGenerator",
     "ValueAndGrad",
     "adversarial_losses",
     "approximate_r1_penalty",
@@ -66,6 +75,7 @@ __all__ = [
     "generator_value_and_grad",
     "gradient_norm",
     "lecam_regularizer",
+    "load",
     "losses",
     "mmd_loss",
     "mmd_value_and_grad",
@@ -78,13 +88,23 @@ __all__ = [
 ]
 
 
+# Imported when they are asked for: training, and other codebases' names, are no part of a loss.
+_LATER = {
+    "GANTrainer": "fastgan.training.trainer",
+    "generator_backward": "fastgan.training.trainer",
+    "TrainedGenerator": "fastgan.training.generator",
+    "load": "fastgan.training.generator",
+}
+_MODULES = ("compat", "game", "functional", "matching", "mmd", "penalties")
+
+
 def __getattr__(name: str):
-    if name in ("GANTrainer", "generator_backward"):  # training comes only where it is asked for
-        from fastgan.training import trainer
-
-        return getattr(trainer, name)
-    if name in ("compat", "game", "functional", "matching", "mmd", "penalties"):
-        import importlib
-
+    if name in _LATER:
+        return getattr(importlib.import_module(_LATER[name]), name)
+    if name in _MODULES:
         return importlib.import_module(f"fastgan.{name}")
     raise AttributeError(f"module 'fastgan' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, *_MODULES})

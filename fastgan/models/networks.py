@@ -180,6 +180,14 @@ def build(
     return Generator(size, channels, latent_dim, width), Discriminator(size, channels, width)
 
 
+def outline(
+    sample_shape: tuple[int, ...], latent_dim: int, width: int, networks: str | None = None
+) -> tuple[nn.Module, nn.Module]:
+    """The networks of `build` without memory for their weights, which could be more than there is."""
+    with torch.device("meta"):
+        return build(sample_shape, latent_dim, width, networks)
+
+
 GAIN = math.sqrt(2 / (1 + SLOPE**2))  # that keeps the scale through leaky ReLU (He et al. 2015, eq. 15)
 
 
