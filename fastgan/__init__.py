@@ -44,6 +44,7 @@ from fastgan.objectives import objectives  # the module of this name must not hi
 
 if TYPE_CHECKING:  # for editors and type checkers; see __getattr__
     from fastgan import compat, game
+    from fastgan.compat import patch
     from fastgan.training.generator import TrainedGenerator, load
     from fastgan.training.trainer import GANTrainer, generator_backward
 
@@ -80,6 +81,7 @@ __all__ = [
     "mmd_loss",
     "mmd_value_and_grad",
     "objectives",
+    "patch",
     "path_length_penalty",
     "r1_penalty",
     "r2_penalty",
@@ -94,6 +96,7 @@ _LATER = {
     "generator_backward": "fastgan.training.trainer",
     "TrainedGenerator": "fastgan.training.generator",
     "load": "fastgan.training.generator",
+    "patch": "fastgan.compat",
 }
 _MODULES = ("compat", "game", "functional", "matching", "mmd", "penalties")
 

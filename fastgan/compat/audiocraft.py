@@ -56,6 +56,7 @@ __all__ = [
     "mse_loss",
     "mse_real_loss",
 ]
+UPSTREAM = {"audiocraft.adversarial.losses": (*__all__[1:],)}
 
 
 def mse_loss(x: Tensor) -> Tensor:

@@ -14,6 +14,13 @@ from torch import Tensor
 from fastgan.compat._logits import check
 from fastgan.losses import adversarial, separate
 
+UPSTREAM = {
+    "losses": (
+        *("loss_dcgan_dis", "loss_dcgan_gen", "loss_hinge_dis", "loss_hinge_gen"),
+        *("discriminator_loss", "generator_loss"),
+    )
+}
+
 
 def _pair(dis_fake: Tensor, dis_real: Tensor, criterion: str) -> tuple[Tensor, Tensor]:
     check(dis_fake=dis_fake, dis_real=dis_real)

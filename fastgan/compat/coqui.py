@@ -40,6 +40,7 @@ __all__ = [
     "_apply_D_loss",
     "_apply_G_adv_loss",
 ]
+UPSTREAM = {"TTS.vocoder.layers.losses": (*__all__,)}
 
 
 class MSEGLoss(nn.Module):

@@ -21,6 +21,8 @@ from torch import Tensor, nn
 from fastgan.compat._images import expect_known, expect_logits
 from fastgan.losses.adversarial import criterion_loss
 
+UPSTREAM = {"models.networks": ("GANLoss",)}
+
 _CRITERIA = {
     "lsgan": "least_squares",
     "vanilla": "sigmoid_cross_entropy",

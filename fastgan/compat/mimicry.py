@@ -20,6 +20,13 @@ from fastgan.compat._logits import check
 from fastgan.losses import adversarial
 from fastgan.losses.arguments import check_label, choice
 
+UPSTREAM = {
+    "torch_mimicry.modules.losses": (
+        *("hinge_loss_dis", "hinge_loss_gen", "minimax_loss_dis", "minimax_loss_gen"),
+        *("ns_loss_gen", "wasserstein_loss_dis", "wasserstein_loss_gen"),
+    )
+}
+
 
 def minimax_loss_gen(output_fake: Tensor, real_label_val: float = 1.0, **kwargs) -> Tensor:
     """mean bce(output_fake, real_label_val) with bce(x, y) = softplus(x) - y x; 0-d. The non-saturating loss, that is.

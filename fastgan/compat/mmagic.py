@@ -24,6 +24,11 @@ from torch import Tensor, nn
 from fastgan.compat._images import TypedGANLoss, expect_logits
 from fastgan.losses.adversarial import criterion_loss
 
+UPSTREAM = {
+    "mmagic.models.losses.gan_loss": ("DiscShiftLoss", "GANLoss", "GaussianBlur"),
+    "mmagic.registry:MODELS._module_dict": ("DiscShiftLoss", "GANLoss"),
+}
+
 
 class GANLoss(TypedGANLoss):
     """`GANLoss(gan_type)(input, target_is_real, is_disc=False, mask=None)`, y being the label of the side asked for:

@@ -28,6 +28,8 @@ from fastgan.losses import feature_matching
 from fastgan.losses.adversarial import criterion_loss
 from fastgan.losses.feature_matching import Maps
 
+UPSTREAM = {"models.networks": ("GANLoss",)}
+
 
 class GANLoss(nn.Module):
     """`GANLoss(use_lsgan)(input, target_is_real)`, y being the label of the side that is asked for:

@@ -35,6 +35,8 @@ from fastgan.losses.adversarial import criterion_loss
 from fastgan.losses.arguments import Logits
 from fastgan.losses.feature_matching import Maps
 
+UPSTREAM = {"models.networks.loss": ("GANLoss",)}
+
 _OBJECTIVES = {"ls": "least_squares", "original": "minimax", "w": "wasserstein", "hinge": "hinge"}
 _CRITERIA = {
     "ls": "least_squares",

@@ -44,6 +44,13 @@ __all__ = [
     "non_saturating_gen_loss",
     "vanilla_d_loss",
 ]
+UPSTREAM = {
+    "taming.modules.losses.vqperceptual": ("adopt_weight", "hinge_d_loss", "vanilla_d_loss"),
+    "tokenizer.tokenizer_image.vq_loss": (
+        *("adopt_weight", "hinge_d_loss", "hinge_gen_loss", "non_saturating_d_loss", "non_saturating_gen_loss"),
+        "vanilla_d_loss",
+    ),
+}
 
 _Weight = TypeVar("_Weight")
 

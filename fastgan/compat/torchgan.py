@@ -21,6 +21,13 @@ from torch import Tensor, nn
 from fastgan.compat._images import expect_known, expect_logits
 from fastgan.losses.adversarial import discriminator_loss, generator_loss
 
+UPSTREAM = {
+    "torchgan.losses.functional": (
+        *("least_squares_discriminator_loss", "least_squares_generator_loss", "minimax_discriminator_loss"),
+        *("minimax_generator_loss", "wasserstein_discriminator_loss", "wasserstein_generator_loss"),
+    )
+}
+
 
 def minimax_generator_loss(dgz: Tensor, nonsaturating: bool = True, reduction: str = "mean") -> Tensor:
     """mean softplus(-f), or, saturating, -mean softplus(f), at D's logits f of generated data.
