@@ -154,7 +154,7 @@ def _is_public(name: str) -> bool:
 
 
 def _names(function: FunctionType) -> list[str]:
-    marks = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}
+    marks: dict[Any, str] = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}
     return [marks.get(p.kind, "") + p.name for p in inspect.signature(function).parameters.values()]
 
 

@@ -24,7 +24,8 @@ UPSTREAM = {
 
 def _pair(dis_fake: Tensor, dis_real: Tensor, criterion: str) -> tuple[Tensor, Tensor]:
     check(dis_fake=dis_fake, dis_real=dis_real)
-    return tuple(separate.each_loss(criterion, ("dis_real", dis_real, 1.0), ("dis_fake", dis_fake, 0.0)))
+    real, fake = separate.each_loss(criterion, ("dis_real", dis_real, 1.0), ("dis_fake", dis_fake, 0.0))
+    return real, fake
 
 
 def loss_dcgan_dis(dis_fake: Tensor, dis_real: Tensor) -> tuple[Tensor, Tensor]:

@@ -49,6 +49,9 @@ class GANLoss(nn.Module):
     Raises NotImplementedError for another mode, as upstream does, and TypeError or ValueError for other bad arguments.
     """
 
+    real_label: Tensor
+    fake_label: Tensor
+
     def __init__(self, gan_mode: str, target_real_label: float = 1.0, target_fake_label: float = 0.0):
         super().__init__()
         expect_known("gan_mode", gan_mode, _CRITERIA)

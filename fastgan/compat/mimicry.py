@@ -57,8 +57,10 @@ def minimax_loss_dis(
     _check_options(kwargs, real_label_val=real_label_val, fake_label_val=fake_label_val)
     if kwargs.keys() - {"reduction"}:
         return _unfused(output_real, real_label_val, kwargs) + _unfused(output_fake, fake_label_val, kwargs)
-    labels = dict(real_label=real_label_val, fake_label=fake_label_val)
-    return adversarial.discriminator_loss(output_real, output_fake, **labels, **kwargs).to(torch.get_default_dtype())
+    loss = adversarial.discriminator_loss(
+        output_real, output_fake, real_label=real_label_val, fake_label=fake_label_val, **kwargs
+    )
+    return loss.to(torch.get_default_dtype())
 
 
 def ns_loss_gen(output_fake: Tensor) -> Tensor:

@@ -61,4 +61,5 @@ def g_path_regularize(
     Raises:
         TypeError, ValueError: see `fastgan.path_length_penalty`.
     """
-    return tuple(penalties.path_length_penalty(fake_img, latents, mean_path_length, 1.0, decay))
+    loss, mean, lengths = penalties.path_length_penalty(fake_img, latents, mean_path_length, 1.0, decay)
+    return loss, mean, lengths

@@ -55,7 +55,9 @@ UPSTREAM = {
 _Weight = TypeVar("_Weight")
 
 
-def adopt_weight(weight: _Weight, global_step: int, threshold: int = 0, value: _Weight = 0.0) -> _Weight:
+def adopt_weight(
+    weight: _Weight, global_step: int, threshold: int = 0, value: _Weight | float = 0.0
+) -> _Weight | float:
     """`value` before step `threshold`, `weight` from there on."""
     return value if global_step < threshold else weight
 

@@ -412,7 +412,7 @@ def _reduced(terms: Terms, reduction: str) -> Tensor:
         if len(kept) == len(weights):
             return operators.value(terms._replace(weights=weights))[0]
         losses = [w * operators.elementwise(terms, i).sum() for i, w in enumerate(terms.weights)]
-        return sum(losses)
+        return sum(losses[1:], losses[0])
     losses = [w * operators.elementwise(terms, i) for i, w in enumerate(terms.weights)]
     if reduction == "sample":
         losses = [x.flatten(1).mean(1) if x.dim() > 1 else x for x in losses]

@@ -82,11 +82,11 @@ class TrainedGenerator(nn.Module, PyTorchModelHubMixin, library_name="fastgan", 
         if needed > free_memory("cpu"):
             raise ValueError(f"width: got {width}, whose weights take {needed / 2**30:,.1f} GiB, more than are free")
         self.network = outlined.to_empty(device="cpu")
-        points = len(self.sample_shape) == 1 and mean is not None
-        if points and len(list_of(finite)("mean", mean)) != self.sample_shape[0]:
-            raise ValueError(f"mean: got {len(mean)} numbers, expected {self.sample_shape[0]}, as sample_shape says")
+        if mean is not None and self.sample_shape != (len(list_of(finite)("mean", mean)),):
+            raise ValueError(f"mean: got {len(mean)} numbers for samples of shape {self.sample_shape}")
         self.scale = positive("scale", scale)
-        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32) if points else None, persistent=False)
+        units = None if mean is None else torch.tensor(mean, dtype=torch.float32)
+        self.register_buffer("mean", units, persistent=False)
         self.eval().requires_grad_(False)
 
     def forward(self, z: Tensor) -> Tensor:
@@ -100,9 +100,9 @@ class TrainedGenerator(nn.Module, PyTorchModelHubMixin, library_name="fastgan", 
         return torch.cat(list(generate(self, self.latent_dim, n, seed, batch)))
 
     @classmethod
-    def from_pretrained(cls, name: str | os.PathLike, **options) -> TrainedGenerator:
-        """From a folder that `save_pretrained` has written, or a repository of the hub. options: the mixin's."""
-        return super().from_pretrained(name, **{"strict": True, **options})
+    def _from_pretrained(cls, **options):
+        """The mixin's, but every weight must be in the file."""
+        return super()._from_pretrained(**{"strict": True, **options})
 
 
 def load(run: str | os.PathLike) -> TrainedGenerator:
