@@ -44,6 +44,10 @@ from fastgan.objectives import objectives  # the module of this name must not hi
 
 if TYPE_CHECKING:  # for editors and type checkers; see __getattr__
     from fastgan import compat, game
+    from fastgan import functional as functional
+    from fastgan import matching as matching
+    from fastgan import mmd as mmd
+    from fastgan import penalties as penalties
     from fastgan.compat import patch
     from fastgan.training.generator import TrainedGenerator, load
     from fastgan.training.trainer import GANTrainer, generator_backward
@@ -101,12 +105,14 @@ _LATER = {
 _MODULES = ("compat", "game", "functional", "matching", "mmd", "penalties")
 
 
-def __getattr__(name: str):
-    if name in _LATER:
-        return getattr(importlib.import_module(_LATER[name]), name)
-    if name in _MODULES:
-        return importlib.import_module(f"fastgan.{name}")
-    raise AttributeError(f"module 'fastgan' has no attribute {name!r}")
+if not TYPE_CHECKING:  # which would take every name for one of them
+
+    def __getattr__(name: str):
+        if name in _LATER:
+            return getattr(importlib.import_module(_LATER[name]), name)
+        if name in _MODULES:
+            return importlib.import_module(f"fastgan.{name}")
+        raise AttributeError(f"module 'fastgan' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

@@ -9,7 +9,7 @@ Behind them are the fused losses of `fastgan.losses`.
 
 import importlib
 import pkgutil
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # for editors and type checkers; see __getattr__
     from fastgan.compat import (  # fmt: skip
@@ -55,12 +55,14 @@ def modules() -> list[str]:
     return sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
 
 
-def __getattr__(name: str) -> Any:
-    if name in ("Patch", "importable", "patch"):
-        return getattr(importlib.import_module("fastgan.compat._patch"), name)
-    if name.startswith("_") or name not in modules():
-        raise AttributeError(f"module 'fastgan.compat' has no attribute {name!r}")
-    return importlib.import_module(f"fastgan.compat.{name}")
+if not TYPE_CHECKING:  # which would take every name for one of them
+
+    def __getattr__(name: str):
+        if name in ("Patch", "importable", "patch"):
+            return getattr(importlib.import_module("fastgan.compat._patch"), name)
+        if name.startswith("_") or name not in modules():
+            raise AttributeError(f"module 'fastgan.compat' has no attribute {name!r}")
+        return importlib.import_module(f"fastgan.compat.{name}")
 
 
 def __dir__() -> list[str]:
