@@ -18,9 +18,12 @@ TRAIN = [
 METRICS = ["torchmetrics>=1.4"]
 HUB = ["datasets>=3"]
 EXPORT = ["huggingface_hub>=0.26", "onnx>=1.17", "onnxscript>=0.3", "safetensors>=0.4.3"]
-LOOPS = ["accelerate>=1", "lightning-fabric>=2.4"]  # what README has examples for
+LOOPS = ["accelerate>=1", "lightning-fabric>=2.4"]  # what docs/training.md has examples for
+DOCS = ["mkdocs>=1.6", "mkdocs-material>=9.6", "mkdocstrings[python]>=0.29"]
 BENCH = ["matplotlib>=3.8", "pytest>=8", "pytest-benchmark>=5", "scipy>=1.15", "tqdm>=4.66"]
-TEST = ["hypothesis>=6.100", "mypy>=1.13", "onnxruntime>=1.20", "pytest-xdist>=3.5", "ruff>=0.8"]
+TEST = [
+    *("hypothesis>=6.100", "mypy>=1.13", "onnxruntime>=1.20", "pytest-timeout>=2.3", "pytest-xdist>=3.5", "ruff>=0.8"),
+]
 
 setup(
     name="fastgan",
@@ -49,6 +52,7 @@ setup(
         "metrics": METRICS,
         "hub": HUB,
         "export": EXPORT,
+        "docs": DOCS,
         "test": [*TRAIN, *METRICS, *BENCH, *EXPORT, *LOOPS, *TEST],
     },
     entry_points={"console_scripts": ["fastgan = fastgan.cli:main"]},

@@ -151,15 +151,14 @@ def every_suite(args: argparse.Namespace, arguments: list[str]) -> int:
     files = [folder / f"{name}.json" for name in names if (folder / f"{name}.json").exists()]
     status = report(files, False)
     if status == 0 and not args.quick and args.out is None:
-        status = report([], False)  # README.md as well
+        status = report([], False)  # README and docs as well
     print(f"[{time.perf_counter() - begin:4.0f} s] done" + (f"; failed: {', '.join(failed)}" if failed else ""))
     return 1 if failed else status
 
 
 def report(files: list[Path], check: bool) -> int:
-    """Tables and pictures beside each file; without files, of all there are, and README's tables."""
+    """Tables and pictures beside each file; without files, of all there are, and the tables of README and docs."""
     from bench import readme, suites
-    from bench.harness import environment
 
     everything = not files
     files = files or readme.files()
@@ -176,9 +175,9 @@ def report(files: list[Path], check: bool) -> int:
             return complain(f"{file}: no results file of this benchmark ({type(error).__name__}: {error})")
         print(f"{file.parent.name}: {', '.join(path.name for path in written)}")
     if everything or check:
-        stale = readme.rewrite(environment.ROOT / "README.md", write=not check)
+        stale = [line for page in readme.pages() for line in readme.rewrite(page, write=not check)]
         if check:
-            print("\n".join(stale) or "README.md says what the results files say")
+            print("\n".join(stale) or f"{' and '.join(readme.PAGES)} say what the results files say")
             return 1 if stale else 0
     return 0
 

@@ -5,7 +5,7 @@ second, so a stage that is stopped, or a machine that is taken away, costs only 
 downloaded. On a machine without a GPU, stages that need one are skipped, and the summary says so.
 
 The output folder holds at most seven files: results.json (every number; `python -m bench report results.json` draws
-tables, pictures and README's tables from it on another machine), summary.md, and the logs of the stages.
+tables, pictures and the pages' tables from it on another machine), summary.md, and the logs of the stages.
 """
 
 from __future__ import annotations

@@ -11,11 +11,11 @@ from bench.harness.environment import RESULTS
 from bench.suites import SUITES
 
 TOP = """Measures what fastgan does against eager PyTorch and torch.compile. Without a command: every suite that fits
-this machine, within --minutes, then tables, pictures and the tables in README.md."""
+this machine, within --minutes, then tables, pictures and the tables in README.md and docs/."""
 
 EXAMPLES = """examples:
   python -m bench                                every suite, in at most 10 minutes
-  python -m bench --quick                        do they run? shorter, with wider intervals; README.md stays as it is
+  python -m bench --quick                        do they run? shorter, with wider intervals; no page is changed
   python -m bench losses                         every contender, dtype and size on the device at hand
   python -m bench losses --dtypes float32 --sizes 2^18,2^22
   python -m bench lists --only hifigan-d,vits-d --no-compile
@@ -58,7 +58,7 @@ GPU_EXAMPLES = """examples:
   python -m bench gpu --out DIR                        on the GPU machine, in 8.3 minutes
   python -m bench gpu --out DIR --again --minutes 4    there, once more: the headline cells, and what failed
   python -m bench gpu --out DIR --stages checks,losses
-  python -m bench report DIR/results.json              anywhere: tables, pictures and README.md from what came back
+  python -m bench report DIR/results.json              anywhere: tables, pictures and pages from what came back
 
 Exit codes: 0 every stage passed; 1 something failed or is missing, summary.md says what; 2 bad arguments."""
 
@@ -187,10 +187,10 @@ def parser() -> argparse.ArgumentParser:
     option("--json", type=Path, metavar="FILE", help="write the numbers here as well")
     _device(option)
 
-    option = command("report", "tables, pictures and README's tables from the stored numbers")
-    option("file", nargs="*", type=Path, help="default: every results file in bench/results, and README.md")
+    option = command("report", "tables and pictures, those of README and docs too, from the stored numbers")
+    option("file", nargs="*", type=Path, help="default: every results file in bench/results, and the pages")
     option("--agree", nargs=2, type=Path, metavar=("A", "B"), help="do two runs of one suite agree?")
-    option("--check", action="store_true", help="write nothing; exit code 1 if README.md says otherwise")
+    option("--check", action="store_true", help="write nothing; exit code 1 if README or docs say otherwise")
 
     option = command("gate", "compare the counts that do not vary with the committed baseline")
     option("--update", action="store_true", help="write the whole baseline again")

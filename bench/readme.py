@@ -1,8 +1,10 @@
-"""README's tables, between `<!-- bench:SUITE -->` (or `devices`, `versions`) and `<!-- /bench -->`, from the files."""
+"""The tables of README and of docs/benchmarks.md, from the results files: between `<!-- bench:SUITE -->` (or `devices`,
+`versions`) and `<!-- /bench -->`; `<!-- bench:SUITE gpu -->` is of GPUs alone."""
 
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 from types import ModuleType
@@ -10,6 +12,14 @@ from types import ModuleType
 from bench import bundle, suites
 from bench.checks import versions
 from bench.harness import environment, promises
+
+PAGES = ("README.md", "docs/benchmarks.md")
+MARKED = re.compile(r"<!-- bench:(\w+)( gpu)? -->\n(.*?)<!-- /bench -->", re.S)
+
+
+def pages() -> list[Path]:
+    """The files whose tables are drawn."""
+    return [path for name in PAGES if (path := environment.ROOT / name).exists()]
 
 
 def files() -> list[Path]:
@@ -29,8 +39,8 @@ def devices() -> str:
     return f"Measured: {named}. **No GPU has been measured yet**, and no GPU figure is claimed here."
 
 
-def table(suite: str) -> str:
-    """What README says of a suite: a table for each device that it was run on."""
+def table(suite: str, gpus: bool = False, page: str = "README.md") -> str:
+    """What a page says of a suite: a table for each device that it was run on, or for each GPU."""
     if suite == "devices":
         return devices()
     if suite == "versions":
@@ -39,33 +49,35 @@ def table(suite: str) -> str:
     parts = []
     for file in files():
         results = json.loads(file.read_text(encoding="utf-8"))
-        if file.stem != suite:
+        if file.stem != suite or (gpus and results["device_type"] != "cuda"):
             continue
         env, found = results["environment"], suites.suite(suite)
-        link = file.relative_to(environment.ROOT).with_suffix(".md").as_posix()
+        link = os.path.relpath(file.relative_to(environment.ROOT).with_suffix(".md"), Path(page).parent)
+        link = Path(link).as_posix()
         made = f"{env['device']}, torch {env['torch']}, commit {(env['commit'] or 'unknown')[:12]}, {env['date']}"
         shown = found.summary(results) if found.summary else promises.table(found.promises(results))
         parts.append(f"{made} ([all rows]({link})):\n\n{shown}")
     return "\n\n".join(parts) if parts else "Not measured yet."
 
 
-def rewritten(text: str) -> str:
+def rewritten(text: str, page: str = "README.md") -> str:
     def fill(found: re.Match) -> str:
-        return f"<!-- bench:{found[1]} -->\n{table(found[1])}\n<!-- /bench -->"
+        suite, gpus = found[1], found[2] or ""
+        return f"<!-- bench:{suite}{gpus} -->\n{table(suite, bool(gpus), page)}\n<!-- /bench -->"
 
-    return re.sub(r"<!-- bench:(\w+) -->\n.*?<!-- /bench -->", fill, text, flags=re.S)
+    return MARKED.sub(fill, text)
 
 
 def rewrite(path: Path, write: bool) -> list[str]:
-    """Suites whose table in the file is not what the results say; corrected if `write`."""
+    """Tables of the page that are not what the results say; corrected if `write`."""
+    page = path.relative_to(environment.ROOT).as_posix() if path.is_relative_to(environment.ROOT) else path.name
     text = path.read_text(encoding="utf-8")
-    new = rewritten(text)
-    marked = r"<!-- bench:(\w+) -->\n(.*?)<!-- /bench -->"
-    pairs = zip(re.findall(marked, text, re.S), re.findall(marked, new, re.S))
-    stale = [suite for (suite, there), (_, made) in pairs if there != made]
+    new = rewritten(text, page)
+    pairs = zip(MARKED.findall(text), MARKED.findall(new))
+    stale = [suite for (suite, _, there), (_, _, made) in pairs if there != made]
     if write and new != text:
         environment.write_atomically(path, new)
-    return [f"README.md: the table of {suite} is not that of the results files" for suite in stale]
+    return [f"{page}: the table of {suite} is not that of the results files" for suite in stale]
 
 
 def of_document(name: str) -> ModuleType:
@@ -76,7 +88,7 @@ def of_document(name: str) -> ModuleType:
 
 
 def unpack(found: dict) -> list[Path]:
-    """The results files of another machine, from the one file that `bench gpu` leaves of them; and README's tables."""
+    """The results files of another machine, from the one file that `bench gpu` leaves; and the pages."""
     folder = environment.RESULTS / re.sub(r"[^a-z0-9-]", "", found["folder"] or "unknown")
     written = []
     for name, results in found["suites"].items():

@@ -20,6 +20,11 @@ if not CUDA and interpreter_runs():
 
 import pytest  # noqa: E402
 
+if os.environ.get("TRITON_INTERPRET") == "1":
+    import interpreter
+
+    interpreter.hasten()
+
 if "PYTEST_XDIST_WORKER" in os.environ:  # one process a core already: threads of each would wait for one another
     torch.set_num_threads(1)
 

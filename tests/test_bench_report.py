@@ -21,10 +21,19 @@ def interval(median, half=0.01, **more):
     return {"median": median, "low": median * (1 - half), "high": median * (1 + half)} | more
 
 
-def test_readme_says_what_the_results_files_say():
-    assert readme.rewrite(ROOT / "README.md", write=False) == []
-    marked = re.findall(r"<!-- bench:(\w+) -->", (ROOT / "README.md").read_text())
-    assert set(marked) <= {*suites.SUITES, "devices", "versions"} and {"losses", "lists", "devices"} <= set(marked)
+def test_the_pages_say_what_the_results_files_say():
+    assert [path.relative_to(ROOT).as_posix() for path in readme.pages()] == list(readme.PAGES)
+    marked = []
+    for page in readme.pages():
+        assert readme.rewrite(page, write=False) == []
+        marked += re.findall(r"<!-- bench:(\w+)", page.read_text())
+    assert set(marked) == {*suites.SUITES, "devices", "versions"} - {"timeline", "penalties"}
+
+
+def test_readme_shows_gpus_alone():
+    assert set(re.findall(r"<!-- bench:\w+( gpu)? -->", (ROOT / "README.md").read_text())) <= {" gpu"}
+    for suite in ("losses", "matching", "training"):
+        assert "CPU" in readme.table(suite) and "CPU" not in readme.table(suite, gpus=True)
 
 
 def test_readme_says_whether_a_gpu_was_measured(tmp_path, monkeypatch):
@@ -46,17 +55,20 @@ def test_the_tables_beside_the_files_say_what_the_files_say():
         assert file.with_suffix(".md").read_text() == suites.suite(file.stem).markdown(results), file.name
 
 
-def test_a_number_that_differs_is_found_and_put_right(tmp_path, capsys):
-    text = (ROOT / "README.md").read_text()
-    number = re.search(r"<!-- bench:losses -->.*?\*\*([\d.,]+)\*\*", text, re.S)[1]
-    start = text.index("<!-- bench:losses -->")
-    (tmp_path / "README.md").write_text(text[:start] + text[start:].replace(f"**{number}**", "**0.01**", 1))
-    assert readme.rewrite(tmp_path / "README.md", write=False) == [
-        "README.md: the table of losses is not that of the results files"
-    ]
-    readme.rewrite(tmp_path / "README.md", write=True)
-    assert (tmp_path / "README.md").read_text() == text
-    assert command.main(["report", "--check"]) == 0 and "says what" in capsys.readouterr().out
+@pytest.mark.parametrize("name", readme.PAGES)
+def test_a_number_that_differs_is_found_and_put_right(name, tmp_path, monkeypatch, capsys):
+    text, page = (ROOT / name).read_text(), tmp_path / name
+    number = re.search(r"<!-- bench:losses.*?\*\*([\d.,]+)\*\*", text, re.S)[1]
+    start = text.index("<!-- bench:losses")
+    page.parent.mkdir(exist_ok=True)
+    page.write_text(text[:start] + text[start:].replace(f"**{number}**", "**0.01**", 1))
+    assert command.main(["report", "--check"]) == 0 and "say what" in capsys.readouterr().out
+    (tmp_path / "bench").symlink_to(ROOT / "bench")
+    monkeypatch.setattr(environment, "ROOT", tmp_path)
+    monkeypatch.setattr(environment, "RESULTS", tmp_path / "bench" / "results")
+    assert readme.rewrite(page, write=False) == [f"{name}: the table of losses is not that of the results files"]
+    readme.rewrite(page, write=True)
+    assert page.read_text() == text
 
 
 def test_rows_where_fastgan_loses_are_in_readme():
@@ -147,7 +159,9 @@ def test_most_by_chance_is_the_binomials():
 def test_results_of_another_machine_are_unpacked_and_drawn(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(environment, "RESULTS", tmp_path / "results")
     monkeypatch.setattr(environment, "ROOT", tmp_path)
-    (tmp_path / "README.md").write_text("<!-- bench:losses -->\n<!-- /bench -->\n")
+    (tmp_path / "docs").mkdir()
+    for name in readme.PAGES:
+        (tmp_path / name).write_text("<!-- bench:losses -->\n<!-- /bench -->\n")
     stored = json.loads((ROOT / "bench/results").joinpath("cpu-amd-epyc-2-threads/losses.json").read_text())
     there = {"environment": stored["environment"]}
     checks = there | {
@@ -167,9 +181,10 @@ def test_results_of_another_machine_are_unpacked_and_drawn(tmp_path, monkeypatch
     made = {p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*") if p.is_file()}
     kept = ("losses.json", "losses.md", "losses.png", "growth.png", "gpu.json")
     kept += tuple(f"{name}.{kind}" for name in ("checks", "tune") for kind in ("json", "md"))
-    assert made == {"README.md", "results.json", *(f"results/a-gpu/{name}" for name in kept)}
+    assert made == {*readme.PAGES, "results.json", *(f"results/a-gpu/{name}" for name in kept)}
     assert "losses.md" in capsys.readouterr().out
-    assert "results/a-gpu/losses.md" in (tmp_path / "README.md").read_text()
+    assert "(results/a-gpu/losses.md)" in (tmp_path / "README.md").read_text()
+    assert "(../results/a-gpu/losses.md)" in (tmp_path / "docs/benchmarks.md").read_text()
     text = (tmp_path / "results/a-gpu/tune.md").read_text()
     assert text.index("fast") < text.index("slow")
 

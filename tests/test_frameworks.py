@@ -1,4 +1,4 @@
-"""README's loops for Hugging Face Accelerate and Lightning Fabric: fused losses where those own the backward pass."""
+"""The loops of docs/training.md for Accelerate and Lightning Fabric: fused losses where those own the backward pass."""
 
 import pytest
 import torch
@@ -37,7 +37,7 @@ def plain():
 
 
 def trained_with(framework):
-    """README's loop: `prepare` or `setup` wraps networks and optimizers, `backward` is the framework's."""
+    """The page's loop: `prepare` or `setup` wraps networks and optimizers, `backward` is the framework's."""
     generator, discriminator, optimizer_g, optimizer_d, loader = framework.start(*parts())
     for real, _ in zip(loader, range(STEPS)):
         fake = generator(torch.randn(len(real), LATENT, device=real.device))

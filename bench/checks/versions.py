@@ -199,7 +199,7 @@ def wrong(row: dict) -> bool:
 
 
 def table(rows: Sequence[dict]) -> str:
-    """README's table."""
+    """The pages' table."""
     if not rows:
         return "Not measured yet."
     shown = []

@@ -23,7 +23,7 @@ class Suite:
     measure      (setting, name) -> the cell, or None if it put something else into setting.results
     tables       (results, kinds of time) -> lines
     pictures     {file: (results, path) draws it}
-    summary      results -> the rows that stand in README; by default the promises
+    summary      results -> the rows that stand in README and docs; by default the promises
     known        device -> all cells that may be asked for; by default those of a full run; None: no list has them all
     begun        setting -> what a results file has beside its cells
     key          name -> which cell it is

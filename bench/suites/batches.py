@@ -85,7 +85,7 @@ def where(cell: dict) -> str:
 
 
 def summary(results: dict) -> str:
-    """README's table: speed against eager of the drop-in and of value_and_grad, over the batch."""
+    """The pages' table: speed against eager of the drop-in and of value_and_grad, over the batch."""
     kind = report.kinds_of(results)[-1]
     batches = sorted({cell["batch"] for cell in results["cells"]})
     rows = []

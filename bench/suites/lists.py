@@ -222,7 +222,7 @@ def tables(results: dict, kinds: tuple[str, ...]) -> list[str]:
 
 
 def summary(results: dict) -> str:
-    """README's table: speed against eager, a line a configuration; below 1 is slower."""
+    """The pages' table: speed against eager, a line a configuration; below 1 is slower."""
     kind, names, rows = report.kinds_of(results)[-1], [COMPILE, DROP_IN, DIRECT], []
     for cell in results["cells"]:
         found = {row["contender"]: row for row in cell["rows"] if "error" not in row}

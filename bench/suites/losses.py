@@ -221,7 +221,7 @@ def limit_time(row: dict) -> str:
 
 
 def summary(results: dict) -> str:
-    """README's table: microseconds of float32, the fastest of each size in bold."""
+    """The pages' table: microseconds of float32, the fastest of each size in bold."""
     kind, shown = report.kinds_of(results)[-1], (1, 128, *[4**k for k in range(5, 15)])
     cells = [c for c in results["cells"] if c["dtype"] == "float32" and c["n"] in shown]
     key = f"{kind}_us"

@@ -307,7 +307,7 @@ def _end(losses: Sequence[float | None]) -> str:
 
 
 def summary(results: dict) -> str:
-    """README's table: images a second, a line a cell."""
+    """The pages' table: images a second, a line a cell."""
     names = [EXAMPLE, CAREFUL, ALTERNATING, ONE_STAGE, MINIMAX, *FASTEST]
     shown = [name for name in names if any(True for _ in judged.rows(results, name))]
     rows = []

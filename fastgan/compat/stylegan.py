@@ -3,19 +3,19 @@
 Upstream has them inline, so the names here are ours. There are three ways in, from least to most change; each starts
 with `from fastgan.compat import stylegan` at the top of `training/loss.py`.
 
-1. The terms of every logit, where the softplus stands; everything after it (`training_stats`, `.mean().mul(gain)`)
+(1) The terms of every logit, where the softplus stands; everything after it (`training_stats`, `.mean().mul(gain)`)
    stays as it is. Nothing is fused:
 
     loss_Gmain = ...softplus...    ->  loss_Gmain = stylegan.generator_term(gen_logits)
     loss_Dgen = ...softplus...     ->  loss_Dgen = stylegan.discriminator_fake_term(gen_logits)
     loss_Dreal = ...softplus...    ->  loss_Dreal = stylegan.discriminator_real_term(real_logits)
 
-2. Reduced, a launch forward and a launch backward, for loops that see both sides of D at once:
+(2) Reduced, a launch forward and a launch backward, for loops that see both sides of D at once:
 
     stylegan.generator_loss(gen_logits, gain).backward()
     stylegan.discriminator_loss(real_logits, gen_logits, gain).backward()
 
-3. Loss, gradient and what `training_stats.report` wants of it from one launch (and two of one number, for the signs),
+(3) Loss, gradient and what `training_stats.report` wants of it from one launch (and two of one number, for the signs),
    nothing read back to the host. In Gmain, in place of the softplus, the three reports and the backward:
 
     out = stylegan.generator_value_and_grad(gen_logits, gain)
@@ -35,7 +35,7 @@ with `from fastgan.compat import stylegan` at the top of `training/loss.py`.
 
     torch.autograd.backward([real_logits, loss_Dr1.mean().mul(gain)], [torch.zeros_like(real_logits), None])
 
-Differences: in 3. `training_stats` counts a batch as one sample, its mean. The means it keeps are the same where all
+Differences: in (3) `training_stats` counts a batch as one sample, its mean. The means it keeps are the same where all
 batches are equally large, as they are upstream; standard deviations become those of batch means. A sign of exactly 0
 counts as 1. Half-precision logits give float32 losses; upstream's D ends in float32 anyway.
 

@@ -8,6 +8,7 @@ The sigmoid cross-entropy has a form of its own. For large tensors its cost is i
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 
@@ -16,12 +17,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastgan.cpu.blocks import blocks, dense, flat, laid_out, like, per_term
+from fastgan.cpu.blocks import blocks, dense, flat, laid_out, like, one_block, per_term
 from fastgan.formulas.criteria import CRITERIA
-from fastgan.formulas.terms import Terms, join_sides, split_sides, widen
+from fastgan.formulas.terms import Terms, join_sides, split_sides, wide_dtype, widen
 
 AUTOGRAD_BELOW = 1 << 17  # logits: below, PyTorch's own operators and autograd are faster
 AUTOGRAD_ALWAYS = ("hinge", "hinge_clamp", "hinge_min", "wasserstein")  # of any size: a slope costs more operators
+DOT_UP_TO = 1 << 13  # logits of a tensor: above, a dot product loses digits that a mean keeps
 _PRODUCTS_FROM = 1 << 17  # logits: below, calling more operators costs more than softplus
 _SURE = 0.1  # nats: with a mean loss below, how sure D is has to be kept as a distance from 1
 _CROSS_ENTROPIES = ("sigmoid_cross_entropy", "softplus")
@@ -52,27 +54,28 @@ def adversarial(
 ) -> tuple[Tensor | None, Tensor | None, list[Tensor] | None]:
     """(loss, terms, grads); the arguments and results of `kernels.adversarial`. The last two columns of `terms` cost
     operators here: `statistics` 1 leaves 0 in them, 2 fills them."""
-    batches, double = logits, logits[0].dtype == torch.float64
-    slopes = gradient or partner_gradient
-    with torch.no_grad():
-        if split:
-            logits = split_sides(batches, split)
-        factors = per_term(scale, len(logits), factor)
-        terms = Terms(logits, labels, weights, criterion, n_real, partners, targets, masks, shift)
-        if logits[0].is_cpu:
-            rows, grads = _on_host(terms, factors, value, statistics > 1, slopes)
-            rows = torch.from_numpy(np.array(rows, np.float64)) if value else None
-        else:
-            rows, grads = _on_device(terms, factors, value, statistics > 1, slopes)
-        loss = None
+    dtype, slopes, loss = wide_dtype(logits[0].dtype), gradient or partner_gradient, None
+    logits, partners, masks = [
+        [x.detach() for x in given] for given in (logits, partners, masks)
+    ]  # nothing is recorded
+    batches = logits
+    if split:
+        logits = split_sides(batches, split)
+    factors = per_term(scale, len(logits), factor)
+    terms = Terms(logits, labels, weights, criterion, n_real, partners, targets, masks, shift)
+    if logits[0].is_cpu:
+        rows, grads = _on_host(terms, factors, value, statistics > 1, slopes)
         if value:
-            rows = rows if double else rows.float()
-            loss = rows[0, 0].clone() if len(logits) == 1 else rows[:, 0].sum()
-        if slopes:
-            grads = join_sides(grads, split) if split else grads
-            grads = [laid_out(grad, x) for grad, x in zip(grads, batches)]
-            if partner_gradient:
-                grads = (grads if gradient else []) + [grad.neg() for grad in grads]
+            loss = torch.scalar_tensor(sum([row[0] for row in rows]), dtype=dtype, device="cpu")
+            rows = torch.from_numpy(np.array(rows, np.float64 if dtype == torch.float64 else np.float32))
+    else:
+        rows, grads = _on_device(terms, factors, value, statistics > 1, slopes)
+        loss = rows[:, 0].sum() if value else None
+    if slopes:
+        grads = join_sides(grads, split) if split else grads
+        grads = [laid_out(grad, x) for grad, x in zip(grads, batches)]
+        if partner_gradient:
+            grads = (grads if gradient else []) + [grad.neg() for grad in grads]
     return loss, rows if statistics else None, grads if slopes else None
 
 
@@ -80,35 +83,43 @@ def differentiable_value(terms: Terms) -> Tensor | None:
     """L by PyTorch's own operators, which autograd follows; None if `adversarial` is faster or more accurate.
 
     Of few logits the calls cost, not the arithmetic: an autograd node in Python costs more than the whole loss."""
-    if terms.criterion not in _EXACT_SLOPES or terms.split:
+    criterion = terms.criterion
+    if criterion not in _EXACT_SLOPES or terms.split:
         return None
-    if terms.criterion not in AUTOGRAD_ALWAYS and max([x.numel() for x in terms.logits]) >= AUTOGRAD_BELOW:
+    if criterion not in AUTOGRAD_ALWAYS and max([x.numel() for x in terms.logits]) >= AUTOGRAD_BELOW:
         return None
-    of_logits = terms.criterion in _CROSS_ENTROPIES
-    if of_logits and (terms.targets or not {0.0, 1.0}.issuperset(terms.labels)):
+    of_logits = criterion in _CROSS_ENTROPIES
+    if of_logits and not _hard(terms):
         return None  # sigmoid(x) - y would cancel
-    total = None
+    phi, total = CRITERIA[criterion].value, None
     for x, y, mask, weight in terms.each():
-        phi = CRITERIA[terms.criterion].value
-        if of_logits and (terms.criterion == "softplus" or math.isfinite(x.detach().sum().item())):
-            phi, weight = _negative_softplus if y else _softplus, -weight if y else weight
-        values = phi(x, y)
-        mean = (values if mask is None else values * mask).mean()
-        if total is not None and abs(weight) == 1.0:
-            total = total + mean if weight > 0 else total - mean
+        n = x.numel()
+        dotted = 0 < n <= DOT_UP_TO  # one operator where a mean and its weight are two
+        if dotted and x.dim() != 1:
+            x, y = x.reshape(-1), y.reshape(-1) if y.__class__ is Tensor else y
+        if of_logits and (criterion == "softplus" or math.isfinite(x.detach().sum().item())):
+            sign = -1.0 if y else 1.0
+            values, weight = F.softplus(x, sign, 50.0), sign * weight  # -softplus(-x), which saves x and not -x
         else:
-            part = mean if weight == 1.0 else mean * weight
-            total = part if total is None else total + part
+            values = phi(x, y)
+        if dotted:
+            rates = _filled(weight / n, (n,), x.dtype)
+            part = torch.dot(values, rates if mask is None else rates * mask.reshape(-1))
+        else:
+            part = (values if mask is None else values * mask).mean() * weight
+        total = part if total is None else total + part
     return total
 
 
-def _softplus(x: Tensor, _: float) -> Tensor:
-    return F.softplus(x, 1.0, 50.0)
+def _hard(terms: Terms) -> bool:
+    """Whether every label is 0 or 1."""
+    return not terms.targets and {0.0, 1.0}.issuperset(terms.labels)
 
 
-def _negative_softplus(x: Tensor, _: float) -> Tensor:
-    """-softplus(-x), which saves x and not -x."""
-    return F.softplus(x, -1.0, 50.0)
+@functools.lru_cache(maxsize=64)
+def _filled(value: float, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    with torch.inference_mode(False):  # autograd saves it
+        return torch.full(shape, value, dtype=dtype, device="cpu")
 
 
 def _on_host(
@@ -117,11 +128,14 @@ def _on_host(
     """([(weighted loss, mean logit, share classified rightly)], gradients) of CPU tensors, as far as asked for."""
     rows, grads = [], []
     shifts = None if terms.shift is None else terms.shift.tolist()
+    of_logits = terms.criterion in _CROSS_ENTROPIES
+    others = (None, None, None)
     for k, x in enumerate(terms.logits):
-        x = dense(x.detach())
-        n, weight = x.numel(), terms.weights[k]
-        others = [like(x, given[k]) if given else None for given in (terms.partners, terms.targets, terms.masks)]
-        grad = torch.empty_like(x) if gradient else None
+        x = dense(x)
+        n, weight, label = x.numel(), terms.weights[k], terms.labels[k]
+        if terms.partners or terms.targets or terms.masks:
+            others = [like(x, given[k]) if given else None for given in (terms.partners, terms.targets, terms.masks)]
+        grad = torch.empty_like(x) if gradient and not one_block(x) else None
         total, logit_sum, below, slope = 0.0, 0.0, 0, weight * factors[k] / max(n, 1)
         for z, partner, y, mask, out in blocks(x, *others, grad):
             z = widen(z)
@@ -129,56 +143,75 @@ def _on_host(
                 z = z - widen(partner)
             if shifts is not None:
                 z = z - shifts[k]
-            y = terms.labels[k] if y is None else y.to(z.dtype)
-            z_sum = z.sum().item() if value and (statistics or terms.criterion in _CROSS_ENTROPIES) else 0.0
-            if terms.criterion in _CROSS_ENTROPIES and mask is None and y.__class__ is float:
-                total += _cross_entropy(terms.criterion, z, z_sum, y, slope, value, out)
+            z_sum = z.sum().item() if value and (statistics or of_logits) else 0.0
+            if of_logits and mask is None and y is None:
+                found, of_block = _cross_entropy(terms.criterion, z, z_sum, label, slope, value, gradient, out)
             else:
-                total += _by_formula(terms.criterion, z, y, mask, slope, value, out)
+                y = label if y is None else y.to(z.dtype)
+                found, of_block = _by_formula(terms.criterion, z, y, mask, slope, value, gradient, out)
+            total += found
+            if grad is None:
+                grad = of_block
             if statistics:
                 logit_sum += z_sum
                 below += np.count_nonzero(z.numpy() < 0)
         mean = logit_sum / n if n else math.nan
         share = (n - below if k < terms.n_real else below) / n if mean == mean else math.nan
         rows.append((weight * (total / n if n else math.nan), mean, share))
-        grads.append(grad)
+        grads.append(grad if grad is None or grad.dtype == x.dtype else grad.to(x.dtype))
     return rows, grads
 
 
 def _by_formula(
-    criterion: str, x: Tensor, y: float | Tensor, mask: Tensor | None, slope: float, value: bool, out: Tensor | None
-) -> float:
-    """Writes slope times phi' into `out`, if there is one; returns the sum of phi, if it is asked for."""
-    phi = CRITERIA[criterion]
-    if out is not None:
+    criterion: str,
+    x: Tensor,
+    y: float | Tensor,
+    mask: Tensor | None,
+    slope: float,
+    value: bool,
+    gradient: bool,
+    out: Tensor | None,
+) -> tuple[float, Tensor | None]:
+    """(sum of phi, slope times phi', written into `out` if there is one), as far as asked for."""
+    phi, total, grad = CRITERIA[criterion], 0.0, None
+    if gradient:
         grad = phi.slope(x, y)
-        torch.mul(grad if mask is None else grad * mask, slope, out=out)
-    if not value:
-        return 0.0
-    values = phi.value(x, y)
-    return (values if mask is None else values * mask).sum().item()
+        grad = grad if mask is None else grad * mask
+        grad = grad * slope if out is None else torch.mul(grad, slope, out=out)
+    if value:
+        values = phi.value(x, y)
+        total = (values if mask is None else values * mask).sum().item()
+    return total, grad
 
 
 def _cross_entropy(
-    criterion: str, x: Tensor, x_sum: float, label: float, slope: float, value: bool, out: Tensor | None
-) -> float:
+    criterion: str,
+    x: Tensor,
+    x_sum: float,
+    label: float,
+    slope: float,
+    value: bool,
+    gradient: bool,
+    out: Tensor | None,
+) -> tuple[float, Tensor | None]:
     """`_by_formula` of the cross-entropy with logits, whose sum is x_sum."""
     # phi is softplus(z) - t z with z = x, t = y for a label near 0, and z = -x, t = 1 - y for one near 1: what is left
     # of the label is at most 1/2, so nothing cancels.
     flip = label >= 0.5
     target, z = (1.0 - label, x.neg()) if flip else (label, x)
     total, large = 0.0, x.numel() >= _PRODUCTS_FROM
-    p = torch.sigmoid(z) if out is not None or large else None
+    p = torch.sigmoid(z) if gradient or large else None
     if value:
         z_sum = -x_sum if flip else x_sum
         total = _softplus_sum(flat(z), z_sum, flat(p)) if large else F.softplus(z, 1.0, 50.0).sum().item()
         total -= target * z_sum
         if not math.isfinite(total) or not math.isfinite(z_sum):  # infinite logits: what eager PyTorch says of them
             total = CRITERIA[criterion].value(x, label).sum().item()
-    if out is not None:
-        p = p.sub_(target) if target else p
-        torch.mul(p, -slope if flip else slope, out=out)
-    return total
+    if not gradient:
+        return total, None
+    p = p.sub_(target) if target else p
+    slope = _filled(-slope if flip else slope, (), torch.float64)  # a number costs more than the product
+    return total, p.mul_(slope) if out is None else torch.mul(p, slope, out=out)
 
 
 def _softplus_sum(z: Tensor, z_sum: float, p: Tensor) -> float:

@@ -39,6 +39,11 @@ def flat(x: Tensor) -> Tensor:
     return x.view(-1) if x.is_contiguous() else x.as_strided((x.numel(),), (1,))
 
 
+def one_block(x: Tensor) -> bool:
+    """Whether `blocks` gives all of x at once."""
+    return 0 < x.numel() <= BLOCK
+
+
 def blocks(*tensors: Tensor | None) -> Iterator[Sequence[Tensor | None]]:
     """The same stretch of each of some dense tensors of one layout, block by block; nothing for empty tensors."""
     n = tensors[0].numel()
