@@ -1,8 +1,12 @@
 """Static metadata only: nothing is probed, compiled or downloaded at install time."""
 
+import re
 from pathlib import Path
 
 from setuptools import setup
+
+PACKAGE = Path(__file__).with_name("fastgan") / "__init__.py"
+VERSION = re.search(r'^__version__ = "(.+?)"', PACKAGE.read_text(encoding="utf-8"), re.MULTILINE)[1]
 
 TRAIN = [
     "matplotlib>=3.8",
@@ -13,14 +17,17 @@ TRAIN = [
 ]
 METRICS = ["torchmetrics>=1.4"]
 HUB = ["datasets>=3"]
+EXPORT = ["huggingface_hub>=0.26", "onnx>=1.17", "onnxscript>=0.3", "safetensors>=0.4.3"]
 LOOPS = ["accelerate>=1", "lightning-fabric>=2.4"]  # what docs/training.md has examples for
 DOCS = ["mkdocs>=1.6", "mkdocs-material>=9.6", "mkdocstrings[python]>=0.29"]
 BENCH = ["matplotlib>=3.8", "pytest>=8", "pytest-benchmark>=5", "scipy>=1.15", "tqdm>=4.66"]
-TEST = ["hypothesis>=6.100", "pytest-timeout>=2.3", "pytest-xdist>=3.5", "ruff>=0.8"]
+TEST = [
+    *("hypothesis>=6.100", "mypy>=1.13", "onnxruntime>=1.20", "pytest-timeout>=2.3", "pytest-xdist>=3.5", "ruff>=0.8"),
+]
 
 setup(
     name="fastgan",
-    version="0.1.0",
+    version=VERSION,
     description="Adversarial losses and GAN training steps in PyTorch: loss and gradients in one Triton launch",
     long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
@@ -33,6 +40,7 @@ setup(
         *("fastgan.formulas", "fastgan.game", "fastgan.kernels", "fastgan.losses", "fastgan.models"),
         *("fastgan.operators", "fastgan.training"),
     ],
+    package_data={"fastgan": ["py.typed"]},  # its types are for type checkers
     install_requires=[
         "torch>=2.7",
         "triton>=3.3; platform_system == 'Linux'",
@@ -43,8 +51,9 @@ setup(
         "bench": BENCH,
         "metrics": METRICS,
         "hub": HUB,
+        "export": EXPORT,
         "docs": DOCS,
-        "test": [*TRAIN, *METRICS, *BENCH, *LOOPS, *TEST],
+        "test": [*TRAIN, *METRICS, *BENCH, *EXPORT, *LOOPS, *TEST],
     },
     entry_points={"console_scripts": ["fastgan = fastgan.cli:main"]},
     classifiers=[

@@ -6,6 +6,7 @@ On the digits that scikit-learn ships (8 x 8 pixels). Labels go to both networks
 """
 
 import argparse
+from functools import partial
 
 import torch
 from sklearn.datasets import load_digits
@@ -14,14 +15,6 @@ from torch import nn
 import fastgan
 
 LATENT, CLASSES, BATCH = 32, 10, 64
-
-
-class Generator(nn.Sequential):
-    def __init__(self):
-        super().__init__(nn.Linear(LATENT + CLASSES, 256), nn.ReLU(), nn.Linear(256, 64), nn.Tanh())
-
-    def forward(self, z, label):
-        return super().forward(torch.cat((z, nn.functional.one_hot(label, CLASSES).to(z)), 1))
 
 
 class Discriminator(nn.Module):
@@ -41,17 +34,20 @@ def main():
     steps, digits = parser.parse_args().steps, load_digits()
     torch.manual_seed(0)
     images, labels = torch.from_numpy(digits.data).float() / 8 - 1, torch.from_numpy(digits.target)
-    generator, discriminator = Generator(), Discriminator()
+    generator = nn.Sequential(nn.Linear(LATENT + CLASSES, 256), nn.ReLU(), nn.Linear(256, 64), nn.Tanh())
+    discriminator = Discriminator()
     optimizer_g, optimizer_d = (torch.optim.Adam(m.parameters(), 5e-4, (0.0, 0.99)) for m in (generator, discriminator))
     for step in range(1, steps + 1):
         rows = torch.randint(len(images), (BATCH,))
         real, label = images[rows], labels[rows].long()
-        fake = generator(torch.randn(BATCH, LATENT), label)
+        fake = generator(torch.cat((torch.randn(BATCH, LATENT), nn.functional.one_hot(label, CLASSES)), 1))
         loss_d = fastgan.discriminator_loss(discriminator(real, label), discriminator(fake.detach(), label), "hinge")
-        penalty = fastgan.r1_penalty(lambda x, y=label: discriminator(x, y), real, gamma=0.5)
+        penalty = fastgan.r1_penalty(partial(discriminator, label=label), real, gamma=0.5)
         optimizer_d.zero_grad(), (loss_d + penalty).backward(), optimizer_d.step()
         loss_g = fastgan.generator_loss(discriminator(fake, label), "hinge")
-        optimizer_g.zero_grad(), fastgan.generator_backward(loss_g, generator), optimizer_g.step()
+        optimizer_g.zero_grad()
+        fastgan.generator_backward(loss_g, generator)
+        optimizer_g.step()
         if step % 500 == 0 or step == steps:
             print(f"step {step}: loss of D {loss_d:.3f}, loss of G {loss_g:.3f}")
 

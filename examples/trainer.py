@@ -37,8 +37,10 @@ def main():
     data = TensorDataset(images, torch.from_numpy(digits.target))
     loader = DataLoader(data, batch_size=64, shuffle=True, drop_last=True)  # one shape a batch: a GPU captures the step
 
-    settings = dict(latent_dim=LATENT, objective="nonsaturating", weight=0.5, r1=0.5, lr=1e-3)
-    trainer = fastgan.GANTrainer(*networks(), device=device, **settings)
+    generator, discriminator = networks()
+    trainer = fastgan.GANTrainer(
+        generator, discriminator, device=device, latent_dim=LATENT, objective="nonsaturating", r1=0.5, lr=1e-3
+    )
     epochs = itertools.chain.from_iterable(loader for _ in itertools.count())
     for real, _ in itertools.islice(epochs, args.steps):
         values = trainer.step(real.to(device))  # 0-d tensors on the device: nothing waits

@@ -17,8 +17,8 @@ from fastgan.compat.hifigan import discriminator_loss, feature_loss, generator_l
 class PeriodDiscriminators(nn.Module):
     def __init__(self, periods=(2, 3, 5), width=16):
         super().__init__()
-        self.periods, shape = periods, dict(kernel_size=(5, 1), stride=(3, 1), padding=(2, 0))
-        blocks = [[nn.Sequential(nn.Conv2d(n, width, **shape), nn.LeakyReLU(0.1)) for n in (1, width)] for _ in periods]
+        self.periods, shape = periods, ((5, 1), (3, 1), (2, 0))  # kernel, stride, padding
+        blocks = [[nn.Sequential(nn.Conv2d(n, width, *shape), nn.LeakyReLU(0.1)) for n in (1, width)] for _ in periods]
         self.networks = nn.ModuleList(nn.Sequential(*block, nn.Conv2d(width, 1, 1)) for block in blocks)
 
     def forward(self, wave):
@@ -26,7 +26,7 @@ class PeriodDiscriminators(nn.Module):
         maps = []
         for period, layers in zip(self.periods, self.networks):
             x = wave.unflatten(-1, (-1, period))
-            maps.append([x := layer(x) for layer in layers])
+            maps.append([x := layer(x) for layer in layers.children()])
         return [found[-1].flatten(1) for found in maps], maps
 
 
@@ -47,11 +47,11 @@ def main():
         fake = generator(mel := spectrogram(wave))
         loss_d, _, _ = discriminator_loss(discriminator(wave)[0], discriminator(fake.detach())[0])  # one launch
         optimizer_d.zero_grad(), loss_d.backward(), optimizer_d.step()
-        with torch.no_grad():  # nobody needs the gradients of the real branch
-            _, real_maps = discriminator(wave)
-        logits, maps = discriminator(fake)
+        (_, real_maps), (logits, maps) = discriminator(wave), discriminator(fake)
         loss_g = generator_loss(logits)[0] + feature_loss(real_maps, maps) + 45 * (spectrogram(fake) - mel).abs().mean()
-        optimizer_g.zero_grad(), fastgan.generator_backward(loss_g, generator), optimizer_g.step()
+        optimizer_g.zero_grad()
+        fastgan.generator_backward(loss_g, generator)  # none of D's gradients, none of the real branch
+        optimizer_g.step()
         if step % 50 == 49 or step == 1:
             print(f"step {step + 1}: loss of D {loss_d:.3f}, loss of G {loss_g:.3f}")
 

@@ -6,6 +6,9 @@
 CUDA tensors run on Triton kernels, others on formulas in PyTorch; FASTGAN_BACKEND=triton|torch overrides.
 """
 
+import importlib
+from typing import TYPE_CHECKING
+
 import torch
 
 if tuple(map(int, torch.__version__.split(".")[:2])) < (2, 7):
@@ -39,11 +42,22 @@ from fastgan.losses.penalties import (
 )
 from fastgan.objectives import objectives  # the module of this name must not hide it later
 
-__version__ = "0.1.0"
+if TYPE_CHECKING:  # for editors and type checkers; see __getattr__
+    from fastgan import compat, game
+    from fastgan import functional as functional
+    from fastgan import matching as matching
+    from fastgan import mmd as mmd
+    from fastgan import penalties as penalties
+    from fastgan.compat import patch
+    from fastgan.training.generator import TrainedGenerator, load
+    from fastgan.training.trainer import GANTrainer, generator_backward
+
+__version__ = "0.1.0"  # setup.py reads it here
 __all__ = [
     "GANTrainer",
     "MMDValueAndGrad",
     "Statistics",
+    "TrainedGenerator",
     "ValueAndGrad",
     "adversarial_losses",
     "approximate_r1_penalty",
@@ -66,10 +80,12 @@ __all__ = [
     "generator_value_and_grad",
     "gradient_norm",
     "lecam_regularizer",
+    "load",
     "losses",
     "mmd_loss",
     "mmd_value_and_grad",
     "objectives",
+    "patch",
     "path_length_penalty",
     "r1_penalty",
     "r2_penalty",
@@ -78,13 +94,26 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str):
-    if name in ("GANTrainer", "generator_backward"):  # training comes only where it is asked for
-        from fastgan.training import trainer
+# Imported when they are asked for: training, and other codebases' names, are no part of a loss.
+_LATER = {
+    "GANTrainer": "fastgan.training.trainer",
+    "generator_backward": "fastgan.training.trainer",
+    "TrainedGenerator": "fastgan.training.generator",
+    "load": "fastgan.training.generator",
+    "patch": "fastgan.compat",
+}
+_MODULES = ("compat", "game", "functional", "matching", "mmd", "penalties")
 
-        return getattr(trainer, name)
-    if name in ("compat", "game", "functional", "matching", "mmd", "penalties"):
-        import importlib
 
-        return importlib.import_module(f"fastgan.{name}")
-    raise AttributeError(f"module 'fastgan' has no attribute {name!r}")
+if not TYPE_CHECKING:  # which would take every name for one of them
+
+    def __getattr__(name: str):
+        if name in _LATER:
+            return getattr(importlib.import_module(_LATER[name]), name)
+        if name in _MODULES:
+            return importlib.import_module(f"fastgan.{name}")
+        raise AttributeError(f"module 'fastgan' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, *_MODULES})

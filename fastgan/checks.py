@@ -33,9 +33,10 @@ def number(name: str, value: object, expected: str = "a number") -> float:
 
 def _real(fits: Callable[[float], bool], expected: str) -> Callable[[str, Any], float]:
     def check(name: str, value: object) -> float:
-        if not fits(number(name, value)):
+        found = number(name, value)
+        if not fits(found):
             raise ValueError(f"{name}: got {value}, expected {expected}")
-        return float(value)
+        return found
 
     return check
 
@@ -46,7 +47,7 @@ positive = _real(lambda value: 0 < value < math.inf, "a finite number > 0")
 share = _real(lambda value: 0 <= value <= 1, "a number from 0 to 1")
 
 
-def whole(name: str, value: object, least: int | None = 1, most: int | None = None) -> int:
+def whole(name: str, value: Any, least: int | None = 1, most: int | None = None) -> int:
     """An integer, or a float that is one, as 1e4 is."""
     if not isinstance(value, int) or isinstance(value, bool):
         number(name, value, "a whole number")

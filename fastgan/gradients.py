@@ -109,11 +109,13 @@ def _norm(grads: list[Tensor], norm_type: float) -> Tensor:
     half = [g for g in grads if g.dtype in _HALF]
     if not half:
         return torch.nn.utils.get_total_norm(grads, norm_type)
-    norms = []
+    norms: list[Tensor] = []
     for device in dict.fromkeys(g.device for g in half):
         here = [g for g in half if g.device == device]
         norms += torch._foreach_norm(here, norm_type, dtype=torch.float32)
     if len(half) < len(grads):
         norms.append(torch.nn.utils.get_total_norm([g for g in grads if g.dtype not in _HALF], norm_type))
-    norms = torch.stack([norm.to(grads[0].device, torch.promote_types(norm.dtype, torch.float32)) for norm in norms])
-    return torch.linalg.vector_norm(norms, norm_type)
+    all_norms = torch.stack(
+        [norm.to(grads[0].device, torch.promote_types(norm.dtype, torch.float32)) for norm in norms]
+    )
+    return torch.linalg.vector_norm(all_norms, norm_type)

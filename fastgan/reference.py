@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fastgan.formulas.objectives import unknown
 from fastgan.formulas.results import ValueAndGrad
 
 _bce = nn.BCEWithLogitsLoss()
@@ -82,7 +83,7 @@ def _pairs_swapped(r, f, real, fake):
 
 
 # name: (D's loss, G's loss, the labels of real and generated data)
-LOSSES = {
+LOSSES: dict[str, tuple[Callable, Callable, tuple[float, float]]] = {
     "minimax": (_two_sides(_cross_entropy), _against_fake(_cross_entropy), (1.0, 0.0)),
     "nonsaturating": (_two_sides(_cross_entropy), _as_real(_cross_entropy), (1.0, 0.0)),
     "absolute_error": (_two_sides(_absolute_error, 0.5), _against_fake(_absolute_error, 0.5), (1.0, 0.0)),
@@ -166,8 +167,9 @@ def generator_value_and_grad(
 def _parts(player: int, real_logits, fake_logits, objective: str, real_label, fake_label) -> list:
     """(logits, loss, of real data?) over all discriminators, real data first."""
     if objective not in LOSSES:
-        raise ValueError(f"objective: got {objective!r}, expected one of {', '.join(map(repr, LOSSES))}")
-    formula, own = LOSSES[objective][player], LOSSES[objective][2]
+        raise ValueError(unknown(objective, LOSSES))
+    of_discriminator, of_generator, own = LOSSES[objective]
+    formula = of_generator if player else of_discriminator
     labels = [y if given is None else given for given, y in zip((real_label, fake_label), own)]
     fake = _tensors(fake_logits)
     real = fake if real_logits is None else _tensors(real_logits)
@@ -179,6 +181,10 @@ def _tensors(logits: Tensor | Sequence) -> list[Tensor]:
     if isinstance(logits, Tensor):
         return [logits]
     return [x[-1] if isinstance(x, (list, tuple)) else x for x in logits]
+
+
+def _sum(parts: list[Tensor]) -> Tensor:
+    return sum(parts[1:], parts[0])
 
 
 def _value_and_grad(parts, weight, leaves, real_grads: int, grad_scale, listed: bool) -> ValueAndGrad:
@@ -208,11 +214,11 @@ def feature_matching_loss(
         [x for layers in maps for x in (layers if isinstance(layers, (list, tuple)) else [layers])]
         for maps in (fake, real)
     )
-    loss = 0.0
+    losses = []
     for a, b, weight in zip(fake, real, weights or [1.0] * len(fake)):
         b = b.detach() if detach_real else b
-        loss = loss + weight * (F.l1_loss(a, b) if p == 1 else F.mse_loss(a, b))
-    return loss
+        losses.append(weight * (F.l1_loss(a, b) if p == 1 else F.mse_loss(a, b)))
+    return _sum(losses)
 
 
 def mmd_loss(
@@ -233,8 +239,8 @@ def mmd_loss(
             return -distances
         squares = distances.square()
         if kernel == "gaussian":
-            return sum(torch.exp(-squares / (2 * s**2)) for s in bandwidths)
-        return sum((1 + squares / (2 * alpha * s**2)) ** -alpha for s in bandwidths)
+            return _sum([torch.exp(-squares / (2 * s**2)) for s in bandwidths])
+        return _sum([(1 + squares / (2 * alpha * s**2)) ** -alpha for s in bandwidths])
 
     def within(a: Tensor) -> Tensor:
         pairs = k(a, a)

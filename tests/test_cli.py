@@ -287,7 +287,7 @@ def test_bad_arguments(tmp_path, capsys):
     assert "DATA: nowhere does not exist" in refused(capsys, "train", "nowhere")
     assert "DATA: empty holds no image" in refused(capsys, "train", "empty")
     assert "--size: got 20, expected one of 8, 16" in refused(capsys, "train", "digits", "--size", 20)
-    assert "train | sample | game | doctor" in refused(capsys)
+    assert "train | sample | export | game | doctor" in refused(capsys)
     assert sorted(item.name for item in tmp_path.iterdir()) == [
         "empty",
         "file",

@@ -407,8 +407,11 @@ def test_one_half_proves_nothing():
     assert not alive.dead and not alive.reached and "could" in alive.verdict
     good = game.equilibrium(p_t, p_g, game.optimal_discriminator(p_t, p_g, "minimax"))
     assert not good.dead and not good.reached and "not reached" in good.verdict
-    # the theory's own best D gives no gradient either
-    assert game.equilibrium(p_t, p_g, game.optimal_discriminator(p_t, p_g)).dead
+    # the best D of the absolute error is a step: it has no slope, tells the sides apart, and lives
+    best = game.optimal_discriminator(p_t, p_g)
+    for found in (game.equilibrium(p_t, p_g, best), game.equilibrium(p_t, p_g, best.logits, logits=True)):
+        assert found.error == pytest.approx(found.bound, abs=1e-6)
+        assert not found.dead and not found.reached and "not reached" in found.verdict
 
 
 def test_the_equilibrium():
@@ -428,6 +431,11 @@ def test_dead_or_alive():
     assert game.is_dead(lambda x: 1.0 + 1e-9 * x, x), "equal to rounding"
     assert not game.is_dead(lambda x: 1e-4 * x, x), "a small spread is no sign of death"
     assert not game.is_dead(nn.Linear(1, 1).double(), x)
+    assert not game.is_dead(lambda x: (x > 0).double(), x), "a step without a graph"
+    assert not game.is_dead(lambda x: torch.where(x > 0, torch.inf, -torch.inf), x)
+    assert game.is_dead(lambda x: (x > -9).double(), x)
+    assert game.is_dead(lambda x: torch.full_like(x, torch.inf), x)
+    assert game.is_dead(lambda x: (1e4 * x).sigmoid().round(), x), "a network whose gradient is 0"
 
 
 def test_two_sample_test(one_thread):

@@ -24,7 +24,7 @@ ARROWS = {
     "evaluation": ("data", "checks"),
     "training": ("models", "data", "losses", "formulas", "checks"),
     "game": ("training", "models", "data", "losses", "formulas"),
-    "cli": ("game", "training", "evaluation", "models", "data", "operators", "reference", "checks"),
+    "cli": ("compat", "game", "training", "evaluation", "models", "data", "operators", "reference", "checks"),
 }
 # Names that earlier versions had, each a short list of names from a room.
 ALIASES = ("capture", "checkpoints", "criteria", "distributed", "functional", "matching", "metrics", "mmd", "networks")

@@ -1,5 +1,6 @@
 """Importing the package initialises nothing and costs next to nothing; each test is a process of its own."""
 
+import ast
 import os
 import shutil
 import subprocess
@@ -9,6 +10,10 @@ from pathlib import Path
 
 import pytest
 
+import fastgan
+from fastgan import compat
+
+SHIPPED = {f"fastgan/{name}" for name in ("kernels/adversarial.py", "compat/hifigan.py", "game/theory.py", "py.typed")}
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -70,8 +75,12 @@ def test_a_wheel_has_the_kernels_inside_the_package_and_nothing_beside_it(tmp_pa
     result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path / "source", timeout=300)
     assert result.returncode == 0, result.stderr
     names = zipfile.ZipFile(next(tmp_path.glob("*.whl"))).namelist()
-    assert {"fastgan/kernels/adversarial.py", "fastgan/compat/hifigan.py", "fastgan/game/theory.py"} <= set(names)
+    assert set(names) >= SHIPPED
     assert {name.split("/")[0].split("-")[0] for name in names} == {"fastgan"}
+
+    setup = [sys.executable, "setup.py", "-q", "--version"]
+    said = subprocess.run(setup, cwd=tmp_path / "source", capture_output=True, text=True, timeout=300)
+    assert said.stdout.strip() == fastgan.__version__
 
 
 def test_triton_without_gpu_or_interpreter_says_what_to_do():
@@ -90,3 +99,27 @@ def test_docstrings_teach(word):
     import fastgan
 
     assert word in fastgan.discriminator_loss.__doc__
+
+
+def imported_for_editors(module):
+    """The names that a module imports under `if TYPE_CHECKING`."""
+    tree = ast.parse(Path(module.__file__).read_text())
+    blocks = [node for node in tree.body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"]
+    return {alias.name for block in blocks for line in block.body for alias in line.names}
+
+
+@pytest.mark.parametrize("module", [fastgan, compat])
+def test_editors_and_dir_see_every_name(module):
+    code = f"import {module.__name__} as m; print(*dir(m)); print(*vars(m))"
+    listed, there = (line.split() for line in python(code).stdout.splitlines())
+    assert set(module.__all__) <= set(listed)
+    assert len(set(module.__all__)) == len(module.__all__)
+    for name in listed:
+        getattr(module, name)
+    later = set(module.__all__) - set(there)  # imported when they are asked for
+    assert later == imported_for_editors(module) & set(module.__all__)
+
+
+def test_dir_has_what_people_look_for():
+    assert {"GANTrainer", "game", "compat", "load", "patch", "TrainedGenerator"} <= set(dir(fastgan))
+    assert {*compat.modules(), "modules", "patch"} <= set(dir(compat))

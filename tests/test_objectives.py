@@ -14,7 +14,7 @@ from oracle import DTYPES, LOSS_RTOL, assert_close
 
 import fastgan
 from fastgan import kernels, reference
-from fastgan.formulas import criteria
+from fastgan.formulas import criteria, objectives
 
 pytestmark = pytest.mark.usefixtures("poisoned")
 
@@ -651,10 +651,6 @@ BAD = {
         *(ValueError, "real_logits: got none.*'relativistic'"),
         lambda: fastgan.generator_loss(A, "relativistic"),
     ),
-    "real logits nobody compares with": (
-        *(ValueError, "real_logits: got some.*'hinge'"),
-        lambda: fastgan.generator_loss(A, "hinge", real_logits=A),
-    ),
     "pairs of two shapes": (
         *(ValueError, r"fake_logits\[1\].*\(2, 3\).*\(3, 2\)"),
         lambda: fastgan.discriminator_loss([A, B], [A, B.T], "relativistic"),
@@ -685,6 +681,58 @@ def test_bad_input_is_named(case):
     with pytest.raises(error, match=message) as caught:
         call()
     assert "\n" not in str(caught.value) and kernels.launch_count() == launches
+
+
+@pytest.mark.parametrize("objective", fastgan.objectives())
+def test_one_call_serves_every_objective(objective):
+    """Of one that does not compare, the real logits change nothing: not even a NaN in them."""
+    random = torch.Generator().manual_seed(0)
+    real, fake = torch.randn(2, 5, generator=random)
+    options = {"real_logits": real if fastgan.objectives()[objective].relation else torch.full((3,), torch.nan)}
+    loss, out = (f(fake, objective, **options) for f in (fastgan.generator_loss, fastgan.generator_value_and_grad))
+    exact = reference.generator_loss(fake.double(), objective, real_logits=real.double())
+    assert loss.item() == pytest.approx(exact.item(), rel=1e-5) and torch.equal(out.loss, loss)
+    assert fastgan.losses.GeneratorLoss(objective)(fake, options["real_logits"]).item() == loss.item()
+
+
+MEANT = {
+    "least_squares": ("lsgan", "ls", "mse", "LSGAN", "least-squares", "least squares", "leastsquare"),
+    "wasserstein": ("wgan", "wgan-gp", "WGAN_GP", "wassertein"), "minimax": ("bce", "vanilla", "gan", "min-max"),
+    "nonsaturating": ("ns", "NSGAN", "non-saturating", "non_saturating", "logistic"), "hinge": ("Hinge", "hing"),
+    "relativistic": ("rpgan", "rsgan", "r3gan", "relativistc"), "relativistic_average": ("ra", "ragan", "esrgan"),
+    "relativistic_average_least_squares": ("ralsgan", "RaLS"), "relativistic_average_hinge": ("ra-hinge",),
+    "clamped_hinge": ("hinge2",), "dual_contrastive": ("dual", "contrastive"), "absolute_error": ("mae",),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("meant", MEANT)
+def test_the_fields_names_are_understood(meant):
+    takes = (
+        lambda name: fastgan.discriminator_loss(A, A, name),
+        lambda name: fastgan.generator_value_and_grad(A, name),
+        lambda name: fastgan.losses.GeneratorLoss(name),
+        lambda name: reference.generator_loss(A, name),
+        lambda name: fastgan.GANTrainer(torch.nn.Linear(2, 2), torch.nn.Linear(2, 1), objective=name),
+    )
+    for name in MEANT[meant]:
+        for call in takes:
+            with pytest.raises(ValueError, match=f"objective: got {name!r}, did you mean {meant!r}\\? expected one of"):
+                call(name)
+
+
+def test_a_name_of_nothing_is_not_guessed_at():
+    for name in ("ganeral", "", "xyz", 3, None):
+        with pytest.raises(ValueError, match=r"objective: got .*, expected one of 'minimax'"):
+            fastgan.generator_loss(A, name)
+    with pytest.raises(ValueError, match=r"did you mean 'mmd'.*'mmd'"):
+        fastgan.GANTrainer(torch.nn.Linear(2, 2), None, objective="MMD")
+    with pytest.raises(ValueError, match=r"did you mean 'minimax'. expected one of 'absolute_error', 'minimax'"):
+        fastgan.game.game_value(torch.randn(9), torch.randn(9), "bce")
+
+
+def test_every_alias_names_one_objective():
+    aliases = [alias for names in objectives.ALIASES.values() for alias in names]
+    assert len(aliases) == len(set(aliases)) and set(objectives.ALIASES) == set(fastgan.objectives())
 
 
 def test_the_list_of_objectives_is_complete():

@@ -35,12 +35,12 @@ def test_sdist_and_the_wheel_made_of_it(tmp_path):
     sdist = next(tmp_path.glob("*.tar.gz"))
     with tarfile.open(sdist) as file:
         names = {name.partition("/")[2] for name in file.getnames()}
-    assert {"fastgan/kernels/adversarial.py", "README.md", "LICENSE", "setup.py"} <= names
+    assert {"fastgan/kernels/adversarial.py", "fastgan/py.typed", "README.md", "LICENSE", "setup.py"} <= names
     assert not [name for name in names if re.match(r"(tests|bench|docs|examples)\b", name)]
     options = ("-q", "--no-deps", "--no-build-isolation", "-w", str(tmp_path))
     run(sys.executable, "-m", "pip", "wheel", *options, str(sdist), cwd=tmp_path)
     names = zipfile.ZipFile(next(tmp_path.glob("*.whl"))).namelist()
-    assert {"fastgan/kernels/adversarial.py", "fastgan/compat/hifigan.py"} <= set(names)
+    assert {"fastgan/kernels/adversarial.py", "fastgan/compat/hifigan.py", "fastgan/py.typed"} <= set(names)
     assert {name.split("/")[0].split("-")[0] for name in names} == {"fastgan"}
 
 

@@ -18,7 +18,9 @@ ROOT = Path(__file__).resolve().parents[2]
 ROOMS = ("formulas", "kernels", "cpu", "operators", "losses")  # each imports others of them alone
 REPLACED = {
     "import numpy as np\n": "",
-    "torch.from_numpy(np.array(rows, np.float64))": "torch.tensor(rows, dtype=torch.float64)",
+    "torch.from_numpy(np.array(rows, ": "torch.tensor(rows, dtype=(",
+    "np.float64 if dtype": "torch.float64 if dtype",
+    "else np.float32))": "else torch.float32))",
     "np.count_nonzero(z.numpy() < 0)": "int((z < 0).sum())",
 }
 BUILD = """\

@@ -1,4 +1,4 @@
-"""The command line: `fastgan train`, `fastgan sample`, `fastgan game`, `fastgan doctor`.
+"""The command line: `fastgan train`, `fastgan sample`, `fastgan export`, `fastgan game`, `fastgan doctor`.
 
 Exit codes: 0 done, or stopped by SIGTERM and saved; 1 failed while running (no space left, training diverged, self-test
 failed); 2 bad arguments or input; 130 stopped by Ctrl-C. What goes wrong is said in one line on stderr.

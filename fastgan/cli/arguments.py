@@ -6,7 +6,7 @@ import argparse
 
 import fastgan
 from fastgan import data as datasets
-from fastgan.cli import game
+from fastgan.cli import export, game
 from fastgan.cli.doctor import run_doctor
 from fastgan.cli.errors import BAD_INPUT, printable
 from fastgan.cli.options import add_setting, add_settings, whole
@@ -65,7 +65,9 @@ class _Parser(argparse.ArgumentParser):
 def make_parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="fastgan", description="Train a generative adversarial network, and sample from it.")
     parser.add_argument("--version", action="version", version=f"fastgan {fastgan.__version__}")
-    commands = parser.add_subparsers(required=True, metavar="train | sample | game | doctor", parser_class=_Parser)
+    commands = parser.add_subparsers(
+        required=True, metavar="train | sample | export | game | doctor", parser_class=_Parser
+    )
 
     def command(name: str, run, what: str, epilog: str) -> argparse.ArgumentParser:
         one = commands.add_parser(
@@ -85,6 +87,9 @@ def make_parser() -> argparse.ArgumentParser:
     one.add_argument("--count", type=whole(), default=64, metavar="N", help="how many (default 64)")
     add_setting(one, "seed", default=0, help="the same seed gives the same samples")
     one.add_argument("--out", metavar="FILE", help="FILE.png or FILE.npz (default: RUN/samples/seed_S.png)")
+
+    one = command("export", export.run, "Write the averaged generator of a run for other programs.", export.HELP)
+    export.add_arguments(one)
 
     one = command("game", game.run, "Play the game of the theory on a named target, and draw it.", game.HELP)
     game.add_arguments(one)

@@ -6,7 +6,6 @@ import importlib.util
 import os
 
 import torch
-from torch import nn
 
 from fastgan import data as datasets
 from fastgan import models
@@ -62,19 +61,11 @@ def check_memory(option: str, value: int, needed: int, device: torch.device | st
         )
 
 
-def outlined(
-    sample_shape: tuple[int, ...], latent_dim: int, width: int, networks: str | None
-) -> tuple[nn.Module, nn.Module]:
-    """The networks of `fastgan.models.build` without memory for their weights, which could be more than there is."""
-    with torch.device("meta"):
-        return models.build(sample_shape, latent_dim, width, networks)
-
-
 def check_networks(
     sample_shape: tuple[int, ...], latent_dim: int, width: int, networks: str | None, device: torch.device
 ) -> None:
     """Raises ValueError if there is not enough memory to train them, or a name does not fit the samples."""
-    pair = outlined(sample_shape, latent_dim, width, networks)
+    pair = models.outline(sample_shape, latent_dim, width, networks)
     count = sum(p.numel() for network in pair for p in network.parameters())
     option = "--width" if width > latent_dim else "--latent-dim"
     check_memory(option, max(width, latent_dim), 4 * TRAINED * count, device)

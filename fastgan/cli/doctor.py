@@ -7,13 +7,14 @@ import contextlib
 import importlib.metadata
 import os
 import platform
+import sys
 from itertools import product
 
 import torch
 from torch import Tensor
 
 import fastgan
-from fastgan import reference
+from fastgan import compat, reference
 from fastgan.checks import said
 from fastgan.cli.errors import FAILED, OK, refusing
 from fastgan.operators.dispatch import backend_for
@@ -51,6 +52,10 @@ def examine() -> bool:
         print(f"no CUDA device ({'this torch was built without CUDA' if torch.version.cuda is None else 'none found'})")
     for package, what in _EXTRAS:
         print(f"{package} {_version(package)}: {what}")
+    known = "; ".join(
+        f"{place}: fastgan.patch({name!r})" for name, place in compat.importable([os.getcwd(), *sys.path])
+    )
+    print(f"codebases known, here or installed: {known or 'none'}")
     results = [_examine_device(device) for device in devices]  # of all devices, not only up to the first that fails
     passed = all(results)
     if passed and len(devices) == 1 and _version("triton") != "not installed" and backend_for(devices[0]) == "torch":
@@ -81,6 +86,8 @@ def _training(device: torch.device) -> str:
 _EXTRAS = (
     ("torchmetrics", "FID and KID with --inception (extra metrics)"),
     ("datasets", "tables and the hub of Hugging Face as data (extra hub)"),
+    ("onnxscript", "fastgan export --format onnx (extra export)"),
+    ("huggingface_hub", "a trained generator to and from Hugging Face's hub (extra export)"),
 )
 
 

@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 import torch
 
 from fastgan.cli import log
-from fastgan.cli.config import read_config
 from fastgan.cli.errors import BAD_INPUT, as_option, say
 from fastgan.training import trainer
+from fastgan.training.runs import read_config
 
 # What a run may be resumed with another value of, since no number of the training depends on it.
 FREE = (

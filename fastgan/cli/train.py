@@ -14,12 +14,12 @@ import torch
 from fastgan import data as datasets
 from fastgan import evaluation
 from fastgan.cli.checks import check_backend, check_packages, device_named, too_many_threads
-from fastgan.cli.config import data_record, whole_record
 from fastgan.cli.errors import INTERRUPTED, OK, Failed, failing, one_line, printable, refusing
 from fastgan.cli.folder import CODE, Place, RunFolder
 from fastgan.cli.loop import Unreadable, judge_quality, run_steps
 from fastgan.cli.settings import given_settings, make_config, make_trainer
 from fastgan.training import trainer
+from fastgan.training.runs import data_record, whole_record
 
 PACKAGES = (("PIL", "pillow"), ("matplotlib",) * 2, ("tensorboard",) * 2, ("tqdm",) * 2)
 

@@ -3,11 +3,51 @@
     from fastgan.compat.hifigan import discriminator_loss, generator_loss    # instead of: from models import ...
 
 One module a codebase, named after it; its docstring says what to change and what differs from upstream, if anything.
+`fastgan.patch("hifigan")` changes it in one line, after the import of the codebase.
 Behind them are the fused losses of `fastgan.losses`.
 """
 
 import importlib
 import pkgutil
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # for editors and type checkers; see __getattr__
+    from fastgan.compat import (  # fmt: skip
+        audiocraft,
+        basicsr,
+        biggan,
+        bigvgan,
+        coqui,
+        cyclegan,
+        dac,
+        dcgan,
+        espnet,
+        hifigan,
+        lightweight_gan,
+        lucidrains,
+        mimicry,
+        mmagic,
+        monai,
+        pix2pixhd,
+        r3gan,
+        rosinality,
+        spade,
+        studiogan,
+        stylegan,
+        taming,
+        torchgan,
+        vits,
+        vocos,
+    )
+    from fastgan.compat._patch import Patch, importable, patch
+
+# fmt: off
+__all__ = [
+    "Patch", "audiocraft", "basicsr", "biggan", "bigvgan", "coqui", "cyclegan", "dac", "dcgan", "espnet",
+    "hifigan", "importable", "lightweight_gan", "lucidrains", "mimicry", "mmagic", "modules", "monai", "patch",
+    "pix2pixhd", "r3gan", "rosinality", "spade", "studiogan", "stylegan", "taming", "torchgan", "vits", "vocos",
+]
+# fmt: on
 
 
 def modules() -> list[str]:
@@ -15,7 +55,15 @@ def modules() -> list[str]:
     return sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
 
 
-def __getattr__(name: str):
-    if name.startswith("_") or name not in modules():
-        raise AttributeError(f"module 'fastgan.compat' has no attribute {name!r}")
-    return importlib.import_module(f"fastgan.compat.{name}")
+if not TYPE_CHECKING:  # which would take every name for one of them
+
+    def __getattr__(name: str):
+        if name in ("Patch", "importable", "patch"):
+            return getattr(importlib.import_module("fastgan.compat._patch"), name)
+        if name.startswith("_") or name not in modules():
+            raise AttributeError(f"module 'fastgan.compat' has no attribute {name!r}")
+        return importlib.import_module(f"fastgan.compat.{name}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

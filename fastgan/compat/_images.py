@@ -9,7 +9,9 @@ from torch import Tensor, nn
 from fastgan.losses.adversarial import criterion_loss
 
 
-def expect_known(name: str, value: str, known: Iterable[str], error: type[Exception] = NotImplementedError) -> None:
+def expect_known(
+    name: str, value: str | None, known: Iterable[str | None], error: type[Exception] = NotImplementedError
+) -> None:
     known = list(known)
     if value not in known:
         raise error(f"{name}: got {value!r}, expected {' or '.join(map(repr, known))}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 
 from fastgan.formulas.terms import Terms
@@ -13,11 +15,11 @@ class Refused(AssertionError, ValueError):
     """What upstream asserts, and its tests expect as an AssertionError."""
 
 
-def check(*, lists: bool = False, **logits: Tensor) -> None:
+def check(*, lists: bool = False, **logits: Any) -> None:
     """TypeError or ValueError where one of `logits` is not a non-empty tensor of the dtype and device of the first.
 
     lists: whether a list of tensors will do as well."""
-    tensors = []
+    tensors: list[tuple[str, Tensor]] = []
     for name, given in logits.items():
         listed = lists and isinstance(given, (list, tuple))
         if listed and not given:

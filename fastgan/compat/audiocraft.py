@@ -56,6 +56,7 @@ __all__ = [
     "mse_loss",
     "mse_real_loss",
 ]
+UPSTREAM = {"audiocraft.adversarial.losses": (*__all__[1:],)}
 
 
 def mse_loss(x: Tensor) -> Tensor:
@@ -163,7 +164,8 @@ class FeatureMatchingLoss(nn.Module):
     @property
     def _power(self) -> int | None:
         """The p of mean |a - b|^p, or None where `loss` is something else."""
-        power = {nn.L1Loss: 1, nn.MSELoss: 2}.get(type(self.loss))
+        powers: dict[type, int] = {nn.L1Loss: 1, nn.MSELoss: 2}
+        power = powers.get(type(self.loss))
         return power if power and self.loss.reduction == "mean" else None
 
     def forward(self, fmap_fake: Maps, fmap_real: Maps) -> Tensor:
@@ -290,7 +292,8 @@ class AdversarialLoss(nn.Module):
                 by_criterion.setdefault(criterion, []).append((logits, label))
         if not by_criterion:
             return torch.zeros((), device=sides[0][1][0].device)
-        return sum(adversarial.adversarial_losses(s, c, weight=weight)[0] for c, s in by_criterion.items())
+        losses = [adversarial.adversarial_losses(s, c, weight=weight)[0] for c, s in by_criterion.items()]
+        return sum(losses[1:], losses[0])
 
 
 def _are_tensors(found) -> bool:

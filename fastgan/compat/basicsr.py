@@ -24,6 +24,11 @@ from fastgan.compat.rosinality import d_r1_loss as r1_penalty  # noqa: F401 (a n
 from fastgan.losses import penalties
 from fastgan.losses.arguments import Logits
 
+UPSTREAM = {
+    "basicsr.losses.gan_loss": ("GANLoss", "MultiScaleGANLoss", "g_path_regularize", "r1_penalty"),
+    "basicsr.utils.registry:LOSS_REGISTRY._obj_map": ("GANLoss", "MultiScaleGANLoss"),
+}
+
 
 class GANLoss(TypedGANLoss):
     """`GANLoss(gan_type)(input, target_is_real, is_disc=False)`, y being the label of the side that is asked for:

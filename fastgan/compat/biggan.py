@@ -14,10 +14,18 @@ from torch import Tensor
 from fastgan.compat._logits import check
 from fastgan.losses import adversarial, separate
 
+UPSTREAM = {
+    "losses": (
+        *("loss_dcgan_dis", "loss_dcgan_gen", "loss_hinge_dis", "loss_hinge_gen"),
+        *("discriminator_loss", "generator_loss"),
+    )
+}
+
 
 def _pair(dis_fake: Tensor, dis_real: Tensor, criterion: str) -> tuple[Tensor, Tensor]:
     check(dis_fake=dis_fake, dis_real=dis_real)
-    return tuple(separate.each_loss(criterion, ("dis_real", dis_real, 1.0), ("dis_fake", dis_fake, 0.0)))
+    real, fake = separate.each_loss(criterion, ("dis_real", dis_real, 1.0), ("dis_fake", dis_fake, 0.0))
+    return real, fake
 
 
 def loss_dcgan_dis(dis_fake: Tensor, dis_real: Tensor) -> tuple[Tensor, Tensor]:

@@ -11,3 +11,4 @@ Signatures were read at 7d2b454 (September 2024).
 from fastgan.compat.hifigan import discriminator_loss, feature_loss, generator_loss
 
 __all__ = ["discriminator_loss", "feature_loss", "generator_loss"]
+UPSTREAM = {"loss": (*__all__,)}

@@ -40,6 +40,7 @@ __all__ = [
     "_apply_D_loss",
     "_apply_G_adv_loss",
 ]
+UPSTREAM = {"TTS.vocoder.layers.losses": (*__all__,)}
 
 
 class MSEGLoss(nn.Module):
@@ -61,10 +62,9 @@ class _DLoss(nn.Module):
     criterion: str
 
     def forward(self, score_fake: Logits, score_real: Logits) -> tuple[Tensor, Tensor, Tensor]:
-        return separate.total_and_each_side(
-            *(self.criterion, ("score_real", score_real, 1.0), ("score_fake", score_fake, 0.0)),
-            reduce_discriminators="mean",
-        )
+        sides = ("score_real", score_real, 1.0), ("score_fake", score_fake, 0.0)
+        total, real, fake = separate.total_and_each_side(self.criterion, *sides, reduce_discriminators="mean")
+        return total, real, fake
 
 
 class MSEDLoss(_DLoss):

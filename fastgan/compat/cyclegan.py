@@ -21,6 +21,8 @@ from torch import Tensor, nn
 from fastgan.compat._images import expect_known, expect_logits
 from fastgan.losses.adversarial import criterion_loss
 
+UPSTREAM = {"models.networks": ("GANLoss",)}
+
 _CRITERIA = {
     "lsgan": "least_squares",
     "vanilla": "sigmoid_cross_entropy",
@@ -46,6 +48,9 @@ class GANLoss(nn.Module):
 
     Raises NotImplementedError for another mode, as upstream does, and TypeError or ValueError for other bad arguments.
     """
+
+    real_label: Tensor
+    fake_label: Tensor
 
     def __init__(self, gan_mode: str, target_real_label: float = 1.0, target_fake_label: float = 0.0):
         super().__init__()

@@ -17,6 +17,7 @@ from fastgan.losses import adversarial
 from fastgan.losses.feature_matching import feature_matching_loss
 
 __all__ = ["GANLoss"]
+UPSTREAM = {"dac.nn.loss": (*__all__,)}
 
 
 class GANLoss(nn.Module):

@@ -23,6 +23,11 @@ from fastgan.losses.arguments import Logits
 from fastgan.losses.feature_matching import Maps, feature_matching_loss
 
 __all__ = ["DiscriminatorAdversarialLoss", "FeatureMatchLoss", "GeneratorAdversarialLoss"]
+UPSTREAM = {
+    "espnet2.gan_tts.hifigan.loss": (*__all__,),
+    "parallel_wavegan.losses.adversarial_loss": ("DiscriminatorAdversarialLoss", "GeneratorAdversarialLoss"),
+    "parallel_wavegan.losses.feat_match_loss": ("FeatureMatchLoss",),
+}
 
 _OBJECTIVES = {"mse": ("least_squares", "least_squares"), "hinge": ("hinge", "hinge_min")}  # (G's, D's criterion)
 

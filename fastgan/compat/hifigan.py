@@ -20,6 +20,7 @@ from fastgan.losses.arguments import Logits
 from fastgan.losses.feature_matching import Maps, feature_matching_loss
 
 __all__ = ["discriminator_loss", "feature_loss", "generator_loss"]
+UPSTREAM = {"models": (*__all__,)}
 
 
 def feature_loss(fmap_r: Maps, fmap_g: Maps) -> Tensor:

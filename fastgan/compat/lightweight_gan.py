@@ -17,6 +17,7 @@ from fastgan.compat._logits import check
 from fastgan.compat.lucidrains import gen_hinge_loss
 
 __all__ = ["dual_contrastive_loss", "gen_hinge_loss", "hinge_loss"]
+UPSTREAM = {"lightweight_gan.lightweight_gan": (*__all__,)}
 
 
 def hinge_loss(real: Tensor, fake: Tensor) -> Tensor:

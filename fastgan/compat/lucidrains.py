@@ -27,6 +27,11 @@ from torch import Tensor
 from fastgan.compat._logits import check
 from fastgan.losses import adversarial
 
+UPSTREAM = {
+    "stylegan2_pytorch.stylegan2_pytorch": ("dual_contrastive_loss", "gen_hinge_loss", "hinge_loss"),
+    "gigagan_pytorch.gigagan_pytorch": ("discriminator_hinge_loss", "generator_hinge_loss"),
+}
+
 
 def hinge_loss(fake: Tensor, real: Tensor) -> Tensor:
     """D's loss, mean relu(1 + real) + mean relu(1 - fake), 0-d; slope 0 at the knee.

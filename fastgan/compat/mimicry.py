@@ -20,6 +20,13 @@ from fastgan.compat._logits import check
 from fastgan.losses import adversarial
 from fastgan.losses.arguments import check_label, choice
 
+UPSTREAM = {
+    "torch_mimicry.modules.losses": (
+        *("hinge_loss_dis", "hinge_loss_gen", "minimax_loss_dis", "minimax_loss_gen"),
+        *("ns_loss_gen", "wasserstein_loss_dis", "wasserstein_loss_gen"),
+    )
+}
+
 
 def minimax_loss_gen(output_fake: Tensor, real_label_val: float = 1.0, **kwargs) -> Tensor:
     """mean bce(output_fake, real_label_val) with bce(x, y) = softplus(x) - y x; 0-d. The non-saturating loss, that is.
@@ -50,8 +57,10 @@ def minimax_loss_dis(
     _check_options(kwargs, real_label_val=real_label_val, fake_label_val=fake_label_val)
     if kwargs.keys() - {"reduction"}:
         return _unfused(output_real, real_label_val, kwargs) + _unfused(output_fake, fake_label_val, kwargs)
-    labels = dict(real_label=real_label_val, fake_label=fake_label_val)
-    return adversarial.discriminator_loss(output_real, output_fake, **labels, **kwargs).to(torch.get_default_dtype())
+    loss = adversarial.discriminator_loss(
+        output_real, output_fake, real_label=real_label_val, fake_label=fake_label_val, **kwargs
+    )
+    return loss.to(torch.get_default_dtype())
 
 
 def ns_loss_gen(output_fake: Tensor) -> Tensor:

@@ -24,6 +24,11 @@ from torch import Tensor, nn
 from fastgan.compat._images import TypedGANLoss, expect_logits
 from fastgan.losses.adversarial import criterion_loss
 
+UPSTREAM = {
+    "mmagic.models.losses.gan_loss": ("DiscShiftLoss", "GANLoss", "GaussianBlur"),
+    "mmagic.registry:MODELS._module_dict": ("DiscShiftLoss", "GANLoss"),
+}
+
 
 class GANLoss(TypedGANLoss):
     """`GANLoss(gan_type)(input, target_is_real, is_disc=False, mask=None)`, y being the label of the side asked for:
@@ -69,6 +74,7 @@ class GANLoss(TypedGANLoss):
         if self.gan_type == "smgan":
             _expect_image("mask", mask)
             _expect_image("input", input)
+            assert mask is not None
             if input.shape[2:] != mask.shape[2:]:
                 input = F.interpolate(input, size=mask.shape[2:], mode="bilinear", align_corners=True)
             if is_disc and not target_is_real:
@@ -81,6 +87,9 @@ class GaussianBlur(nn.Module):
     """Each channel of a (b, c, h, w) tensor convolved with a Gaussian of `kernel_size` taps, zeros around it.
 
     kernel_size: rows and columns, odd. sigma: the standard deviations, in pixels. Nothing of it is in a state_dict."""
+
+    rows: Tensor
+    columns: Tensor
 
     def __init__(self, kernel_size: tuple[int, int] = (71, 71), sigma: tuple[float, float] = (10.0, 10.0)):
         super().__init__()

@@ -18,6 +18,8 @@ from fastgan.compat._images import expect_known, expect_logits
 from fastgan.losses import separate
 from fastgan.losses.adversarial import criterion_loss
 
+UPSTREAM = {"monai.losses.adversarial_loss": ("PatchAdversarialLoss",)}
+
 _CRITERIA = {"bce": "sigmoid_cross_entropy", "hinge": "tanh_hinge", "least_squares": "leaky_least_squares"}
 
 

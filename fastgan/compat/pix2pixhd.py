@@ -28,6 +28,8 @@ from fastgan.losses import feature_matching
 from fastgan.losses.adversarial import criterion_loss
 from fastgan.losses.feature_matching import Maps
 
+UPSTREAM = {"models.networks": ("GANLoss",)}
+
 
 class GANLoss(nn.Module):
     """`GANLoss(use_lsgan)(input, target_is_real)`, y being the label of the side that is asked for:
@@ -64,9 +66,8 @@ class GANLoss(nn.Module):
     def forward(self, input: list[list[Tensor]] | list[Tensor], target_is_real: bool) -> Tensor:
         label = self.real_label if target_is_real else self.fake_label
         expect_logits("input", input)
-        if isinstance(input[0], Tensor):  # one discriminator's features, or a tensor's samples
-            input = input[-1]
-        return criterion_loss(input, label, self._criterion)
+        features = isinstance(input[0], Tensor)  # of one discriminator, or a tensor's samples
+        return criterion_loss(input[-1] if features else input, label, self._criterion)
 
 
 def feature_matching_loss(pred_fake: Maps, pred_real: Maps, lambda_feat: float = 10.0, n_layers_D: int = 3) -> Tensor:

@@ -19,6 +19,8 @@ from fastgan.compat._logits import check
 from fastgan.formulas.terms import Terms, widen
 from fastgan.losses import adversarial
 
+UPSTREAM = {"R3GAN.Trainer": ("AdversarialTraining",)}
+
 
 def generator_loss(real_logits: Tensor, fake_logits: Tensor, reduction: str = "mean") -> Tensor:
     """mean softplus(-(f - r)), 0-d; with reduction="none" that of every pair, unfused, as upstream has it.

@@ -16,6 +16,8 @@ from torch import Tensor
 from fastgan.compat._logits import check, softplus_of_both
 from fastgan.losses import adversarial, penalties
 
+UPSTREAM = {"train": ("d_logistic_loss", "d_r1_loss", "g_nonsaturating_loss", "g_path_regularize")}
+
 
 def d_logistic_loss(real_pred: Tensor, fake_pred: Tensor) -> Tensor:
     """mean softplus(-real_pred) + mean softplus(fake_pred), 0-d, of logits (batch, 1); any shapes here.
@@ -59,4 +61,5 @@ def g_path_regularize(
     Raises:
         TypeError, ValueError: see `fastgan.path_length_penalty`.
     """
-    return tuple(penalties.path_length_penalty(fake_img, latents, mean_path_length, 1.0, decay))
+    loss, mean, lengths = penalties.path_length_penalty(fake_img, latents, mean_path_length, 1.0, decay)
+    return loss, mean, lengths

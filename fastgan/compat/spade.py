@@ -35,6 +35,8 @@ from fastgan.losses.adversarial import criterion_loss
 from fastgan.losses.arguments import Logits
 from fastgan.losses.feature_matching import Maps
 
+UPSTREAM = {"models.networks.loss": ("GANLoss",)}
+
 _OBJECTIVES = {"ls": "least_squares", "original": "minimax", "w": "wasserstein", "hinge": "hinge"}
 _CRITERIA = {
     "ls": "least_squares",
@@ -118,8 +120,8 @@ def discriminator_loss(
     """
     expect_known("gan_mode", gan_mode, _CRITERIA, ValueError)
     expect_logits("pred", pred)
-    labels = (target_real_label, target_fake_label) if gan_mode in ("ls", "original") else (None, None)
-    terms, listed = assemble.concatenated_terms(pred, _OBJECTIVES[gan_mode], True, None, 1.0, *labels, "mean")
+    real, fake = (target_real_label, target_fake_label) if gan_mode in ("ls", "original") else (None, None)
+    terms, listed = assemble.concatenated_terms(pred, _OBJECTIVES[gan_mode], True, None, 1.0, real, fake, "mean")
     loss = adversarial.loss_of(terms._replace(criterion=_CRITERIA[gan_mode]))
     loss = loss.float() if gan_mode == "original" else loss
     return loss.reshape(1) if listed else loss

@@ -26,6 +26,14 @@ from torch import Tensor
 from fastgan.compat._logits import check, softplus_of_both
 from fastgan.losses import adversarial
 
+UPSTREAM = {
+    "utils.losses": (
+        *("d_hinge", "d_logistic", "d_ls", "d_vanilla", "d_wasserstein", "lecam_reg"),
+        *("g_hinge", "g_logistic", "g_ls", "g_vanilla", "g_wasserstein"),
+    ),
+    "utils.ops": ("LeCamEMA",),
+}
+
 _QUANTITIES = ("G_loss", "D_loss_real", "D_loss_fake", "D_real", "D_fake")
 
 

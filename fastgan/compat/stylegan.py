@@ -131,4 +131,6 @@ def _one_side(logits: Tensor, gain: float | Tensor, label: float) -> ValueAndGra
     if not isinstance(gain, Tensor):
         gain = number("gain", gain)
     out = adversarial.criterion_value_and_grad(logits.detach(), label, "softplus", grad_scale=gain)
-    return ValueAndGrad(out.loss, out.grads[0], out.stats.fake_mean, out.stats.fake_sign)
+    mean, sign = out.stats.fake_mean, out.stats.fake_sign
+    assert mean is not None and sign is not None  # one side alone counts as the generated one
+    return ValueAndGrad(out.loss, out.grads[0], mean, sign)

@@ -44,11 +44,20 @@ __all__ = [
     "non_saturating_gen_loss",
     "vanilla_d_loss",
 ]
+UPSTREAM = {
+    "taming.modules.losses.vqperceptual": ("adopt_weight", "hinge_d_loss", "vanilla_d_loss"),
+    "tokenizer.tokenizer_image.vq_loss": (
+        *("adopt_weight", "hinge_d_loss", "hinge_gen_loss", "non_saturating_d_loss", "non_saturating_gen_loss"),
+        "vanilla_d_loss",
+    ),
+}
 
 _Weight = TypeVar("_Weight")
 
 
-def adopt_weight(weight: _Weight, global_step: int, threshold: int = 0, value: _Weight = 0.0) -> _Weight:
+def adopt_weight(
+    weight: _Weight, global_step: int, threshold: int = 0, value: _Weight | float = 0.0
+) -> _Weight | float:
     """`value` before step `threshold`, `weight` from there on."""
     return value if global_step < threshold else weight
 

@@ -16,10 +16,19 @@ loss is reduced (the minimax loss upstream swaps the shapes of its labels and fa
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor, nn
 
 from fastgan.compat._images import expect_known, expect_logits
 from fastgan.losses.adversarial import discriminator_loss, generator_loss
+
+UPSTREAM = {
+    "torchgan.losses.functional": (
+        *("least_squares_discriminator_loss", "least_squares_generator_loss", "minimax_discriminator_loss"),
+        *("minimax_generator_loss", "wasserstein_discriminator_loss", "wasserstein_generator_loss"),
+    )
+}
 
 
 def minimax_generator_loss(dgz: Tensor, nonsaturating: bool = True, reduction: str = "mean") -> Tensor:
@@ -82,6 +91,8 @@ def wasserstein_discriminator_loss(fx: Tensor, fgz: Tensor, reduction: str | Non
 
 class _Loss(nn.Module):
     """`override_train_ops` is kept as an attribute and not called."""
+
+    reduction: Any
 
     def __init__(self, reduction: str | None = "mean", override_train_ops=None):
         super().__init__()

@@ -27,6 +27,9 @@ from fastgan.losses.arguments import Logits
 from fastgan.losses.feature_matching import Maps, feature_matching_loss
 
 __all__ = ["clip_grad_value_", "discriminator_loss", "feature_loss", "generator_loss"]
+_LOSSES = ("discriminator_loss", "feature_loss", "generator_loss")
+_FORKS = ("losses", "train.losses", "infer.lib.train.losses", "module.losses", "modules.losses")
+UPSTREAM = {**dict.fromkeys(_FORKS, _LOSSES), "commons": ("clip_grad_value_",)}
 
 
 def clip_grad_value_(parameters: Tensor | Iterable[Tensor], clip_value: float | None, norm_type: float = 2) -> Tensor:

@@ -20,6 +20,7 @@ from fastgan.losses.arguments import Logits
 from fastgan.losses.feature_matching import Maps, feature_matching_loss
 
 __all__ = ["DiscriminatorLoss", "FeatureMatchingLoss", "GeneratorLoss"]
+UPSTREAM = {"vocos.loss": (*__all__,)}
 
 
 class GeneratorLoss(nn.Module):

@@ -9,7 +9,7 @@ Where a criterion knows real data and generated data only, s = 2 y - 1 is 1 for 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -115,7 +115,8 @@ def _clamp_slope_at_zero() -> float:
     """The slope of `clamp(min=0)` at 0, of the torch installed: 1 up to 2.13, 0 from 2.14 on."""
     with torch.inference_mode(False), torch.enable_grad():
         x = torch.zeros((), device="cpu", requires_grad=True)
-        return x.clamp(min=0).grad_fn(torch.ones((), device="cpu")).item()  # no autograd engine: it would start threads
+        node: Any = x.clamp(min=0).grad_fn  # called by itself: autograd's engine would start threads
+        return node(torch.ones((), device="cpu")).item()
 
 
 CRITERIA = {

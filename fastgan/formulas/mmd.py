@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -49,7 +49,8 @@ def second_order(x: Tensor, y: Tensor, v: Tensor, u: Tensor, settings: MMDSettin
     terms = [(2 / settings.pairs(n), (x, v), (x, v)), (-4 / (n * m), (x, v), (y, u))]
     if settings.target:
         terms.append((2 / settings.pairs(m), (y, u), (y, u)))
-    along, grads = 0.0, {id(x): torch.zeros_like(x), id(y): torch.zeros_like(y)}
+    along: Any = 0.0
+    grads = {id(x): torch.zeros_like(x), id(y): torch.zeros_like(y)}
     for share, (a, va), (b, vb) in terms:
         rows, parts = max(1, _CUBE // (len(b) * d)), []
         for begin in range(0, len(a), rows):
@@ -71,7 +72,8 @@ def derivatives(D: Tensor, settings: MMDSettings) -> tuple[Tensor, Tensor]:
         apart = D > 0
         inverse = torch.where(apart, torch.where(apart, D, 1.0).rsqrt(), torch.where(D == 0, 0.0, D * torch.nan))
         return -0.5 * inverse, 0.25 * inverse**3
-    first, second = 0.0, 0.0
+    first: Any = 0.0
+    second: Any = 0.0
     for s in settings.bandwidths:
         rate, a = 1 / (2 * s * s), settings.alpha
         if settings.kernel == "gaussian":

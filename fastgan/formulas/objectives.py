@@ -6,7 +6,8 @@ A term is (logits x_k, label y_k, weight w_k); the criteria are in `formulas/cri
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import difflib
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import torch
@@ -146,9 +147,37 @@ def objectives() -> dict[str, Objective]:
     return dict(OBJECTIVES)
 
 
-def find(objective: str) -> Objective:
+# What other papers and codebases call them; compared in small letters, without what is no letter or digit.
+ALIASES = {
+    "minimax": ("gan", "bce", "bcewithlogits", "crossentropy", "vanilla", "standard", "sgan", "original", "saturating"),
+    "nonsaturating": ("ns", "nsgan", "softplus", "logistic", "stylegan", "stylegan2"),
+    "absolute_error": ("mae", "l1", "absolute"),
+    "least_squares": ("ls", "lsgan", "mse", "l2", "quadratic"),
+    "hinge": ("hingegan", "geometric", "sagan", "biggan"),
+    "clamped_hinge": ("hinge2", "hingeclamped"),
+    "wasserstein": ("w", "wgan", "wgangp", "emd", "earthmover"),
+    "relativistic": ("r", "rgan", "rpgan", "rsgan", "rp", "r3gan", "relativisticpairing", "relativisticstandard"),
+    "relativistic_average": ("ra", "ragan", "rasgan", "esrgan"),
+    "relativistic_average_least_squares": ("rals", "ralsgan"),
+    "relativistic_average_hinge": ("rahinge", "rahingegan"),
+    "dual_contrastive": ("dcl", "dual", "contrastive"),
+}
+
+
+def find(objective: str, also: tuple[str, ...] = ()) -> Objective:
+    """Raises ValueError if there is none of that name. also: names that stand in the error beside those here."""
     try:
         return OBJECTIVES[objective]
     except (KeyError, TypeError):
-        known = ", ".join(map(repr, OBJECTIVES))
-        raise ValueError(f"objective: got {objective!r}, expected one of {known}") from None
+        raise ValueError(unknown(objective, (*OBJECTIVES, *also))) from None
+
+
+def unknown(objective: object, known: Iterable[str]) -> str:
+    """The error that names the objective meant, if there is one, and those there are."""
+    known = list(known)
+    said = "".join(c for c in str(objective).lower() if c.isalnum())
+    names = {name.replace("_", ""): name for name in known}
+    names |= {alias: name for name, aliases in ALIASES.items() if name in known for alias in aliases}
+    meant = names.get(said) or next((names[one] for one in difflib.get_close_matches(said, names, 1, 0.75)), None)
+    hint = f"did you mean {meant!r}? " if meant else ""
+    return f"objective: got {objective!r}, {hint}expected one of {', '.join(map(repr, known))}"

@@ -28,7 +28,7 @@ class Statistics(NamedTuple):
         """D's expected error over real and generated data in equal parts, 1 - (real_accuracy + fake_accuracy) / 2:
         the quantity of the theory, 1/2 when D cannot tell them apart. Over one side where there is only one."""
         sides = [side for side in (self.real_accuracy, self.fake_accuracy) if side is not None]
-        return 1 - (sum(sides) / len(sides)).mean()
+        return 1 - (sum(sides[1:], sides[0]) / len(sides)).mean()
 
     @property
     def real_sign(self) -> Tensor | None:

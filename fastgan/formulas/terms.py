@@ -55,12 +55,13 @@ class Terms(NamedTuple):
         (k, partners, targets, masks), labels, weights, criterion, n_real, split = layout
         if len(tensors) == k:
             return cls(tensors, labels, weights, criterion, n_real, split=split)
-        lists, begin = [], k
+        lists: list[Sequence[Tensor]] = []
+        begin = k
         for count in (partners, targets, masks):
             lists.append(tensors[begin : begin + count])
             begin += count
         shift = tensors[begin] if begin < len(tensors) else None
-        return cls(tensors[:k], labels, weights, criterion, n_real, *lists, shift, split)
+        return cls(tensors[:k], labels, weights, criterion, n_real, lists[0], lists[1], lists[2], shift, split)
 
     def each(self) -> Iterator[tuple[Tensor, Tensor | float, Tensor | None, float]]:
         """(x, label, mask, weight) of each term, differentiable in what it is made of. The first dimension of a tensor

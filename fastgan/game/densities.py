@@ -10,6 +10,7 @@ import copy
 import math
 from collections.abc import Callable, Iterator, Sequence
 from numbers import Real
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -117,6 +118,7 @@ def _of_distribution(name: str, distribution: Distribution) -> Density | Atoms:
             f"vector{hint}"
         )
     here = _to_double(distribution)
+    assert distribution.support is not None
     if distribution.support.is_discrete:
         return of_distribution(name, here)
     d, scalar = (event[0] if event else 1), not event
@@ -183,11 +185,13 @@ def _safe_log_prob(distribution: Distribution) -> Callable[[Tensor], Tensor]:
         component = _safe_log_prob(distribution.component_distribution)
         log_weights = distribution.mixture_distribution.logits.log_softmax(-1)
         return lambda x: torch.logsumexp(component(x.unsqueeze(-1 - events)) + log_weights, -1)
+    support = distribution.support
+    assert support is not None
     with _seeded():
         inside_point = distribution.sample()
 
     def log_prob(x: Tensor) -> Tensor:
-        inside = distribution.support.check(x)
+        inside = support.check(x)
         x = torch.where(inside.reshape(*inside.shape, *[1] * events), x, inside_point)
         return torch.where(inside, distribution.log_prob(x), -INFINITY)
 
@@ -255,10 +259,10 @@ class Domain:
             t_low, t_high = self._ends(i)
             count = _EDGES[self.d] // max(1, len(self.landmarks))
             share = torch.linspace(0, 1, count + 1, dtype=torch.float64, device="cpu")
-            inner = [self.to_t(i, m[:, i]).quantile(share) for m in self.landmarks]
+            quantiles = [self.to_t(i, m[:, i]).quantile(share) for m in self.landmarks]
             inner = (
-                torch.cat(inner)
-                if inner
+                torch.cat(quantiles)
+                if quantiles
                 else torch.linspace(t_low, t_high, count + 1, dtype=torch.float64, device="cpu")
             )
             borders = torch.tensor(
@@ -364,7 +368,8 @@ def _by_draws(densities: list[Density], f: Callable[..., Tensor]) -> Tensor:
             )
     with _seeded():
         x = torch.cat([p.draw(_MONTE_CARLO) for p in densities])
-    total, k = 0.0, len(densities)
+    total: Any = 0.0
+    k = len(densities)
     for part in x.split(2**16):
         logs = torch.stack([p.log(part) for p in densities])
         logs = logs - (torch.logsumexp(logs, 0) - math.log(k))

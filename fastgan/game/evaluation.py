@@ -1,7 +1,7 @@
 """How far a trained pair of networks is from the equilibrium, and what only looks like it.
 
 D's expected error is 1/2 where p_g = p_t, for every D. It is also 1/2 for a D that says the same of everything,
-whatever p_g. So the error stands beside a distance here, and a D that gives no gradient is called dead.
+whatever p_g. So the error stands beside a distance here, and a network that gives no gradient is called dead.
 """
 
 from __future__ import annotations
@@ -77,7 +77,9 @@ def equilibrium(
 
 def is_dead(discriminator: Callable[[Tensor], Tensor], x: Tensor, *, discrete: bool = False) -> bool:
     """Whether D gives no gradient at any of the points x: its gradient there is exactly 0, or its values are equal to
-    rounding. A small spread of logits is no sign of it: D at the equilibrium has one of 1e-4 and lives.
+    rounding. A small spread of logits is no sign of it: D at the equilibrium has one of 1e-4 and lives. A D of steps,
+    whose values have no graph, has no gradient to look at, as the best D of the absolute error: it is dead if its
+    values are equal.
 
     discriminator: points (N, ...) -> logits, or probabilities. A module's dtype and device are found by themselves.
     discrete: generated points cannot move, so that D's slope means nothing: it is dead where its values are equal.
@@ -87,10 +89,12 @@ def is_dead(discriminator: Callable[[Tensor], Tensor], x: Tensor, *, discrete: b
     with torch.enable_grad():
         x = x.requires_grad_()
         out = discriminator(x)
-        slope = torch.autograd.grad(out.sum(), x)[0] if out.requires_grad else torch.zeros_like(x)
-    out = out.detach()
-    rounding = 4 * torch.finfo(out.dtype).eps * out.abs().max()
-    return bool((not discrete and (slope == 0).all()) or out.max() - out.min() <= rounding)
+        sloped = out.requires_grad and not discrete
+        slope = torch.autograd.grad(out.sum(), x, allow_unused=True)[0] if sloped else None
+    flat = sloped and (slope is None or bool((slope == 0).all()))
+    low, high = out.detach().aminmax()
+    rounding = 4 * torch.finfo(out.dtype).eps * max(-low, high).clamp(max=torch.finfo(out.dtype).max)
+    return flat or bool((low == high) | (high - low <= rounding))
 
 
 def _some_points(sides: tuple[Side, Side]) -> Tensor:

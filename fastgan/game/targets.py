@@ -92,9 +92,8 @@ def target(name: str) -> Target:
 
 def _normalised(name: str, modes: Tensor | list, std: float, weights: list | None = None) -> Target:
     """On the CPU and in float32, whatever torch's defaults are."""
-    of = {"dtype": torch.float32, "device": "cpu"}
-    modes = torch.as_tensor(modes, **of)
-    weights = torch.as_tensor(weights or [1 / len(modes)] * len(modes), **of)
-    modes = modes - weights @ modes
-    scale = math.sqrt((weights @ modes.square()).mean().item() + std**2)
-    return Target(name, modes / scale, std / scale, weights)
+    modes = torch.as_tensor(modes, dtype=torch.float32, device="cpu")
+    shares = torch.as_tensor(weights or [1 / len(modes)] * len(modes), dtype=torch.float32, device="cpu")
+    modes = modes - shares @ modes
+    scale = math.sqrt((shares @ modes.square()).mean().item() + std**2)
+    return Target(name, modes / scale, std / scale, shares)

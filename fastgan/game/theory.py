@@ -39,6 +39,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from fastgan.formulas.objectives import unknown
 from fastgan.game.atoms import Atoms, mass_at, shared_masses
 from fastgan.game.densities import Density, Samples, Side, Source, integrals, read_pair
 
@@ -327,17 +328,19 @@ def _functional(p_t: Source, p_g: Source, f: Callable[[Tensor, Tensor], Tensor],
     return integrals([t, g], lambda _, log_t, log_g: f(log_t, log_g)[:, None]).item()
 
 
-def _densities(p_t: Source, p_g: Source, support) -> tuple[Density, Density]:
-    t, g = read_pair(p_t, p_g, support)
-    for side in (t, g):
+def _densities(p_t: Source, p_g: Source, support) -> list[Density]:
+    found = []
+    for side in read_pair(p_t, p_g, support):
         if not isinstance(side, Density):
             got = "samples" if isinstance(side, Samples) else "a discrete distribution, whose points cannot move"
             raise TypeError(f"{side.name}: got {got}, expected a distribution with a density, or a density function")
-    return t, g
+        found.append(side)
+    return found
 
 
-def _at_points(side: Atoms | Samples) -> Density:
+def _at_points(side: Side) -> Density:
     """Masses in the place of densities: all that a comparison of the two sides needs."""
+    assert not isinstance(side, Density)  # read_pair refuses a density beside points
 
     def prob(x: Tensor) -> Tensor:
         return mass_at(side, x)
@@ -401,4 +404,4 @@ def _order_statistic(points: Tensor, share: float) -> float:
 
 def _check_objective(objective: str) -> None:
     if objective not in ("absolute_error", "minimax"):
-        raise ValueError(f"objective: got {objective!r}, expected 'absolute_error' or 'minimax'")
+        raise ValueError(unknown(objective, ("absolute_error", "minimax")))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -67,7 +68,7 @@ def inverse_transform(quantile: Callable[[Tensor], Tensor] | Distribution | Tens
     from 0 to 1.
     """
     if isinstance(quantile, Distribution):
-        return InverseTransform(_Discrete(quantile) if quantile.support.is_discrete else _Icdf(quantile))
+        return InverseTransform(_Discrete(quantile) if _discrete(quantile) else _Icdf(quantile))
     if isinstance(quantile, Tensor):
         return InverseTransform(_Empirical(quantile))
     if isinstance(quantile, tuple) and len(quantile) == 2:
@@ -123,22 +124,22 @@ def kolmogorov_smirnov(samples: Tensor, reference: Callable[[Tensor], Tensor] | 
     if isinstance(reference, Tensor):
         y = _samples("reference", reference).sort().values
         steps = y, torch.arange(1, len(y) + 1, dtype=torch.float64, device="cpu") / len(y)
-    elif isinstance(reference, Distribution) and reference.support.is_discrete:
+    elif isinstance(reference, Distribution) and _discrete(reference):
         steps = _steps("reference", reference)
     if steps is not None:
         both, zero = torch.cat([x, steps[0]]), torch.zeros(1, dtype=torch.float64, device="cpu")
         of_samples = torch.searchsorted(x, both, right=True).double() / n
         of_reference = torch.cat([zero, steps[1]])[torch.searchsorted(steps[0], both, right=True)]
         return (of_samples - of_reference).abs().max().item()
-    cdf = reference.cdf if isinstance(reference, Distribution) else reference
+    cdf: Any = reference.cdf if isinstance(reference, Distribution) else reference
     try:
         f = torch.as_tensor(cdf(x), device="cpu").double()
     except NotImplementedError as error:
         raise ValueError(f"reference: got {type(reference).__name__}, which has no cdf") from error
     if f.shape != x.shape or not ((f >= 0) & (f <= 1)).all():
         raise ValueError(f"reference: got values of shape {tuple(f.shape)}, expected {n} values in [0, 1]")
-    steps = torch.arange(n + 1, dtype=torch.float64, device="cpu") / n
-    return torch.maximum(steps[1:] - f, f - steps[:-1]).max().item()
+    shares = torch.arange(n + 1, dtype=torch.float64, device="cpu") / n
+    return torch.maximum(shares[1:] - f, f - shares[:-1]).max().item()
 
 
 def kolmogorov_smirnov_threshold(n: int, m: int | None = None, *, level: float = 0.01) -> float:
@@ -168,7 +169,14 @@ class _Icdf(nn.Module):
         return self.distribution.icdf(u)
 
 
+def _discrete(distribution: Distribution) -> bool:
+    return distribution.support is not None and distribution.support.is_discrete
+
+
 class _Discrete(nn.Module):
+    points: Tensor
+    cdf: Tensor
+
     def __init__(self, distribution: Distribution):
         super().__init__()
         points, cdf = _steps("quantile", distribution)
@@ -190,6 +198,8 @@ def _steps(name: str, distribution: Distribution) -> tuple[Tensor, Tensor]:
 
 
 class _Empirical(nn.Module):
+    sorted: Tensor
+
     def __init__(self, samples: Tensor):
         super().__init__()
         self.register_buffer("sorted", _samples("quantile", samples, keep=True).sort().values)
@@ -201,6 +211,9 @@ class _Empirical(nn.Module):
 
 
 class _Table(nn.Module):
+    x: Tensor
+    cdf: Tensor
+
     def __init__(self, x: Tensor, cdf: Tensor):
         super().__init__()
         x, cdf = _one_dimensional("x", x, keep=True), _one_dimensional("F", cdf, keep=True)

@@ -138,8 +138,8 @@ def generator_loss(
     least squares, `real_label` is c of Mao et al. (2017).
 
     Args:
-        real_logits: what the relativistic objectives and "dual_contrastive" compare with; no other objective takes it.
-            Detached or not, as you like it.
+        real_logits: what the relativistic objectives and "dual_contrastive" compare with, detached or not. The others
+            ignore it, so that one call serves every objective.
 
     Other arguments, result and errors are those of `discriminator_loss`.
     """
@@ -221,7 +221,7 @@ def generator_value_and_grad(
         minimax:       dL/df_j = -weight / M (sigmoid(f_j) - fake_label)
 
     Arguments, result and errors are those of `discriminator_value_and_grad`; grads = (grad_fake,), and none for
-    `real_logits`, which the relativistic objectives compare with.
+    `real_logits`, which the relativistic objectives compare with and the others ignore.
     """
 
     def make(real, fake):
@@ -232,7 +232,9 @@ def generator_value_and_grad(
 
     found, is_list = find(objective), not isinstance(fake_logits, Tensor)
     fake = listed("fake_logits", fake_logits)
-    real = [] if real_logits is None else [x.detach() for x in listed("real_logits", real_logits)]
+    real = []
+    if real_logits is not None and found.relation is not None:
+        real = [x.detach() for x in listed("real_logits", real_logits)]
     if found.relation == "average" and real:
         return _through_autograd(make, real, fake, grad_scale, is_list, of_real=False)
     return _value_and_grad(make(real, fake), grad_scale, is_list)
@@ -410,7 +412,7 @@ def _reduced(terms: Terms, reduction: str) -> Tensor:
         if len(kept) == len(weights):
             return operators.value(terms._replace(weights=weights))[0]
         losses = [w * operators.elementwise(terms, i).sum() for i, w in enumerate(terms.weights)]
-        return sum(losses)
+        return sum(losses[1:], losses[0])
     losses = [w * operators.elementwise(terms, i) for i, w in enumerate(terms.weights)]
     if reduction == "sample":
         losses = [x.flatten(1).mean(1) if x.dim() > 1 else x for x in losses]

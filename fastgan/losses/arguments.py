@@ -109,7 +109,7 @@ def check_label(name: str, label: float, criterion: str) -> None:
         raise ValueError(f"{name}: got {label}, expected 1 (real) or 0 (generated) for criterion {criterion!r}")
 
 
-def choice(name: str, value: str, choices: Sequence[str]) -> None:
+def choice(name: str, value: str | None, choices: Sequence[str | None]) -> None:
     if value not in choices:
         raise ValueError(f"{name}: got {value!r}, expected {' or '.join(map(repr, choices))}")
 

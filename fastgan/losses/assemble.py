@@ -46,12 +46,10 @@ def generator_terms(
 ) -> Terms:  # fmt: skip
     found = find(objective)
     fake = listed("fake_logits", fake_logits)
-    real = [] if real_logits is None else listed("real_logits", real_logits)
+    real = [] if real_logits is None or found.relation is None else listed("real_logits", real_logits)
     check_logits(("fake_logits", fake), ("real_logits", real))
-    if (found.relation is None) != (real_logits is None):
-        expected = "one: it compares with them" if found.relation else "none: it does not look at them"
-        got = "none" if real_logits is None else "some"
-        raise ValueError(f"real_logits: got {got}, but for objective {objective!r} expected {expected}")
+    if found.relation is not None and real_logits is None:
+        raise ValueError(f"real_logits: got none, but objective {objective!r} compares with them")
     fake = patch_means(fake) if patch_mean else fake
     scale = found.generator_weight * weight_of_each(weight, reduce_discriminators, len(fake))
     if found.relation is not None:
@@ -93,24 +91,24 @@ def relative_terms(
         return Terms(tuple(own), (float(labels[0]),) * len(own), scales * len(own), found.criterion, n_real, other)
     if not of_discriminator:
         labels.reverse()
-    labels = (float(labels[0]),) * len(real) + (float(labels[1]),) * len(fake)
+    shift_of, each = found.shift or mean_of, (float(labels[0]),) * len(real) + (float(labels[1]),) * len(fake)
     # A logit has two gradients, one of its own and one through the average: half precision rounds their sum, once.
     real, fake = ([widen(x) for x in xs] for xs in (real, fake))
     if average_over == "batch":
-        if found.shift is not mean_of:
+        if shift_of is not mean_of:
             raise ValueError("average_over: got 'batch', expected 'all': the objective has no average over a batch")
         averages = [x.mean(0, keepdim=True) for x in (*fake, *real)]
         averages = [a.detach() for a in averages] if detach_average else averages
         logits = [x - a for x, a in zip((*real, *fake), averages)]
-        return Terms(logits, labels, scales * len(labels), found.criterion, len(real))
+        return Terms(logits, each, scales * len(each), found.criterion, len(real))
     # Dual contrast weighs a logit against every logit of the other side: which sign comes out depends on whose it is.
     shifts = [
-        [found.shift(x, (own == "real") == of_discriminator) for x in other]
+        [shift_of(x, (own == "real") == of_discriminator) for x in other]
         for own, other in (("real", fake), ("fake", real))
     ]
     shift = torch.stack([*shifts[0], *shifts[1]])
     shift = shift.detach() if detach_average else shift
-    return Terms((*real, *fake), labels, scales * len(labels), found.criterion, len(real), shift=shift)
+    return Terms((*real, *fake), each, scales * len(each), found.criterion, len(real), shift=shift)
 
 
 def concatenated_terms(logits, objective, fake_first, split, weight, real_label, fake_label, reduce_discriminators):
@@ -155,7 +153,9 @@ def terms_of_sides(
 
 def labels_and_targets(criterion: str, sides, logits) -> tuple[tuple[float, ...], Sequence[Tensor]]:
     """(labels, targets) of the terms; targets is empty where every label is a number."""
-    labels, targets, found = [], [], False
+    labels: list[float] = []
+    targets: list[Tensor | None] = []
+    found = False
     for (name, label, own), xs in zip(sides, logits):
         if isinstance(label, (Tensor, list, tuple)):
             labels += [0.0] * len(xs)

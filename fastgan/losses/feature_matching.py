@@ -135,7 +135,8 @@ def _layers(name: str, maps: Maps, exclude_last: bool, reduce_layers: str, reduc
     if not isinstance(maps, (list, tuple)):
         raise TypeError(f"{name}: got {type(maps).__name__}, expected a torch.Tensor, a list of them, or of lists")
     nested = any(isinstance(layers, (list, tuple)) for layers in maps)
-    found, shares = [], []
+    found: list[Tensor] = []
+    shares: list[float] = []
     for i, layers in enumerate(maps if nested else [maps]):
         if not isinstance(layers, (list, tuple)):
             raise TypeError(f"{name}[{i}]: got {type(layers).__name__}, expected a list, as its neighbours are")

@@ -18,6 +18,10 @@ class _Loss(nn.Module):
         probe = torch.zeros(1, device="meta")  # shapes and settings are checked, and nothing is computed
         self._probe(probe, probe if find(objective).relation else None)  # wrong settings are told of here
 
+    def _probe(self, fake: Tensor, real: Tensor | None) -> None:
+        """The loss of these settings, computed for its errors."""
+        raise NotImplementedError
+
     def extra_repr(self) -> str:
         return ", ".join([repr(self.objective), *(f"{name}={value}" for name, value in self.settings.items())])
 
@@ -39,7 +43,7 @@ class DiscriminatorLoss(_Loss):
 
 class GeneratorLoss(_Loss):
     """`fastgan.generator_loss`, its settings fixed: `GeneratorLoss("nonsaturating")(fake_logits)`; the relativistic
-    objectives also take the real logits.
+    objectives need the real logits as well, `GeneratorLoss("relativistic")(fake, real)`; the others ignore them.
 
     settings: `generator_loss`'s keyword arguments, numbers and names."""
 
@@ -60,6 +64,9 @@ class LeCamEMA(nn.Module):
 
     Buffers `real_anchor` and `fake_anchor`: float32, 0-d, zero at first. Nothing is read back to the host.
     """
+
+    real_anchor: Tensor
+    fake_anchor: Tensor
 
     def __init__(self, decay: float = 0.99, weight: float = 1.0):
         super().__init__()

@@ -247,7 +247,8 @@ def _slope(discriminator, name: str, samples: Tensor) -> Tensor:
     _check_samples(name, samples)
     with torch.enable_grad():
         samples = samples.detach().requires_grad_()
-        total = sum(x.sum() for x in listed("discriminator", discriminator(samples)))
+        sums = [x.sum() for x in listed("discriminator", discriminator(samples))]
+        total = sum(sums[1:], sums[0])
         if not total.requires_grad:
             raise ValueError("discriminator: got logits without a graph, expected logits that depend on the samples")
         (slope,) = torch.autograd.grad(total, samples, create_graph=True)

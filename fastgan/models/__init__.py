@@ -9,8 +9,10 @@ from fastgan.models.networks import (
     ResNetGenerator,
     build,
     mlp,
+    outline,
 )
 
 __all__ = [
     "NETWORKS", "Discriminator", "Generator", "ResNetDiscriminator", "ResNetGenerator", "ResidualBlock", "build", "mlp",
+    "outline",
 ]  # fmt: skip

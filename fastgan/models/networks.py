@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -176,14 +177,25 @@ def build(
         return ResNetGenerator(size, channels, latent_dim, width), ResNetDiscriminator(size, channels, width)
     if networks == "dcgan-batchnorm":
         pair = Generator(size, channels, latent_dim, width, True), Discriminator(size, channels, width, True)
-        return tuple(network.apply(_dcgan_weights) for network in pair)
+        return pair[0].apply(_dcgan_weights), pair[1].apply(_dcgan_weights)
     return Generator(size, channels, latent_dim, width), Discriminator(size, channels, width)
+
+
+def outline(
+    sample_shape: tuple[int, ...], latent_dim: int, width: int, networks: str | None = None
+) -> tuple[nn.Module, nn.Module]:
+    """The networks of `build` without memory for their weights, which could be more than there is."""
+    with torch.device("meta"):
+        return build(sample_shape, latent_dim, width, networks)
 
 
 GAIN = math.sqrt(2 / (1 + SLOPE**2))  # that keeps the scale through leaky ReLU (He et al. 2015, eq. 15)
 
 
-def _he(layer: nn.Module, scale: float) -> nn.Module:
+_Layer = TypeVar("_Layer", nn.Linear, nn.Conv2d)
+
+
+def _he(layer: _Layer, scale: float) -> _Layer:
     """The layer, its weights from N(0, 1 / fan_in) times `GAIN` times `scale`, its bias 0."""
     with torch.no_grad():
         layer.weight.normal_(0, scale * GAIN / math.sqrt(layer.weight[0].numel()))

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -315,9 +316,9 @@ def _batched(info, dims, tensors: Sequence[Tensor]) -> list[Tensor]:
     return [x.expand(info.batch_size, *x.shape) if dim is None else x.movedim(dim, 0) for x, dim in zip(tensors, dims)]
 
 
-def value(terms: Terms, statistics: int = NOTHING) -> tuple[Tensor, Tensor | None]:
+def value(terms: Terms, statistics: int = NOTHING) -> tuple[Tensor, Any]:
     """(L, rows), differentiable in logits, partners and shift. rows: (K, 3) weighted loss, mean logit, share classified
-    rightly; of no meaning for NOTHING, and the last two of no meaning for LOSSES."""
+    rightly; None for NOTHING, and the last two of no meaning for LOSSES."""
     tensors = terms.tensors()
     plain = not statistics and on_cpu(tensors[0].device) and not needs_operator(tensors)
     if plain and not derivative_expected():  # forward-mode differentiation raises, whatever the size

@@ -40,7 +40,7 @@ NOT_EXACT = ("seed", "capture")  # what no number depends on once the training h
 def check_objective(objective: str) -> None:
     """Raises ValueError, naming the objectives there are, unless both networks have a loss of that name."""
     if objective != MMD:
-        find(objective)
+        find(objective, (MMD,))
 
 
 def _objective(name: str, value: object) -> str:

@@ -14,6 +14,7 @@ import os
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -106,7 +107,7 @@ class GANTrainer:
         discriminator: nn.Module | None,
         *,
         device: torch.device | str | None = None,
-        **settings,
+        **settings: Any,
     ):
         config = TrainerConfig(**settings)
         networks = _checked_pair(generator, discriminator, config.objective)

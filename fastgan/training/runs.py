@@ -40,7 +40,7 @@ def whole_record(config: RunConfig, data: dict[str, Any]) -> bytes:
     return json.dumps({"settings": config.record(), "data": data, "versions": versions}, indent=2).encode() + b"\n"
 
 
-def _sample_shape(name: str, value: object) -> list[int]:
+def check_sample_shape(name: str, value: object) -> list[int]:
     shape = list_of(Whole(1, 2**31))(name, value)
     image = len(shape) == 3 and shape[0] in (1, 3) and shape[1] in SIZES and shape[1] == shape[2]
     if not (len(shape) == 1 or image):
@@ -51,7 +51,7 @@ def _sample_shape(name: str, value: object) -> list[int]:
 DATA: dict[str, Check] = {
     "source": text,
     "name": text,
-    "sample_shape": _sample_shape,
+    "sample_shape": check_sample_shape,
     "count": Whole(),
     "fingerprint": text,
     "mean": list_of(finite),
