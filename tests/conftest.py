@@ -28,11 +28,6 @@ if os.environ.get("TRITON_INTERPRET") == "1":
 if "PYTEST_XDIST_WORKER" in os.environ:  # one process a core already: threads of each would wait for one another
     torch.set_num_threads(1)
 
-# Files whose tests share a minute's work: where several processes run the tests, one of them has the whole file.
-TOGETHER = {"test_machine_code", "test_distributed", "test_bench"} | {
-    f"test_bench_{suite}" for suite in ("lists", "matching", "mmd", "training")
-}
-
 # Files that take minutes and rarely fail: CI runs them after the others.
 THOROUGH = {"test_bench_gate", "test_machine_code", "test_mutations"}
 
@@ -90,11 +85,7 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
-@pytest.hookimpl(tryfirst=True)  # before the one that reads the groups
 def pytest_collection_modifyitems(config, items):
-    for item in items:
-        if item.path.stem in TOGETHER:
-            item.add_marker(pytest.mark.xdist_group(item.path.stem))
     if not CUDA:
         for item in items:
             if "gpu" in item.keywords:

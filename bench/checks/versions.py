@@ -94,7 +94,7 @@ def _tests(python: Path, tests: Sequence[str], jobs: int, minutes: float, enviro
     files = [f"tests/test_{name}.py" for name in tests]
     with tempfile.TemporaryDirectory() as folder:
         xml = Path(folder) / "report.xml"
-        command = [str(python), "-m", "pytest", "-p", "no:cacheprovider", "-n", str(jobs), "--dist", "loadgroup"]
+        command = [str(python), "-m", "pytest", "-p", "no:cacheprovider", "-n", str(jobs), "--dist", "worksteal"]
         try:
             options = dict(cwd=environment.ROOT, env=environ, capture_output=True, text=True)
             done = subprocess.run([*command, f"--junitxml={xml}", *files], **options, timeout=60 * minutes)
