@@ -28,8 +28,15 @@ if os.environ.get("TRITON_INTERPRET") == "1":
 if "PYTEST_XDIST_WORKER" in os.environ:  # one process a core already: threads of each would wait for one another
     torch.set_num_threads(1)
 
-# Files that take minutes and rarely fail: CI runs them after the others.
-THOROUGH = {"test_bench_gate", "test_machine_code", "test_mutations"}
+# Files that take minutes and rarely fail, processes that are killed among them: CI runs them after the others.
+THOROUGH = {
+    "test_bench_gate",
+    "test_machine_code",
+    "test_mutations",
+    "test_bench_gpu",
+    "test_distributed",
+    "test_reliability",
+}
 
 # And tests that the interpreter takes ten seconds for; the other backend's run with the rest.
 LONG_INTERPRETED = {
