@@ -1,3 +1,4 @@
+import importlib.util
 import os
 from importlib.metadata import PackageNotFoundError, version
 
@@ -20,7 +21,7 @@ if not CUDA and interpreter_runs():
 
 import pytest  # noqa: E402
 
-if os.environ.get("TRITON_INTERPRET") == "1":
+if os.environ.get("TRITON_INTERPRET") == "1" and importlib.util.find_spec("triton"):
     import interpreter
 
     interpreter.hasten()
