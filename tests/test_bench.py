@@ -20,7 +20,7 @@ from bench.suites.contenders import CONTENDERS, Contender, draw, softplus_loss, 
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def bench(*arguments, timeout=120):
+def bench(*arguments, timeout=300):
     variables = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     command = [sys.executable, "-m", "bench", *map(str, arguments)]
     return subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True, timeout=timeout)

@@ -44,7 +44,7 @@ def command(*args, **options):
     )  # fmt: skip
 
 
-def wait_for(path, process, size=1, seconds=60):
+def wait_for(path, process, size=1, seconds=200):
     end = time.monotonic() + seconds
     while not (path.exists() and path.stat().st_size >= size):
         assert process.poll() is None, process.communicate()
@@ -191,7 +191,7 @@ def test_stopped_by_a_signal(tmp_path, number, code):
     process = command("train", points, "--steps", 1_000_000, "--out", "run", *SMALL)
     wait_for(tmp_path / "run" / "metrics.jsonl", process)
     process.send_signal(number)
-    _, error = process.communicate(timeout=60)
+    _, error = process.communicate(timeout=300)
     assert process.returncode == code
     assert "Traceback" not in error
     last = error.splitlines()[-1]
@@ -228,7 +228,7 @@ def test_no_space_left(tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 
     process = command("train", points, "--out", "run", "--resume", "--steps", 60, preexec_fn=small_disk)
-    _, error = process.communicate(timeout=60)
+    _, error = process.communicate(timeout=300)
     assert process.returncode == 1, error
     assert "Traceback" not in error
     assert "cannot write run/" in error.splitlines()[-1]
@@ -247,7 +247,7 @@ def test_a_full_disk(tmp_path):
         pytest.skip(f"cannot mount a tmpfs: {mounted.stderr.strip()}")
     try:
         process = command("train", points, "--steps", 4000, "--out", disk / "run", *SMALL)
-        _, error = process.communicate(timeout=120)
+        _, error = process.communicate(timeout=300)
         assert process.returncode == 1, error
         assert "Traceback" not in error
         assert "No space left on device" in error.splitlines()[-1]

@@ -434,7 +434,7 @@ def test_a_hub_that_cannot_be_reached_is_one_line(tmp_path):
 
     code = "from fastgan import data; data.load('hub:nobody/nothing')"
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
-    result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120)
+    result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=300)
     assert result.returncode == 1
     last = result.stderr.strip().splitlines()[-1]
     assert "ValueError: DATA: hub:nobody/nothing cannot be read as a data set (" in last

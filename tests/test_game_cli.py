@@ -129,7 +129,7 @@ def test_ctrl_c_keeps_what_there_is(tmp_path):
     assert process.stderr.readline() == "fastgan: gaussian, nonsaturating, 1,000,000 steps on cpu\n"
     time.sleep(1)
     process.send_signal(signal.SIGINT)
-    out, error = process.communicate(timeout=120)
+    out, error = process.communicate(timeout=300)
     assert process.returncode == 130, error
     assert "stopped at step" in error and "total variation" in out
     record = json.loads((tmp_path / "x" / "game.json").read_text())

@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 def python(code, **environment):
     env = {k: v for k, v in os.environ.items() if k not in ("TRITON_INTERPRET", "FASTGAN_BACKEND")}
     return subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, env={**env, **environment}, timeout=120
+        [sys.executable, "-c", code], capture_output=True, text=True, env={**env, **environment}, timeout=300
     )
 
 
@@ -51,7 +51,7 @@ def test_a_folder_named_like_the_package_does_not_hide_it(tmp_path):
     """From the parent of a clone that is named fastgan, as `git clone` names it."""
     (tmp_path / "fastgan").symlink_to(ROOT, target_is_directory=True)
     code = "import fastgan, fastgan.kernels; fastgan.discriminator_loss; assert fastgan.__file__"
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, timeout=120)
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, timeout=300)
     assert result.returncode == 0, result.stderr
 
 

@@ -469,7 +469,7 @@ def run_apart(tmp_path, files, code):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(textwrap.dedent(text))
     code = f"import sys\nsys.path.insert(0, {str(tmp_path)!r})\n" + textwrap.dedent(code)
-    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100)
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
     assert ran.returncode == 0, ran.stderr
 
 
