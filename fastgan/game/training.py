@@ -26,7 +26,7 @@ PENALTIES = {"relativistic": (0.1, 0.1), "absolute_error": (0.1, 0.1), "mmd": (0
 R1_ALONE = (0.1, 0.0)
 STEPS = {"gaussian": 3_500, "mixture": 3_500, "ring": 10_000, "grid": 10_000}
 OWN = {"grid": {"latent_dim": 2}}  # as many as the samples have: with 8 numbers the grid takes 12,000 steps
-# At one pace the modes of p_g swing about those of p_t: a TV of 0.03 to 0.13 by the seed. A faster D damps them.
+# At one pace the modes of p_g swing about those of p_t: a TV of 0.03 or 0.13 by the seed. A faster D damps them.
 OWN_ADVERSARIAL = {"mixture": {"steps": 7_000, "batch": 512, "width": 64, "lr": 4e-3, "pace": 0.2}}
 # Of D's loss at the equilibrium, and what to weigh its two sides with for it.
 LOSS_AT_EQUILIBRIUM = {
