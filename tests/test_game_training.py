@@ -450,6 +450,9 @@ def test_recipes():
     pairing = training.settings_for("mixture", "relativistic", seed=3, r2=None)
     assert (pairing.steps, pairing.r1, pairing.r2, pairing.seed) == (3_500, 0.1, 0.1, 3)
     assert training.settings_for("grid", r1=0.0).r1 == 0.0
+    mixture = training.settings_for("mixture")
+    assert (mixture.steps, mixture.batch, mixture.width, mixture.lr, mixture.pace) == (7_000, 512, 64, 4e-3, 0.2)
+    assert training.settings_for("mixture", lr=0.1).lr == 0.1 and training.settings_for("mixture", "mmd").pace == 1
     assert training.bandwidths_for(game.target("gaussian"))[0] == 1.0
     assert training.settings_for("ring", "mmd").bandwidths[0] == pytest.approx(0.0283, abs=1e-4)
 
@@ -541,6 +544,14 @@ def test_on_a_line(one_thread, pair, objective):
     final = training.play(training.settings_for(pair, objective)).final
     assert final["total_variation"] <= (0.15 if (pair, objective) == ("mixture", "relativistic") else 0.07)
     assert abs(final.get("error", 0.5) - 0.5) <= 0.01
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0])
+def test_the_mixture_ends_at_its_target(one_thread, seed):
+    """p_g = p_t, as `fastgan game mixture` shows it: of as many samples of p_t itself the TV would be 0.014."""
+    final = training.play(training.settings_for("mixture", seed=seed)).final
+    assert final["total_variation"] <= 0.032 and abs(final["error"] - 0.5) <= 0.01
 
 
 @pytest.mark.slow

@@ -148,6 +148,8 @@ def test_a_schedule_of_the_learning_rate(tmp_path):
     held = other.optimizer_g.param_groups[0]["lr"] = torch.tensor(5e-4)
     other.set_learning_rate(0.25)
     assert other.optimizer_g.param_groups[0]["lr"] is held and held.item() == 0.25
+    other.set_learning_rate(0.5, generator=0.125)
+    assert held.item() == 0.125 and other.optimizer_d.param_groups[0]["lr"] == 0.5
     for wrong in (-1e-3, math.nan, math.inf):
         with pytest.raises(ValueError, match=r"lr: got .*, expected a finite number >= 0"):
             other.set_learning_rate(wrong)

@@ -17,7 +17,7 @@ from fastgan.training import recipes
 TRAIN_HELP = f"""\
 examples:
   fastgan train digits                                 handwritten digits in about two minutes on two CPU cores
-  fastgan train photos/ --size 32 --out runs/photos    a folder of images, cropped and resized to 32x32
+  fastgan train photos/ --size 32 --steps 20000        a folder of images, cropped and resized to 32x32
   fastgan train points.npy --objective minimax         float points (N, d); .npz with one array as well
   fastgan train ring                                   8 Gaussians on a circle; `grid`: 25 Gaussians
   fastgan train photos/ --recipe r3gan --flip          a recipe by name, and every other image mirrored
@@ -28,16 +28,21 @@ examples:
 recipes (--recipe), from which every setting comes that is not given:
 {recipes.table()}
 
-The run's folder then holds config.json, metrics.jsonl, checkpoint.pt, curves.png, quality.png, samples/ and TensorBoard
-events. Ctrl-C and SIGTERM save a checkpoint and stop, with exit code 130 and 0. A resumed run goes on exactly: it uses
-the settings of the run, and those given again must be the same, except for those that no number depends on and
---steps, which may grow. On the CPU that holds to the last bit. Nothing that a run's folder names is opened: DATA,
---inception and --features are given anew.
+After the first steps it says what the others will take. The default number of steps for images is for a GPU, where it
+ends in a night; on a CPU images other than digits need --steps, and the time is said that the default would take.
+
+The run's folder then holds config.json, metrics.jsonl, checkpoint.pt, curves.png, quality.png, training.gif,
+TensorBoard events and samples/, pictures of steps 0, 100, 1,000 and of every checkpoint. D, G: the losses. Error of D:
+the share of samples that it judges wrongly, 0.5 if it cannot tell real from generated. Ctrl-C and SIGTERM save a
+checkpoint and stop, with exit code 130 and 0. A resumed run goes on exactly: it uses the settings of the run, and those
+given again must be the same, except for those that no number depends on and --steps, which may grow. On the CPU that
+holds to the last bit. Nothing that a run's folder names is opened: DATA, --inception and --features are given anew.
 
 Every so often, and at the end, generated samples are compared with real ones: coverage, precision, recall, and Fréchet
 and kernel distances of features, which are named with the number: FD(digits-cnn) of a classifier of digits,
 FD(random-cnn) of a fixed random network. FID and KID are said only of Inception's features: --inception FILE reads
-StyleGAN's inception-2015-12-05.pt, and needs pip install 'fastgan[metrics]'.
+StyleGAN's inception-2015-12-05.pt, and needs pip install 'fastgan[metrics]'. On ring and grid the modes are counted
+that have at least a fifth of their share of the samples within 3 standard deviations (std).
 
 Started by torchrun, each process trains on its share: --batch samples each. The first one writes. With --max-restarts
 the processes go on from the last checkpoint if one has failed; that needs --out."""

@@ -26,7 +26,9 @@ FREE = (
 )
 CODE = ("inception", "features")  # files that run code when they are read: never opened because a run names them
 LOG, EVENTS = "metrics.jsonl", "events.out.tfevents.fastgan"
-FILES = (".lock", "config.json", LOG, EVENTS, "checkpoint.pt", "curves.png", "quality.png")
+FILES = (".lock", "config.json", LOG, EVENTS, "checkpoint.pt", "curves.png", "quality.png", "training.gif")
+LARGEST_GRID = 1 << 24  # bytes of a picture of samples that is read again
+READ = 30  # of them, spread evenly, however many there are
 
 
 class Place(NamedTuple):
@@ -141,7 +143,10 @@ class RunFolder:
         (self.path / "samples").mkdir(exist_ok=True)
         self.write("config.json", config)
         self.write(LOG, b"".join(map(log.line, self.kept)))
-        self.write(EVENTS, log.event(None) + b"".join(map(log.event, self.kept)))
+        shown = self.grids(self.saved_step) if self.saved_step else {}
+        events = [(record["step"], log.event(record)) for record in self.kept]
+        events += [(step, log.event({"step": step, "time": time.time()}, png)) for step, png in shown.items()]
+        self.write(EVENTS, log.event(None) + b"".join(event for _, event in sorted(events, key=lambda one: one[0])))
 
     def log(self, record: dict) -> None:
         """Append to metrics.jsonl and the TensorBoard events."""
@@ -149,12 +154,34 @@ class RunFolder:
             return
         record = {**record, "time": round(time.time(), 3)}
         self._remember(record)
-        for name, content in ((LOG, log.line(record)), (EVENTS, log.event(record))):
-            try:
-                with open(self.path / name, "ab") as file:
-                    file.write(content)
-            except OSError as error:
-                raise OSError(error.errno, f"cannot write {self.path / name}: {error.strerror}") from error
+        self._append(LOG, log.line(record))
+        self._append(EVENTS, log.event(record))
+
+    def _append(self, name: str, content: bytes) -> None:
+        try:
+            with open(self.path / name, "ab") as file:
+                file.write(content)
+        except OSError as error:
+            raise OSError(error.errno, f"cannot write {self.path / name}: {error.strerror}") from error
+
+    def show(self, step: int, png: bytes) -> None:
+        """Keep a picture of samples, in samples/ and among the TensorBoard events."""
+        self.write(f"samples/step_{step:06d}.png", png)
+        self._append(EVENTS, log.event({"step": step, "time": time.time()}, png))
+
+    def grids(self, step: int) -> dict[int, bytes]:
+        """The pictures of samples up to a step, in order, `READ` at most. A link or what is no PNG is left out: the
+        folder may come from anyone."""
+        found = {}
+        for path in (self.path / "samples").glob("step_*.png"):
+            number = path.stem.removeprefix("step_")
+            small = path.is_file() and not path.is_symlink() and path.stat().st_size <= LARGEST_GRID
+            if small and number.isascii() and number.isdigit() and int(number) <= step:
+                found[int(number)] = path
+        steps = sorted(found)
+        last, count = len(steps) - 1, min(len(steps), READ)
+        chosen = [steps[i * last // max(1, count - 1)] for i in range(count)]
+        return {n: png for n in chosen if log.is_png(png := found[n].read_bytes())}
 
     def _remember(self, record: dict) -> None:
         if "quality" in record:

@@ -25,24 +25,28 @@ HELP = """\
 targets: gaussian and mixture (two Gaussians) on a line, ring (of 8) and grid (of 25) in the plane
 
 examples:
-  fastgan game mixture                         non-saturating loss and R1, 20 to 60 seconds on one CPU core
+  fastgan game mixture                         non-saturating loss and R1, two to three minutes on one CPU core
   fastgan game ring --direct                   no discriminator: the generator matches the target by MMD
   fastgan game ring --objective relativistic   relativistic pairing with R1 and R2
   fastgan game mixture --objective absolute_error --r1 0 --r2 0    the theory's own loss as written: it fails
 
 The folder then holds game.json, game.gif and game.png: p_t, p_g, the learned D and the best one, D's error against 1/2
-and (1 - TV) / 2. TV is measured over cells that p_t gives equal shares to."""
+and (1 - TV) / 2. TV, the total variation, is 0 if p_g = p_t; it is measured over cells that p_t gives equal shares
+to. p_g is that of the averaged generator. The error of D is the share of samples that it judges wrongly, 1/2 if it
+cannot tell."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("pair", metavar="PAIR", help="gaussian, mixture, ring or grid")
     parser.add_argument("--objective", metavar="NAME", help="nonsaturating (default), relativistic, minimax, mmd, ...")
     parser.add_argument("--direct", action="store_true", help="the same as --objective mmd: no discriminator")
-    steps = "training steps (3,500 on a line, 10,000 in the plane)"
+    steps = "training steps (mixture: 7,000; others 3,500 on a line, 10,000 in the plane)"
     add_setting(parser, "steps", help=steps)
     parser.add_argument("--seconds", type=positive, metavar="S", help="stop after S seconds, if that comes first")
-    add_setting(parser, "batch", help="samples a step (default 256)")
-    parser.add_argument("--lr", type=positive, metavar="X", help="Adam's learning rate at the start (default 0.002)")
+    add_setting(parser, "batch", help="samples a step (default 256; mixture: 512)")
+    parser.add_argument(
+        "--lr", type=positive, metavar="X", help="Adam's rate at the start (default 0.002; mixture 0.004)"
+    )
     parser.add_argument("--r1", type=not_negative, metavar="X", help="weight of the R1 penalty (default 0.1)")
     parser.add_argument("--r2", type=not_negative, metavar="X", help="of R2 (default 0.1 for relativistic, else 0)")
     parser.add_argument("--bandwidths", type=positives, metavar="X,Y", help="of MMD, in units of the target's scale")
@@ -117,11 +121,11 @@ def _folder(args: argparse.Namespace) -> Path:
 
 def _play(settings: training.Settings) -> training.Played:
     spoke = time.monotonic()
-    bar = data.progress_bar(total=settings.steps * settings.batch)
+    bar = data.progress_bar(total=settings.steps, unit=" step", unit_scale=False)
 
     def on_step(step: int) -> None:
         nonlocal spoke
-        bar.update(settings.batch)
+        bar.update(1)
         if bar.disable and time.monotonic() - spoke > 10:
             spoke = time.monotonic()
             say(f"step {step:,} of {settings.steps:,}")

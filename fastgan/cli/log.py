@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import io
 import json
+import struct
 import time
 from pathlib import Path
 from typing import Any
 
 from fastgan.checks import MOST
+
+OF_CLOCK = ("step", "time", "seconds", "seconds_left")
 
 
 def read_records(path: Path) -> tuple[list[dict], int]:
@@ -57,17 +60,26 @@ def line(record: dict) -> bytes:
     return json.dumps(record).encode() + b"\n"
 
 
-def event(record: dict | None) -> bytes:
-    """A record as TensorBoard keeps it, or the head of its file. Written here because torch's SummaryWriter writes in a
-    thread, where nobody learns that the disk is full."""
+def is_png(content: bytes) -> bool:
+    return content[:8] == b"\x89PNG\r\n\x1a\n" and content[12:16] == b"IHDR" and len(content) > 32
+
+
+def event(record: dict | None, png: bytes | None = None) -> bytes:
+    """A record as TensorBoard keeps it, or the head of its file, or with `png` a picture of samples. Written here
+    because torch's SummaryWriter writes in a thread, where nobody learns that the disk is full."""
     from tensorboard.compat.proto.event_pb2 import Event
     from tensorboard.compat.proto.summary_pb2 import Summary
     from tensorboard.summary.writer.record_writer import RecordWriter
 
     if record is None:
         event = Event(wall_time=time.time(), file_version="brain.Event:2")
+    elif png is not None:
+        width, height = struct.unpack(">II", png[16:24])
+        image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=png)
+        summary = Summary(value=[Summary.Value(tag="samples", image=image)])
+        event = Event(wall_time=record["time"], step=record["step"], summary=summary)
     else:
-        values = record.get("quality", {k: v for k, v in record.items() if k not in ("step", "time", "seconds")})
+        values = record.get("quality", {k: v for k, v in record.items() if k not in OF_CLOCK})
         prefix = "quality" if "quality" in record else "train"
         scalars = [Summary.Value(tag=f"{prefix}/{name}", simple_value=value) for name, value in values.items()]
         event = Event(wall_time=record["time"], step=record["step"], summary=Summary(value=scalars))

@@ -20,6 +20,9 @@ from fastgan.training import trainer
 from fastgan.training.config import RunConfig
 
 LOG_EVERY = 20  # steps
+TIMED = (4, 20, 2.0)  # first steps that are not timed, and the steps or seconds after them that are
+NIGHT = 8 * 3600  # seconds
+EARLY = (100, 1_000)  # steps of which there is a picture, beside 0 and those of which there is a checkpoint
 GRID = 64  # images in a picture of the run
 SCATTER = 2_000  # points in one
 Data = datasets.Dataset | datasets.Stream
@@ -34,9 +37,12 @@ def run_steps(
 ) -> int:
     """The loop. Returns 0, or the number of the signal that stopped it."""
     batch, steps, world = config.batch, config.steps, run.world
-    first, clock, spoke = model.step_number, Clock(run.seconds), time.monotonic()
-    batches, window, stopped = _batches(model, data, config, run), Window(model), 0
-    bar = datasets.progress_bar(total=steps * batch, initial=first * batch, hidden=not world.writes)
+    first, spoke, unit = model.step_number, time.monotonic(), "img" if data.is_images else "points"
+    batches, window, stopped, timed = _batches(model, data, config, run), Window(model), 0, None
+    bar = datasets.progress_bar(total=steps, initial=first, unit=" step", unit_scale=False, hidden=not world.writes)
+    if first == 0 and world.writes:
+        show(model, data, run)
+    clock = Clock(run.seconds)
     with catching_signals() as signals, bar, contextlib.closing(batches):
         while model.step_number < steps and not stopped:
             try:
@@ -46,31 +52,84 @@ def run_steps(
                 raise
             window.add(model.step(real))
             step = model.step_number
-            bar.update(batch)
+            bar.update(1)
+            if step - first == TIMED[0]:
+                finish(model)
+                timed, since = step, time.monotonic()
+            elif timed and step < steps and (step - timed == TIMED[1] or time.monotonic() - since > TIMED[2]):
+                finish(model)
+                if not bar.disable:
+                    bar.clear()
+                run.say(estimate((time.monotonic() - since) / (step - timed), steps - step, batch * world.size, unit))
+                timed = None
             judged = step == steps or (config.metrics_every and step % config.metrics_every == 0)
             saved = step == steps or step % config.save_every == 0
             if step % LOG_EVERY == 0 or judged or saved:
                 record = window.read()  # the one place where the host waits for the device
                 rate = (step - first) * batch * world.size / (clock.seconds() - run.seconds)
+                left = (steps - step) * batch * world.size / rate
                 record |= {"images_per_s": round(rate, 1), "seconds": round(clock.seconds(), 2)}
-                run.log({"step": step, **record, **run.unreadable})
-                bar.set_postfix_str(trainer.describe(record), refresh=False)
+                run.log({"step": step, **record, "seconds_left": round(left, 1), **run.unreadable})
+                bar.set_postfix_str(f"{rate:,.0f} {unit}/s  {trainer.describe(record)}", refresh=False)
                 if world.writes and bar.disable and time.monotonic() - spoke > 10:
                     spoke = time.monotonic()
-                    run.say(f"step {step:,} of {steps:,}  {rate:,.0f} img/s  {trainer.describe(record)}")
+                    run.say(
+                        f"step {step:,} of {steps:,}, {duration(left)} left  {rate:,.0f} {unit}/s  "
+                        f"{trainer.describe(record)}"
+                    )
                 stopped = _agreed(signals, world)
             elif world.size == 1 and signals:
                 stopped = signals[0]
-            if world.writes and (judged or saved):
+            if world.writes and (judged or saved or step in EARLY):
                 with clock.paused():
                     if judged:
                         judge_quality(model, judge, run, clock.seconds())
                     if saved:
                         save(model, data, run)
+                    elif step in EARLY:
+                        show(model, data, run)
         if world.writes and stopped:
             window.read()  # nothing that has diverged is saved
             save(model, data, run)
+        if world.writes and (film := pictures.film(run.grids(model.step_number))):
+            run.write("training.gif", film)
     return stopped
+
+
+def finish(model: trainer.GANTrainer) -> None:
+    """Waits for the device, so that the clock says what the steps took."""
+    if model.device.type == "cuda":
+        torch.cuda.synchronize(model.device)
+
+
+def estimate(seconds: float, left: int, batch: int, unit: str) -> str:
+    """What the steps that are left will take, at so many seconds a step."""
+    said = f"{left:,} steps will take {duration(seconds * left)} ({batch / seconds:,.0f} {unit}/s), without evaluation"
+    return f"{said}; --steps {max(1, int(NIGHT / seconds)):,} end in a night" if seconds * left > NIGHT else said
+
+
+def duration(seconds: float) -> str:
+    """About how long that is, as people say it."""
+    for size, name in ((86_400, "days"), (3_600, "hours"), (60, "minutes")):
+        if seconds >= 2 * size:
+            return f"about {seconds / size:.0f} {name}"
+    return f"about {math.ceil(seconds)} s"
+
+
+def cost(model: trainer.GANTrainer, data: Data, config: RunConfig, source: str) -> str:
+    """Why a training of images on a CPU needs --steps: what the recipe's number of steps would take here, by the time
+    of two steps, after one that is not timed."""
+    real = datasets.to_unit(data.some(config.batch)).to(model.device)
+    model.step(real)
+    began = time.monotonic()
+    for _ in range(2):
+        model.step(real)
+    seconds = (time.monotonic() - began) / 2
+    hour = max(1, int(3600 / seconds))
+    return (
+        f"--steps: the default of {config.steps:,} is for a GPU, and on this CPU takes {source} "
+        f"{duration(seconds * config.steps)} ({seconds:.2g} s a step); give --steps, {hour} for an hour, say"
+    )
 
 
 def _batches(model: trainer.GANTrainer, data: Data, config: RunConfig, run: RunFolder) -> Iterator[Tensor]:
@@ -146,10 +205,8 @@ class Clock:
         self.started += time.monotonic() - began
 
 
-def save(model: trainer.GANTrainer, data: Data, run: RunFolder) -> None:
-    """Pictures first, the checkpoint last: where it is, everything up to its step is."""
-    if not run.writes:
-        return
+def show(model: trainer.GANTrainer, data: Data, run: RunFolder) -> None:
+    """A picture of what the averaged generator makes of the same z at every step."""
     trained = [p for part in (model.generator, model.discriminator) if part is not None for p in part.parameters()]
     if not all(p.isfinite().all() for p in trained):
         raise trainer.TrainingDiverged(model.step_number, {"a weight": math.nan})
@@ -160,7 +217,14 @@ def save(model: trainer.GANTrainer, data: Data, run: RunFolder) -> None:
             datasets.to_points(model.sample(SCATTER).cpu(), data.mean, data.scale),
             datasets.to_points(data.some(SCATTER), data.mean, data.scale),
         )
-    run.write(f"samples/step_{model.step_number:06d}.png", picture)
+    run.show(model.step_number, picture)
+
+
+def save(model: trainer.GANTrainer, data: Data, run: RunFolder) -> None:
+    """Pictures first, the checkpoint last: where it is, everything up to its step is."""
+    if not run.writes:
+        return
+    show(model, data, run)
     if run.records:
         run.write("curves.png", pictures.curves(run.records, cross_entropy=model.objective in trainer.CROSS_ENTROPY))
     if run.qualities:

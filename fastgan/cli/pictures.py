@@ -1,4 +1,5 @@
-"""Sample grids, scatter plots and training curves, as PNG bytes: whoever asks decides where they go."""
+"""Sample grids, scatter plots, training curves and the film of them, as PNG and GIF bytes: whoever asks decides where
+they go."""
 
 from __future__ import annotations
 
@@ -12,9 +13,14 @@ from fastgan.data import needs
 from fastgan.evaluation import label_of
 
 LN2 = math.log(2)
+# What they mean, said where they appear.
+ERROR_OF_D = "error of D: the share of samples that D judges wrongly; 0.5: D cannot tell real from generated"
+NAMED = {"high_quality": "within 3 std of a mode"}
+FILM_SIDES, FILM_BYTES = (544, 272, 136), 3_000_000  # 30 frames of noise have 0.7 MB at the smallest
+SHOW_FOR, HOLD_FOR = 250, 2_000  # milliseconds a frame, and the last one
 
 
-def image_grid(images: Tensor, columns: int | None = None, min_side: int = 32) -> bytes:
+def image_grid(images: Tensor, columns: int | None = None, min_side: int = 64) -> bytes:
     """uint8 images (N, C, H, W), C 1 or 3, side by side from the top left, row by row; a PNG.
 
     columns: None makes it as square as it can. Images below `min_side` pixels are enlarged by a whole factor, each
@@ -37,6 +43,37 @@ def image_grid(images: Tensor, columns: int | None = None, min_side: int = 32) -
     return out.getvalue()
 
 
+def film(grids: dict[int, bytes]) -> bytes:
+    """Pictures by step, as PNG, one after the other with the step above each; a GIF.
+
+    Made smaller until it has at most `FILM_BYTES`. Empty if Pillow can read none of them."""
+    try:
+        from PIL import Image, ImageDraw
+    except ImportError as error:
+        raise ImportError(needs("pillow")) from error
+    frames, out = [], io.BytesIO()
+    for step, png in grids.items():
+        try:
+            with Image.open(io.BytesIO(png), formats=["PNG"]) as image:
+                if image.width * image.height <= 1 << 22:
+                    frames.append((step, image.convert("L" if image.mode == "L" else "RGB")))
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+            continue
+    for side in FILM_SIDES if frames else ():
+        images = []
+        for step, image in frames:
+            small = image.reduce(math.ceil(max(image.size) / side))
+            framed = Image.new(small.mode, images[0].size if images else (small.width, small.height + 18), "white")
+            framed.paste(small, (0, 18))
+            ImageDraw.Draw(framed).text((4, 3), f"step {step:,}", fill="black")
+            images.append(framed if framed.mode == "L" else framed.quantize(method=Image.Quantize.FASTOCTREE))
+        out, durations = io.BytesIO(), [SHOW_FOR] * (len(images) - 1) + [HOLD_FOR]
+        images[0].save(out, "gif", save_all=True, append_images=images[1:], duration=durations, loop=0)
+        if out.tell() <= FILM_BYTES:
+            break
+    return out.getvalue()
+
+
 def scatter(points: Tensor, real: Tensor | None = None) -> bytes:
     """Generated points (N, d) over real ones (M, d), in the first two coordinates, or histograms for d = 1; a PNG."""
     figure, save = _figure(5, 5)
@@ -51,11 +88,11 @@ def scatter(points: Tensor, real: Tensor | None = None) -> bytes:
         else:
             axes.scatter(side[:, 0], side[:, 1], s=3, color=colour, alpha=0.6, label=label, linewidths=0)
     if points.shape[1] > 1:
-        axes.set(xlabel="first coordinate", ylabel="second coordinate")
+        axes.set(xlabel="first coordinate (units of the data)", ylabel="second coordinate (units of the data)")
         axes.set_aspect("equal", "datalim")
     else:
-        axes.set(xlabel="x", ylabel="density")
-    axes.legend(loc="upper right", markerscale=3)
+        axes.set(xlabel="x (units of the data)", ylabel="density (1 / unit of x)")
+    _legend_above(axes, markerscale=3)
     return save()
 
 
@@ -70,7 +107,7 @@ def curves(records: list[dict], cross_entropy: bool = True) -> bytes:
     for axes, key, label, colour in (
         (top, "loss_d", "discriminator", "tab:blue"),
         (top, "loss_g", "generator", "tab:orange"),
-        (bottom, "error", "expected error of D", "tab:green"),
+        (bottom, "error", "expected error of D: what it judges wrongly", "tab:green"),
     ):
         value = np.array([r.get(key, math.nan) for r in records], dtype=float)
         if np.isnan(value).all():  # objective mmd has no discriminator
@@ -78,36 +115,48 @@ def curves(records: list[dict], cross_entropy: bool = True) -> bytes:
         axes.plot(step, value, color=colour, alpha=0.25, linewidth=0.8)
         axes.plot(step, _running_mean(value, max(1, len(value) // 50)), color=colour, label=label)
     if cross_entropy:
-        top.axhline(LN2, color="0.4", linestyle=":", label="ln 2")
+        top.axhline(LN2, color="0.4", linestyle=":", label="ln 2: D cannot tell")
     bottom.axhline(0.5, color="0.4", linestyle=":", label="1/2: D cannot tell")
     top.set(ylabel="loss (nats)" if cross_entropy else "loss")
-    bottom.set(xlabel="step", ylabel="share judged wrongly", ylim=(0, 0.75))
+    bottom.set(xlabel="training step", ylabel="error (share of samples)", ylim=(0, 0.75))
     for axes in (top, bottom):
-        axes.legend(loc="upper right", ncols=3)
+        _legend_above(axes)
         axes.grid(alpha=0.2)
     return save()
 
 
 def quality(records: list[dict]) -> bytes:
-    """Coverage, precision and recall, and below them the distances, over the seconds of training (evaluation and saving
+    """Coverage, precision and recall, and below them the distances, over the time of training (evaluation and saving
     not counted), from the records of `metrics.jsonl` that hold a `quality`; a PNG."""
     figure, save = _figure(8, 6)
     top, bottom = figure.subplots(2, 1, sharex=True)
     seconds = [r.get("seconds", 0.0) for r in records]
+    unit, size = next((u for u in (("hours", 3600), ("minutes", 60)) if max(seconds) >= 2 * u[1]), ("seconds", 1))
+    time = [value / size for value in seconds]
     last = records[-1]["quality"]
     distances = [name for name in last if name.startswith(("fd_", "fid"))]
     for axes, names in ((top, ("coverage", "precision", "recall", "high_quality")), (bottom, distances)):
         for name in names:
             if name in last:
                 value = [r["quality"].get(name, math.nan) for r in records]
-                axes.plot(seconds, value, marker="o", markersize=3, label=f"{label_of(name)} ({last[name]:.3g} now)")
-        axes.grid(alpha=0.2)
-        axes.legend(loc="lower right" if axes is top else "upper right")
-    top.set(ylabel="share", ylim=(0, 1.02), title=f"{last['samples']:,} generated samples against real ones")
-    bottom.set(xlabel="seconds of training", ylabel="distance")
+                label = f"{NAMED.get(name) or label_of(name)} ({last[name]:.3g} now)"
+                axes.plot(time, value, marker="o", markersize=3, label=label)
+        axes.grid(alpha=0.2, which="both")
+        _legend_above(axes)
+    figure.suptitle(f"{last['samples']:,} generated samples against real ones", fontsize=10)
+    top.set(ylabel="share of samples", ylim=(0, 1.02))
+    bottom.set(xlabel=f"training time ({unit})", ylabel="distance (lower is better)")
     if all(r["quality"].get(name, 0) > 0 for r in records for name in distances):
         bottom.set_yscale("log")
+        bottom.yaxis.get_major_locator().set_params(subs=(1, 2, 5))  # 0.5 and 20, not 10^0 alone
+        bottom.yaxis.set_major_formatter("{x:g}")
+        bottom.yaxis.set_minor_formatter("")
     return save()
+
+
+def _legend_above(axes, **options) -> None:
+    """Where no data are."""
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=4, fontsize=8, frameon=False, **options)
 
 
 def _running_mean(value: np.ndarray, window: int) -> np.ndarray:
@@ -126,7 +175,8 @@ def _figure(width: float, height: float):
     except ImportError as error:
         raise ImportError(needs("matplotlib")) from error
     figure = Figure(figsize=(width, height), dpi=110)
-    figure.subplots_adjust(left=0.1, right=0.98, top=0.94, bottom=0.1, hspace=0.12)  # a layout engine draws all twice
+    # An inch for the labels; a layout engine draws all twice.
+    figure.subplots_adjust(left=0.95 / width, right=1 - 0.2 / width, top=0.9, bottom=0.1, hspace=0.2)
     FigureCanvasAgg(figure)
 
     def save() -> bytes:

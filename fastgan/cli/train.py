@@ -13,10 +13,11 @@ import torch
 
 from fastgan import data as datasets
 from fastgan import evaluation
+from fastgan.cli import pictures
 from fastgan.cli.checks import check_backend, check_packages, device_named, too_many_threads
 from fastgan.cli.errors import INTERRUPTED, OK, Failed, failing, one_line, printable, refusing
 from fastgan.cli.folder import CODE, Place, RunFolder
-from fastgan.cli.loop import Unreadable, judge_quality, run_steps
+from fastgan.cli.loop import Unreadable, cost, judge_quality, run_steps
 from fastgan.cli.settings import given_settings, make_config, make_trainer
 from fastgan.training import trainer
 from fastgan.training.runs import data_record, whole_record
@@ -48,6 +49,8 @@ def train(args: argparse.Namespace) -> int:
             torch.set_num_threads(config.threads)
             model = make_trainer(config, data.sample_shape, device)
             config = replace(config, precision=model.config.precision)  # as chosen, if it was not given
+            if device.type == "cpu" and data.is_images and args.data != "digits" and "steps" not in known:
+                raise ValueError(cost(model, data, config, args.data))
             if run.config and run.checkpoint.exists():
                 model.load(run.checkpoint)
             if model.step_number > config.steps:
@@ -78,6 +81,8 @@ def train(args: argparse.Namespace) -> int:
                 f"{device}, {many}{config.recipe}, {config.objective}, step {model.step_number:,} of "
                 f"{config.steps:,}"
             )
+            if model.discriminator is not None:
+                run.say(pictures.ERROR_OF_D)
             try:
                 stopped = run_steps(model, data, config, run, judge)
             except trainer.TrainingDiverged as error:

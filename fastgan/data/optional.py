@@ -35,11 +35,10 @@ class _NoBar:
 
 
 def progress_bar(iterable=None, hidden: bool = False, **options):
-    """tqdm's bar, counting samples; drawn only if tqdm is there and stderr is a terminal."""
+    """tqdm's bar, counting images unless `unit` says otherwise; drawn if tqdm is there and stderr is a terminal."""
     try:
         from tqdm import tqdm
     except ImportError:
         return _NoBar(iterable)
-    return tqdm(
-        iterable, unit=" img", unit_scale=True, dynamic_ncols=True, disable=hidden or not sys.stderr.isatty(), **options
-    )
+    options = {"unit": " img", "unit_scale": True, "dynamic_ncols": True, **options}
+    return tqdm(iterable, disable=hidden or not sys.stderr.isatty(), **options)

@@ -131,7 +131,7 @@ def described(scores: dict[str, float]) -> str:
     if "classes" in scores:
         parts.append(f"{scores['classes']} of 10 classes")
     if "modes" in scores:
-        parts += [f"{scores['modes']} modes", f"{scores['high_quality']:.1%} near one"]
+        parts += [f"{scores['modes']} modes", f"{scores['high_quality']:.1%} within 3 std of one"]
     parts += [f"{label_of(name)} {value:.3g}" for name, value in scores.items() if name.startswith(("fd_", "fid"))]
     return f"{', '.join(parts)} ({scores['samples']:,} generated against as many real, k = 5)"
 

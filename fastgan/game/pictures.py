@@ -22,17 +22,16 @@ def picture(played: Played) -> bytes:
     then D's errors over the steps against 1/2 and (1 - TV) / 2."""
     goal, last = played.target, played.frames[-1]
     if goal.d == 1:
-        figure = _figure(9.5, 3.6)
+        figure = _figure(10.5, 4.2)
         left, right = figure.subplots(1, 2)
         _densities(left, goal, last)
-        left.legend(loc="upper left", fontsize=7)
     else:
-        figure = _figure(12, 3.6)
+        figure = _figure(13, 4.2)
         left, middle, right = figure.subplots(1, 3)
         _plane(left, goal, last, last.d, "samples" if last.d is None else "samples, and the learned D(x)")
         image = _plane(middle, goal, None, best_discriminator(goal, last.points), "the best D(x) for this p_g")
-        figure.colorbar(image, ax=middle, shrink=0.8)
-        left.legend(loc="center", fontsize=7)
+        figure.colorbar(image, ax=middle, shrink=0.8, label="D(x): probability that x is true")
+        _legend_below(left)
     _errors(right, played)
     figure.suptitle(_title(played), fontsize=10)
     out = io.BytesIO()
@@ -50,13 +49,15 @@ def animation(played: Played) -> bytes:
     for frame in played.frames:
         if goal.d > 1:
             frame = frame._replace(points=frame.points[::2])  # each point costs bytes in every frame
-        figure = _figure(4, 3 if goal.d == 1 else 4, dpi=80)
+        figure = _figure(4.8, 4, dpi=80)
         axes = figure.subplots()
         if goal.d == 1:
             _densities(axes, goal, frame)
         else:
             _plane(axes, goal, frame, frame.d, "")
-        axes.set_title(f"{played.settings.objective}, step {frame.step:,}", fontsize=9)
+            _legend_below(axes)
+        seen = "; D(x): blue for true" if goal.d > 1 and frame.d is not None else ""
+        axes.set_title(f"{played.settings.objective}, step {frame.step:,}{seen}", fontsize=9)
         figure.canvas.draw()
         images.append(Image.fromarray(np.asarray(figure.canvas.buffer_rgba())[..., :3].copy()))
     # One palette for all, so that what does not change costs nothing; of colours far apart, so that few points count.
@@ -88,13 +89,15 @@ def _densities(axes, goal: Target, frame: Frame) -> None:
     axes.fill_between(x, p_t, color=TRUE, alpha=0.35, label="p_t", linewidth=0)
     axes.hist(frame.points[:, 0].numpy(), bins=80, range=(x[0], x[-1]), density=True, color=GENERATED,
               alpha=0.6, label="p_g (samples)")  # fmt: skip
-    axes.plot(
-        x, best_discriminator(goal, frame.points).numpy(), color=BEST, linewidth=1, linestyle="--", label="best D(x)"
-    )
+    of_d = axes.twinx()
+    best = best_discriminator(goal, frame.points).numpy()
+    of_d.plot(x, best, color=BEST, linewidth=1, linestyle="--", label="best D(x) for this p_g")
     if frame.d is not None:
-        axes.plot(x, frame.d.numpy(), color=LEARNED, linewidth=1.5, label="learned D(x)")
-    axes.axhline(0.5, color="0.7", linewidth=0.6)
-    axes.set(xlim=(x[0], x[-1]), ylim=(0, max(1.05, 1.3 * p_t.max())), xlabel="x")
+        of_d.plot(x, frame.d.numpy(), color=LEARNED, linewidth=1.5, label="learned D(x)")
+    of_d.axhline(0.5, color="0.7", linewidth=0.6)
+    of_d.set(ylim=(0, 1.02), ylabel="D(x): probability that x is true")
+    axes.set(xlim=(x[0], x[-1]), ylim=(0, 1.3 * p_t.max()), xlabel="x (standard deviations of p_t)", ylabel="density")
+    _legend_below(axes, of_d)
 
 
 def _plane(axes, goal: Target, frame: Frame | None, d: Tensor | None, title: str):
@@ -109,7 +112,8 @@ def _plane(axes, goal: Target, frame: Frame | None, d: Tensor | None, title: str
         axes.scatter(modes[:, 0], modes[:, 1], s=50, facecolors="none", edgecolors=BEST, linewidths=0.8, label="p_t")
         axes.scatter(points[:, 0], points[:, 1], s=2, color=GENERATED, linewidths=0)
         axes.scatter([], [], s=14, color=GENERATED, label="p_g (samples)")
-    axes.set(xlim=(axis[0], axis[-1]), ylim=(axis[0], axis[-1]), xticks=[], yticks=[])
+    axes.set(xlim=(axis[0], axis[-1]), ylim=(axis[0], axis[-1]), xlabel="first coordinate (rms of p_t)",
+             ylabel="second coordinate (rms of p_t)")  # fmt: skip
     axes.set_aspect("equal")
     axes.set_title(title, fontsize=9)
     return image
@@ -123,9 +127,15 @@ def _errors(axes, played: Played) -> None:
             axes.plot(step, [record[key] for record in played.history], color=LEARNED, alpha=alpha, label=label)
     bound = [record["bound"] for record in played.history]
     axes.plot(step, bound, color=BEST, linestyle="--", linewidth=1, label="the best D's, (1 - TV) / 2")
-    axes.set(xlabel="step", ylim=(0, 0.75))
-    axes.legend(loc="lower right", fontsize=7)
+    axes.set(xlabel="training step", ylabel="error (share of samples judged wrongly)", ylim=(0, 0.75))
     axes.grid(alpha=0.2)
+    _legend_below(axes)
+
+
+def _legend_below(*axes) -> None:
+    """Under the axes, where no data are, of all of them."""
+    lines = [line for one in axes for line in one.get_legend_handles_labels()[0]]
+    axes[0].legend(handles=lines, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2, fontsize=7, frameon=False)
 
 
 def _title(played: Played) -> str:

@@ -253,12 +253,15 @@ class GANTrainer:
             return dict(zip(values, mean.tolist()))
         return to_numbers(values)
 
-    def set_learning_rate(self, lr: float) -> None:
+    def set_learning_rate(self, lr: float, generator: float | None = None) -> None:
         """Of both networks, from the next step on: called between steps, a schedule. A checkpoint keeps it.
 
-        Raises ValueError if it is negative or not finite."""
-        lr = not_negative("lr", lr)
+        generator: G's own rate, for two time-scales (Heusel et al. 2017). Raises ValueError if one is negative or not
+        finite."""
+        of_d = not_negative("lr", lr)
+        of_g = of_d if generator is None else not_negative("generator", generator)
         for optimizer in self._step.optimizers:
+            lr = of_g if optimizer is self.optimizer_g else of_d
             for group in optimizer.param_groups:
                 if isinstance(group["lr"], Tensor):
                     group["lr"].fill_(lr)  # in place: a captured step reads it there
