@@ -17,7 +17,11 @@ from bench.suites.integrations import ALL, FORMS, NARROW, UPSTREAM, WIDE, Cell
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 ROOT = Path(__file__).resolve().parents[1]
-TINY = {"hifigan": {"width": 1 / 64, "batch": 1, "samples": 1024}, "dcgan": {"width": 1 / 32, "batch": 2}}
+TINY = {
+    "hifigan": {"width": 1 / 64, "batch": 1, "samples": 1024},
+    "dcgan": {"width": 1 / 32, "batch": 2},
+    "r3gan": {"width": 1 / 96, "batch": 2},
+}
 SMALL = {
     c.name: c
     for c in (

@@ -80,6 +80,7 @@ def cells(device: str) -> dict[str, Cell]:
         found = [
             Cell(NARROW, "HiFi-GAN V1, batch 16", "hifigan", bf16),
             Cell("dcgan", "PyTorch's DCGAN example, batch 64", "dcgan", bf16),
+            Cell("r3gan", "R3GAN, CIFAR-10, batch 64", "r3gan", {"batch": 64, **bf16}),
         ]
     else:
         full = {"width": 1.0, "width_g": 0.125, "batch": 1}
@@ -87,6 +88,7 @@ def cells(device: str) -> dict[str, Cell]:
             Cell(NARROW, "HiFi-GAN V1, 1/4 of all channels, batch 1", "hifigan", {"width": 0.25, "batch": 1}),
             Cell(WIDE, "HiFi-GAN V1, 1/8 of G's channels, all of D's, batch 1", "hifigan", full, CLOSE),
             Cell("dcgan", "PyTorch's DCGAN example, batch 16", "dcgan", {"batch": 16}),
+            Cell("r3gan", "R3GAN, CIFAR-10, 1/8 of all channels, batch 8", "r3gan", {"width": 0.125, "batch": 8}),
         ]
     return {cell.name: cell for cell in found}
 
@@ -289,16 +291,20 @@ def summary(results: dict) -> str:
 
 def sentence(results: dict) -> str:
     """What README says of HiFi-GAN; of no such measurement, nothing."""
-    rows = {row["contender"]: row for _, row in _rows(results, WIDE) if "step_us" in row}
+    whole, quarter = (
+        {row["contender"]: row for _, row in _rows(results, n) if "step_us" in row} for n in (WIDE, NARROW)
+    )
+    rows = whole if ALL in whole else quarter
     if not {UPSTREAM, "losses, matching", ALL} <= rows.keys():
         return ""
     a, b, c = (f"{rows[name]['step_us']['median'] / 1e6:.2f} s" for name in (UPSTREAM, "losses, matching", ALL))
-    gain, narrow = rows[ALL]["speedup"]["median"], at(results, ALL, "speedup", name=NARROW)
+    gain, size = rows[ALL]["speedup"]["median"], "a generator of 64" if rows is whole else "a quarter of its"
     text = (
-        f"HiFi-GAN V1 with a generator of 64 channels, batch 1, on {results['environment']['device']}: {a} a step as "
+        f"HiFi-GAN V1 with {size} channels, batch 1, on {results['environment']['device']}: {a} a step as it is, {b} "
     )
-    text += f"it is, {b} with these losses and matching, {c} ({gain:.2f}×) with `generator_backward` as well"
-    return text + (f"; with all channels at a quarter {narrow['median']:.2f}×." if narrow else ".")
+    text += f"with these losses and matching, {c} ({gain:.2f}×) with `generator_backward` as well"
+    more = rows is whole and ALL in quarter
+    return text + (f"; with all channels at a quarter {quarter[ALL]['speedup']['median']:.2f}×." if more else ".")
 
 
 def _rows(results: dict, cell: str):
