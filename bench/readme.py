@@ -1,11 +1,13 @@
 """The tables of README and of docs/benchmarks.md, from the results files: between `<!-- bench:SUITE -->` (or `devices`,
-`versions`) and `<!-- /bench -->`; `<!-- bench:SUITE gpu -->` is of GPUs alone."""
+`versions`) and `<!-- /bench -->`; `<!-- bench:SUITE gpu -->` is of GPUs alone, `<!-- bench:SUITE sentence -->` what a
+suite says in words."""
 
 from __future__ import annotations
 
 import json
 import os
 import re
+import textwrap
 from pathlib import Path
 from types import ModuleType
 
@@ -14,7 +16,7 @@ from bench.checks import versions
 from bench.harness import environment, promises
 
 PAGES = ("README.md", "docs/benchmarks.md")
-MARKED = re.compile(r"<!-- bench:(\w+)( gpu)? -->\n(.*?)<!-- /bench -->", re.S)
+MARKED = re.compile(r"<!-- bench:(\w+)( gpu| sentence)? -->\n(.*?)<!-- /bench -->", re.S)
 
 
 def pages() -> list[Path]:
@@ -60,10 +62,21 @@ def table(suite: str, gpus: bool = False, page: str = "README.md") -> str:
     return "\n\n".join(parts) if parts else "Not measured yet."
 
 
+def sentence(suite: str, page: str = "README.md") -> str:
+    """What a suite says in words, of the first device it has something to say of."""
+    say = suites.suite(suite).sentence
+    for file in files() if say else []:
+        if file.stem == suite and (said := say(json.loads(file.read_text(encoding="utf-8")))):
+            link = Path(os.path.relpath(file.relative_to(environment.ROOT).with_suffix(".md"), Path(page).parent))
+            return textwrap.fill(f"{said} [All rows]({link.as_posix()}).", 120, break_on_hyphens=False)
+    return "Not measured yet."
+
+
 def rewritten(text: str, page: str = "README.md") -> str:
     def fill(found: re.Match) -> str:
-        suite, gpus = found[1], found[2] or ""
-        return f"<!-- bench:{suite}{gpus} -->\n{table(suite, bool(gpus), page)}\n<!-- /bench -->"
+        suite, kind = found[1], found[2] or ""
+        shown = sentence(suite, page) if kind == " sentence" else table(suite, bool(kind), page)
+        return f"<!-- bench:{suite}{kind} -->\n{shown}\n<!-- /bench -->"
 
     return MARKED.sub(fill, text)
 

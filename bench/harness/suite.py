@@ -24,6 +24,7 @@ class Suite:
     tables       (results, kinds of time) -> lines
     pictures     {file: (results, path) draws it}
     summary      results -> the rows that stand in README and docs; by default the promises
+    sentence     results -> what README says in words, if anything
     known        device -> all cells that may be asked for; by default those of a full run; None: no list has them all
     begun        setting -> what a results file has beside its cells
     key          name -> which cell it is
@@ -45,6 +46,7 @@ class Suite:
     tables: Callable[[dict, tuple[str, ...]], list[str]]
     pictures: dict[str, Callable[[dict, Path], None]]
     summary: Callable[[dict], str] | None = None
+    sentence: Callable[[dict], str] | None = None
     known: Callable[[str], Sequence[str] | None] | None = None
     begun: Callable[[Setting], dict] = lambda setting: {}
     key: Callable[[str], dict] = lambda name: {"name": name}

@@ -1,0 +1,371 @@
+"""`python -m bench integrations`: training steps of public codebases, as upstream has them and with fastgan in place.
+
+The steps are those of `examples/integrations/`, restated with upstream's shapes and settings. Both forms start from the
+same weights and see the same batch; each piece of fastgan is also switched on by itself. A form whose losses are not
+upstream's is an error in the table. On a CPU the networks are narrower and the batch is smaller than upstream's.
+"""
+
+from __future__ import annotations
+
+import importlib
+import itertools
+import math
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from bench.harness import promises as judged
+from bench.harness import report
+from bench.harness.clock import WITHOUT_WORK, sample_rounds, waits
+from bench.harness.contest import Setting, one_line
+from bench.harness.environment import ROOT
+from bench.harness.promises import Promise, at, at_least, times
+from bench.harness.statistics import interval, ratio
+from bench.harness.suite import Suite
+from bench.suites.training import Steps
+
+UPSTREAM, ALL = "as upstream", "all of them"
+FORMS = {
+    UPSTREAM: (),
+    "losses": ("losses",),
+    "losses, matching": ("losses", "matching"),
+    "generator_backward": ("generator_backward",),
+    ALL: ("losses", "matching", "generator_backward"),
+}
+CONTENDERS = {
+    UPSTREAM: "upstream's step, its own losses, every number read with `.item()` that upstream reads",
+    "losses": "fastgan's adversarial losses in place of upstream's",
+    "losses, matching": "feature matching as well",
+    "generator_backward": "upstream's losses; `fastgan.generator_backward(loss, generator)` for `loss.backward()` of G",
+    ALL: "the losses, matching if there is some, and generator_backward",
+}
+CLOSE = 10  # steps over which the two curves are held to each other
+
+
+class Cell(NamedTuple):
+    """module: in examples/integrations. settings: of its Step. steps: of the loss curves."""
+
+    name: str
+    title: str
+    module: str
+    settings: dict[str, Any]
+    steps: int = 50
+
+    @property
+    def forms(self) -> dict[str, tuple[str, ...]]:
+        """The forms that differ from those before them: not every step has matching."""
+        known = importlib.import_module(f"examples.integrations.{self.module}").FASTGAN
+        found: dict[str, tuple[str, ...]] = {}
+        for name, use in FORMS.items():
+            pieces = tuple(piece for piece in use if piece in known)
+            if pieces not in found.values():
+                found[name] = pieces
+        return found
+
+
+WIDE, NARROW = "hifigan-full-d", "hifigan"
+
+
+def cells(device: str) -> dict[str, Cell]:
+    """In the order of what they tell, since a run may have no time for all of them."""
+    if device == "cuda":
+        bf16 = {"device": "cuda", "bf16": True}
+        found = [
+            Cell(NARROW, "HiFi-GAN V1, batch 16", "hifigan", bf16),
+            Cell("dcgan", "PyTorch's DCGAN example, batch 64", "dcgan", bf16),
+            Cell("r3gan", "R3GAN, CIFAR-10, batch 64", "r3gan", {"batch": 64, **bf16}),
+        ]
+    else:
+        full = {"width": 1.0, "width_g": 0.125, "batch": 1}
+        found = [
+            Cell(NARROW, "HiFi-GAN V1, 1/4 of all channels, batch 1", "hifigan", {"width": 0.25, "batch": 1}),
+            Cell(WIDE, "HiFi-GAN V1, 1/8 of G's channels, all of D's, batch 1", "hifigan", full, CLOSE),
+            Cell("dcgan", "PyTorch's DCGAN example, batch 16", "dcgan", {"batch": 16}),
+            Cell("r3gan", "R3GAN, CIFAR-10, 1/8 of all channels, batch 8", "r3gan", {"width": 0.125, "batch": 8}),
+        ]
+    return {cell.name: cell for cell in found}
+
+
+def made(cell: Cell, use: Sequence[str]) -> Callable[[], tuple[Tensor, Tensor]]:
+    """The step, in the form with these pieces of fastgan."""
+    return importlib.import_module(f"examples.integrations.{cell.module}").Step(use, **cell.settings)
+
+
+def changed_lines(module: str, use: Sequence[str]) -> int:
+    """Lines of the example that are marked as changed by these pieces."""
+    text = (ROOT / "examples" / "integrations" / f"{module}.py").read_text(encoding="utf-8")
+    return sum(text.count(f"# fastgan: {piece}\n") for piece in use)
+
+
+def flops(call: Callable[[], object]) -> int:
+    """Of matrix products and convolutions. torch's own count of a grouped convolution's backward pass is too large."""
+
+    def of_backward(grad_shape, x_shape, w_shape, *rest, out_shape=None, **kwargs) -> int:
+        transposed, mask = rest[4], rest[7]
+        return (
+            2 * sum(mask[:2]) * math.prod(w_shape) * x_shape[0] * math.prod((x_shape if transposed else grad_shape)[2:])
+        )
+
+    with FlopCounterMode(display=False, custom_mapping={torch.ops.aten.convolution_backward: of_backward}) as counter:
+        call()
+    return counter.get_total_flops()
+
+
+class Called(TorchDispatchMode):
+    """operators: those called that touch elements; one of fastgan's, and one of a list of tensors, count once.
+
+    reads: tensors that the host reads; on a GPU each would wait. Not those of an optimizer, whose count of steps lies
+    on the host, nor of fastgan's formulas for CPU tensors, in whose place a GPU has its kernels."""
+
+    def __init__(self):
+        super().__init__()
+        self.operators = self.reads = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = function._schema.name
+        self.operators += name not in WITHOUT_WORK
+        if name == "aten::_local_scalar_dense":
+            files = [Path(frame.filename).parts for frame in traceback.extract_stack(limit=30)]
+            known = (("torch", "optim"), ("fastgan", "cpu"))
+            self.reads += not any(part in known for file in files for part in itertools.pairwise(file))
+        return function(*args, **(kwargs or {}))
+
+
+def apart(got: Sequence[tuple[float, float]], want: Sequence[tuple[float, float]]) -> float:
+    """The largest relative difference of two runs' losses; infinite if one is not finite."""
+    pairs = [(a, b) for one, other in zip(got, want) for a, b in zip(one, other)]
+    found = [abs(a - b) / max(abs(b), 1e-12) for a, b in pairs]
+    return max(found) if all(map(math.isfinite, found)) else math.inf
+
+
+def measure(setting: Setting, name: str) -> dict:
+    return cell(setting, (cells("cuda") | cells(setting.device))[name])
+
+
+def cell(setting: Setting, c: Cell) -> dict:
+    """The first losses, then times in interleaved rounds, then what a step calls and holds, then the curves."""
+    cuda, quick = setting.device == "cuda", setting.quick
+    host = Steps(quick, setting.host.capture) if cuda else setting.host
+    allowed = 0.05 if c.settings.get("bf16") else 1e-3
+    rows, calls, want = {}, {}, []
+    for name, use in c.forms.items():
+        row = rows[name] = {"contender": name, "lines": changed_lines(c.module, use)}
+        try:
+            step = made(c, use)
+            got = row["losses"] = [tuple(x.item() for x in step()) for _ in range(2 if quick else 3)]
+            want = want or got
+            if (worst := apart(got, want)) > allowed:
+                row["error"] = f"wrong result, not timed: a loss is {worst:.1e} off upstream's"
+            else:
+                calls[name] = lambda i, step=step: step()
+        except Exception as error:  # a form that cannot run here is a row that says so
+            row["error"] = one_line(error)
+    samples = sample_rounds(host, calls, setting.budget_s, at_least=3 if quick else 7)
+    kind = "wall" if cuda else "host"
+    for name, kinds in samples.items():
+        row, call = rows[name], calls.pop(name)
+        row["step_us"], row["host_us"] = interval(kinds[kind]), interval(kinds["host"])
+        if UPSTREAM in samples:
+            row["speedup"] = ratio(samples[UPSTREAM][kind], kinds[kind])
+        with Called() as called:
+            call(0)
+        row["operators"], row["waits"] = called.operators, waits(call) if cuda else called.reads
+        row["flops"] = flops(lambda call=call: call(0))
+        row["peak_bytes"] = host.peak_bytes(call) if cuda else None
+        if "flops" in rows[UPSTREAM]:
+            row["flops_saved"] = 1 - row["flops"] / rows[UPSTREAM]["flops"]
+        del call  # a step holds its networks: the next ones need the memory
+    shapes = {"name": c.name, "title": c.title, "module": c.module}
+    shapes["settings"] = {k: v for k, v in c.settings.items() if isinstance(v, (int, float))}
+    return shapes | {"rows": list(rows.values()), "curves": curves(c, 3 if quick else c.steps)}
+
+
+def curves(c: Cell, steps: int) -> dict:
+    """{form: {"loss_d", "loss_g": a number a step, "seconds"}} of the two forms; or {"error"}."""
+    found = {}
+    for name in (UPSTREAM, ALL):
+        try:
+            step, begin = made(c, c.forms[name]), time.perf_counter()
+            losses = torch.stack([torch.stack(step()) for _ in range(steps)]).float().tolist()
+        except Exception as error:
+            return {"error": one_line(error)}
+        finite = [[x if math.isfinite(x) else None for x in pair] for pair in losses]
+        found[name] = {"loss_d": [d for d, _ in finite], "loss_g": [g for _, g in finite]}
+        found[name]["seconds"] = round(time.perf_counter() - begin, 3)
+    return found
+
+
+def differs(cell: dict, steps: int | None = None) -> float | None:
+    """The largest relative difference of the two forms' losses in the first steps."""
+    if ALL not in cell["curves"]:
+        return None
+    both = [[*zip(*(cell["curves"][name][key][:steps] for key in ("loss_d", "loss_g")))] for name in (ALL, UPSTREAM)]
+    numbers = [[tuple(math.nan if x is None else x for x in pair) for pair in run] for run in both]
+    return apart(*numbers)
+
+
+HOW_TO_READ = """\
+*step*: median (quartiles) over interleaved rounds; a speed-up is a ratio of medians in this run, with its 95 %
+interval. *operators*: those called that touch elements. *waits*: how often the host waits for the GPU; on a
+CPU, how often the step reads a tensor on the host, which would wait on a GPU. *FLOPs saved*: of all matrix products and
+convolutions of the step; what goes is, in G's step, the gradients of D's weights and those of the real branch. *lines*:
+of the example that change. *peak*, on a GPU: the most that a step holds beyond weights and optimizer."""
+
+
+def ranked(results: dict) -> list[dict]:
+    """Cells by what all pieces together bring."""
+
+    def gain(cell: dict) -> float:
+        return max(
+            (row["speedup"]["median"] for row in cell["rows"] if row["contender"] == ALL and "speedup" in row),
+            default=0,
+        )
+
+    return sorted(results["cells"], key=gain, reverse=True)
+
+
+def tables(results: dict, kinds: tuple[str, ...]) -> list[str]:
+    lead = {"step of": lambda cell, row: cell["title"]} | {"fastgan's": report.CONTENDER["contender"]}
+    columns = {"step ms": lambda cell, row: "{median:,.1f} ({q1:,.1f}–{q3:,.1f})".format(**milliseconds(row))}
+    columns["vs upstream"] = lambda cell, row: times(row.get("speedup"))
+    columns["FLOPs"] = lambda cell, row: f"{row['flops']:.3g}"
+    columns["FLOPs saved"] = lambda cell, row: f"{row['flops_saved']:.1%}" if "flops_saved" in row else ""
+    columns |= {key: lambda cell, row, key=key: str(row[key]) for key in ("operators", "waits", "lines")}
+    if results["device_type"] == "cuda":
+        columns["peak"] = lambda cell, row: report.bytes_of(row["peak_bytes"])
+    lines = ["## Steps", "", HOW_TO_READ, "", *report.rows_table(ranked(results), lead, columns)]
+    rows = []
+    for cell in ranked(results):
+        found = cell["curves"]
+        ends = [f"{found[ALL][key][-1]:.5g}" for key in ("loss_d", "loss_g")] if ALL in found else [found["error"], ""]
+        steps = len(found[ALL]["loss_d"]) if ALL in found else 0
+        rows.append([cell["title"], steps, *(number(differs(cell, n)) for n in (CLOSE, None)), *ends])
+    lines += ["", "## The two forms' losses", "", "Relative difference of the losses, the largest of all steps:", ""]
+    lines += report.table(["step of", "steps", f"the first {CLOSE}", "all steps", "last D", "last G"], rows)
+    return [
+        *lines,
+        "",
+        "Float32 sums in another order differ in their last digits, and a step of Adam divides by small numbers.",
+    ]
+
+
+def milliseconds(row: dict) -> dict[str, float]:
+    return {key: row["step_us"][key] / 1e3 for key in ("median", "q1", "q3")}
+
+
+def number(value: float | None) -> str:
+    return "" if value is None else f"{value:.1e}" if value else "0"
+
+
+def summary(results: dict) -> str:
+    """The pages' table: a line a codebase, the most that was gained first."""
+    head = [
+        "speed of a step, upstream = 1",
+        "upstream ms",
+        *list(FORMS)[1:],
+        "FLOPs saved",
+        "waits",
+        "lines",
+        "losses differ by",
+    ]
+    lines = []
+    for cell in ranked(results):
+        rows = {row["contender"]: row for row in cell["rows"] if "step_us" in row}
+        if UPSTREAM not in rows:
+            continue
+        first, last = rows[UPSTREAM], rows.get(ALL, {})
+        speeds = [f"{rows[name]['speedup']['median']:.2f}×" if name in rows else "" for name in list(FORMS)[1:]]
+        saved = f"{last['flops_saved']:.1%}" if last else ""
+        waits = f"{first['waits']} → {last['waits']}" if last else ""
+        ends = [saved, waits, last.get("lines", ""), number(differs(cell, CLOSE))]
+        lines.append([cell["title"], f"{milliseconds(first)['median']:,.0f}", *speeds, *ends])
+    return "\n".join(report.table(head, lines))
+
+
+def sentence(results: dict) -> str:
+    """What README says of HiFi-GAN; of no such measurement, nothing."""
+    whole, quarter = (
+        {row["contender"]: row for _, row in _rows(results, n) if "step_us" in row} for n in (WIDE, NARROW)
+    )
+    rows = whole if ALL in whole else quarter
+    if not {UPSTREAM, "losses, matching", ALL} <= rows.keys():
+        return ""
+    a, b, c = (f"{rows[name]['step_us']['median'] / 1e6:.2f} s" for name in (UPSTREAM, "losses, matching", ALL))
+    gain, size = rows[ALL]["speedup"]["median"], "a generator of 64" if rows is whole else "a quarter of its"
+    text = (
+        f"HiFi-GAN V1 with {size} channels, batch 1, on {results['environment']['device']}: {a} a step as it is, {b} "
+    )
+    text += f"with these losses and matching, {c} ({gain:.2f}×) with `generator_backward` as well"
+    more = rows is whole and ALL in quarter
+    return text + (f"; with all channels at a quarter {quarter[ALL]['speedup']['median']:.2f}×." if more else ".")
+
+
+def _rows(results: dict, cell: str):
+    return ((found, row) for found in results["cells"] if found["name"] == cell for row in found["rows"])
+
+
+def promises(results: dict) -> list[Promise]:
+    speeds = [(row["speedup"]["median"], cell["name"]) for cell, row in judged.rows(results, ALL, "speedup")]
+    read = [row["waits"] for _, row in judged.rows(results, ALL, "waits")]
+    found = [judged.worst("no step slower than upstream's, to 2 %", speeds, lambda v: v >= 0.98)]
+    if results["device_type"] == "cpu":
+        saved = at(results, ALL, "speedup", name=WIDE)
+        found.insert(0, at_least("HiFi-GAN's full discriminators ≥ 1.35×", saved, 1.35))
+        gaps = [(gap, cell["name"]) for cell in results["cells"] if (gap := differs(cell, CLOSE)) is not None]
+        what = f"losses of the first {CLOSE} steps to 1e-3 of upstream's"
+        text = "" if not gaps else f"{max(gaps)[0]:.1e} at worst ({max(gaps)[1]})"
+        found.append(judged.judged(what, text, max(gaps)[0] <= 1e-3 if gaps else None))
+    found.append(judged.counted("nothing of fastgan's reads a tensor on the host", read, {0}))
+    return [*found, judged.all_right(results, list(FORMS)[1:], "every form has upstream's losses", "forms")]
+
+
+def picture(results: dict, path: Path) -> None:
+    """Speed against upstream's step, and the losses of both forms of each codebase over the steps."""
+    found = ranked(results)
+    figure, axes = report.subplots(2, max(len(found), 1) + 1, 5 * (len(found) + 1), 7)
+    grid = axes[0][0].get_gridspec()
+    for axis in axes[:, 0]:
+        axis.remove()
+    speeds = figure.add_subplot(grid[:, 0])
+    colours = dict(zip(list(FORMS)[1:], ("#93c5fd", "#3b82f6", "#f59e0b", "#15803d")))
+    report.speed_bars(speeds, found, colours, "speedup", "steps a second, upstream = 1")
+    names = [cell["title"].replace(", ", "\n") for cell in found]
+    speeds.set_yticks(range(len(found)), names, fontsize=8)
+    for cell, pair in zip(found, axes.T[1:]):
+        for axis, key, player in zip(pair, ("loss_d", "loss_g"), "DG"):
+            for name, style in (
+                (UPSTREAM, dict(color="#111827", linewidth=3, alpha=0.35)),
+                (ALL, dict(color="#15803d")),
+            ):
+                if ALL in cell["curves"]:
+                    values = [math.nan if x is None else x for x in cell["curves"][name][key]]
+                    axis.plot(range(1, len(values) + 1), values, label=f"losses, {name}", **style)
+            title = f"{cell['title'].split(',')[0]} ({cell['name']})" if key == "loss_d" else ""
+            report.tidy(axis, title=title, xlabel="step" if key == "loss_g" else "", ylabel=f"{player}'s loss")
+    report.legend(figure, [speeds, *axes[0, 1:]], 6)
+    report.titled(figure, "Training steps of public codebases, with fastgan in them", results)
+    report.save(figure, path)
+
+
+SUITE = Suite(
+    name="integrations",
+    title="Training steps of public codebases",
+    contenders=CONTENDERS,
+    names=lambda device, quick: list(cells(device))[: 1 if quick else None],
+    known=lambda device: list(cells(device)),
+    measure=measure,
+    promises=promises,
+    tables=tables,
+    summary=summary,
+    sentence=sentence,
+    pictures={"integrations.png": picture},
+    budgets=(0.5, 40.0, 20.0),
+    whole=True,
+)

@@ -1,0 +1,114 @@
+"""HiFi-GAN V1's training step (jik876/hifi-gan, config_v1.json), restated: as upstream has it, and with fastgan in it.
+
+    python -m examples.integrations.hifigan --steps 3 --width 0.125
+
+Lines marked `# fastgan:` are all that changes; each takes the place of a function of UPSTREAM.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.nn.utils.parametrizations import spectral_norm, weight_norm
+
+import fastgan
+from fastgan.compat import hifigan
+
+from . import chosen, main
+from .hifigan_networks import MELS, Discriminator, Generator
+
+LR, BETAS, PERIODS = 2e-4, (0.8, 0.99), (2, 3, 5, 7, 11)
+FFT, HOP, RATE = 1024, 256, 22050
+
+
+def judged(networks, real, fake):
+    """Logits of both, a tensor a discriminator, and maps of both, a list a discriminator."""
+    found = []
+    for i, network in enumerate(networks):
+        if i and not network.period:
+            real, fake = (F.avg_pool1d(x, 4, 2, 2) for x in (real, fake))
+        found.append((*network(real), *network(fake)))
+    real_logits, real_maps, fake_logits, fake_maps = map(list, zip(*found))
+    return real_logits, fake_logits, real_maps, fake_maps
+
+
+def discriminator_loss(real_logits, fake_logits):
+    pairs = [(((1 - r) ** 2).mean(), (f**2).mean()) for r, f in zip(real_logits, fake_logits)]
+    return sum(r + f for r, f in pairs), [(r.item(), f.item()) for r, f in pairs]
+
+
+def generator_loss(fake_logits):
+    losses = [((1 - f) ** 2).mean() for f in fake_logits]
+    return sum(losses), losses
+
+
+def feature_loss(real_maps, fake_maps):
+    return 2 * sum((r - f).abs().mean() for maps in zip(real_maps, fake_maps) for r, f in zip(*maps))
+
+
+UPSTREAM = {
+    "losses": {"discriminator_loss": discriminator_loss, "generator_loss": generator_loss},
+    "matching": {"feature_loss": feature_loss},
+    "generator_backward": {"backward": lambda loss, generator: loss.backward()},
+}
+FASTGAN = {
+    "losses": {
+        "discriminator_loss": hifigan.discriminator_loss,  # fastgan: losses
+        "generator_loss": hifigan.generator_loss,  # fastgan: losses
+    },
+    "matching": {"feature_loss": hifigan.feature_loss},  # fastgan: matching
+    "generator_backward": {"backward": fastgan.generator_backward},  # fastgan: generator_backward
+}
+
+
+class Step:
+    """Called: a step of D, one of G, on a batch of its own; returns their losses. use: pieces that fastgan replaces.
+
+    width: of all channels; width_g: of the generator's, if it is another."""
+
+    def __init__(self, use=(), width=1.0, batch=16, samples=8192, device="cpu", dtype=None, bf16=False, width_g=None):
+        torch.manual_seed(1234)
+        self.form = chosen(UPSTREAM, FASTGAN, use)
+        mpd = [Discriminator(width, period) for period in PERIODS]
+        msd = [Discriminator(width, norm=norm) for norm in (spectral_norm, weight_norm, weight_norm)]
+        nets = [Generator(width_g or width), nn.ModuleList(mpd), nn.ModuleList(msd)]
+        self.generator, self.mpd, self.msd = (net.to(device, dtype) for net in nets)
+        of_d = [*self.msd.parameters(), *self.mpd.parameters()]
+        self.optim_g, self.optim_d = (torch.optim.AdamW(p, LR, BETAS) for p in (self.generator.parameters(), of_d))
+        self.cast = lambda: torch.autocast(device, torch.bfloat16, enabled=bf16)
+        hertz = 700 * (10 ** torch.linspace(0, torch.tensor(1 + RATE / 1400).log10(), MELS + 2) - 1)
+        rise = (torch.linspace(0, RATE / 2, FFT // 2 + 1) - hertz[:-1, None]) / hertz.diff()[:, None]
+        filters = rise[:-1].minimum(1 - rise[1:]).clamp(min=0) * (2 / (hertz[2:] - hertz[:-2]))[:, None]
+        self.filters, self.window = (x.to(device, dtype) for x in (filters, torch.hann_window(FFT)))
+        pitch = 100 * 2 ** torch.rand(batch, 1, 1)
+        self.y = (torch.arange(samples) / RATE * 2 * torch.pi * pitch).sin().to(device, dtype) * 0.9  # a hum a sample
+        self.mel = self.spectrogram(self.y)
+
+    def spectrogram(self, wave):
+        """Logarithm of the mel spectrogram; equally wide in HTK's mel, where upstream has Slaney's."""
+        wave = F.pad(wave, ((FFT - HOP) // 2,) * 2, "reflect").squeeze(1).to(self.window.dtype)
+        found = torch.stft(wave, FFT, HOP, window=self.window, center=False, return_complex=True)
+        return (self.filters @ (torch.view_as_real(found).square().sum(-1) + 1e-9).sqrt()).clamp(min=1e-5).log()
+
+    def __call__(self):
+        f, y = self.form, self.y
+        with self.cast():
+            fake = self.generator(self.mel)
+        fake_mel = self.spectrogram(fake)
+        self.optim_d.zero_grad()
+        with self.cast():
+            loss_d = sum(f.discriminator_loss(*judged(d, y, fake.detach())[:2])[0] for d in (self.mpd, self.msd))
+        loss_d.backward()
+        self.optim_d.step()
+        self.optim_g.zero_grad()
+        loss_g = 45 * F.l1_loss(self.mel, fake_mel)
+        with self.cast():
+            for discriminators in (self.mpd, self.msd):
+                _, logits, real_maps, maps = judged(discriminators, y, fake)
+                loss_g = loss_g + f.feature_loss(real_maps, maps) + f.generator_loss(logits)[0]
+        f.backward(loss_g, self.generator)
+        self.optim_g.step()
+        return loss_d.detach(), loss_g.detach()
+
+
+if __name__ == "__main__":
+    main(Step, batch=1)

@@ -1,0 +1,147 @@
+"""`python -m bench integrations`: both forms of a step learn the same, it runs, and shows what is in the file."""
+
+import copy
+import dataclasses
+import importlib
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from bench import readme
+from bench.harness import environment
+from bench.harness.contest import Setting
+from bench.suites import integrations
+from bench.suites.integrations import ALL, FORMS, NARROW, UPSTREAM, WIDE, Cell
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+ROOT = Path(__file__).resolve().parents[1]
+TINY = {
+    "hifigan": {"width": 1 / 64, "batch": 1, "samples": 1024},
+    "dcgan": {"width": 1 / 32, "batch": 2},
+    "r3gan": {"width": 1 / 96, "batch": 2},
+}
+SMALL = {
+    c.name: c
+    for c in (
+        Cell(WIDE, "HiFi-GAN, tiny", "hifigan", TINY["hifigan"]),
+        Cell("dcgan", "DCGAN, tiny", "dcgan", TINY["dcgan"]),
+    )
+}
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    out = tmp_path_factory.mktemp("bench") / "integrations.json"
+    measure = lambda setting, name: integrations.cell(setting, SMALL[name])  # noqa: E731
+    suite = dataclasses.replace(integrations.SUITE, names=lambda *_: [*SMALL], known=None, measure=measure)
+    found = suite.run("cpu", quick=True, budget_s=0.02, out=out)
+    torch.set_num_threads(threads)
+    assert json.loads(out.read_text()) == json.loads(json.dumps(found))
+    return found
+
+
+def step_of(module, use):
+    return importlib.import_module(f"examples.integrations.{module}").Step(use, dtype=torch.float64, **TINY[module])
+
+
+@pytest.mark.parametrize("module", TINY)
+def test_both_forms_learn_the_same(module):
+    """In float64: losses, weights and G's gradients after two steps, to 1e-9 of the largest."""
+    one, other = step_of(module, ()), step_of(module, FORMS[ALL])
+    for _ in range(2):
+        assert [x.item() for x in one()] == pytest.approx([x.item() for x in other()], rel=1e-12)
+    for name in ("generator", *({"hifigan": ("mpd", "msd")}.get(module, ("discriminator",)))):
+        networks = [getattr(step, name) for step in (one, other)]
+        for p, q in zip(*(network.parameters() for network in networks)):
+            torch.testing.assert_close(q, p, rtol=1e-9, atol=1e-9 * p.abs().max().item())
+            if name == "generator":
+                torch.testing.assert_close(q.grad, p.grad, rtol=1e-9, atol=1e-9 * p.grad.abs().max().item())
+
+
+@pytest.mark.parametrize("module", TINY)
+def test_the_example_is_short_and_says_what_changes(module):
+    text = (ROOT / "examples" / "integrations" / f"{module}.py").read_text()
+    assert len(text.splitlines()) <= 150
+    pieces = importlib.import_module(f"examples.integrations.{module}").FASTGAN
+    assert all(integrations.changed_lines(module, [piece]) > 0 for piece in pieces)
+    assert text.count("# fastgan: ") == integrations.changed_lines(module, list(pieces))
+
+
+def test_every_form_is_measured(results):
+    for cell in results["cells"]:
+        rows = {row["contender"]: row for row in cell["rows"]}
+        assert list(rows) == [name for name in FORMS if cell["module"] == "hifigan" or name != "losses, matching"]
+        assert not [row["error"] for row in rows.values() if "error" in row]
+        first, last = rows[UPSTREAM], rows[ALL]
+        assert (first["waits"], last["waits"]) == ({"hifigan": 16, "dcgan": 5}[cell["module"]], 0)
+        assert first["lines"] == 0 < last["lines"] and last["operators"] < first["operators"]
+        assert rows["losses"]["flops"] == first["flops"] > last["flops"] == rows["generator_backward"]["flops"]
+        assert len(cell["curves"][ALL]["loss_d"]) == 3 and integrations.differs(cell) < 1e-4
+
+
+def test_a_backward_pass_of_groups_is_counted_right():
+    conv, x = torch.nn.Conv1d(8, 16, 5, groups=4, padding=2), torch.randn(2, 8, 10, requires_grad=True)
+    forward = integrations.flops(lambda: conv(x))
+    assert forward == 2 * 2 * 10 * 16 * 2 * 5
+    assert integrations.flops(lambda: conv(x).sum().backward()) == 3 * forward
+    up = torch.nn.ConvTranspose1d(8, 4, 4, 2, 1)
+    assert integrations.flops(lambda: up(x).sum().backward()) == 3 * integrations.flops(lambda: up(x))
+
+
+def test_a_form_that_learns_something_else_gets_no_time(monkeypatch):
+    made = integrations.made
+
+    def bad(cell, use):
+        step = made(cell, use)
+        return (lambda: tuple(1.01 * x for x in step())) if use == ("losses",) else step
+
+    monkeypatch.setattr(integrations, "made", bad)
+    cell = integrations.cell(Setting("cpu", True, 0.01), SMALL["dcgan"])
+    rows = {row["contender"]: row for row in cell["rows"]}
+    assert rows["losses"]["error"] == "wrong result, not timed: a loss is 1.0e-02 off upstream's"
+    assert "step_us" in rows[ALL] and "step_us" not in rows["losses"]
+
+
+def test_table_picture_and_promises(results, tmp_path):
+    pytest.importorskip("matplotlib")
+    written = integrations.SUITE.write(results, tmp_path)
+    assert [path.name for path in written] == ["integrations.md", "integrations.png"]
+    text, fast = written[0].read_text(), copy.deepcopy(results)
+    for cell in fast["cells"]:
+        for row in cell["rows"]:
+            assert f"| {cell['title']} | {row['contender']} | {row['step_us']['median'] / 1e3:,.1f} (" in text
+            row["speedup"] = {"median": 1.4, "low": 1.3, "high": 1.5}
+        assert cell["title"] in integrations.summary(results)
+    assert [verdict for *_, verdict in integrations.promises(fast)] == ["met"] * 5
+    fast["cells"][0]["rows"][-1]["speedup"]["median"] = 0.97
+    assert [verdict for *_, verdict in integrations.promises(fast)] == ["not met"] * 2 + ["met"] * 3
+    fast["cells"][0]["curves"][ALL]["loss_g"][2] = None
+    assert [verdict for *_, verdict in integrations.promises(fast)] == ["not met"] * 3 + ["met"] * 2
+    nothing = [verdict for *_, verdict in integrations.promises({**fast, "cells": []})]
+    assert set(nothing[:4]) == {"not measured"}
+
+
+def test_readme_s_sentence_is_of_the_file(results, tmp_path, monkeypatch):
+    found = copy.deepcopy(results)
+    for cell in found["cells"]:
+        for row, seconds in zip(cell["rows"], (2.5, 2.4, 2.3, 2.2, 1.6)):
+            row["step_us"]["median"], row["speedup"]["median"] = seconds * 1e6, 2.5 / seconds
+    said = integrations.sentence(found)
+    assert "2.50 s a step as it is, 2.30 s with" in said and said.endswith(
+        "1.60 s (1.56×) with `generator_backward` as well."
+    )
+    found["cells"][1]["name"] = NARROW
+    assert "; with all channels at a quarter 1.14×." in integrations.sentence(found)
+    assert integrations.sentence({**found, "cells": []}) == ""
+    monkeypatch.setattr(environment, "RESULTS", ROOT / "bench" / "none")
+    page = "a\n<!-- bench:integrations sentence -->\nold\n<!-- /bench -->\nb"
+    assert readme.rewritten(page) == page.replace("old", "Not measured yet.")
+
+
+def test_unknown_cells_are_named():
+    with pytest.raises(ValueError, match=f"configuration 'huge': expected one of {NARROW}, {WIDE}, dcgan"):
+        integrations.SUITE.run("cpu", ["huge"])
