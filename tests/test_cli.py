@@ -273,7 +273,7 @@ def test_bad_arguments(tmp_path, capsys):
         (("--batch", 0), "argument --batch: got '0'"),
         (("--batch", 201), f"--batch: got 201, but {points} has 200 samples"),
         (("--size", 8), "--size: got 8, but"),
-        (("--objective", "hinge-ish"), "objective: got 'hinge-ish', expected"),
+        (("--objective", "hinge-ish"), "objective: got 'hinge-ish', did you mean 'hinge'? expected"),
         (("--lr", -1), "lr: got -1.0, expected a finite number > 0"),
         (("--r1", "nan"), "r1: got nan"),
         (("--seed", -1), "argument --seed: got '-1'"),

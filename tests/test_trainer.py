@@ -240,7 +240,7 @@ def test_training_learns():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"objective": "wgan-gpx"}, "objective: got 'wgan-gpx', expected"),
+        ({"objective": "wgan-gpx"}, "objective: got 'wgan-gpx', did you mean 'wasserstein'"),
         ({"lr": 0.0}, "lr: got 0.0"),
         ({"lr": math.nan}, "lr: got nan"),
         ({"r1": -1.0}, "r1: got -1.0"),
