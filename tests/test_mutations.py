@@ -478,7 +478,7 @@ def _run_pytest(folder, path, test_file, only):
     output = os.open(path, os.O_WRONLY | os.O_CREAT)
     os.dup2(output, 1), os.dup2(output, 2)
     os.chdir(folder)
-    sys.path[:] = [folder, *(p for p in sys.path if Path(p or ".").resolve() not in (ROOT, ROOT / "tests"))]
+    sys.path[:] = [folder, *(p for p in sys.path if Path(p or ".").resolve() != ROOT / "tests")]
     sys.dont_write_bytecode = True
     os.environ.update(PYTEST_DISABLE_PLUGIN_AUTOLOAD="1", PYTHONPATH=folder)
     torch.set_num_threads(1)
