@@ -55,12 +55,10 @@ def adversarial(
     """(loss, terms, grads); the arguments and results of `kernels.adversarial`. The last two columns of `terms` cost
     operators here: `statistics` 1 leaves 0 in them, 2 fills them."""
     dtype, slopes, loss = wide_dtype(logits[0].dtype), gradient or partner_gradient, None
-    logits, partners, masks = [
-        [x.detach() for x in given] for given in (logits, partners, masks)
-    ]  # nothing is recorded
-    batches = logits
-    if split:
-        logits = split_sides(batches, split)
+    # No graph is recorded, and entering `torch.no_grad` would cost more than these calls.
+    batches, partners, masks = [[x.detach() for x in given] for given in (logits, partners, masks)]
+    shift = None if shift is None else shift.detach()
+    logits = split_sides(batches, split) if split else batches
     factors = per_term(scale, len(logits), factor)
     terms = Terms(logits, labels, weights, criterion, n_real, partners, targets, masks, shift)
     if logits[0].is_cpu:
