@@ -112,7 +112,8 @@ def test_broken_images_are_named_and_left_out(tmp_path):
     [
         ((20, 8, 8), None, (20, 1, 8, 8)),
         ((20, 28, 28), None, (20, 1, 32, 32)),
-        ((20, 200, 300, 3), None, (20, 3, 128, 128)),
+        ((20, 200, 300, 3), None, (20, 3, 256, 256)),
+        ((20, 300, 400, 3), None, (20, 3, 256, 256)),
         ((20, 8, 8, 1), 16, (20, 1, 16, 16)),
         ((20, 8, 12, 3), 8, (20, 3, 8, 8)),
     ],
@@ -211,7 +212,7 @@ def take(stream, count, first=0, **options):
     batches = stream.batches(0, 8, first, **options)
     taken = list(itertools.islice(batches, count))
     batches.close()
-    return [images for images, _ in taken], [problem for _, problems in taken for problem in problems]
+    return [images for images, _, _ in taken], [problem for _, _, problems in taken for problem in problems]
 
 
 def test_a_stream_gives_what_memory_holds_in_an_order_of_its_own(tmp_path):
@@ -229,7 +230,7 @@ def test_a_stream_gives_what_memory_holds_in_an_order_of_its_own(tmp_path):
 
 
 def take_with_seed(stream, seed):
-    return [images for images, _ in itertools.islice(stream.batches(seed, 8, 0, workers=0), 6)]
+    return [images for images, _, _ in itertools.islice(stream.batches(seed, 8, 0, workers=0), 6)]
 
 
 def test_a_stream_goes_on_exactly_with_any_workers_and_leaves_the_random_state(tmp_path):
@@ -245,7 +246,7 @@ def test_ranks_share_a_stream(tmp_path):
     """Two ranks with batches of 8 draw what one with batches of 16 does."""
     stream = data.load(str(save_folder(tmp_path / "photos", n=20)), 8, stream=True)
     ranks = [take(stream, 3, workers=0, rank=r, ranks=2)[0] for r in (0, 1)]
-    joint = [images for images, _ in itertools.islice(stream.batches(0, 16, 0, workers=0), 3)]
+    joint = [images for images, _, _ in itertools.islice(stream.batches(0, 16, 0, workers=0), 3)]
     assert all(torch.equal(torch.cat([a, b]), whole) for a, b, whole in zip(*ranks, joint))
 
 
@@ -256,7 +257,7 @@ def test_a_killed_worker_is_replaced_and_no_batch_changes(tmp_path, capsys):
     got = [next(batches)[0]]
     (worker,) = multiprocessing.active_children()
     os.kill(worker.pid, signal.SIGKILL)
-    got += [images for images, _ in itertools.islice(batches, 39)]
+    got += [images for images, _, _ in itertools.islice(batches, 39)]
     batches.close()
     assert all(map(torch.equal, got, expected))
     said = capsys.readouterr().err

@@ -3,14 +3,14 @@
 import math
 import warnings
 
+import numpy as np
 import pytest
 import torch
 from test_trainer import DATA, assert_same, make, state
 from torch import nn
 from torch.nn import utils
-from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torch.utils.data import TensorDataset
 
-from fastgan import data as datasets
 from fastgan.networks import Discriminator, ResNetDiscriminator, build, mlp
 from fastgan.objectives import OBJECTIVES
 from fastgan.trainer import GANTrainer
@@ -55,7 +55,7 @@ MADE = {
         lambda: GANTrainer(pair()[0], None, objective="mmd", latent_dim=3), "latent_dim: got 3, expected"
     ),
     "latent_dim as text": (lambda: make_pair(latent_dim="4"), "latent_dim: got str, expected a whole number"),
-    "lr": (lambda: make_pair(lr=(1e-3, 1e-4)), "lr: got tuple, expected one number, the rate of both networks"),
+    "lr": (lambda: make_pair(lr=(1e-3, 1e-4)), "lr: got tuple, expected one number: lr for both networks, lr_d"),
     "lr as text": (lambda: make_pair(lr="1e-3"), "lr: got str, expected a number"),
     "r1_every": (lambda: make_pair(r1_every=1.5), "r1_every: got 1.5, expected a whole number"),
     "accumulate": (lambda: make_pair(accumulate=math.inf), "accumulate: got inf, expected a whole number"),
@@ -134,25 +134,17 @@ def test_a_gpu_that_is_not_there(device):
     one_line(raised)
 
 
-class Rows(Dataset):
-    def __len__(self):
-        return 3
-
-    def __getitem__(self, i):
-        return DATA[i]
-
-
 FIT = {
-    "a loader": (
-        DataLoader(TensorDataset(DATA), batch_size=8),
-        r"data: got DataLoader, expected a tensor of samples \(N, ...\): for real, \*_ in data: trainer.step\(real\)",
-    ),
-    "tensors": (TensorDataset(DATA), r"data: got TensorDataset, expected .*: data.tensors\[0\]"),
-    "a data set": (Rows(), r"data: got Rows, expected .*: torch.stack\(\[sample for sample, \*_ in data\]\)"),
-    "our data set": (datasets.load("ring"), "data: got Dataset, expected .*: data.samples"),
-    "an array": (DATA.numpy(), r"data: got ndarray, expected .*: torch.from_numpy\(data\)"),
-    "a list": (DATA.tolist(), r"data: got list, expected .*: torch.stack\(list\(data\)\)"),
-    "a name": ("ring", r"data: got str, expected a tensor of samples \(N, ...\)"),
+    "a name": ("ring", r"data: got str, expected a tensor or array of samples \(N, ...\)"),
+    "a number of Python": (3.0, "data: got float, expected a tensor or array"),
+    "a list of numbers": (DATA.tolist(), r"data, batch 0: got list, expected a tensor of samples \(N, ...\)"),
+    "no batches": ([], "data: got a list without batches, expected at least one"),
+    "dicts": ([{"image": DATA}], "data, batch 0: got dict with 'image', expected a tensor .* of dicts: data ="),
+    "a dict": ({"image": DATA}, "data: got dict, expected a tensor or array"),
+    "an array of texts": (np.array(["a", "b"]), "data: got an array of <U1, expected floats, or uint8 images"),
+    "an array of whole numbers": (np.arange(8).reshape(4, 2), "data: got torch.int64, expected floats"),
+    "batches of float64": ([DATA.double()], r"data, batch 0: got torch.float64 .* expected torch.float32"),
+    "an empty data set": (TensorDataset(DATA[:0]), r"data: got shape \(0, 2\), expected \(N, ...\)"),
     "float64": (DATA.double(), r"data: got torch.float64 .* expected torch.float32 .*: data.to\(torch.float32\)"),
     "float16": (DATA.half(), r"data: got torch.float16 .* expected torch.float32 .*: data.to\(torch.float32\)"),
     "int64": (DATA.long(), "data: got torch.int64, expected floats"),

@@ -133,7 +133,7 @@ def test_points():
     assert discriminator(points).shape == (7, 1)
 
 
-@pytest.mark.parametrize("size", [4, 12, 28, 256])
+@pytest.mark.parametrize("size", [4, 12, 28, 512])
 def test_unsupported_size(size):
-    with pytest.raises(ValueError, match=f"size: got {size}, expected one of 8, 16, 32, 64, 128"):
+    with pytest.raises(ValueError, match=f"size: got {size}, expected one of 8, 16, 32, 64, 128, 256"):
         networks.build((1, size, size), 8, 8)

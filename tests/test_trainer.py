@@ -31,7 +31,9 @@ def make(seed=0, dropout=0.0, **options):
 
 def state(trainer):
     """Every tensor that training changes."""
-    found = {"random": trainer.random.get_state(), "torch": torch.get_rng_state()}
+    found = {name: getattr(trainer, name).get_state() for name in ("random", "order")} | {
+        "torch": torch.get_rng_state()
+    }
     for name, part in trainer._parts().items():
         values = part.state_dict()
         if name.startswith("optimizer"):
@@ -449,7 +451,8 @@ def test_write_atomically_keeps_the_old_file(tmp_path):
 def test_help_names_every_setting():
     parameters = inspect.signature(GANTrainer).parameters
     assert parameters["objective"].default == "nonsaturating" and parameters["lr"].default == 2e-3
-    assert set(parameters) == {"generator", "discriminator", "device", *(f.name for f in fields(TrainerConfig))}
+    own = {"generator", "discriminator", "device", "optimizers", "schedulers"}
+    assert set(parameters) == {*own, *(f.name for f in fields(TrainerConfig))}
     for name in parameters:
         assert (
             f"{name}:" in GANTrainer.__doc__ or f"{name}, " in GANTrainer.__doc__ or f", {name}:" in GANTrainer.__doc__

@@ -22,6 +22,10 @@ examples:
   fastgan train ring                                   8 Gaussians on a circle; `grid`: 25 Gaussians
   fastgan train photos/ --recipe r3gan --flip          a recipe by name, and every other image mirrored
   fastgan train hub:ylecun/mnist --size 32             of the Hugging Face hub (pip install 'fastgan[hub]')
+  fastgan train digits --conditional                   each digit on demand: fastgan sample RUN --label 7
+  fastgan train flowers/ --conditional --size 64       a class for each folder in flowers/
+  fastgan train photos/ --init runs/faces-1            begin with the weights of another run
+  fastgan train photos/ --generator mine:G --discriminator mine:D   networks of your own, in mine.py
   fastgan train digits --out runs/digits-1 --resume    go on where the run stopped
   torchrun --nproc-per-node 2 --max-restarts 3 -m fastgan train photos/ --out runs/photos
 
@@ -36,7 +40,8 @@ TensorBoard events and samples/, pictures of steps 0, 100, 1,000 and of every ch
 the share of samples that it judges wrongly, 0.5 if it cannot tell real from generated. Ctrl-C and SIGTERM save a
 checkpoint and stop, with exit code 130 and 0. A resumed run goes on exactly: it uses the settings of the run, and those
 given again must be the same, except for those that no number depends on and --steps, which may grow. On the CPU that
-holds to the last bit. Nothing that a run's folder names is opened: DATA, --inception and --features are given anew.
+holds to the last bit. Nothing that a run's folder names is opened: DATA, --inception, --features, and networks of your
+own are given anew. These are called with what they take of sample_shape, latent_dim, width, networks and classes.
 
 Every so often, and at the end, generated samples are compared with real ones: coverage, precision, recall, and Fréchet
 and kernel distances of features, which are named with the number: FD(digits-cnn) of a classifier of digits,
@@ -52,8 +57,10 @@ examples:
   fastgan sample runs/digits-1                                    64 samples in runs/digits-1/samples/seed_0.png
   fastgan sample runs/digits-1 --count 16 --seed 3 --out some.png
   fastgan sample runs/digits-1 --count 50000 --out digits.npz     array `images`, uint8 (N, H, W, C)
+  fastgan sample runs/digits-2 --label 7                          of one class, of a run that was --conditional
 
-A run on points gives a scatter plot, or the array `points`, float32 (N, d)."""
+A run on points gives a scatter plot, or the array `points`, float32 (N, d). If the run was --conditional a grid has a
+column a class, and an .npz has the array `labels`."""
 
 DOCTOR_HELP = """\
 Says what this machine has and which backend will compute the losses, and checks loss and gradients against the
@@ -91,6 +98,10 @@ def make_parser() -> argparse.ArgumentParser:
     one.add_argument("run", metavar="RUN", help="the run's folder")
     one.add_argument("--count", type=whole(), default=64, metavar="N", help="how many (default 64)")
     add_setting(one, "seed", default=0, help="the same seed gives the same samples")
+    one.add_argument(
+        "--label", metavar="CLASS", help="of this class alone, by name or number (default: of all, in turn)"
+    )
+    add_setting(one, "generator", help="the run's, if it is your own; runs code")
     one.add_argument("--out", metavar="FILE", help="FILE.png or FILE.npz (default: RUN/samples/seed_S.png)")
 
     one = command("export", export.run, "Write the averaged generator of a run for other programs.", export.HELP)

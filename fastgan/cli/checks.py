@@ -62,10 +62,16 @@ def check_memory(option: str, value: int, needed: int, device: torch.device | st
 
 
 def check_networks(
-    sample_shape: tuple[int, ...], latent_dim: int, width: int, networks: str | None, device: torch.device
+    sample_shape: tuple[int, ...],
+    latent_dim: int,
+    width: int,
+    networks: str | None,
+    classes: int | None = None,
+    *,
+    device: torch.device,
 ) -> None:
     """Raises ValueError if there is not enough memory to train them, or a name does not fit the samples."""
-    pair = models.outline(sample_shape, latent_dim, width, networks)
+    pair = models.outline(sample_shape, latent_dim, width, networks, classes)
     count = sum(p.numel() for network in pair for p in network.parameters())
     option = "--width" if width > latent_dim else "--latent-dim"
     check_memory(option, max(width, latent_dim), 4 * TRAINED * count, device)

@@ -25,6 +25,7 @@ FREE = (
     *("metrics_every", "metrics_samples", "inception", "features"),
 )
 CODE = ("inception", "features")  # files that run code when they are read: never opened because a run names them
+OWN = ("generator", "discriminator", "init")  # what else is never imported or opened because a run names it
 LOG, EVENTS = "metrics.jsonl", "events.out.tfevents.fastgan"
 FILES = (".lock", "config.json", LOG, EVENTS, "checkpoint.pt", "curves.png", "quality.png", "training.gif")
 LARGEST_GRID = 1 << 24  # bytes of a picture of samples that is read again
@@ -61,9 +62,10 @@ class RunFolder:
 
     @property
     def before(self) -> dict:
-        """The settings of the run to go on with, but for files that run code; none if a run begins."""
+        """The settings of the run to go on with, but for what must not be opened because a run names it; none if a run
+        begins."""
         settings = self.config["settings"] if self.config else {}
-        return {name: value for name, value in settings.items() if name not in CODE}
+        return {name: value for name, value in settings.items() if name not in (*CODE, *OWN)}
 
     @classmethod
     @contextlib.contextmanager
@@ -95,6 +97,11 @@ class RunFolder:
             if now != value and not (name in FREE and (name != "device" or now.split(":")[0] == value)):
                 raise ValueError(
                     f"{as_option(name)}: got {now}, but {self.path} was started with {value} and goes on with that"
+                )
+        for name in ("generator", "discriminator"):
+            if settings.get(name) and name not in given:
+                raise ValueError(
+                    f"--{name}: {self.path} was started with {settings[name]}, which runs code: give it again to go on"
                 )
         if place.resume and not self.checkpoint.exists():
             raise ValueError(

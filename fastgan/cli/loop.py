@@ -50,7 +50,7 @@ def run_steps(
             except Unreadable:
                 save(model, data, run)
                 raise
-            window.add(model.step(real))
+            window.add(model.step(*real))
             step = model.step_number
             bar.update(1)
             if step - first == TIMED[0]:
@@ -83,7 +83,7 @@ def run_steps(
             if world.writes and (judged or saved or step in EARLY):
                 with clock.paused():
                     if judged:
-                        judge_quality(model, judge, run, clock.seconds())
+                        judge_quality(model, data, judge, run, clock.seconds())
                     if saved:
                         save(model, data, run)
                     elif step in EARLY:
@@ -120,10 +120,11 @@ def cost(model: trainer.GANTrainer, data: Data, config: RunConfig, source: str) 
     """Why a training of images on a CPU needs --steps: what the recipe's number of steps would take here, by the time
     of two steps, after one that is not timed."""
     real = datasets.to_unit(data.some(config.batch)).to(model.device)
-    model.step(real)
+    labels = torch.zeros(len(real), dtype=torch.int64, device=model.device) if config.conditional else None
+    model.step(real, labels)
     began = time.monotonic()
     for _ in range(2):
-        model.step(real)
+        model.step(real, labels)
     seconds = (time.monotonic() - began) / 2
     hour = max(1, int(3600 / seconds))
     return (
@@ -132,25 +133,32 @@ def cost(model: trainer.GANTrainer, data: Data, config: RunConfig, source: str) 
     )
 
 
-def _batches(model: trainer.GANTrainer, data: Data, config: RunConfig, run: RunFolder) -> Iterator[Tensor]:
+def _batches(
+    model: trainer.GANTrainer, data: Data, config: RunConfig, run: RunFolder
+) -> Iterator[tuple[Tensor, Tensor | None]]:
     """What each step sees, without end, on the device. Raises Unreadable if the data cannot be read any more."""
     batch, flip, of_rank = config.batch, config.flip, {"rank": run.world.rank, "ranks": run.world.size}
     if isinstance(data, datasets.Dataset):
         samples = data.samples.to(model.device)
+        labels = data.labels.to(model.device) if config.conditional else None
         while True:
-            yield datasets.draw(samples, batch, model.random, flip, **of_rank)
+            rows = datasets.draw_rows(data.count, batch, model.order, **of_rank)
+            drawn = samples[rows]
+            seen = datasets.to_unit(datasets.flipped(drawn, model.order, **of_rank) if flip else drawn)
+            yield seen, labels[rows] if config.conditional else None
     cuda = model.device.type == "cuda"
     options = {"workers": config.workers, "pin": cuda, **of_rank}
     stream = data.batches(config.seed, batch, model.step_number, **options)
     with contextlib.closing(stream):
         while True:
             try:
-                images, problems = next(stream)
+                images, labels, problems = next(stream)
             except (OSError, RuntimeError) as error:  # RuntimeError: of workers that keep dying
                 raise Unreadable(one_line(error)) from error
             run.note_unreadable(problems)
             images = images.to(model.device, non_blocking=True)
-            yield datasets.to_unit(datasets.flipped(images, model.random, **of_rank) if flip else images)
+            seen = datasets.to_unit(datasets.flipped(images, model.order, **of_rank) if flip else images)
+            yield seen, labels.to(model.device, non_blocking=True) if config.conditional else None
 
 
 def _agreed(signals: list[int], world: trainer.World) -> int:
@@ -210,7 +218,12 @@ def show(model: trainer.GANTrainer, data: Data, run: RunFolder) -> None:
     trained = [p for part in (model.generator, model.discriminator) if part is not None for p in part.parameters()]
     if not all(p.isfinite().all() for p in trained):
         raise trainer.TrainingDiverged(model.step_number, {"a weight": math.nan})
-    if data.is_images:
+    if data.is_images and model.config.classes:  # a row a class
+        rows = min(model.config.classes, GRID // 4)
+        labels = torch.arange(rows).repeat_interleave(GRID // rows)
+        samples = datasets.to_uint8(model.sample(len(labels), labels=labels))
+        picture = pictures.image_grid(samples, columns=GRID // rows)
+    elif data.is_images:
         picture = pictures.image_grid(datasets.to_uint8(model.sample(GRID)))
     else:
         picture = pictures.scatter(
@@ -234,10 +247,15 @@ def save(model: trainer.GANTrainer, data: Data, run: RunFolder) -> None:
 
 
 def judge_quality(
-    model: trainer.GANTrainer, judge: evaluation.Judge, run: RunFolder, seconds: float
+    model: trainer.GANTrainer, data: Data, judge: evaluation.Judge, run: RunFolder, seconds: float
 ) -> dict[str, float]:
-    """How good the averaged generator is, logged and returned. Raises TrainingDiverged if it gives no numbers."""
-    generated = model.sample(judge.count, seed=1)
+    """How good the averaged generator is, logged and returned: with labels as the data have them. Raises
+    TrainingDiverged if it gives no numbers."""
+    labels = None
+    if model.config.classes:
+        chosen = torch.randint(data.count, (judge.count,), generator=torch.Generator().manual_seed(1))
+        labels = data.labels[chosen]
+    generated = model.sample(judge.count, seed=1, labels=labels)
     if not generated.isfinite().all():
         raise trainer.TrainingDiverged(model.step_number, {"a generated sample": math.nan})
     scores = judge(generated)

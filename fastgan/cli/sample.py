@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import io
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fastgan import data as datasets
-from fastgan.cli import pictures
+from fastgan.cli import own, pictures
 from fastgan.cli.checks import check_memory, check_packages
 from fastgan.cli.errors import OK, failing, printable, refusing
 from fastgan.cli.folder import check_own_files
@@ -41,23 +42,52 @@ def sample(args: argparse.Namespace) -> int:
         if out.suffix == ".png":
             check_packages(("PIL", "pillow"), ("matplotlib", "matplotlib"))
         shape = tuple(config["data"]["sample_shape"])
+        classes, latent_dim = config["settings"].get("classes"), config["settings"]["latent_dim"]
+        labels = _labels(args.label, args.count, classes, config["data"].get("classes", ()))
+        network = None
+        if args.generator:
+            about = {name: config["settings"].get(name) for name in ("latent_dim", "width", "networks", "classes")}
+            network = own.network("--generator", args.generator, {"sample_shape": shape, **about})
         # z, and each sample as bytes or float32, once in parts and once joined
-        of_one = 4 * config["settings"]["latent_dim"] + 2 * int(np.prod(shape)) * (1 if len(shape) == 3 else 4)
+        of_one = 4 * latent_dim + 2 * int(np.prod(shape)) * (1 if len(shape) == 3 else 4)
         check_memory("--count", args.count, args.count * of_one)
-        generator = read_generator(path, config)
+        generator = read_generator(path, config, network)
     with failing():
         is_images = len(shape) == 3
-        parts = trainer.generate(generator, generator.latent_dim, args.count, args.seed)
+        parts = trainer.generate(generator, latent_dim, args.count, args.seed, classes=classes, labels=labels)
         samples = torch.cat([datasets.to_uint8(part) if is_images else part for part in parts])
-        if out.suffix == ".png":
-            content = pictures.image_grid(samples) if is_images else pictures.scatter(samples)
+        if network is not None and not is_images:  # a network of fastgan's gives the units of the data itself
+            samples = datasets.to_points(samples, torch.tensor(config["data"]["mean"]), config["data"]["scale"])
+        if out.suffix == ".png" and is_images:
+            in_turn = classes if labels is None and classes and classes <= args.count else None  # a column a class
+            content = pictures.image_grid(samples, columns=in_turn)
+        elif out.suffix == ".png":
+            content = pictures.scatter(samples)
         else:
             file = io.BytesIO()
-            np.savez_compressed(file, **_arrays(samples))
+            told = torch.arange(args.count) % classes if labels is None and classes else labels
+            np.savez_compressed(file, **_arrays(samples), **({} if told is None else {"labels": told.numpy()}))
             content = file.getvalue()
         trainer.write_atomically(out, lambda file: file.write(content))
-    print(printable(f"{out}: {args.count} samples of step {generator.step:,}, seed {args.seed}"))
+    of_step = f" of step {generator.step:,}" if network is None else ""
+    print(printable(f"{out}: {args.count} samples{of_step}, seed {args.seed}"))
     return OK
+
+
+def _labels(label: str | None, count: int, classes: int | None, names: Sequence[str]) -> Tensor | None:
+    """`count` times the class that is asked for, None for all in turn. Raises ValueError if there is no such class."""
+    if label is None:
+        return None
+    if classes is None:
+        raise ValueError(f"--label: got {label}, but the run was trained without labels; fastgan train --conditional")
+    if label in names:
+        number = names.index(label)
+    elif label.isdecimal() and int(label) < classes:
+        number = int(label)
+    else:
+        some = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
+        raise ValueError(f"--label: got {label}, expected a number from 0 to {classes - 1}, or one of {some}")
+    return torch.full((count,), number)
 
 
 def _arrays(samples: Tensor) -> dict[str, np.ndarray]:

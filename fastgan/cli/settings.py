@@ -8,6 +8,7 @@ from dataclasses import replace
 import torch
 
 from fastgan import models
+from fastgan.cli import own
 from fastgan.cli.checks import check_networks
 from fastgan.cli.errors import as_option
 from fastgan.data import Dataset, Stream
@@ -49,13 +50,22 @@ def make_config(
     }
     if known.get("objective", recipe.objective) == MMD:
         chosen |= recipes.WITHOUT_D
+    if known.get("conditional"):
+        if not data.classes:
+            raise ValueError(
+                f"--conditional: {source} has no classes, expected a folder of images for each, a column of labels, or "
+                "digits"
+            )
+        chosen["classes"] = len(data.classes)
     config = replace(recipe, **{**chosen, **given, "device": device.type, "processes": processes})
     if config.batch > data.count:
         raise ValueError(f"--batch: got {config.batch}, but {source} has {data.count} samples to train on")
     if config.flip and not data.is_images:
         raise ValueError(f"--flip: {source} holds points, not images")
     _check_parts(given, config, source, data)
-    check_networks(data.sample_shape, config.latent_dim, config.width, config.networks, device)
+    if not (config.generator and config.discriminator):
+        made_of = (config.latent_dim, config.width, config.networks, config.classes)
+        check_networks(data.sample_shape, *made_of, device=device)
     return config
 
 
@@ -67,6 +77,8 @@ def _check_parts(given: dict, config: RunConfig, source: str, data: Dataset | St
     for name, idle, why in (
         ("workers", not isinstance(data, Stream), f"{source} is held in memory: there is nothing to read"),
         ("capture", config.capture and config.device == "cpu", "CUDA graphs are for GPUs, and this is a CPU"),
+        ("discriminator", config.objective == MMD, "MMD has no discriminator"),
+        ("width", config.generator and config.discriminator, "both networks are your own"),
         ("inception", not data.is_images, points),
         ("features", not data.is_images, points),
         ("metrics_samples", data.held_out is not None and not of_file, f"{source} are compared with all held out ones"),
@@ -78,7 +90,11 @@ def _check_parts(given: dict, config: RunConfig, source: str, data: Dataset | St
 
 def make_trainer(config: RunConfig, sample_shape: tuple[int, ...], device: torch.device) -> GANTrainer:
     torch.manual_seed(config.seed)  # of the networks' first weights
-    generator, discriminator = models.build(sample_shape, config.latent_dim, config.width, config.networks)
+    about = {name: getattr(config, name) for name in ("latent_dim", "width", "networks", "classes")}
+    pair = dict(zip(("generator", "discriminator"), models.build(sample_shape, **about)))
+    for name in pair:
+        if named := getattr(config, name):
+            pair[name] = own.network(f"--{name}", named, {"sample_shape": sample_shape, **about})
     if config.objective == MMD:
-        discriminator = None
-    return GANTrainer(generator, discriminator, device=device, **config.of_trainer())
+        pair["discriminator"] = None
+    return GANTrainer(**pair, device=device, **config.of_trainer())

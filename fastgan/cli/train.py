@@ -13,7 +13,7 @@ import torch
 
 from fastgan import data as datasets
 from fastgan import evaluation
-from fastgan.cli import pictures
+from fastgan.cli import own, pictures
 from fastgan.cli.checks import check_backend, check_packages, device_named, too_many_threads
 from fastgan.cli.errors import INTERRUPTED, OK, Failed, failing, one_line, printable, refusing
 from fastgan.cli.folder import CODE, Place, RunFolder
@@ -51,8 +51,11 @@ def train(args: argparse.Namespace) -> int:
             config = replace(config, precision=model.config.precision)  # as chosen, if it was not given
             if device.type == "cpu" and data.is_images and args.data != "digits" and "steps" not in known:
                 raise ValueError(cost(model, data, config, args.data))
+            begun = None
             if run.config and run.checkpoint.exists():
                 model.load(run.checkpoint)
+            elif config.init:
+                begun = own.begin_with(config.init, model.networks)
             if model.step_number > config.steps:
                 raise ValueError(f"--steps: got {config.steps}, but {run.path} is at step {model.step_number} already")
             run.read_log(model.step_number)
@@ -66,6 +69,8 @@ def train(args: argparse.Namespace) -> int:
             run.say(f"left out, as they cannot be read: {len(data.skipped) - 5} more")
         for note in data.notes:
             run.say(note)
+        if begun is not None:
+            run.say(f"begins with the weights of {config.init} at its step {begun:,}")
         if warning := too_many_threads(args.threads):
             run.say(warning)
         for name in CODE:
@@ -99,7 +104,7 @@ def train(args: argparse.Namespace) -> int:
                 run.say(f"stopped and saved at step {model.step_number:,}; to go on: {again}")
                 return INTERRUPTED if stopped == signal.SIGINT else OK
             if world.writes:
-                quality = run.quality or judge_quality(model, judge, run, 0.0)
+                quality = run.quality or judge_quality(model, data, judge, run, 0.0)
                 print(printable(f"{run.path}: {evaluation.described(quality)}"))
     return OK
 

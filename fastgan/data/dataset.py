@@ -15,7 +15,8 @@ class Dataset:
 
     mean, scale: for points, the (d,) float32 mean and the one float by which the samples were shifted and divided, so
     that they have zero mean and unit scale; points = samples * scale + mean. None for images.
-    held_out: samples (M, ...) of the same kind that are not to be trained on, or None. labels, held_out_labels: int64.
+    held_out: samples (M, ...) of the same kind that are not to be trained on, or None. labels, held_out_labels: int64,
+    which of `classes`, the names, a sample belongs to; None and none if that is not known.
     modes, mode_std: for toy points, the (K, d) centres of the Gaussians they are drawn from, and the deviation of each,
     shifted and divided like the samples; None for other data. skipped: files that could not be read. notes: what was
     done to the data that nobody asked for, a line each: another size, a background for transparent pixels.
@@ -28,6 +29,7 @@ class Dataset:
     held_out: Tensor | None = None
     labels: Tensor | None = None
     held_out_labels: Tensor | None = None
+    classes: tuple[str, ...] = ()
     modes: Tensor | None = None
     mode_std: float | None = None
     skipped: tuple[str, ...] = ()
@@ -61,9 +63,15 @@ def draw(
 ) -> Tensor:
     """`batch` random rows of `samples`, with replacement, as the networks see them; on the device of both. Each of
     several ranks has its own rows of what one process would draw for all: `random` is the same on all."""
-    rows = torch.randint(len(samples), (batch * ranks,), generator=random, device=samples.device)
-    drawn = samples[rows[batch * rank : batch * (rank + 1)]]
+    drawn = samples[draw_rows(len(samples), batch, random, rank, ranks)]
     return to_unit(flipped(drawn, random, rank, ranks) if flip else drawn)
+
+
+def draw_rows(count: int, batch: int, random: torch.Generator, rank: int = 0, ranks: int = 1) -> Tensor:
+    """Which rows `draw` draws of `count`: int64 (batch,), on the device of `random`."""
+    return torch.randint(count, (batch * ranks,), generator=random, device=random.device)[
+        batch * rank : batch * (rank + 1)
+    ]
 
 
 def flipped(images: Tensor, random: torch.Generator, rank: int = 0, ranks: int = 1) -> Tensor:

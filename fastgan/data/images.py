@@ -40,6 +40,13 @@ class Picture(NamedTuple):
     high: float = 0.0
 
 
+class Labels(NamedTuple):
+    """numbers: int64 (count,), which of `classes`, the names, an image belongs to; None and none if it is not known."""
+
+    numbers: Tensor | None = None
+    classes: tuple[str, ...] = ()
+
+
 Read = Callable[[int], "tuple[Picture | None, str | None]"]  # index -> a picture, or what is wrong with it
 
 
@@ -222,6 +229,16 @@ def find_files(folder: Path) -> tuple[list[Path], list[str], list[str]]:
     if len(again) > 1:
         lines = [f"{len(again)} links lead to folders that are read already, {again[0]} among them"]
     return sorted(files), sorted(problems), lines
+
+
+def folders_as_classes(folder: Path, files: Sequence[Path]) -> Labels:
+    """Each folder in `folder` is a class, by its name, if there are two or more and every file lies in one."""
+    inside = [file.relative_to(folder).parts for file in files]
+    classes = tuple(sorted({parts[0] for parts in inside}))
+    if len(classes) < 2 or any(len(parts) < 2 for parts in inside):
+        return Labels()
+    number = {name: i for i, name in enumerate(classes)}
+    return Labels(torch.tensor([number[parts[0]] for parts in inside]), classes)
 
 
 def _named(path: str | Path, error: OSError) -> str:

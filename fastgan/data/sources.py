@@ -21,14 +21,15 @@ from fastgan.data.images import SUFFIXES, channels_first
 from fastgan.data.optional import needs, progress_bar
 from fastgan.data.stream import Stream
 
-SIZES = (8, 16, 32, 64, 128)  # side of an image in pixels
+SIZES = (8, 16, 32, 64, 128, 256)  # side of an image in pixels
 FOLDER_SIZE = 64  # side for a folder of images if no size is given
 MIN_SAMPLES = 16
 DIGITS_HELD_OUT = 500
 TOY_COUNT = 50_000  # points of `ring` and of `grid`
 MEMORY_SHARE = 0.25  # images that take more than this share of the free memory are streamed
 LARGEST = 1e30  # number of a point: generated ones, which may be many times as large, have to fit float32
-KINDS = "'digits', 'ring', 'grid', a folder of images, an .npy, .npz or .parquet file, or 'hub:NAME'"
+KINDS = "'digits', 'ring', 'grid', a folder of images, an .npy, .npz, .parquet or .tar file, or 'hub:NAME'"
+TABLES = {".parquet": tables.from_parquet, ".tar": tables.from_shards}  # by the ending of their files
 
 
 def load(
@@ -41,13 +42,16 @@ def load(
     that name (write ./digits for one); a folder of images (searched with its subfolders, and with folders that links
     lead to, each once); an `.npy` file, or an `.npz` file that holds one array: uint8 or bool (N, H, W) or (N, H, W, C)
     with C 1 or 3 are images, float (N, d) are points. And, with the extra `hub`: a `.parquet` file or a folder of them,
-    a folder that `datasets` saved with `save_to_disk`, or "hub:NAME" for the split `train` of a data set of the Hugging
-    Face hub. The first column of images is taken. Transparent pixels are shown over white; 32-bit images are scaled by
-    what all of them hold (`fastgan.data.images`).
+    a `.tar` shard of webdataset or a folder of them, a folder that `datasets` saved with `save_to_disk`, or "hub:NAME"
+    for the split `train` of a data set of the Hugging Face hub. The first column of images is taken. Transparent pixels
+    are shown over white; 32-bit images are scaled by what all of them hold (`fastgan.data.images`).
     size: one of `SIZES`. None: 8 for digits, 64 for a folder or a table, and for an array the smallest size that is not
     below its images' shorter side. Points have no size.
     stream: read images of a folder or table as they are drawn; None does so if they would take more than
     `MEMORY_SHARE` of the free memory of this machine, or of `device`.
+
+    `labels` and `classes` of the result: digits' own; a folder's subfolders, if every image lies in one of them; a
+    table's column of class labels, or of whole numbers that is called label or cls.
 
     Raises FileNotFoundError, ValueError or ImportError, each with one line that says what came and what is expected.
     Images that cannot be read are left out and named in `Dataset.skipped`; `Dataset.notes` says what was done unasked.
@@ -64,8 +68,8 @@ def load(
         data = _table(tables.from_hub(source[4:]), wanted)
     elif path.is_dir():
         data = _folder(path, wanted)
-    elif path.is_file() and path.suffix.lower() == ".parquet":
-        data = _table(tables.from_parquet([path]), wanted)
+    elif path.is_file() and path.suffix.lower() in TABLES:
+        data = _table(TABLES[path.suffix.lower()]([path]), wanted)
     elif path.is_file() and path.suffix.lower() in (".npy", ".npz"):
         data = _array(path, size)
     elif path.exists():
@@ -107,7 +111,7 @@ def _digits(size: int) -> Dataset:
     # One fixed split, whatever the run's seed, so that runs can be compared.
     order = torch.randperm(len(samples), generator=torch.Generator().manual_seed(0))
     held_out, train = order[:DIGITS_HELD_OUT], order[DIGITS_HELD_OUT:]
-    held = {"held_out": samples[held_out], "held_out_labels": labels[held_out]}
+    held = {"held_out": samples[held_out], "held_out_labels": labels[held_out], "classes": tuple("0123456789")}
     return Dataset("digits", samples[train], labels=labels[train], **held)
 
 
@@ -144,16 +148,18 @@ def _folder(folder: Path, wanted: _Wanted) -> Dataset | Stream:
         return _table(tables.from_disk(folder), wanted)
     everything, problems, notes = images.find_files(folder)
     files = [p for p in everything if p.suffix.lower() in SUFFIXES]
-    parquet = [p for p in everything if p.suffix.lower() == ".parquet"]
+    of_tables = {ending: [p for p in everything if p.suffix.lower() == ending] for ending in TABLES}
     if files:
 
         def identity() -> bytes:
             return b"".join(os.fsencode(f"{file.relative_to(folder)}\n{file.stat().st_size}\n") for file in files)
 
         read = functools.partial(images.read_file, files)
-        data = _read(folder.resolve().name or "images", len(files), read, identity, wanted)
-    elif parquet:
-        data = _table(tables.from_parquet(parquet), wanted)
+        labels = images.folders_as_classes(folder, files)
+        data = _read(folder.resolve().name or "images", len(files), read, identity, wanted, labels)
+    elif any(of_tables.values()):
+        ending = next(ending for ending, found in of_tables.items() if found)
+        data = _table(TABLES[ending](of_tables[ending]), wanted)
     else:
         more = f"; {problems[0]}" if problems else ""
         raise ValueError(f"DATA: {folder} holds no image, expected files in {' '.join(sorted(SUFFIXES))}{more}")
@@ -163,7 +169,7 @@ def _folder(folder: Path, wanted: _Wanted) -> Dataset | Stream:
 
 def _table(rows, wanted: _Wanted) -> Dataset | Stream:
     """The first column of images of a table of Hugging Face's `datasets`."""
-    rows, column = tables.image_column(wanted.source, rows)
+    rows, column, labels = tables.columns(wanted.source, rows)
     read = functools.partial(images.read_row, rows, column)
 
     def identity() -> bytes:
@@ -171,10 +177,12 @@ def _table(rows, wanted: _Wanted) -> Dataset | Stream:
         return str(len(rows)).encode() + b"".join(b"" if one is None else one.pixels.tobytes() for one in seen)
 
     name = Path(wanted.source.removeprefix("hub:")).resolve().stem
-    return _read(name, len(rows), read, identity, wanted)
+    return _read(name, len(rows), read, identity, wanted, labels)
 
 
-def _read(name: str, count: int, read: Callable, identity: Callable[[], bytes], wanted: _Wanted) -> Dataset | Stream:
+def _read(
+    name: str, count: int, read: Callable, identity: Callable[[], bytes], wanted: _Wanted, labels: images.Labels
+) -> Dataset | Stream:
     """`count` images, held or streamed. read: (size, index) -> a picture, or what is wrong with it."""
     images.check_pillow()
     side = wanted.size or FOLDER_SIZE
@@ -184,7 +192,7 @@ def _read(name: str, count: int, read: Callable, identity: Callable[[], bytes], 
         stream = count * 3 * side * side > MEMORY_SHARE * free_memory(wanted.device)
     # Of a stream up to a thousand images, spread over the data, are looked at.
     looked = min(count, 1000) if stream else count
-    pictures, skipped = _pictures(read, [i * count // looked for i in range(looked)], quiet=stream)
+    pictures, kept, skipped = _pictures(read, [i * count // looked for i in range(looked)], quiet=stream)
     if not pictures:
         many = f"{looked} images" if stream else f"the {count} images"
         raise ValueError(f"DATA: none of {many} in {wanted.source} can be read; the first is {skipped[0]}")
@@ -195,30 +203,33 @@ def _read(name: str, count: int, read: Callable, identity: Callable[[], bytes], 
         notes.insert(0, f"images are cropped and resized to {side} x {side}; --size takes another")
     if stream:
         data = Stream(name, count, functools.partial(images.read_bytes, read, whites), side, channels, identity())
-        data.notes = tuple(notes)
+        data.notes, data.labels, data.classes = tuple(notes), labels.numbers, labels.classes
         return data
     samples = torch.empty(len(pictures), channels, side, side, dtype=torch.uint8)
     for i in range(len(pictures)):
         samples[i] = channels_first(images.in_bytes(pictures[i], whites)[0], channels)
         pictures[i] = None  # not all of them twice in memory
-    return Dataset(name, samples, skipped=tuple(skipped), notes=tuple(notes))
+    of_kept = None if labels.numbers is None else labels.numbers[kept]
+    return Dataset(name, samples, labels=of_kept, classes=labels.classes, skipped=tuple(skipped), notes=tuple(notes))
 
 
-def _pictures(read: images.Read, indices: list[int], quiet: bool) -> tuple[list[images.Picture], list[str]]:
-    """Those that can be read, and what is wrong with the others."""
-    pictures, skipped = [], []
+def _pictures(read: images.Read, indices: list[int], quiet: bool) -> tuple[list[images.Picture], list[int], list[str]]:
+    """Those that can be read, which these are, and what is wrong with the others."""
+    pictures, kept, skipped = [], [], []
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         try:
             found = pool.map(read, indices)
-            for picture, problem in progress_bar(found, hidden=quiet, desc="reading images", total=len(indices)):
+            bar = progress_bar(found, hidden=quiet, desc="reading images", total=len(indices))
+            for index, (picture, problem) in zip(indices, bar):
                 if picture is None:
                     skipped.append(problem)
                 else:
                     pictures.append(picture)
+                    kept.append(index)
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-    return pictures, skipped
+    return pictures, kept, skipped
 
 
 def _array(path: Path, size: int | None) -> Dataset:

@@ -25,11 +25,13 @@ class Stream:
 
     read: index -> (uint8 (size, size) or (size, size, 3), None), or (None, what is wrong with that image); it is sent
     to the workers. channels: 1 or 3, to which every image is brought. identity: what tells this data from other data.
-    Stands in for a `Dataset` wherever samples are not asked for as a whole.
+    labels, classes: as of a `Dataset`, for which this stands in wherever samples are not asked for as a whole.
     """
 
     is_images = True
-    samples = mean = scale = held_out = labels = modes = mode_std = None
+    samples = mean = scale = held_out = modes = mode_std = None
+    labels: Tensor | None = None
+    classes: tuple[str, ...] = ()
     skipped: tuple[str, ...] = ()  # and notes: as of a Dataset
     notes: tuple[str, ...] = ()
 
@@ -40,15 +42,17 @@ class Stream:
     def __len__(self) -> int:
         return self.count
 
-    def __getitem__(self, index: int) -> tuple[Tensor | None, list[str]]:
-        """The image at `index` and no problem; or the next that can be read, and what was wrong with those before."""
+    def __getitem__(self, index: int) -> tuple[Tensor | None, int, list[str]]:
+        """The image at `index`, its label (0 if there are none) and no problem; or those of the next that can be read,
+        and what was wrong with the images before."""
         problems = []
         for i in range(index, index + TRIES):
             image, problem = self.read(i % self.count)
             if image is not None:
-                return channels_first(image, self.sample_shape[0]), problems
+                label = 0 if self.labels is None else int(self.labels[i % self.count])
+                return channels_first(image, self.sample_shape[0]), label, problems
             problems.append(problem)
-        return None, problems
+        return None, 0, problems
 
     def fingerprint(self) -> str:
         """A hash of what the images are told by: of files their names and sizes, of a table some of its rows."""
@@ -58,13 +62,14 @@ class Stream:
         """n images spread evenly over the data, or all there are: uint8 (n, C, H, W)."""
         n = min(n, self.count)
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            images, problems = _collate(list(pool.map(self.__getitem__, [i * self.count // n for i in range(n)])))
+            images, _, problems = _collate(list(pool.map(self.__getitem__, [i * self.count // n for i in range(n)])))
         return _readable(images, problems)
 
     def batches(
         self, seed: int, batch: int, first: int, *, workers: int = 2, pin: bool = False, rank: int = 0, ranks: int = 1
-    ) -> Iterator[tuple[Tensor, list[str]]]:
-        """Batch number `first`, the next, and so on without end: uint8 (batch, C, H, W), and what could not be read.
+    ) -> Iterator[tuple[Tensor, Tensor, list[str]]]:
+        """Batch number `first`, the next, and so on without end: uint8 (batch, C, H, W), the labels, int64 (batch,), 0
+        if there are none, and what could not be read.
 
         What a batch holds depends on its number, the seed, the rank and nothing else, so that training can go on where
         it stopped: all images in random order, then all again in another. workers: processes; 0 reads in this one.
@@ -86,8 +91,8 @@ class Stream:
             try:
                 with _no_handler_of_dead_children():
                     batches = iter(loader)
-                for images, problems in batches:
-                    yield _readable(images, problems), problems
+                for images, labels, problems in batches:
+                    yield _readable(images, problems), labels, problems
                     first += 1
             except (RuntimeError, ConnectionError, EOFError, FileNotFoundError) as error:
                 deaths += 1
@@ -113,11 +118,12 @@ def _stream_rows(count: int, seed: int, batch: int, first: int, rank: int, ranks
         at += ranks * batch
 
 
-def _collate(drawn: list[tuple[Tensor | None, list[str]]]) -> tuple[Tensor | None, list[str]]:
-    """A batch of images, or None if one is missing, and all problems. It raises nothing: from a worker an error
-    would arrive wrapped in a traceback."""
-    images, problems = [image for image, _ in drawn], [problem for _, some in drawn for problem in some]
-    return None if any(image is None for image in images) else torch.stack(images), problems
+def _collate(drawn: list[tuple[Tensor | None, int, list[str]]]) -> tuple[Tensor | None, Tensor, list[str]]:
+    """A batch of images, or None if one is missing, their labels, and all problems. It raises nothing: from a worker an
+    error would arrive wrapped in a traceback."""
+    images, labels, of_each = zip(*drawn)
+    whole = None if any(image is None for image in images) else torch.stack(images)
+    return whole, torch.tensor(labels), [problem for problems in of_each for problem in problems]
 
 
 def _readable(images: Tensor | None, problems: list[str]) -> Tensor:

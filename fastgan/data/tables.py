@@ -7,14 +7,21 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
+import torch
+
 from fastgan.checks import said
+from fastgan.data.images import Labels
 from fastgan.data.optional import needs
 
+LABELS = ("label", "labels", "class", "cls", "y")  # what a column of them is called
 
-def image_column(source: str, rows):
-    """(rows with one column, its name): the first column of images, of the split `train` if there are splits.
 
-    Raises ValueError if there is none."""
+def columns(source: str, rows):
+    """(rows with one column, its name, labels): the first column of images, of the split `train` if there are splits,
+    and what the first column of class labels says, or one of whole numbers that is called as labels are.
+
+    Raises ValueError if there are no images."""
     import datasets
 
     if isinstance(rows, dict):  # its splits
@@ -25,10 +32,24 @@ def image_column(source: str, rows):
     for name, kind in rows.features.items():
         if isinstance(kind, dict) and set(kind) == {"bytes", "path"}:
             rows = rows.cast_column(name, datasets.Image())
-    columns = [name for name, kind in rows.features.items() if isinstance(kind, datasets.Image)]
-    if not columns:
+    pictures = [name for name, kind in rows.features.items() if isinstance(kind, datasets.Image)]
+    if not pictures:
         raise ValueError(f"DATA: {source} has no column of images; its columns are {', '.join(rows.features)}")
-    return rows.select_columns(columns[0]), columns[0]
+    return rows.select_columns(pictures[0]), pictures[0], _labels(rows)
+
+
+def _labels(rows) -> Labels:
+    import datasets
+
+    for name, kind in rows.features.items():
+        named = isinstance(kind, datasets.ClassLabel)
+        if named or (name in LABELS and str(getattr(kind, "dtype", "")).startswith(("int", "uint"))):
+            values = rows.select_columns(name).with_format("numpy")[name]
+            numbers = torch.as_tensor(np.asarray(values)).long()
+            if len(numbers) and int(numbers.min()) >= 0:  # -1 is what a split without labels has
+                names = kind.names if named else map(str, range(int(numbers.max()) + 1))
+                return Labels(numbers, tuple(names))
+    return Labels()
 
 
 @contextlib.contextmanager
@@ -55,6 +76,13 @@ def from_hub(name: str):
 def from_disk(folder: Path):
     with _hugging_face(str(folder)) as datasets:
         return datasets.load_from_disk(str(folder))
+
+
+def from_shards(files: Sequence[Path]):
+    """Tar files as the library webdataset writes them: of each sample the files of one name, with endings that say what
+    they are, 000.jpg and 000.cls."""
+    with _hugging_face(str(files[0])) as datasets:
+        return datasets.load_dataset("webdataset", data_files={"train": [str(f) for f in files]}, split="train")
 
 
 def from_parquet(files: Sequence[Path]):

@@ -1,9 +1,11 @@
-"""Networks to train: DCGAN, a ResNet without normalisation, and multi-layer perceptrons."""
+"""Networks to train: DCGAN, a ResNet without normalisation, and multi-layer perceptrons, with labels too."""
 
 from fastgan.models.networks import (
     NETWORKS,
+    ClassConditionalGenerator,
     Discriminator,
     Generator,
+    ProjectionDiscriminator,
     ResidualBlock,
     ResNetDiscriminator,
     ResNetGenerator,
@@ -13,6 +15,6 @@ from fastgan.models.networks import (
 )
 
 __all__ = [
-    "NETWORKS", "Discriminator", "Generator", "ResNetDiscriminator", "ResNetGenerator", "ResidualBlock", "build", "mlp",
-    "outline",
+    "NETWORKS", "ClassConditionalGenerator", "Discriminator", "Generator", "ProjectionDiscriminator",
+    "ResNetDiscriminator", "ResNetGenerator", "ResidualBlock", "build", "mlp", "outline",
 ]  # fmt: skip

@@ -1,5 +1,5 @@
-"""The networks that the command line trains: DCGAN or a ResNet without normalisation for images of 8 to 128 pixels,
-multi-layer perceptrons for points.
+"""The networks that the command line trains: DCGAN or a ResNet without normalisation for images of 8 to 256 pixels,
+multi-layer perceptrons for points; and both with labels.
 
 DCGAN: Radford, Metz and Chintala 2016. ResNet: R3GAN, Huang, Gokaslan, Kuleshov and Tompkin 2024. The trainer trains
 any other pair of modules as well.
@@ -154,15 +154,52 @@ def mlp(fan_in: int, fan_out: int, width: int = 128, depth: int = 3) -> nn.Seque
     return nn.Sequential(*layers, nn.Linear(width, fan_out))
 
 
+class ClassConditionalGenerator(nn.Module):
+    """(z (N, latent_dim), y int64 (N,)) -> samples: `network` of the concatenation of z and an embedding of y, 2
+    latent_dim numbers, of which a class sets half (Mirza and Osindero 2014)."""
+
+    def __init__(self, network: nn.Module, classes: int, latent_dim: int):
+        super().__init__()
+        self.network, self.embed = network, nn.Embedding(classes, latent_dim)
+
+    def forward(self, z: Tensor, labels: Tensor) -> Tensor:
+        return self.network(torch.cat((z, self.embed(labels).to(z.dtype)), dim=1))
+
+
+class ProjectionDiscriminator(nn.Module):
+    """(samples, y int64 (N,)) -> logits (N, 1): psi(phi(x)) + <embed(y), phi(x)> (Miyato and Koyama 2018, eq. 4), phi
+    being `layers` up to the last, which is linear, and psi the last one."""
+
+    def __init__(self, layers: nn.Sequential, classes: int):
+        super().__init__()
+        self.features, self.last = layers[:-1], layers[-1]
+        self.embed = nn.Embedding(classes, self.last.in_features)
+        with torch.no_grad():
+            self.embed.weight.mul_(self.last.in_features**-0.5)  # a projection has the scale of the other logits
+
+    def forward(self, samples: Tensor, labels: Tensor) -> Tensor:
+        phi = self.features(samples)
+        return self.last(phi) + (self.embed(labels).to(phi.dtype) * phi).sum(1, keepdim=True)
+
+
 def build(
-    sample_shape: tuple[int, ...], latent_dim: int, width: int, networks: str | None = None
+    sample_shape: tuple[int, ...],
+    latent_dim: int,
+    width: int,
+    networks: str | None = None,
+    classes: int | None = None,
 ) -> tuple[nn.Module, nn.Module]:
     """(generator, discriminator) for samples of shape (C, H, W) or (d,), with torch's global random weights.
 
     networks: one of `NETWORKS`; None is "mlp" for points, and "dcgan" for images, which has no batch normalisation in
-    D. "dcgan-batchnorm" is the paper's pair, weights from N(0, 0.02^2). Raises ValueError for a name that is unknown
-    or meant for the other kind of samples.
+    D. "dcgan-batchnorm" is the paper's pair, weights from N(0, 0.02^2). classes: None, or how many there are: then it
+    is a `ClassConditionalGenerator` and a `ProjectionDiscriminator`. Raises ValueError for a name that is unknown or
+    meant for the other kind of samples.
     """
+    if classes is not None:
+        generator, discriminator = build(sample_shape, 2 * latent_dim, width, networks)
+        layers = discriminator if isinstance(discriminator, nn.Sequential) else discriminator.layers
+        return ClassConditionalGenerator(generator, classes, latent_dim), ProjectionDiscriminator(layers, classes)
     points = len(sample_shape) == 1
     networks = networks or ("mlp" if points else "dcgan")
     fitting = [name for name in NETWORKS if (name == "mlp") == points]
@@ -182,11 +219,15 @@ def build(
 
 
 def outline(
-    sample_shape: tuple[int, ...], latent_dim: int, width: int, networks: str | None = None
+    sample_shape: tuple[int, ...],
+    latent_dim: int,
+    width: int,
+    networks: str | None = None,
+    classes: int | None = None,
 ) -> tuple[nn.Module, nn.Module]:
     """The networks of `build` without memory for their weights, which could be more than there is."""
     with torch.device("meta"):
-        return build(sample_shape, latent_dim, width, networks)
+        return build(sample_shape, latent_dim, width, networks, classes)
 
 
 GAIN = math.sqrt(2 / (1 + SLOPE**2))  # that keeps the scale through leaky ReLU (He et al. 2015, eq. 15)

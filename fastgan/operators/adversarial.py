@@ -227,7 +227,14 @@ def apart(terms: Terms, groups: Sequence[slice]) -> list[Tensor]:
 
     One launch forward for all of them. Each has a graph of its own and a launch backward of its own, so that each can
     go backward by itself, and frees only what it came from. A group that asks for no gradient has no graph.
-    `torch.compile` makes one graph of whatever it compiles: there they share one."""
+    `torch.compile` makes one graph of whatever it compiles: there they share one. On a CPU, where there are no launches
+    to save, each is computed by itself."""
+    each = [
+        Terms(terms.logits[part], terms.labels[part], terms.weights[part], terms.criterion, targets=terms.targets[part])
+        for part in groups
+    ]
+    if on_cpu(terms.logits[0].device):
+        return [value(some)[0] for some in each]
     compiling = is_compiling()
     with torch.set_grad_enabled(compiling and torch.is_grad_enabled()):
         loss, rows = value(terms, LOSSES)
@@ -237,12 +244,7 @@ def apart(terms: Terms, groups: Sequence[slice]) -> list[Tensor]:
         return [
             x if any(y.requires_grad for y in terms.logits[part]) else x.detach() for x, part in zip(losses, groups)
         ]
-    found = []
-    for x, part in zip(losses, groups):
-        logits, targets = terms.logits[part], terms.targets[part]
-        some = Terms(logits, terms.labels[part], terms.weights[part], terms.criterion, targets=targets)
-        found.append(applied(_Part, (some.layout(), x), some.tensors()))
-    return found
+    return [applied(_Part, (some.layout(), x), some.tensors()) for x, some in zip(losses, each)]
 
 
 def elementwise(terms: Terms, k: int) -> Tensor:

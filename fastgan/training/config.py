@@ -50,7 +50,9 @@ def _objective(name: str, value: object) -> str:
 
 def _rate(name: str, value: object) -> float:
     if isinstance(value, (tuple, list)):
-        raise TypeError(f"{name}: got {type(value).__name__}, expected one number, the rate of both networks")
+        raise TypeError(
+            f"{name}: got {type(value).__name__}, expected one number: lr for both networks, lr_d for D's own"
+        )
     return positive(name, value)
 
 
@@ -92,7 +94,10 @@ class TrainerConfig:
                              help="the loss: nonsaturating, minimax, hinge, relativistic, ...")
     weight: float = setting(finite, 0.5)
     lr: float = setting(_rate, 2e-3, group=LOSS, shown="X", help="Adam's learning rate (digits: {})")
+    lr_d: float | None = setting(_rate, None, group=LOSS, shown="X", help="that of D alone (default: --lr)")
     betas: tuple[float, float] = setting(_betas, (0.0, 0.99))
+    betas_d: tuple[float, float] | None = setting(_betas, None)
+    classes: int | None = setting(Whole(2, 2**20), None)
     r1: float | None = setting(not_negative, None, group=LOSS, shown="X",
                                help="weight of the R1 penalty, 0 for none (digits: {})")
     r2: float = setting(not_negative, 0.0, group=LOSS, shown="X",
@@ -127,6 +132,9 @@ class TrainerConfig:
         alone, nothing = self.objective == MMD, "MMD has no discriminator"
         for name, idle, why in (
             ("weight", alone and self.weight != 0.5, f"{nothing} whose loss it would weigh"),
+            ("lr_d", alone and self.lr_d is not None, f"{nothing} to train"),
+            ("betas_d", alone and self.betas_d is not None, f"{nothing} to train"),
+            ("classes", alone and self.classes is not None, "MMD compares samples, whatever their labels"),
             ("r1", alone and self.r1 != 0, f"{nothing} to penalise"),
             ("r2", alone and self.r2 != 0, f"{nothing} to penalise"),
             ("r1_every", self.r1_every != 1 and not self.penalised, "neither r1 nor r2 is more than 0"),
@@ -170,10 +178,14 @@ class RunConfig(TrainerConfig):
     recipe: str = setting(text, shown="NAME", help="dcgan-r1, dcgan, r3gan or points, see below")
     steps: int = setting(Whole(), shown="N", help="training steps (digits: {:,})")
     batch: int = setting(Whole(1, 2**31), shown="B", help="samples a step, in each process (digits: {})")
-    size: int | None = setting(OneOf(*SIZES), None, shown="S", help="side of the images: 8, 16, 32, 64 or 128 pixels")
+    size: int | None = setting(OneOf(*SIZES), None, shown="S", help="side of the images in pixels: 8, 16, ..., 256")
     seed: int = setting(Whole(0), 0, shown="S", help="of weights, data order and noise (default {})")
     save_every: int | None = setting(Whole(), None, shown="N", help="steps between checkpoints (default: a twelfth)")
     networks: str | None = setting(OneOf(*NETWORKS), None)
+    conditional: bool = setting(flag, False, group=LOSS, help="tell both networks each sample's class (default: no)")
+    generator: str | None = setting(text, None, group=LOSS, shown="MODULE:CLASS", help="your own; runs code")
+    discriminator: str | None = setting(text, None, group=LOSS, shown="MODULE:CLASS", help="likewise")
+    init: str | None = setting(text, None, group=LOSS, shown="RUN", help="begin with the weights of another run")
     width: int = setting(Whole(1, 2**16), 64, group=LOSS, shown="N",
                          help="channels of the finest feature map (digits: {})")
     device: str = setting(OneOf("cpu", "cuda"), "cpu", group=STEP, shown="D",

@@ -1,7 +1,7 @@
 """A trained generator in files that other programs read, written by the standard libraries.
 
 Each is a function of z (N, latent_dim), from N(0, I), for any N, except "safetensors", which holds the weights alone.
-To load one needs no fastgan:
+If the generator is told labels, they are its second argument, int64 (N,). To load one needs no fastgan:
 
     # onnx: 32-bit floats, in any language that has ONNX Runtime
     z = numpy.random.randn(16, latent_dim).astype("float32")
@@ -46,20 +46,25 @@ weights = safetensors.torch.load_file({path!r})  # a tensor for every name
 network.load_state_dict(weights)  # the same network, written elsewhere; the file's metadata says which""",
     "onnx": """\
 import numpy, onnxruntime
-z = numpy.random.randn(16, {latent_dim}).astype("float32")
-(samples,) = onnxruntime.InferenceSession({path!r}).run(None, {{"z": z}})""",
+z = numpy.random.randn(16, {latent_dim}).astype("float32"){numpy_labels}
+(samples,) = onnxruntime.InferenceSession({path!r}).run(None, {{"z": z{onnx_labels}}})""",
     "torchscript": """\
 import torch
-samples = torch.jit.load({path!r})(torch.randn(16, {latent_dim}))""",
+samples = torch.jit.load({path!r})(torch.randn(16, {latent_dim}){torch_labels})""",
     "pt2": """\
 import torch
-samples = torch.export.load({path!r}).module()(torch.randn(16, {latent_dim}))""",
+samples = torch.export.load({path!r}).module()(torch.randn(16, {latent_dim}){torch_labels})""",
 }
 
 
 def how_to_load(generator: TrainedGenerator, path: str | os.PathLike, form: str) -> str:
     """The lines of Python that load the file without fastgan."""
-    return LOADING[form].format(path=os.fspath(path), latent_dim=generator.latent_dim)
+    labels = dict.fromkeys(("numpy_labels", "onnx_labels", "torch_labels"), "")
+    if generator.classes is not None:
+        labels["numpy_labels"] = f"\nlabels = numpy.random.randint({generator.classes}, size=16)"
+        labels["onnx_labels"] = ', "labels": labels'
+        labels["torch_labels"] = f", torch.randint({generator.classes}, (16,))"
+    return LOADING[form].format(path=os.fspath(path), latent_dim=generator.latent_dim, **labels)
 
 
 def check_packages_of(form: str) -> None:
@@ -84,7 +89,7 @@ def export(generator: TrainedGenerator, path: str | os.PathLike, form: str) -> N
 def _safetensors(generator: TrainedGenerator) -> bytes:
     from safetensors.torch import save
 
-    made_of = {"sample_shape": generator.sample_shape, "latent_dim": generator.latent_dim, "step": generator.step}
+    made_of = {name: getattr(generator, name) for name in ("sample_shape", "latent_dim", "step", "classes")}
     if generator.mean is not None:
         made_of |= {"mean": generator.mean.tolist(), "scale": generator.scale}
     described = {name: json.dumps(value) for name, value in made_of.items()} | {"network": repr(generator.network)}
@@ -93,8 +98,8 @@ def _safetensors(generator: TrainedGenerator) -> bytes:
 
 def _onnx(generator: TrainedGenerator) -> bytes:
     program = torch.onnx.export(
-        generator, _example(generator), dynamo=True, dynamic_shapes=_any_batch(), verbose=False,
-        input_names=["z"], output_names=["samples"],
+        generator, _example(generator), dynamo=True, dynamic_shapes=_any_batch(generator), verbose=False,
+        input_names=["z", "labels"][: len(_example(generator))], output_names=["samples"],
     )  # fmt: skip
     assert program is not None
     return program.model_proto.SerializeToString()
@@ -108,21 +113,23 @@ def _torchscript(generator: TrainedGenerator) -> bytes:
 
 def _pt2(generator: TrainedGenerator) -> bytes:
     file = io.BytesIO()
-    torch.export.save(torch.export.export(generator, _example(generator), dynamic_shapes=_any_batch()), file)
+    program = torch.export.export(generator, _example(generator), dynamic_shapes=_any_batch(generator))
+    torch.export.save(program, file)
     return file.getvalue()
 
 
 _WRITERS = {"safetensors": _safetensors, "onnx": _onnx, "torchscript": _torchscript, "pt2": _pt2}
 
 
-def _any_batch() -> tuple[dict]:
-    return ({0: torch.export.Dim("batch")},)
+def _any_batch(generator: TrainedGenerator) -> tuple[dict, ...]:
+    return ({0: torch.export.Dim("batch")},) * len(_example(generator))
 
 
-def _example(generator: TrainedGenerator) -> tuple[torch.Tensor]:
+def _example(generator: TrainedGenerator) -> tuple[torch.Tensor, ...]:
     """Zeros, in a batch of two: one row would be taken for a constant."""
     like = next(generator.parameters())
-    return (like.new_zeros(2, generator.latent_dim),)
+    labels = () if generator.classes is None else (torch.zeros(2, dtype=torch.int64, device=like.device),)
+    return like.new_zeros(2, generator.latent_dim), *labels
 
 
 @contextlib.contextmanager

@@ -49,7 +49,8 @@ else:
 class TrainedGenerator(nn.Module, PyTorchModelHubMixin, library_name="fastgan", tags=["gan"]):
     """z (N, latent_dim), from N(0, I) -> images (N, C, H, W) in [-1, 1], or points (N, d) in the units of the data.
 
-    sample_shape, latent_dim, width, networks: what `fastgan.models.build` makes the network of, `network` here.
+    sample_shape, latent_dim, width, networks, classes: what `fastgan.models.build` makes the `network` of. If it has
+    `classes` it is told labels, int64 (N,) in [0, classes), beside z.
     mean, scale: what brings points back into the units of the data. step: of the training.
 
     Made by `fastgan.load` and `from_pretrained`; by itself it has weights that were never set.
@@ -72,12 +73,13 @@ class TrainedGenerator(nn.Module, PyTorchModelHubMixin, library_name="fastgan", 
         mean: Sequence[float] | None = None,
         scale: float = 1.0,
         step: int = 0,
+        classes: int | None = None,
     ):
         super().__init__()
         self.sample_shape = tuple(check_sample_shape("sample_shape", sample_shape))
-        check_settings({"latent_dim": latent_dim, "width": width, "networks": networks})
-        self.latent_dim, self.step = latent_dim, Whole(0)("step", step)
-        outlined, _ = outline(self.sample_shape, latent_dim, width, networks)
+        check_settings({"latent_dim": latent_dim, "width": width, "networks": networks, "classes": classes})
+        self.latent_dim, self.step, self.classes = latent_dim, Whole(0)("step", step), classes
+        outlined, _ = outline(self.sample_shape, latent_dim, width, networks, classes)
         needed = sum(x.numel() * x.element_size() for x in outlined.state_dict().values())
         if needed > free_memory("cpu"):
             raise ValueError(f"width: got {width}, whose weights take {needed / 2**30:,.1f} GiB, more than are free")
@@ -89,15 +91,19 @@ class TrainedGenerator(nn.Module, PyTorchModelHubMixin, library_name="fastgan", 
         self.register_buffer("mean", units, persistent=False)
         self.eval().requires_grad_(False)
 
-    def forward(self, z: Tensor) -> Tensor:
-        samples = self.network(z)
+    def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
+        if (labels is None) != (self.classes is None):
+            got, expected = ("None", "int64 (N,)") if labels is None else ("a tensor", "None")
+            raise ValueError(f"labels: got {got}, expected {expected} of a generator with classes={self.classes}")
+        samples = self.network(z) if labels is None else self.network(z, labels)
         return samples if self.mean is None else to_points(samples, self.mean, self.scale)
 
-    def sample(self, n: int, seed: int = 0, batch: int = 256) -> Tensor:
+    def sample(self, n: int, seed: int = 0, batch: int = 256, labels: Tensor | None = None) -> Tensor:
         """(n, ...) samples, on the generator's device, made `batch` at a time. The same seed gives the same samples,
         those of `fastgan sample` and `GANTrainer.sample`. `fastgan.data.to_uint8` makes pictures of 0..255 of images.
+        labels: int64 (n,), of a generator with classes; by default one class after the other.
         """
-        return torch.cat(list(generate(self, self.latent_dim, n, seed, batch)))
+        return torch.cat(list(generate(self, self.latent_dim, n, seed, batch, self.classes, labels)))
 
     @classmethod
     def _from_pretrained(cls, **options):
@@ -105,33 +111,41 @@ class TrainedGenerator(nn.Module, PyTorchModelHubMixin, library_name="fastgan", 
         return super()._from_pretrained(**{"strict": True, **options})
 
 
-def load(run: str | os.PathLike) -> TrainedGenerator:
-    """The averaged generator of a run of `fastgan train`, in eval mode, on the CPU.
+def load(run: str | os.PathLike, network: nn.Module | None = None) -> nn.Module:
+    """The averaged generator of a run of `fastgan train`, in eval mode, on the CPU: a `TrainedGenerator`.
 
         generator = fastgan.load("runs/digits-1")
         images = generator.sample(16, seed=0)
         generator(torch.randn(16, generator.latent_dim))        # the same network, a module
 
+    network: your own, of a run with --generator: the averaged weights are loaded into it, and it is returned.
+
     Nothing in the folder runs code: the checkpoint is read with `weights_only=True`, and both files are checked.
-    Networks of your own: `GANTrainer(...).load("checkpoint.pt")`, whose `ema` is the averaged generator.
 
-    Raises ValueError or FileNotFoundError, in one line, if there is no run, or it is damaged."""
+    Raises ValueError or FileNotFoundError, in one line, if there is no run, it is damaged, or of another network."""
     path = Path(run)
-    return read_generator(path, read_config(path))
+    return read_generator(path, read_config(path), network)
 
 
-def read_generator(run: Path, config: dict) -> TrainedGenerator:
+def read_generator(run: Path, config: dict, network: nn.Module | None = None) -> nn.Module:
     """`load`, of a run whose `read_config` is given.
 
     The weights take memory only once the checkpoint is known to hold them: neither file can ask for more than the
     other bears out."""
     settings, data, path = config["settings"], config["data"], run / "checkpoint.pt"
+    own = settings.get("generator")
+    if (own is None) != (network is None):
+        kind, expected = ("one of fastgan's", "none") if own is None else (f"{own}, a network of your own", "it")
+        raise ValueError(f"{run}: its generator is {kind}, expected {expected} to be given: --generator, or `network`")
     checkpoint = read_checkpoint(path)
-    made_of = {name: settings.get(name) for name in ("latent_dim", "width", "networks")}
-    network, _ = outline(tuple(data["sample_shape"]), **made_of)
+    made_of = {name: settings.get(name) for name in ("latent_dim", "width", "networks", "classes")}
+    if network is None:
+        outlined, _ = outline(tuple(data["sample_shape"]), **made_of)
+    else:
+        outlined = network
     average = checkpoint["ema"]
-    check_same_network(path, "generator", network, average)
-    for key, own in network.state_dict().items():
+    check_same_network(path, "generator", outlined, average)
+    for key, own in outlined.state_dict().items():
         value = average[key]
         if value.layout != torch.strided or value.is_floating_point() != own.is_floating_point():
             raise ValueError(f"{path}: is of another generator: {key} is {value.dtype} in it, expected {own.dtype}")
@@ -139,6 +153,9 @@ def read_generator(run: Path, config: dict) -> TrainedGenerator:
             raise ValueError(f"{path}: is damaged: {key} has more elements than the file holds")
         if not value.isfinite().all():
             raise ValueError(f"{path}: {key} holds NaN or infinity: the generator gives no samples")
+    if network is not None:
+        network.load_state_dict(average)
+        return network.eval().requires_grad_(False)
     units = {"mean": data.get("mean"), "scale": data.get("scale", 1.0)}
     generator = TrainedGenerator(data["sample_shape"], **made_of, **units, step=checkpoint["step"])
     generator.network.load_state_dict(average)

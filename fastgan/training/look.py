@@ -31,22 +31,26 @@ class FirstLook:
     """What is known of a pair of networks before they are trained, and of the samples that D accepts.
 
     made: one generated sample. seen: what there is to know of D, None without one. passes: autocast's dtype or None.
+    classes: how many there are, if both networks are told a label beside what they see.
     Raises TypeError or ValueError if G accepts no such z, D accepts none of its samples or returns no logits."""
 
-    def __init__(self, generator: nn.Module, discriminator: nn.Module | None, latent_dim: int, passes=None):
+    def __init__(
+        self, generator: nn.Module, discriminator: nn.Module | None, latent_dim: int, passes=None, classes=None
+    ):
         self.discriminator, self.passes = discriminator, passes
         like = next(p for p in generator.parameters() if p.is_floating_point())
         self.dtype = like.dtype
         random = torch.Generator("cpu").manual_seed(0)
         z = torch.randn(4, latent_dim, generator=random, dtype=torch.float32, device="cpu").to(like.device, like.dtype)
+        self.labels = () if classes is None else (torch.arange(4, device=like.device) % classes,)
         self.seen = None
         try:
             with self._autocast(like.device):
-                self.made = _look_at_generator(generator, z)[:1].clone()
+                self.made = _look_at_generator(generator, z, self.labels)[:1].clone()
                 if discriminator is not None:
-                    self.seen = _look_at_discriminator(discriminator, self._noise())
+                    self.seen = _look_at_discriminator(discriminator, self._noise(), self.labels)
         except (TypeError, ValueError) as error:
-            if discriminator is None or not _fit(discriminator, generator, rows=z):
+            if discriminator is None or not _fit(discriminator, generator, rows=z, labels=self.labels):
                 raise
             raise ValueError(
                 "generator: got a network that takes what the other one makes of z, expected "
@@ -58,7 +62,7 @@ class FirstLook:
 
     def gives_probabilities(self) -> bool:
         with self._autocast(self.made.device):
-            return _gives_probabilities(self.discriminator, self._noise())
+            return _gives_probabilities(self.discriminator, self._noise(), self.labels)
 
     def _noise(self) -> Tensor:
         """Four points of which no two have anything in common, as samples of one's own generator might."""
@@ -82,7 +86,9 @@ class FirstLook:
             fits = samples[0].numel() == self.made[0].numel()
         else:
             with self._autocast(samples.device):
-                fits = (same or not together) and _fit(self.discriminator, rows=samples[:4].detach())
+                rows = samples[:4].detach()
+                labels = tuple(y[: len(rows)] for y in self.labels)
+                fits = (same or not together) and _fit(self.discriminator, rows=rows, labels=labels)
         if not fits:
             shapes = [", ".join(["(N", *map(str, x.shape[1:])]) + ")" for x in (samples, self.made)]
             raise ValueError(
@@ -148,21 +154,24 @@ def _run(message: str) -> Iterator[None]:
         raise ValueError(f"{message} gives {said(error)!r}") from error
 
 
-def _look_at_generator(generator: nn.Module, z: Tensor) -> Tensor:
+def _look_at_generator(generator: nn.Module, z: Tensor, labels: tuple[Tensor, ...]) -> Tensor:
     """The samples that a copy makes of z (N, latent_dim)."""
     other, message = copied("generator", generator), f"latent_dim: got {z.shape[1]}, expected what the generator takes"
-    with torch.no_grad(), _undrawn(z), _run(f"{message}; z of shape {tuple(z.shape)}"):
-        samples = other(z)
+    told = " and labels of shape (4,)" if labels else ""
+    with torch.no_grad(), _undrawn(z), _run(f"{message}; z of shape {tuple(z.shape)}{told}"):
+        samples = other(z, *labels)
     _check_rows("generator", "samples", samples, z)
     return samples
 
 
-def _look_at_discriminator(discriminator: nn.Module, samples: Tensor) -> Look:
+def _look_at_discriminator(discriminator: nn.Module, samples: Tensor, labels: tuple[Tensor, ...]) -> Look:
     other, message = copied("discriminator", discriminator), f"discriminator: got {samples.dtype} samples of shape"
     with torch.enable_grad(), _undrawn(samples):
         samples = samples.detach().requires_grad_()
-        with _run(f"{message} {tuple(samples.shape)} as the generator makes them, expected one that takes them; it"):
-            logits = other(samples.clone())  # which may begin in place
+        told = " and labels of shape (4,)" if labels else ""
+        made = f"{tuple(samples.shape)}{told} as the generator makes them"
+        with _run(f"{message} {made}, expected one that takes them; it"):
+            logits = other(samples.clone(), *labels)  # which may begin in place
         check_logits(logits, samples)
         if not logits.requires_grad:
             raise ValueError("discriminator: got logits without a graph, expected ones that depend on its weights")
@@ -188,7 +197,7 @@ def _check_rows(network: str, what: str, given: object, of: Tensor) -> None:
 
 
 @torch.no_grad()
-def _gives_probabilities(discriminator: nn.Module, samples: Tensor) -> bool:
+def _gives_probabilities(discriminator: nn.Module, samples: Tensor, labels: tuple[Tensor, ...]) -> bool:
     """Whether D's outputs lie in [0, 1] whatever its weights, as those of a last Sigmoid do, and depend on them. Logits
     may happen to lie there with the weights that D has, and do not with `LOOKS` others: each draw of the last layer
     changes their sign with probability 1/2."""
@@ -196,7 +205,7 @@ def _gives_probabilities(discriminator: nn.Module, samples: Tensor) -> bool:
     with _undrawn(samples):
         other, first, varies = copied("discriminator", discriminator), None, False
         for i in range(LOOKS + 1):
-            out = other(samples.clone())
+            out = other(samples.clone(), *labels)
             if not ((out >= 0) & (out <= 1)).all():
                 return False
             first = out if first is None else first
@@ -226,13 +235,13 @@ class _Numbers(TorchFunctionMode):
         return function(*args, **(kwargs or {}))
 
 
-def _fit(*networks: nn.Module, rows: Tensor) -> bool:
+def _fit(*networks: nn.Module, rows: Tensor, labels: tuple[Tensor, ...]) -> bool:
     """Whether copies of the networks, one after the other, make logits of the rows."""
     try:
         with torch.no_grad(), _undrawn(rows), _run("it"):
             out = rows.clone()
             for network in networks:
-                out = copied("network", network)(out)
+                out = copied("network", network)(out, *labels)
             check_logits(out, rows)
     except ValueError:
         return False

@@ -35,6 +35,7 @@ _DCGAN_R1 = _by_size("steps batch lr r1 latent_dim width", {
     32: (50_000, 64, 5e-4, 0.5, 128, 64),
     64: (100_000, 64, 2e-4, 1.0, 128, 64),
     128: (200_000, 32, 2e-4, 2.0, 128, 64),
+    256: (300_000, 16, 2e-4, 4.0, 128, 32),
 }, recipe="dcgan-r1", networks="dcgan")  # fmt: skip
 _DCGAN = _by_size("steps batch lr latent_dim width", {
     8: (20_000, 128, 2e-4, 100, 16),
@@ -42,14 +43,16 @@ _DCGAN = _by_size("steps batch lr latent_dim width", {
     32: (30_000, 128, 2e-4, 100, 64),
     64: (60_000, 128, 2e-4, 100, 64),
     128: (100_000, 128, 2e-4, 100, 64),
+    256: (150_000, 64, 2e-4, 100, 32),
     # the paper adds the two sides of D's loss; without an average what is sampled is the generator itself
 }, recipe="dcgan", networks="dcgan-batchnorm", weight=1.0, betas=(0.5, 0.999), ema_decay=0.0)  # fmt: skip
-_R3GAN = _by_size("steps batch lr r1 r2 latent_dim width", {
-    8: (5_000, 64, 2e-3, 0.1, 0.1, 32, 16),
-    16: (20_000, 64, 1e-3, 0.5, 0.5, 64, 32),
-    32: (50_000, 64, 5e-4, 0.5, 0.5, 64, 64),
-    64: (100_000, 64, 2e-4, 1.0, 1.0, 64, 64),
-    128: (200_000, 64, 2e-4, 5.0, 5.0, 64, 64),
+_R3GAN = _by_size("steps batch accumulate lr r1 r2 latent_dim width", {
+    8: (5_000, 64, 1, 2e-3, 0.1, 0.1, 32, 16),
+    16: (20_000, 64, 1, 1e-3, 0.5, 0.5, 64, 32),
+    32: (50_000, 64, 1, 5e-4, 0.5, 0.5, 64, 64),
+    64: (100_000, 64, 1, 2e-4, 1.0, 1.0, 64, 64),
+    128: (200_000, 64, 1, 2e-4, 5.0, 5.0, 64, 64),
+    256: (300_000, 32, 4, 2e-4, 15.0, 15.0, 64, 32),  # 8 images at a time, for a card of 24 GB
 }, recipe="r3gan", networks="resnet", objective="relativistic", weight=1.0)  # fmt: skip
 _POINTS = _by_size("steps batch lr r1 latent_dim width", {
     None: (10_000, 256, 2e-3, 0.1, 8, 128),

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from numbers import Real
 
 import torch
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LRScheduler
 
 from fastgan.checks import said
 from fastgan.training.checkpoints import check_same_network
@@ -24,6 +26,7 @@ def check_checkpoint(
     parts: dict[str, nn.Module | torch.optim.Optimizer],
     device: torch.device,
     scaler: torch.amp.GradScaler | None,
+    schedulers: Sequence[LRScheduler] = (),
 ) -> None:
     """Raises ValueError, naming the part, if loading it would fail or would leave a trainer that cannot go on.
     checkpoint: as `read_checkpoint` gives it."""
@@ -34,8 +37,14 @@ def check_checkpoint(
         if isinstance(part, nn.Module):
             _check_network(path, name, part, checkpoint[name])
     for name, part in parts.items():
-        if isinstance(part, torch.optim.Optimizer):
+        if type(part) is torch.optim.Adam:
             _check_adam(path, name, part, checkpoint[name])
+        elif isinstance(part, torch.optim.Optimizer):
+            with _refusing(f"{path}: is damaged: {name} does not fit"):
+                copy.deepcopy(part).load_state_dict(checkpoint[name])
+    _check_schedulers(path, schedulers, checkpoint.get("schedulers", []))
+    if "order" in checkpoint:
+        _check_random(path, "order", device, checkpoint["order"])
     _check_random(path, "random", device, checkpoint["random"])
     _check_random(path, "torch_random", torch.device("cpu"), checkpoint["torch_random"])
     if checkpoint["cuda_random"] is not None:
@@ -85,6 +94,19 @@ def _check_adam(path, name: str, optimizer: torch.optim.Optimizer, state: dict) 
                 raise ValueError(
                     f"{path}: is damaged: {slot} of {name} is {got} for a parameter of shape {tuple(p.shape)}"
                 )
+
+
+def _check_schedulers(path, schedulers: Sequence[LRScheduler], states: object) -> None:
+    if not isinstance(states, list) or len(states) != len(schedulers):
+        got = len(states) if isinstance(states, list) else type(states).__name__
+        raise ValueError(
+            f"{path}: was trained with {got} schedulers and not {len(schedulers)}; going on would not be exact"
+        )
+    for i, (scheduler, state) in enumerate(zip(schedulers, states)):
+        if not isinstance(state, dict) or state.keys() != scheduler.state_dict().keys():
+            raise ValueError(
+                f"{path}: was trained with another scheduler than schedulers[{i}], {type(scheduler).__name__}"
+            )
 
 
 def _is_finite(number: object) -> bool:

@@ -30,6 +30,7 @@ def data_record(source: str, data: Dataset | Stream) -> dict[str, Any]:
         "count": data.count,
         "mean": None if data.mean is None else data.mean.tolist(),
         "scale": data.scale,
+        "classes": list(data.classes),
         "skipped": list(data.skipped),
         "fingerprint": data.fingerprint(),
     }
@@ -56,6 +57,7 @@ DATA: dict[str, Check] = {
     "fingerprint": text,
     "mean": list_of(finite),
     "scale": positive,
+    "classes": list_of(text),
     "skipped": list_of(text),
 }
 NEEDED = {"settings": ("latent_dim", "width"), "data": ("source", "sample_shape", "count", "fingerprint")}

@@ -87,7 +87,9 @@ def _matched(tensors: Tensor | Sequence, grads: Sequence) -> list[Tensor]:
 
 
 class Step:
-    """`play(real, penalised)` is the step. latent(n, counts) -> z (n, latent_dim), a rank's next."""
+    """`play(real, penalised, labels)` is the step. latent(n, counts) -> z (n, latent_dim), a rank's next.
+
+    Generated samples have the labels of the real ones beside them, so that both sides have the same classes."""
 
     def __init__(
         self,
@@ -114,32 +116,34 @@ class Step:
             self.relation = find(config.objective).relation
             self.ratio = constant_ratio(config.objective, config.weight)
 
-    def play(self, real: Tensor, penalised: bool, counts: Sequence[int] | None = None) -> dict[str, Tensor]:
-        """counts: samples of each rank, if they are not equally many."""
+    def play(
+        self, real: Tensor, penalised: bool, labels: Tensor | None = None, counts: Sequence[int] | None = None
+    ) -> dict[str, Tensor]:
+        """labels: of the samples, if both networks are told them. counts: samples of each rank, if they differ."""
         if self.config.channels_last and real.dim() == 4:
             real = real.contiguous(memory_format=torch.channels_last)
         if self.config.objective == MMD:
             values = self._moments(real, counts)
         elif self.config.one_stage:
-            values = self._one_stage(real, penalised, counts)
+            values = self._one_stage(real, labels, penalised, counts)
         else:
-            values = self._alternating(real, penalised, counts)
+            values = self._alternating(real, labels, penalised, counts)
         if self.scaler is not None:
             self.scaler.update()
         return values
 
     # ---- the three ways to step ------------------------------------------------------------------------------------
 
-    def _alternating(self, real: Tensor, penalised: bool, counts) -> dict[str, Tensor]:
+    def _alternating(self, real: Tensor, labels: Tensor | None, penalised: bool, counts) -> dict[str, Tensor]:
         """One step of D, then one of G against the new D."""
         n, (generator, discriminator) = len(real), self.trained
-        parts = list(zip(real.tensor_split(self.config.accumulate), self._latents(n, counts)))
+        parts = self._parts(real, labels, counts)
         values, fakes = [], []
         self.optimizers[1].zero_grad()
-        for x, z in parts:
+        for x, y, z in parts:
             with torch.set_grad_enabled(not self.config.redraw):
-                fake = self._forward(self.generate, z)
-            d = self._backward_d(x, fake, penalised, n, counts)
+                fake = self._forward(self.generate, z, y)
+            d = self._backward_d(x, fake, y, penalised, n, counts)
             values.append(d.values)
             fakes.append(fake)
         self._update(1, discriminator)
@@ -148,25 +152,25 @@ class Step:
         for p in discriminator:
             p.requires_grad_(False)
         if self.config.redraw:
-            parts = list(zip(real.tensor_split(self.config.accumulate), self._latents(n, counts)))
+            parts = self._parts(real, labels, counts)
         self.optimizers[0].zero_grad()
-        for (x, z), fake, of_d in zip(parts, fakes, values):
+        for (x, y, z), fake, of_d in zip(parts, fakes, values):
             if self.config.redraw:
-                fake = self._forward(self.generate, z)
-            logits = self._discriminate(fake)
+                fake = self._forward(self.generate, z, y)
+            logits = self._discriminate(fake, y)
             real_logits = None
             if self.relation:  # what a relativistic generator compares with
                 with torch.no_grad():
-                    real_logits = self._discriminate(x)
+                    real_logits = self._discriminate(x, y)
             g, grad = self._of_generator(logits.detach(), real_logits, self._scale(len(x), n, counts), counts)
             torch.autograd.backward([logits], [grad])
             of_d["loss_g"] = g
         self._update(0, generator)
         for p in discriminator:
             p.requires_grad_(True)
-        return self._mean(values, [len(x) for x, _ in parts])
+        return self._mean(values, [len(x) for x, _, _ in parts])
 
-    def _one_stage(self, real: Tensor, penalised: bool, counts) -> dict[str, Tensor]:
+    def _one_stage(self, real: Tensor, labels: Tensor | None, penalised: bool, counts) -> dict[str, Tensor]:
         """Both steps at once, at the same weights: one pass through D, forward and backward, serves both (Shen et al.
         2021, sections 3.2 and 3.3). Backpropagation is linear in the gradient at a sample's logit, so that what
         arrives at a generated sample is D's, and G's is that times the ratio of the two losses' slopes there."""
@@ -174,9 +178,9 @@ class Step:
         values = []
         for optimizer in self.optimizers:
             optimizer.zero_grad()
-        for x, z in zip(real.tensor_split(self.config.accumulate), self._latents(n, counts)):
-            fake = self._forward(self.generate, z)
-            d = self._backward_d(x, fake, penalised, n, counts, nonzero=self.ratio is None)
+        for x, y, z in self._parts(real, labels, counts):
+            fake = self._forward(self.generate, z, y)
+            d = self._backward_d(x, fake, y, penalised, n, counts, nonzero=self.ratio is None)
             if self.ratio is not None:
                 loss_g, ratio = d.loss_fake * self.ratio, self.ratio
             else:
@@ -195,7 +199,7 @@ class Step:
         from fastgan.losses.mmd import mmd_value_and_grad
 
         self.optimizers[0].zero_grad()
-        fake = self._forward(self.generate, self.latent(len(real), counts))
+        fake = self._forward(self.generate, self.latent(len(real), counts), None)
         seen, own = (self._everywhere(x.detach().flatten(1), counts) for x in (fake, real))
         out = mmd_value_and_grad(seen, own.to(seen.dtype), self.config.bandwidths)
         grad = self._own_rows(out.grad, len(fake), counts) * (1.0 if self.scaler is None else self._scale_of_all())
@@ -206,7 +210,7 @@ class Step:
     # ---- their parts -----------------------------------------------------------------------------------------------
 
     def _backward_d(
-        self, real: Tensor, fake: Tensor, penalised: bool, whole: int, counts, nonzero: bool = False
+        self, real: Tensor, fake: Tensor, labels, penalised: bool, whole: int, counts, nonzero: bool = False
     ) -> DiscriminatorPass:
         """D's pass over real and generated samples, and the gradients of its loss and penalties in its weights. The
         loss has no node in the graph: its value and its gradients at the logits come from one call, and autograd takes
@@ -222,12 +226,12 @@ class Step:
         together = s.concatenate and bool(r1) == bool(r2)
         if together:
             leaf = torch.cat((real, fake)).requires_grad_(bool(r1) or s.one_stage)
-            logits = self._discriminate(leaf, r1 or r2)
+            logits = self._discriminate(leaf, None if labels is None else labels.repeat(2), r1 or r2)
             real_logits, fake_logits = logits[:n], logits[n:]
             slopes = self._slope(logits, leaf).split(n) if r1 else ()
         else:
             real, leaf = real.detach().requires_grad_(bool(r1)), fake.requires_grad_(bool(r2) or s.one_stage)
-            real_logits, fake_logits = self._discriminate(real, r1 or r2), self._discriminate(leaf, r1 or r2)
+            real_logits, fake_logits = (self._discriminate(x, labels, r1 or r2) for x in (real, leaf))
             slopes = [
                 self._slope(x, at) if r else None for r, x, at in ((r1, real_logits, real), (r2, fake_logits, leaf))
             ]
@@ -296,26 +300,29 @@ class Step:
         (slope,) = torch.autograd.grad(logits.sum(), samples, create_graph=True)
         return slope
 
-    def _forward(self, network: Callable[[Tensor], Tensor], x: Tensor, exactly: bool = False) -> Tensor:
-        dtype = PRECISIONS[self.config.precision]
+    def _forward(self, network: Callable[..., Tensor], x: Tensor, labels: Tensor | None, exactly=False) -> Tensor:
+        seen, dtype = (x,) if labels is None else (x, labels), PRECISIONS[self.config.precision]
         if dtype is None or exactly:
-            return network(x)
+            return network(*seen)
         # Without the cache of cast weights: it outlives `no_grad`, a graph capture does not allow it, and two uses of
         # one cast weight would add up their gradients in half precision.
         with torch.autocast(self.device.type, dtype, cache_enabled=False):
-            return network(x)
+            return network(*seen)
 
-    def _discriminate(self, x: Tensor, penalised: float = 0.0) -> Tensor:
+    def _discriminate(self, x: Tensor, labels: Tensor | None, penalised: float = 0.0) -> Tensor:
         """Double backward goes through no compiled network, and leaves the range of float16."""
         if penalised:
-            logits = self._forward(self.discriminator, x, exactly=self.config.precision == "float16")
+            logits = self._forward(self.discriminator, x, labels, exactly=self.config.precision == "float16")
         else:
-            logits = self._forward(self.discriminate, x)
+            logits = self._forward(self.discriminate, x, labels)
         check_logits(logits, x)
         return logits
 
-    def _latents(self, n: int, counts) -> Sequence[Tensor]:
-        return self.latent(n, counts).tensor_split(self.config.accumulate)
+    def _parts(self, real: Tensor, labels: Tensor | None, counts) -> list[tuple[Tensor, Tensor | None, Tensor]]:
+        """(samples, their labels, z) of each part of a batch; z is drawn here."""
+        k = self.config.accumulate
+        split = [None] * k if labels is None else labels.tensor_split(k)
+        return list(zip(real.tensor_split(k), split, self.latent(len(real), counts).tensor_split(k)))
 
     def _scale(self, n: int, whole: int, counts) -> Tensor | float | None:
         """What the gradient of a mean over n samples is worth in that over all samples of all ranks."""

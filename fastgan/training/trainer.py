@@ -12,26 +12,28 @@ from __future__ import annotations
 import inspect
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import fields, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LRScheduler
 
 from fastgan.checks import not_negative, whole
-from fastgan.data import draw, progress_bar, to_unit
+from fastgan.data import draw_rows, progress_bar
 from fastgan.formulas.objectives import find
-from fastgan.training import checks
+from fastgan.training import checks, feed
 from fastgan.training import distributed as ranks
 from fastgan.training.average import Average
 from fastgan.training.capture import REHEARSALS, REHEARSALS_OF_RANKS, Graphs, reason, undone
 from fastgan.training.checkpoints import CHECKPOINT_FORMAT, check_same_network, read_checkpoint, write_atomically
-from fastgan.training.config import MMD, PRECISIONS, TrainerConfig, check_objective
+from fastgan.training.config import PRECISIONS, TrainerConfig, check_objective
 from fastgan.training.distributed import World, distributed
 from fastgan.training.look import FirstLook, choose_passes
 from fastgan.training.numbers import TrainingDiverged, check_finite, describe, to_numbers
 from fastgan.training.resume import check_checkpoint
+from fastgan.training.sampling import generate
 from fastgan.training.step import Step, generator_backward
 
 __all__ = [
@@ -40,6 +42,7 @@ __all__ = [
 ]  # fmt: skip
 
 CROSS_ENTROPY = ("minimax", "nonsaturating")  # objectives whose losses are ln 2 where D cannot tell
+ORDER = 0x9E3779B97F4A7C15  # beside the seed: rows and z must not come from the same numbers
 OF_LOGITS = ("sigmoid_cross_entropy", "absolute_error", "hinge")  # criteria that make no sense of probabilities
 
 
@@ -49,6 +52,8 @@ class GANTrainer:
     generator: z (N, latent_dim), drawn from N(0, I), -> samples (N, ...).
     discriminator: samples -> logits of any shape that starts with N. None with objective "mmd".
     device: where to train; None leaves the networks on the device of the generator's parameters.
+    optimizers: your own, (G's, D's), in place of Adam; lr and betas are theirs then.
+    schedulers: of `torch.optim.lr_scheduler`, for them; each takes a step after each step of the trainer.
 
     And the settings, fields of `fastgan.training.config.TrainerConfig`, where their defaults stand:
 
@@ -65,6 +70,9 @@ class GANTrainer:
     lr, betas: of Adam, for both networks. Constant until `set_learning_rate` changes it, so that a run can be made
         longer at any time; the average over steps does what a schedule would (measured on digits: coverage 0.96 with
         it, 0.93 with a cosine to zero).
+    lr_d, betas_d: D's own; None: as G's. Two time-scales: Heusel et al. 2017.
+    classes: None, or how many there are: then both networks are told labels, G(z, y) and D(x, y) with y int64 (N,) in
+        [0, classes). Generated samples get the labels of the real ones beside them.
     ema_decay: the generator's weights are averaged with this decay, warmed up as min(ema_decay, (t + 1) / (t + 10)).
         Sampling uses the average. Statistics of batch normalisation are averaged alike, other buffers copied.
     seed: of z and of the random choice of data. It does not touch the networks' weights, which are yours.
@@ -107,12 +115,16 @@ class GANTrainer:
         discriminator: nn.Module | None,
         *,
         device: torch.device | str | None = None,
+        optimizers: Sequence[torch.optim.Optimizer] | None = None,
+        schedulers: Sequence[LRScheduler] = (),
         **settings: Any,
     ):
         config = TrainerConfig(**settings)
-        networks = _checked_pair(generator, discriminator, config.objective)
+        networks = checks.pair(generator, discriminator, config.objective)
         device = next(generator.parameters()).device if device is None else device
         self.device, self.random = checks.device_and_random(device, config.seed)
+        # which rows are drawn: apart from z, so that the same rows from a DataLoader give the same training
+        self.order = torch.Generator(self.device).manual_seed((config.seed + ORDER) % 2**64)
         cuda = self.device.type == "cuda"
         # what was not given
         if config.precision is None:
@@ -132,8 +144,10 @@ class GANTrainer:
         self._average = Average(generator)
         self.ema = self._average.network
         self.step_number = 0  # steps done
+        self._resumed = 0  # of them, by a run before this one
 
-        self._look = FirstLook(generator, discriminator, config.latent_dim, PRECISIONS[config.precision])
+        passes = PRECISIONS[config.precision]
+        self._look = FirstLook(generator, discriminator, config.latent_dim, passes, config.classes)
         if discriminator is None:
             config = replace(config, concatenate=False)
         else:
@@ -150,9 +164,13 @@ class GANTrainer:
         self.ema_decay = config.ema_decay
 
         # what learns, and how
-        adam = {"lr": self._on_device(config.lr), "betas": config.betas, "capturable": cuda}
-        adam["fused"] = self.device.type in ("cpu", "cuda")
-        optimizers = [torch.optim.Adam(network.parameters(), **adam) for network in networks]
+        self.own_optimizers = optimizers is not None
+        if optimizers is None:
+            optimizers = [self._adam(network, of_d) for of_d, network in enumerate(networks)]
+        else:
+            checks.optimizers(optimizers, networks, config)
+        checks.schedulers(schedulers, optimizers)
+        self.schedulers = list(schedulers)
         self.optimizer_g, self.optimizer_d = (*optimizers, None)[:2]
         self._step = Step(generator, discriminator, optimizers, self.latent, config)
         self._graphs: Graphs | None = None
@@ -161,35 +179,49 @@ class GANTrainer:
     @property
     def settings(self) -> dict:
         """What a checkpoint must agree with for the training to go on exactly."""
-        return {**self.config.exact(), "device": self.device.type}
+        own = [type(optimizer).__name__ for optimizer in self._step.optimizers] if self.own_optimizers else None
+        return {**self.config.exact(), "device": self.device.type, "optimizers": own}
 
     @property
     def dtype(self) -> torch.dtype:
         """Of z."""
         return next(p.dtype for p in self.generator.parameters() if p.is_floating_point())
 
-    def fit(self, data: Tensor, *, steps: int, batch: int = 64, log_every: int = 100) -> list[dict]:
-        """Train on `data`, for `steps` more steps: images, uint8 (N, C, H, W) of 0..255, which become -1..1, or samples
-        (N, ...) of the networks' dtype. Other sources: `torch.from_numpy(array)`, `TensorDataset.tensors[0]`; over a
-        DataLoader call `trainer.step(real)` for each batch.
+    def fit(self, data: Any, *, steps: int, batch: int = 64, log_every: int = 100) -> list[dict]:
+        """Train on `data`, for `steps` more steps.
 
-        Rows are drawn uniformly and with replacement. Returns a record of numbers every `log_every` steps, which are
-        the only points where the host waits for the device. With a progress bar if stderr is a terminal. On several
-        ranks `batch` is each one's, and the numbers are means over ranks.
+        data: a tensor or NumPy array of samples, uint8 images (N, C, H, W) of 0..255, which become -1..1, or floats
+        (N, ...) of the networks' dtype; a pair (samples, labels); a map-style Dataset of samples, or of tuples that
+        begin with a sample and a label; a DataLoader, or any iterable of batches, each a tensor or a tuple that begins
+        with samples and labels, asked again when it ends. Labels are used if there are `classes`.
 
-        Raises TrainingDiverged if a number is NaN or infinite, at the next such point.
+        Of a tensor, an array and a Dataset `batch` rows are drawn at each step, uniformly and with replacement, the
+        same ones of each, and a checkpoint goes on exactly. Iterables have an order and a batch of their own; if
+        training goes on from a checkpoint, a warning says that their order begins anew.
+
+        Returns a record of numbers every `log_every` steps, which are the only points where the host waits for the
+        device. With a progress bar if stderr is a terminal. On several ranks `batch` is each one's, iterables give each
+        rank its own samples, and the numbers are means over ranks.
+
+        Raises TrainingDiverged if a number is NaN or infinite, at the next such point; TypeError or ValueError if there
+        are no samples in `data`, or none that the networks accept.
         """
         steps, batch = whole("steps", steps), whole("batch", batch)
         log_every = whole("log_every", log_every)
-        checks.samples("data", data)
-        checks.pixels_or_floats("data", data)
-        self._look.check("data", self._as_seen(data[:4].to(self.device)), self.config.concatenate)
-        checks.finite("data", data)
-        data, history, last = data.to(self.device), [], self.step_number + steps
-        with progress_bar(total=steps * batch) as bar:
+
+        def prepare(name: str, samples: Tensor) -> Tensor:
+            seen = self._as_seen(samples)
+            self._look.check(name, seen, self.config.concatenate)
+            return seen
+
+        batches = feed.batches(
+            data, self.config.classes, lambda count: self._rows(count, batch), prepare, self._resumed
+        )
+        history, last = [], self.step_number + steps
+        with progress_bar(total=steps, unit=" step", unit_scale=False) as bar:
             while self.step_number < last:
-                values = self.step(self.draw(data, batch))
-                bar.update(batch)
+                values = self.step(*next(batches))
+                bar.update(1)
                 if self.step_number % log_every == 0 or self.step_number == last:
                     record = self.numbers(values)  # here the host waits for the device
                     check_finite(self.step_number, record)
@@ -200,8 +232,7 @@ class GANTrainer:
     def draw(self, data: Tensor, batch: int) -> Tensor:
         """`batch` random rows of `data`, with replacement, as the networks see them. `data` lies on the device, and is
         the same on all ranks, which draw different rows."""
-        drawn = draw(data, batch, self.random, rank=ranks.rank(), ranks=ranks.ranks())
-        return drawn if data.is_floating_point() else drawn.to(self.dtype)
+        return self._as_seen(data[self._rows(len(data), batch)])
 
     def latent(self, n: int, counts: Sequence[int] | None = None) -> Tensor:
         """(n, latent_dim) from N(0, I), the trainer's next. On several ranks: this one's rows of what one process would
@@ -212,9 +243,10 @@ class GANTrainer:
         z = torch.randn(total, self.latent_dim, generator=self.random, device=self.device, dtype=self.dtype)
         return z[first : first + n]
 
-    def step(self, real: Tensor, *, uneven: bool = False) -> dict[str, Tensor]:
+    def step(self, real: Tensor, labels: Tensor | None = None, *, uneven: bool = False) -> dict[str, Tensor]:
         """One step of D on `real` (N, ...), floating, and N generated samples, and one of G on N.
 
+        labels: int64 (N,) on the device, if there are `classes`, else None.
         uneven: the ranks' batches may differ in size; they are asked, and the mean is over all samples. Else nothing is
             asked: all have N.
 
@@ -226,6 +258,11 @@ class GANTrainer:
         asked = uneven and ranks.ranks() > 1
         try:
             self._look.check("real", real, self.config.concatenate)
+            if (labels is None) != (self.config.classes is None):
+                got, asked_for = ("None", "a tensor") if labels is None else ("a tensor", "None")
+                raise ValueError(f"labels: got {got}, expected {asked_for} with classes={self.config.classes}")
+            if labels is not None:
+                feed.check_labels("labels", labels, len(real))
         except (TypeError, ValueError):
             if asked:
                 ranks.counts_of_all(0, self.device)  # so that all ranks raise, and none waits for the others
@@ -241,7 +278,9 @@ class GANTrainer:
         if self._graphs is not None and counts is None and self._graphs.fits(real):
             values = self._graphs.replay(real, penalised)
         else:
-            values = self._step.play(real, penalised, counts)
+            values = self._step.play(real, penalised, labels, counts)
+        for scheduler in self.schedulers:
+            scheduler.step()
         self._average.update(self.step_number, self.config.ema_decay)
         self.step_number += 1
         return values
@@ -268,10 +307,12 @@ class GANTrainer:
                 else:
                     group["lr"] = lr
 
-    def sample(self, count: int, seed: int = 0, batch: int = 256) -> Tensor:
+    def sample(self, count: int, seed: int = 0, batch: int = 256, labels: Tensor | None = None) -> Tensor:
         """(count, ...) samples of the averaged generator, on its device. The same seed gives the same samples, whatever
-        was trained or sampled before; training is not affected."""
-        return torch.cat(list(generate(self.ema, self.latent_dim, count, seed, batch)))
+        was trained or sampled before; training is not affected.
+
+        labels: int64 (count,), if there are `classes`; None: 0, 1, ..., classes - 1, 0, 1, ..."""
+        return torch.cat(list(generate(self.ema, self.latent_dim, count, seed, batch, self.config.classes, labels)))
 
     def save(self, path: str | os.PathLike) -> None:
         """Write a checkpoint, atomically: whenever this stops, `path` is either the old file or the new one, whole. On
@@ -285,6 +326,8 @@ class GANTrainer:
             "step": self.step_number,
             "settings": self.settings,
             "random": self.random.get_state(),
+            "order": self.order.get_state(),
+            "schedulers": [scheduler.state_dict() for scheduler in self.schedulers],
             "torch_random": torch.get_rng_state(),  # for networks that draw from it, as dropout does
             "scaler": self._step.scaler.state_dict() if self._step.scaler else {},
             "cuda_random": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
@@ -305,13 +348,17 @@ class GANTrainer:
         if changed:
             differences = ", ".join(f"{name} {before.get(name)} and not {now}" for name, now in changed.items())
             raise ValueError(f"{path}: was trained with {differences}; going on would not be exact")
-        check_checkpoint(path, checkpoint, self._parts(), self.device, self._step.scaler)
+        check_checkpoint(path, checkpoint, self._parts(), self.device, self._step.scaler, self.schedulers)
         for name, part in self._parts().items():
             part.load_state_dict(checkpoint[name])
-        for optimizer in self._step.optimizers:
+        for optimizer in [] if self.own_optimizers else self._step.optimizers:
             for group in optimizer.param_groups:  # of a checkpoint from before there were graphs
                 group["capturable"], group["lr"] = self.device.type == "cuda", self._on_device(float(group["lr"]))
+        for scheduler, state in zip(self.schedulers, checkpoint.get("schedulers", ())):
+            scheduler.load_state_dict(state)
         self.random.set_state(checkpoint["random"].cpu())
+        if "order" in checkpoint:  # it is not in those of fastgan 0.1
+            self.order.set_state(checkpoint["order"].cpu())
         torch.set_rng_state(checkpoint["torch_random"].cpu())
         if checkpoint["cuda_random"] is not None:
             torch.cuda.set_rng_state(checkpoint["cuda_random"].cpu(), self.device)
@@ -320,17 +367,29 @@ class GANTrainer:
         if self._step.scaler:
             self._step.scaler.load_state_dict(checkpoint["scaler"])
         self._graphs = None  # they know the optimizers' old state; the next step captures anew
-        self.step_number = checkpoint["step"]
+        self.step_number = self._resumed = checkpoint["step"]
+
+    @property
+    def networks(self) -> dict[str, nn.Module]:
+        """All that have weights, by the names that a checkpoint has for them."""
+        found = {"generator": self.generator, "discriminator": self.discriminator, "ema": self.ema}
+        return {name: network for name, network in found.items() if network is not None}
 
     def _parts(self) -> dict:
-        parts = {
-            "generator": self.generator, "discriminator": self.discriminator, "ema": self.ema,
-            "optimizer_g": self.optimizer_g, "optimizer_d": self.optimizer_d,
-        }  # fmt: skip
-        return {name: part for name, part in parts.items() if part is not None}
+        names = ("optimizer_g", "optimizer_d")
+        return self.networks | dict(zip(names, self._step.optimizers))
 
-    def _as_seen(self, data: Tensor) -> Tensor:
-        return data if data.is_floating_point() else to_unit(data).to(self.dtype)
+    def _as_seen(self, samples: Tensor) -> Tensor:
+        return feed.as_seen(samples, self.device, self.dtype)
+
+    def _rows(self, count: int, batch: int) -> Tensor:
+        return draw_rows(count, batch, self.order, ranks.rank(), ranks.ranks())
+
+    def _adam(self, network: nn.Module, of_d: int) -> torch.optim.Adam:
+        s, cuda = self.config, self.device.type == "cuda"
+        lr, betas = (s.lr_d or s.lr, s.betas_d or s.betas) if of_d else (s.lr, s.betas)
+        options = {"betas": betas, "capturable": cuda, "fused": self.device.type in ("cpu", "cuda")}
+        return torch.optim.Adam(network.parameters(), lr=self._on_device(lr), **options)
 
     def _on_device(self, lr: float) -> Tensor | float:
         """On a GPU Adam's learning rate is a tensor: a number would be captured as what it was at the first step."""
@@ -343,6 +402,8 @@ class GANTrainer:
             return self._uncaptured(f"CUDA graphs are for GPUs, and the device is {self.device.type}", bool(capture))
         if ranks.ranks() > 1 and torch.distributed.get_backend() != "nccl":
             return self._uncaptured(f"{torch.distributed.get_backend()} cannot be captured, NCCL can", True)
+        if (why := checks.not_capturable(self._step.optimizers, self.schedulers)) is not None:
+            return self._uncaptured(why, True)
         return None
 
     @staticmethod
@@ -385,29 +446,3 @@ def _signature() -> inspect.Signature:
 
 
 GANTrainer.__signature__ = _signature()
-
-
-def _checked_pair(generator: nn.Module, discriminator: nn.Module | None, objective: str) -> list[nn.Module]:
-    """The networks that are trained. Raises TypeError or ValueError if one cannot be."""
-    if (discriminator is None) != (objective == MMD):
-        expected = "None: mmd compares samples" if objective == MMD else f"one, for objective {objective!r}"
-        got = "None" if discriminator is None else type(discriminator).__name__
-        raise ValueError(f"discriminator: got {got}, expected {expected}")
-    checks.network("generator", generator)
-    if discriminator is None:
-        return [generator]
-    checks.network("discriminator", discriminator)
-    if generator is discriminator:
-        raise ValueError("discriminator: got the generator itself, expected another network")
-    return [generator, discriminator]
-
-
-@torch.no_grad()
-def generate(generator: nn.Module, latent_dim: int, count: int, seed: int, batch: int = 256) -> Iterator[Tensor]:
-    """`count` samples in parts of `batch`. z is drawn on the CPU, so that it is the same on every device."""
-    count, batch = whole("count", count), whole("batch", batch)
-    like = next(generator.parameters())
-    random = torch.Generator("cpu").manual_seed(seed)
-    z = torch.randn(count, latent_dim, generator=random, dtype=torch.float32, device="cpu")
-    for part in z.split(batch):
-        yield generator(part.to(like.device, like.dtype))
