@@ -44,9 +44,11 @@ from fastgan.objectives import objectives  # the module of this name must not hi
 
 if TYPE_CHECKING:  # for editors and type checkers; see __getattr__
     from fastgan import compat, game
+    from fastgan import data as data
     from fastgan import functional as functional
     from fastgan import matching as matching
     from fastgan import mmd as mmd
+    from fastgan import models as models
     from fastgan import penalties as penalties
     from fastgan.compat import patch
     from fastgan.training.generator import TrainedGenerator, load
@@ -102,7 +104,7 @@ _LATER = {
     "load": "fastgan.training.generator",
     "patch": "fastgan.compat",
 }
-_MODULES = ("compat", "game", "functional", "matching", "mmd", "penalties")
+_MODULES = ("compat", "data", "game", "functional", "matching", "mmd", "models", "penalties")
 
 
 if not TYPE_CHECKING:  # which would take every name for one of them

@@ -87,12 +87,22 @@ def differentiable_value(terms: Terms) -> Tensor | None:
     if criterion not in AUTOGRAD_ALWAYS and max([x.numel() for x in terms.logits]) >= AUTOGRAD_BELOW:
         return None
     of_logits = criterion in _CROSS_ENTROPIES
-    if of_logits and not _hard(terms):
+    if of_logits and terms.targets:
+        labels = [_constant(y) for y in terms.targets]
+        if None in labels:
+            return None
+        terms = terms._replace(labels=tuple(labels), targets=())
+    if of_logits and not {0.0, 1.0}.issuperset(terms.labels):
         return None  # sigmoid(x) - y would cancel
     phi, total = CRITERIA[criterion].value, None
     for x, y, mask, weight in terms.each():
         n = x.numel()
         dotted = 0 < n <= DOT_UP_TO and criterion != "wasserstein"  # one operator, a mean and its weight are two
+        if dotted and criterion == "least_squares" and mask is None and y.__class__ is float:
+            part = F.mse_loss(x, _filled(y, x.shape, x.dtype))
+            part = part if weight == 1.0 else part * weight
+            total = part if total is None else total + part
+            continue
         if dotted and x.dim() != 1:
             x, y = x.reshape(-1), y.reshape(-1) if y.__class__ is Tensor else y
         if of_logits and (criterion == "softplus" or math.isfinite(x.detach().sum().item())):
@@ -109,9 +119,10 @@ def differentiable_value(terms: Terms) -> Tensor | None:
     return total
 
 
-def _hard(terms: Terms) -> bool:
-    """Whether every label is 0 or 1."""
-    return not terms.targets and {0.0, 1.0}.issuperset(terms.labels)
+def _constant(labels: Tensor) -> float | None:
+    """The one number that a tensor of labels holds everywhere, None if there are two."""
+    low, high = torch.aminmax(labels) if labels.numel() else (labels.new_zeros(()),) * 2
+    return low.item() if low == high else None
 
 
 @functools.lru_cache(maxsize=64)
