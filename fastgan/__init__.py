@@ -49,6 +49,7 @@ if TYPE_CHECKING:  # for editors and type checkers; see __getattr__
     from fastgan import mmd as mmd
     from fastgan import penalties as penalties
     from fastgan.compat import patch
+    from fastgan.inspection import inspect_step
     from fastgan.training.generator import TrainedGenerator, load
     from fastgan.training.trainer import GANTrainer, generator_backward
 
@@ -79,6 +80,7 @@ __all__ = [
     "generator_loss",
     "generator_value_and_grad",
     "gradient_norm",
+    "inspect_step",
     "lecam_regularizer",
     "load",
     "losses",
@@ -98,6 +100,7 @@ __all__ = [
 _LATER = {
     "GANTrainer": "fastgan.training.trainer",
     "generator_backward": "fastgan.training.trainer",
+    "inspect_step": "fastgan.inspection",
     "TrainedGenerator": "fastgan.training.generator",
     "load": "fastgan.training.generator",
     "patch": "fastgan.compat",

@@ -23,8 +23,12 @@ ARROWS = {
     "models": ("data",),
     "evaluation": ("data", "checks"),
     "training": ("models", "data", "losses", "formulas", "checks"),
+    "inspection": ("compat",),
     "game": ("training", "models", "data", "losses", "formulas"),
-    "cli": ("compat", "game", "training", "evaluation", "models", "data", "operators", "reference", "checks"),
+    "cli": (
+        *("compat", "game", "inspection", "training", "evaluation"),
+        *("models", "data", "operators", "reference", "checks"),
+    ),
 }
 # Names that earlier versions had, each a short list of names from a room.
 ALIASES = ("capture", "checkpoints", "criteria", "distributed", "functional", "matching", "metrics", "mmd", "networks")
