@@ -50,6 +50,7 @@ if TYPE_CHECKING:  # for editors and type checkers; see __getattr__
     from fastgan import penalties as penalties
     from fastgan.compat import patch
     from fastgan.inspection import inspect_step
+    from fastgan.training.captured import capture
     from fastgan.training.generator import TrainedGenerator, load
     from fastgan.training.trainer import GANTrainer, generator_backward
 
@@ -63,6 +64,7 @@ __all__ = [
     "adversarial_losses",
     "approximate_r1_penalty",
     "approximate_r2_penalty",
+    "capture",
     "clip_gradient_norm_",
     "clip_gradient_value_",
     "compat",
@@ -101,6 +103,7 @@ _LATER = {
     "GANTrainer": "fastgan.training.trainer",
     "generator_backward": "fastgan.training.trainer",
     "inspect_step": "fastgan.inspection",
+    "capture": "fastgan.training.captured",
     "TrainedGenerator": "fastgan.training.generator",
     "load": "fastgan.training.generator",
     "patch": "fastgan.compat",

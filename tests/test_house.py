@@ -31,7 +31,7 @@ ARROWS = {
     ),
 }
 # Names that earlier versions had, each a short list of names from a room.
-ALIASES = ("capture", "checkpoints", "criteria", "distributed", "functional", "matching", "metrics", "mmd", "networks")
+ALIASES = ("checkpoints", "criteria", "distributed", "functional", "matching", "metrics", "mmd", "networks")
 ALIASES += ("objectives", "penalties", "recipes", "step", "trainer", "values")
 TOP = ("__init__", "__main__")
 
