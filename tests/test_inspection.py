@@ -399,3 +399,32 @@ def test_doctor_refuses(script, arguments, said, capsys):
     assert main(["doctor", *arguments]) == 2
     error = capsys.readouterr().err
     assert said in error and error.count("\n") == 1
+
+
+@pytest.mark.gpu
+def test_on_a_gpu():
+    """Tensors of the host wait for nobody there; backward passes are found below the line that asked for them."""
+    generator, discriminator = (m.cuda() for m in made()[:2])
+    optimizers = [torch.optim.Adam(m.parameters()) for m in (generator, discriminator)]
+    on_host, z = torch.ones(3), torch.randn(4, 3, device="cuda")
+
+    def step():
+        on_host.sum().item()
+        label = torch.tensor([1.0], device="cuda")  # planted: copy
+        fake = generator(z)
+        optimizers[1].zero_grad()
+        discriminator(fake.detach()).mean().backward()
+        optimizers[1].step()
+        optimizers[0].zero_grad()
+        loss = discriminator(fake).mean() * label
+        loss.sum().backward()  # planted: gradients
+        optimizers[0].step()
+        loss.cpu()  # planted: wait
+        loss.to("cpu")  # planted: wait
+        bool(loss > 0)  # planted: wait
+        return loss[loss > 0]  # planted: wait
+
+    report = fastgan.inspect_step(step)
+    assert of(report, __file__) == planted_in(step) and report.accelerated
+    assert len([reason for reason in report.capture if "Adam is not capturable" in reason]) == 2
+    assert "copies from the host" in report.capture

@@ -135,6 +135,8 @@ class Graphs:
         undo: contextlib.AbstractContextManager,
         rehearsals: int = REHEARSALS,
     ):
+        if device.type != "cuda":
+            raise RuntimeError(f"CUDA graphs are for GPUs, and the device is {device.type}")
         # what the graphs read, whatever batch comes
         self.inputs = [x.detach().to(device, copy=True) for x in inputs]
         stream = torch.cuda.Stream(device)

@@ -194,11 +194,10 @@ def made_capturable(optimizer: torch.optim.Optimizer) -> Callable[[], None]:
     settings = [(group, {k: group[k] for k in ("capturable", "lr") if k in group}) for group in optimizer.param_groups]
     known, moved = set(optimizer.state), []
     for group in optimizer.param_groups:
-        device = group["params"][0].device
         if "capturable" in group:
             group["capturable"] = True
-        if isinstance(optimizer, READ_ON_DEVICE):
-            group["lr"] = torch.as_tensor(group["lr"], dtype=torch.float32, device=device)
+        if isinstance(optimizer, READ_ON_DEVICE) and group["params"]:
+            group["lr"] = torch.as_tensor(group["lr"], dtype=torch.float32, device=group["params"][0].device)
         for p in group["params"]:
             for name, value in optimizer.state.get(p, {}).items():
                 if isinstance(value, Tensor) and value.device != p.device:  # the number of steps
