@@ -257,6 +257,20 @@ def test_a_generator_whose_graph_is_not_used():
     assert of(report, __file__) == planted_in(step) and "no_grad" in report.costs[0].advice
 
 
+def test_a_loss_scale():
+    scaler = torch.amp.GradScaler("cpu")
+
+    def step(g, d, opt_g, opt_d):
+        opt_d.zero_grad()
+        scaler.scale(d(torch.ones(4, 2)).mean()).backward()
+        scaler.step(opt_d)  # planted: wait
+        scaler.update()
+
+    report = fastgan.inspect_step(step, *made())
+    assert of(report, __file__) == planted_in(step)
+    assert any("GradScaler" in reason for reason in report.capture)
+
+
 def test_it_is_two_steps_and_nothing_else():
     """Weights, states and random numbers are those of two plain steps; no hook and no mode stays."""
 

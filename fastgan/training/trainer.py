@@ -359,7 +359,7 @@ class GANTrainer:
         state, scaler = self.random.get_state(), self._step.scaler
         scale = scaler.state_dict() if scaler else None
         try:
-            of = (self._step.play, [real], self.device, variants, [self.random])
+            of = (self._step.play, [real], real.device, variants, [self.random])
             self._graphs = Graphs(*of, self._undone(), rehearsals)
         except RuntimeError as error:  # also what CUDA and the allocator say
             self._graphs = None
