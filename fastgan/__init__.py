@@ -51,6 +51,8 @@ if TYPE_CHECKING:  # for editors and type checkers; see __getattr__
     from fastgan import models as models
     from fastgan import penalties as penalties
     from fastgan.compat import patch
+    from fastgan.inspection import inspect_step
+    from fastgan.training.captured import capture
     from fastgan.training.generator import TrainedGenerator, load
     from fastgan.training.trainer import GANTrainer, generator_backward
 
@@ -64,6 +66,7 @@ __all__ = [
     "adversarial_losses",
     "approximate_r1_penalty",
     "approximate_r2_penalty",
+    "capture",
     "clip_gradient_norm_",
     "clip_gradient_value_",
     "compat",
@@ -81,6 +84,7 @@ __all__ = [
     "generator_loss",
     "generator_value_and_grad",
     "gradient_norm",
+    "inspect_step",
     "lecam_regularizer",
     "load",
     "losses",
@@ -100,6 +104,8 @@ __all__ = [
 _LATER = {
     "GANTrainer": "fastgan.training.trainer",
     "generator_backward": "fastgan.training.trainer",
+    "inspect_step": "fastgan.inspection",
+    "capture": "fastgan.training.captured",
     "TrainedGenerator": "fastgan.training.generator",
     "load": "fastgan.training.generator",
     "patch": "fastgan.compat",

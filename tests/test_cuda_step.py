@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from fastgan.capture import capturing
 from fastgan.networks import build
 from fastgan.trainer import GANTrainer, to_numbers
+from fastgan.training.capture import capturing
 
 pytestmark = pytest.mark.gpu
 LATENT, N = 16, 32

@@ -23,11 +23,15 @@ ARROWS = {
     "models": ("data",),
     "evaluation": ("data", "checks"),
     "training": ("models", "data", "losses", "formulas", "checks"),
+    "inspection": ("compat",),
     "game": ("training", "models", "data", "losses", "formulas"),
-    "cli": ("compat", "game", "training", "evaluation", "models", "data", "operators", "reference", "checks"),
+    "cli": (
+        *("compat", "game", "inspection", "training", "evaluation"),
+        *("models", "data", "operators", "reference", "checks"),
+    ),
 }
 # Names that earlier versions had, each a short list of names from a room.
-ALIASES = ("capture", "checkpoints", "criteria", "distributed", "functional", "matching", "metrics", "mmd", "networks")
+ALIASES = ("checkpoints", "criteria", "distributed", "functional", "matching", "metrics", "mmd", "networks")
 ALIASES += ("objectives", "penalties", "recipes", "step", "trainer", "values")
 TOP = ("__init__", "__main__")
 

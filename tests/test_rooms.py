@@ -11,7 +11,6 @@ ROOT = Path(__file__).resolve().parents[1] / "fastgan"
 MOVED = {
     "trainer": ("training.trainer", ("GANTrainer", "TrainingDiverged", "World", "distributed", "generate")),
     "step": ("training.step", ("Step", "generator_backward", "constant_ratio", "PRECISIONS")),
-    "capture": ("training.capture", ("Graphs", "capturing", "undone")),
     "checkpoints": ("training.checkpoints", ("read_checkpoint", "write_atomically", "check_same_network")),
     "distributed": ("training.distributed", ("World", "distributed", "rank", "ranks")),
     "recipes": ("training.recipes", ("RECIPES", "find", "table")),

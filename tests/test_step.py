@@ -13,11 +13,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import fastgan
 from fastgan import reference
-from fastgan.capture import undone
 from fastgan.networks import Discriminator, Generator, mlp
 from fastgan.objectives import OBJECTIVES
 from fastgan.step import constant_ratio, generator_backward
 from fastgan.trainer import GANTrainer, to_numbers
+from fastgan.training.capture import undone
 from fastgan.training.look import FirstLook
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -695,7 +695,7 @@ def test_bad_arguments(options, message):
 
 
 def test_the_reason_of_a_failed_capture_is_what_was_raised_first():
-    from fastgan.capture import reason
+    from fastgan.training.capture import reason
 
     try:
         try:

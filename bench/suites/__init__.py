@@ -23,7 +23,7 @@ SUITES = {
 
 
 def suite(name: str) -> Suite:
-    from fastgan.capture import capturing
+    from fastgan.training.capture import capturing
 
     return dataclasses.replace(importlib.import_module(f"bench.suites.{name}").SUITE, capture=capturing)
 

@@ -16,7 +16,7 @@ from torch import Tensor
 import fastgan
 from bench.harness.accuracy import of_ours, ulp, wrong_gradients, wrong_loss
 from bench.harness.contest import COMPILE, EAGER, REDUCED
-from fastgan.capture import capturing
+from fastgan.training.capture import capturing
 
 Step = Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
 

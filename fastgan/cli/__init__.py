@@ -1,7 +1,8 @@
 """The command line: `fastgan train`, `fastgan sample`, `fastgan export`, `fastgan game`, `fastgan doctor`.
 
 Exit codes: 0 done, or stopped by SIGTERM and saved; 1 failed while running (no space left, training diverged, self-test
-failed); 2 bad arguments or input; 130 stopped by Ctrl-C. What goes wrong is said in one line on stderr.
+failed), or findings of `doctor --step`; 2 bad arguments or input; 130 stopped by Ctrl-C. What goes wrong is said in one
+line on stderr.
 
 A file a command, and what they share: `arguments`, `options`, `checks`, `errors`, `folder` and `loop` (of a run).
 """

@@ -66,7 +66,16 @@ DOCTOR_HELP = """\
 Says what this machine has and which backend will compute the losses, and checks loss and gradients against the
 reference in float64. Exit code 1 if they differ. On a machine without a GPU the Triton kernel itself can be checked
 so:
-  TRITON_INTERPRET=1 FASTGAN_BACKEND=triton fastgan doctor"""
+  TRITON_INTERPRET=1 FASTGAN_BACKEND=triton fastgan doctor
+
+With --step it runs a training step of yours and says what in it waits for the device, what is computed for nobody and
+which losses ours may replace, with file and line; as fastgan.inspect_step does.
+  fastgan doctor --step train:make_step           def make_step(): networks, optimizers, a batch; return the step
+  fastgan doctor --step train:step --json
+The module is looked for in the current directory. The function takes no arguments. It is called once; if it returns
+something that can be called, that is the step, else the function is. The step then runs twice; take a small batch on a
+CPU. What it prints goes to stderr. Exit code 0: nothing found, or notes alone; 1: findings; 2: there is no such
+function, or it raised an error."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -110,5 +119,8 @@ def make_parser() -> argparse.ArgumentParser:
     one = command("game", game.run, "Play the game of the theory on a named target, and draw it.", game.HELP)
     game.add_arguments(one)
 
-    command("doctor", run_doctor, "Say what this machine has and whether the kernels are right on it.", DOCTOR_HELP)
+    what = "Say what this machine has and whether the kernels are right on it, or what slows a training step of yours."
+    one = command("doctor", run_doctor, what, DOCTOR_HELP)
+    one.add_argument("--step", metavar="MODULE:FUNCTION", help="a training step, or a function that makes one")
+    one.add_argument("--json", action="store_true", help="with --step: the verdict for programs")
     return parser

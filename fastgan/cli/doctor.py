@@ -16,7 +16,8 @@ from torch import Tensor
 import fastgan
 from fastgan import compat, reference
 from fastgan.checks import said
-from fastgan.cli.errors import FAILED, OK, refusing
+from fastgan.cli import steps
+from fastgan.cli.errors import FAILED, OK, Refused, refusing
 from fastgan.operators.dispatch import backend_for
 
 SIZES = (1, 2, 31, 257, 4_096, 100_003)  # logits a side
@@ -30,6 +31,10 @@ LOSS_STEPS, GRADIENT_STEPS = 32, 16
 
 
 def run_doctor(args: argparse.Namespace) -> int:
+    if args.step:
+        return steps.inspect(args)
+    if args.json:
+        raise Refused("--json: is for --step module:function")
     with refusing(), contextlib.suppress(RuntimeError):  # RuntimeError: of a backend that fails here, which is reported
         backend_for(torch.device("cpu"))
     return OK if examine() else FAILED

@@ -1,22 +1,26 @@
-"""The training step in CUDA graphs: the host asks for a whole step at once, where it would call some 500 kernels.
+"""A training step in CUDA graphs: the host asks for a whole step at once, where it would call some 500 kernels.
 
-What is captured is `Step.play`, the function that runs uncaptured as well, and numbers are drawn from the same
-generators at the same places, so that a replayed step is the uncaptured one to the bit. A step with a penalty and one
-without are two graphs that share their memory. Rehearsals compile kernels, choose convolution algorithms and make the
-optimizers' state before the capture, and are undone after it.
+What is captured is the function that runs uncaptured as well, `Step.play` of `GANTrainer` or the step of somebody's own
+loop (`fastgan.capture`, in `captured.py`), and numbers are drawn from the same generators at the same places, so that a
+replayed step is the uncaptured one to the bit. A step with a penalty and one without are two graphs that share their
+memory. Rehearsals compile kernels, choose convolution algorithms and make the optimizers' state before the capture, and
+are undone after it.
 """
 
 from __future__ import annotations
 
 import contextlib
+import random
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from fastgan.checks import said
 
-__all__ = ["Graphs", "capturing", "reason", "undone"]
+__all__ = ["Graphs", "capturing", "reason", "release", "state_of", "undone"]
 
 REHEARSALS, REHEARSALS_OF_RANKS = 3, 11  # PyTorch's notes on CUDA graphs ask for 11 with collectives
 
@@ -29,13 +33,15 @@ def undone(
     scaler: torch.amp.GradScaler | None = None,
 ) -> Iterator[None]:
     """What is done to weights, buffers, optimizers, random numbers and loss scale inside is undone at the end, in
-    place, however it ends. An optimizer's state that was not there before stays, as zeros, which is how it begins."""
-    tensors = [t for network in networks for t in (*network.parameters(), *network.buffers())]
-    tensors += [t for optimizer in optimizers for t in _state(optimizer)]
+    place, however it ends. An optimizer's state that was not there before stays, as zeros, which is how it begins.
+    Gradients of weights are None then."""
+    everything = [t for network in networks for t in (*network.parameters(), *network.buffers())]
+    everything += [t for o in optimizers for t in (*_weights(o), *state_of(o))]
+    tensors = list({id(t): t for t in everything}.values())
     known = {id(t) for t in tensors}
     device = tensors[0].device
     before = [t.detach().clone() for t in tensors]
-    drawn = [g.get_state() for g in generators]
+    drawn, of_host = [g.get_state() for g in generators], (random.getstate(), np.random.get_state())
     cpu, cuda = torch.get_rng_state(), torch.cuda.get_rng_state(device) if device.type == "cuda" else None
     scale = scaler.state_dict() if scaler else None
     try:
@@ -46,11 +52,13 @@ def undone(
                 t.copy_(old)
             for optimizer in optimizers:
                 optimizer.zero_grad()
-                for t in _state(optimizer):
+                for t in state_of(optimizer):
                     if id(t) not in known:
                         t.zero_()
         for g, state in zip(generators, drawn):
             g.set_state(state)
+        random.setstate(of_host[0])
+        np.random.set_state(of_host[1])
         torch.set_rng_state(cpu)
         if cuda is not None:
             torch.cuda.set_rng_state(cuda, device)
@@ -58,7 +66,11 @@ def undone(
             scaler.load_state_dict(scale)
 
 
-def _state(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+def _weights(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    return [p for group in optimizer.param_groups for p in group["params"]]
+
+
+def state_of(optimizer: torch.optim.Optimizer) -> list[Tensor]:
     return [t for of_one in optimizer.state.values() for t in of_one.values() if isinstance(t, Tensor)]
 
 
@@ -75,7 +87,7 @@ def capturing(graph: torch.cuda.CUDAGraph, pool: tuple, stream: torch.cuda.Strea
             yield
     except BaseException:
         _end_allocations(stream.device, pool)
-        _release(torch.cuda.default_generators[stream.device.index])
+        release(torch.cuda.default_generators[stream.device.index])
         raise
 
 
@@ -89,7 +101,7 @@ def _end_allocations(device: torch.device, pool: tuple) -> None:
         release(device.index, pool)
 
 
-def _release(generator: torch.Generator) -> None:
+def release(generator: torch.Generator) -> None:
     """Gives the generator a state of its own, with the same numbers to come, if the old one is still being captured."""
     state = generator.get_state()
     try:
@@ -107,41 +119,79 @@ def reason(error: BaseException) -> str:
 
 
 class Graphs:
-    """`replay(real, penalised)` instead of `play(real, penalised)`, for batches like `real`.
+    """`replay(inputs, variant)` instead of `play(*inputs, variant)`, for inputs like these.
 
-    The tensors it returns are always the same ones: the next replay overwrites them.
+    The tensors it returns are always the same ones: the next replay overwrites them. generators: those that `play`
+    draws from, beside torch's own. What a graph would repeat, random numbers of the host, raises RuntimeError.
     """
 
     def __init__(
         self,
-        play: Callable[[Tensor, bool], dict[str, Tensor]],
-        real: Tensor,
-        variants: Sequence[bool],
-        generator: torch.Generator,
+        play: Callable[..., Any],
+        inputs: Sequence[Tensor],
+        device: torch.device,
+        variants: Sequence[Any],
+        generators: Sequence[torch.Generator],
         undo: contextlib.AbstractContextManager,
         rehearsals: int = REHEARSALS,
     ):
-        self.real = real.detach().clone()  # what the graphs read, whatever batch comes
-        stream = torch.cuda.Stream(real.device)
-        stream.wait_stream(torch.cuda.current_stream(real.device))
+        if device.type != "cuda":
+            raise RuntimeError(f"CUDA graphs are for GPUs, and the device is {device.type}")
+        # what the graphs read, whatever batch comes
+        self.inputs = [x.detach().to(device, copy=True) for x in inputs]
+        stream = torch.cuda.Stream(device)
+        stream.wait_stream(torch.cuda.current_stream(device))
         with torch.cuda.stream(stream), undo:
-            for penalised in [v for v in variants for _ in range(rehearsals)]:
-                play(self.real, penalised)
-        torch.cuda.current_stream(real.device).wait_stream(stream)
-        self.graphs: dict[bool, torch.cuda.CUDAGraph] = {}
-        self.values: dict[bool, dict[str, Tensor]] = {}
+            for variant in [v for v in variants for _ in range(rehearsals)]:
+                play(*self.inputs, variant)
+        torch.cuda.current_stream(device).wait_stream(stream)
+        for x in self.inputs:  # a penalty may have asked for its gradient
+            x.grad = None
+            x.requires_grad_(False)
+        self.graphs: dict[Any, torch.cuda.CUDAGraph] = {}
+        self.values: dict[Any, Any] = {}
         pool = torch.cuda.graph_pool_handle()
-        for penalised in variants:
+        for variant in variants:
             graph = torch.cuda.CUDAGraph()
-            graph.register_generator_state(generator)  # torch's own is registered already
+            for generator in generators:
+                graph.register_generator_state(generator)  # torch's own is registered already
+            before = host_numbers()
             with capturing(graph, pool, stream):
-                self.values[penalised] = play(self.real, penalised)
-            self.graphs[penalised] = graph
+                self.values[variant] = play(*self.inputs, variant)
+            if drawn := drawn_from(before):
+                raise RuntimeError(f"the step draws from {drawn}, which a graph would repeat")
+            self.graphs[variant] = graph
 
-    def fits(self, real: Tensor) -> bool:
-        return real.shape == self.real.shape and real.dtype == self.real.dtype
+    def fits(self, inputs: Sequence[Tensor]) -> bool:
+        if len(inputs) != len(self.inputs):
+            return False
+        return all(x.shape == own.shape and x.dtype == own.dtype for x, own in zip(inputs, self.inputs))
 
-    def replay(self, real: Tensor, penalised: bool) -> dict[str, Tensor]:
-        self.real.copy_(real)
-        self.graphs[penalised].replay()
-        return dict(self.values[penalised])
+    @torch.no_grad()
+    def replay(self, inputs: Sequence[Tensor], variant: Any) -> Any:
+        for x, own in zip(inputs, self.inputs):
+            own.copy_(x, non_blocking=True)
+        self.graphs[variant].replay()
+        values = self.values[variant]
+        return dict(values) if isinstance(values, dict) else values
+
+
+def host_numbers() -> dict[str, Any]:
+    """Where the host's random numbers are."""
+    return {
+        "Python's random": random.getstate(),
+        "NumPy's random": np.random.get_state()[1:3],
+        "torch's generator of the CPU": torch.get_rng_state().numpy(),
+    }
+
+
+def drawn_from(before: dict[str, Any]) -> str:
+    """From which of them numbers were drawn since then; empty if from none."""
+    changed = (name for name, now in host_numbers().items() if not _same(now, before[name]))
+    return ", ".join(changed)
+
+
+def _same(a: Any, b: Any) -> bool:
+    if isinstance(a, np.ndarray):
+        return np.array_equal(a, b)
+    return all(map(_same, a, b)) if isinstance(a, tuple) else a == b

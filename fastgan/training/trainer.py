@@ -275,8 +275,8 @@ class GANTrainer:
         real = real.detach()
         if self._graphs is None and self.capture_reason is None and counts is None:
             self._capture(real)
-        if self._graphs is not None and counts is None and self._graphs.fits(real):
-            values = self._graphs.replay(real, penalised)
+        if self._graphs is not None and counts is None and self._graphs.fits([real]):
+            values = self._graphs.replay([real], penalised)
         else:
             values = self._step.play(real, penalised, labels, counts)
         for scheduler in self.schedulers:
@@ -420,7 +420,8 @@ class GANTrainer:
         state, scaler = self.random.get_state(), self._step.scaler
         scale = scaler.state_dict() if scaler else None
         try:
-            self._graphs = Graphs(self._step.play, real, variants, self.random, self._undone(), rehearsals)
+            of = (self._step.play, [real], real.device, variants, [self.random])
+            self._graphs = Graphs(*of, self._undone(), rehearsals)
         except RuntimeError as error:  # also what CUDA and the allocator say
             self._graphs = None
             self.random = torch.Generator(self.device)  # a failed capture may keep the old one

@@ -1,0 +1,74 @@
+"""Which line of the user's code an operator belongs to."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import os
+import sysconfig
+from typing import NamedTuple
+
+import torch
+
+import fastgan
+
+TORCH = os.path.dirname(torch.__file__) + os.sep
+OURS = os.path.dirname(fastgan.__file__) + os.sep
+KERNELS = os.path.realpath(OURS + "kernels") + os.sep
+STANDARD = sysconfig.get_path("stdlib") + os.sep
+
+
+class Place(NamedTuple):
+    file: str
+    line: int
+
+
+class Where(NamedTuple):
+    """inner: the innermost line of the user. outer: the one that called backward, in a backward pass; else inner."""
+
+    inner: Place
+    outer: Place
+    backward: bool
+    optimizer: bool  # inside an optimizer of torch
+
+
+NOWHERE = Place("?", 0)
+
+
+@functools.lru_cache(maxsize=4096)
+def kind(file: str) -> str:
+    """'user', 'optimizer', 'autograd', or 'other' for what is neither the user's nor of interest."""
+    if file.startswith(TORCH):
+        if file.startswith(os.path.join(TORCH, "optim")):
+            return "optimizer"
+        return "autograd" if file == os.path.join(TORCH, "autograd", "__init__.py") else "other"
+    if file.startswith((OURS, KERNELS, "<frozen")) or (file.startswith(STANDARD) and "site-packages" not in file):
+        return "other"
+    return "user"
+
+
+def asked_by_user() -> bool:
+    """Whether the function that calls this was itself called in a line of the user, with nothing of torch between."""
+    frame = inspect.currentframe()
+    for _ in range(2):
+        frame = frame.f_back if frame is not None else None
+    return frame is not None and kind(frame.f_code.co_filename) == "user"
+
+
+def where() -> Where:
+    """Of whoever calls it. Needs autograd to run backward passes on the thread that asked for them."""
+    inner = outer = None
+    backward = optimizer = False
+    frame = inspect.currentframe()
+    while frame is not None:
+        of = kind(frame.f_code.co_filename)
+        if of == "user":
+            if outer is None:
+                outer = Place(frame.f_code.co_filename, frame.f_lineno)
+                inner = inner or outer
+        elif of == "optimizer":
+            optimizer |= inner is None
+        elif of == "autograd" and frame.f_code.co_name in ("backward", "grad"):
+            backward, outer = True, None
+        frame = frame.f_back
+    return Where(inner or NOWHERE, outer or NOWHERE, backward, optimizer)

@@ -1,0 +1,152 @@
+"""From what was seen of a step to findings."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from fastgan import compat
+from fastgan.inspection.losses import ADVICE, recognised
+from fastgan.inspection.networks import Known, Networks
+from fastgan.inspection.places import Place
+from fastgan.inspection.report import Finding, StepReport
+from fastgan.inspection.trace import Trace
+
+CAPTURED_BY_NATURE = (torch.optim.SGD,)  # no counter of steps, and so nothing to be made capturable
+
+
+def verdict(trace: Trace, networks: Networks, known: Known) -> StepReport:
+    """The trace is marked: what is not live, nobody needs."""
+    flops = sum(node.flops for node in trace.nodes)
+    found = [*_waits(trace), *_copies(trace)]
+    if known.optimizers:  # else no gradient would seem to be used
+        found += [*_gradients(trace, networks, known, flops), *_branches(networks)]
+    found += [*_graphs(networks), *_losses(trace, networks)]
+    found.sort(key=lambda f: (not f.cost, f.file, f.line))
+    against = tuple(_against_capture(trace, known, found))
+    return StepReport(tuple(found), trace.operators, flops, against, trace.accelerated)
+
+
+def _waits(trace: Trace) -> Iterator[Finding]:
+    counted = Counter((name, at) for name, at, device in trace.waits if device != "cpu" or not trace.accelerated)
+    for (name, at), count in counted.items():
+        if name.startswith("indexing with a boolean mask"):
+            advice = "the shape depends on the data: multiply by the mask, or use torch.where"
+        elif name.startswith((".item", "float", "format", "int", ".tolist", "repr", ".cpu", ".numpy")):
+            advice = "keep the tensor, detached, and read it where you log, every so many steps"
+        else:
+            advice = "the shape, or what the host does next, depends on the data"
+        yield Finding("wait", True, at.file, at.line, name, advice, count)
+
+
+def _copies(trace: Trace) -> Iterator[Finding]:
+    advice = "onto a GPU: make it once before the loop, or on the device, or copy from pinned memory without blocking"
+    counted = Counter((name, at) for name, at, device in trace.copies if device != "cpu" or not trace.accelerated)
+    for (name, at), count in counted.items():
+        yield Finding("copy", False, at.file, at.line, name, advice, count)
+
+
+def _gradients(trace: Trace, networks: Networks, known: Known, flops: int) -> Iterator[Finding]:
+    """Gradients of weights that no optimizer read before they were gone."""
+    dead: dict[Place, list[Tensor]] = defaultdict(list)
+    live: dict[Place, list[Tensor]] = defaultdict(list)
+    for one in networks.accumulated:
+        (live if one.node.live else dead)[one.place].append(one.parameter)
+    learns = {id(p) for o in known.optimizers for group in o.param_groups for p in group["params"]}
+    for place, parameters in dead.items():
+        of = owners(networks, parameters)
+        names = ", ".join(dict.fromkeys(type(m).__name__ for m in of)) or "parameters"
+        learning = {id(m) for m in owners(networks, live[place])}
+        feeds = any((id(m), other) in networks.feeds for m in of for other in learning)
+        if not any(id(p) in learns for p in parameters):
+            advice = f"no optimizer learns them: {names}.requires_grad_(False)"
+        elif feeds:
+            advice = "samples reach this loss with their graph: detach them"
+        else:
+            advice = "fastgan.generator_backward(loss, generator) computes none of them"
+        wasted = sum(node.flops for node in trace.nodes if node.backward and not node.live and node.place == place)
+        what = f"of {len({id(p) for p in parameters})} weights of {names}"
+        yield Finding(
+            "gradients", True, place.file, place.line, what, advice, 1, wasted / flops if flops and wasted else None
+        )
+
+
+def owners(networks: Networks, parameters: Iterable[Tensor]) -> list[nn.Module]:
+    """The networks of them that the step itself calls."""
+    wanted = {id(p) for p in parameters}
+    return [m for m in networks.outermost if any(id(p) in wanted for p in m.parameters())]
+
+
+def _branches(networks: Networks) -> Iterator[Finding]:
+    """Calls on samples that ask for no gradient, walked back through for weights that learn nothing from it."""
+    found: Counter = Counter()
+    generators = {producer for producer, _ in networks.feeds}  # `_gradients` speaks of them
+    for call in networks.calls:
+        if not call.samples or id(call.module) in generators:
+            continue
+        own = {id(p) for p in call.module.parameters()}
+        through = [a for a in networks.accumulated if a.place in call.walked and id(a.parameter) in own]
+        by_place = defaultdict(list)
+        for one in through:
+            by_place[one.place].append(one.node.live)
+        if any(not any(lives) for lives in by_place.values()):
+            found[call.place, type(call.module).__name__] += 1
+    advice = "detach its maps or run it under torch.no_grad(); fastgan.generator_backward leaves it out, too"
+    for (place, name), count in found.items():
+        yield Finding(
+            "branch", True, place.file, place.line, f"{name} on samples that nothing learns from here", advice, count
+        )
+
+
+def _graphs(networks: Networks) -> Iterator[Finding]:
+    counted: Counter = Counter()
+    for call in networks.calls:
+        if call.outermost and not call.walked:
+            feeds = any(producer == id(call.module) for producer, _ in networks.feeds)
+            counted[call.place, type(call.module).__name__, feeds] += 1
+    for (place, name, feeds), count in counted.items():
+        what = f"of {name}, whose output is used detached" if feeds else f"of {name}"
+        yield Finding(
+            "graph", feeds, place.file, place.line, what, "under torch.no_grad() it keeps no activations", count
+        )
+
+
+def _losses(trace: Trace, networks: Networks) -> Iterator[Finding]:
+    counted = Counter((name, n.place) for name, n in recognised(trace.nodes, {c for _, c in networks.feeds}))
+    known = codebases() if counted else {}
+    for (name, place), count in counted.items():
+        advice = ADVICE[name]
+        if known:
+            advice += "; " + ", ".join(f"fastgan.patch({codebase!r}) serves {m}" for codebase, m in known.items())
+        yield Finding("loss", False, place.file, place.line, name, advice, count)
+
+
+def codebases() -> dict[str, str]:
+    """Known ones that are imported: {name in `fastgan.compat`: their module}."""
+    main = Path(getattr(sys.modules.get("__main__"), "__file__", None) or "").stem
+    found = compat.importable([os.getcwd(), *sys.path])
+    return {codebase: module for codebase, module in found if module in sys.modules or module == main}
+
+
+def _against_capture(trace: Trace, known: Known, found: list[Finding]) -> Iterator[str]:
+    waits = sum(f.count for f in found if f.kind == "wait")
+    if waits:
+        yield f"the host waits {waits} time{'s' * (waits > 1)}"
+    if trace.accelerated and any(f.kind == "copy" for f in found):
+        yield "copies from the host"
+    if trace.scaled and waits:
+        yield "GradScaler reads whether gradients were finite, unless the optimizer is fused"
+    if trace.accelerated:
+        for optimizer in known.optimizers:
+            name = type(optimizer).__name__
+            if not isinstance(optimizer, CAPTURED_BY_NATURE) and not all(
+                group.get("capturable") for group in optimizer.param_groups
+            ):
+                can = "capturable" in optimizer.defaults
+                yield f"{name} is not capturable" + (" (fastgan.capture makes it so)" if can else "")
