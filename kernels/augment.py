@@ -1,0 +1,296 @@
+"""Differentiable augmentation of images, colour and geometry, in one launch; its derivative and that one's likewise.
+
+    map        out = G (K x + b)        K x = c s x + c (1 - s) m + (1 - c) M,  m: mean of a pixel's channels,
+    linear     out = G K x                                                     M: mean of the sample
+    transpose  out = K G' x             G: flip, translation, cutout
+
+`fastgan.formulas.augment` derives it. Each pixel that is written comes from one that is read, so a launch reads x for M
+and once more, mostly from cache, to write the result. With a contrast of 1, M is not needed and not computed.
+
+If there are many samples, a program owns one. If there are few, several programs share one, and M is a sum of theirs.
+They take tickets: the first ones add up, the later ones wait until all sums are there, and write. A program waits only
+for earlier tickets. Those programs run already and wait for nobody, so the launch ends, however few programs a GPU runs
+at once. Sums are taken in a fixed order: a result is bit-identical from run to run.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from .launch import Plan, launch
+from .layout import packed
+from .numerics import widen
+from .reduction import in_thread_sum, processors
+from .workspace import MAX_PROGRAMS, workspace
+
+
+@triton.jit
+def _place(p, W: tl.constexpr, flipped, TRANSPOSE: tl.constexpr):
+    """Row and column of pixels; of the transpose, the column before the flip."""
+    row = p // W
+    column = p - row * W
+    if TRANSPOSE:
+        column = tl.where(flipped, W - 1 - column, column)
+    return row, column
+
+
+@triton.jit
+def _written(row, column, place, H: tl.constexpr, W: tl.constexpr):
+    """Whether pixels of the map's result show one of x: not cut out, and not moved in from outside."""
+    down, right, top, left, bottom, end = place
+    from_row, from_column = row + down, column + right
+    inside = (from_row >= 0) & (from_row < H) & (from_column >= 0) & (from_column < W)
+    return inside & ~((row >= top) & (row < bottom) & (column >= left) & (column < end))
+
+
+@triton.jit
+def _tile_sum(
+    x, at, inside, place, C: tl.constexpr, H: tl.constexpr, W: tl.constexpr,
+    CHANNELS_LAST: tl.constexpr, TRANSPOSE: tl.constexpr, ACC: tl.constexpr,
+):  # fmt: skip
+    """[LANES // V]: sums of some elements of a sample; for the transpose, of those that the map writes. Loads have no
+    mask but the tail's, so that they stay wide."""
+    V: tl.constexpr = 128 // x.dtype.element_ty.primitive_bitwidth
+    other: tl.constexpr = None if inside is None else 0.0
+    v = widen(tl.load(x + at, mask=inside, other=other), ACC)
+    if TRANSPOSE:
+        row, column = _place(at // C if CHANNELS_LAST else at % (H * W), W, False, False)
+        v = tl.where(_written(row, column, place, H, W), v, 0.0)
+    return in_thread_sum(v, V)
+
+
+@triton.jit
+def _sum(
+    x, first, stride, place, C: tl.constexpr, H: tl.constexpr, W: tl.constexpr,
+    CHANNELS_LAST: tl.constexpr, TRANSPOSE: tl.constexpr, LANES: tl.constexpr, ACC: tl.constexpr,
+):  # fmt: skip
+    """The float64 sum of tiles first, first + stride, ... of a sample."""
+    V: tl.constexpr = 128 // x.dtype.element_ty.primitive_bitwidth
+    FULL: tl.constexpr = C * H * W // LANES
+    lane = tl.arange(0, LANES)
+    sums = tl.zeros([LANES // V], ACC)
+    for tile in range(first, FULL, stride):
+        sums += _tile_sum(x, tile * LANES + lane, None, place, C, H, W, CHANNELS_LAST, TRANSPOSE, ACC)
+    if C * H * W % LANES != 0:  # noqa: SIM102 (known when it is compiled)
+        if FULL % stride == first:  # the tail belongs to one program
+            at = FULL * LANES + lane
+            sums += _tile_sum(x, at, at < C * H * W, place, C, H, W, CHANNELS_LAST, TRANSPOSE, ACC)
+    return tl.sum(sums.to(tl.float64), axis=0)
+
+
+@triton.jit
+def _write(
+    x,  # a sample
+    out,
+    first,  # tiles first, first + stride, ... of BLOCK pixels are written
+    stride,
+    total,  # of the sample, float64
+    s,
+    c,
+    brightness,  # this sample's; or None
+    flipped,
+    place,
+    C: tl.constexpr,
+    H: tl.constexpr,
+    W: tl.constexpr,
+    CHANNELS_LAST: tl.constexpr,
+    TRANSPOSE: tl.constexpr,
+    CHANNELS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    ACC: tl.constexpr = s.dtype
+    SC: tl.constexpr = 1 if CHANNELS_LAST else H * W
+    SP: tl.constexpr = C if CHANNELS_LAST else 1
+    shift = tl.where(c != 1.0, (1.0 - c) * (total / (C * H * W)).to(ACC), -0.0)  # -0.0 + v is v, to the bit
+    if brightness is not None:
+        b = tl.load(brightness).to(ACC)
+        shift = tl.where(b != 0.0, shift + b, shift)
+    grey = c * (1.0 - s) / C
+    scale = c * s
+    coloured = s != 1.0
+    down, right, _top, _left, _bottom, _end = place
+    lane = tl.arange(0, BLOCK)
+    channel = tl.arange(0, CHANNELS)[:, None]
+    for tile in range(first, tl.cdiv(H * W, BLOCK), stride):
+        p = tile * BLOCK + lane
+        here = p < H * W
+        row, column = _place(p, W, flipped, TRANSPOSE)
+        if TRANSPOSE:
+            row, column = row - down, column - right
+            inside = here & (row >= 0) & (row < H) & (column >= 0) & (column < W)
+            inside &= _written(row, column, place, H, W)
+        else:
+            inside = here & _written(row, column, place, H, W)
+            row, column = row + down, column + right
+            column = tl.where(flipped, W - 1 - column, column)
+        q = row * W + column
+        if C <= CHANNELS:  # a pixel's channels stay in registers
+            v = tl.load(x + (channel * SC + q * SP), mask=(channel < C) & inside, other=0.0)
+            v = widen(v, ACC)
+            added = tl.where(coloured, grey * tl.sum(v, axis=0), -0.0) + shift
+            v = v * scale + added
+            if not TRANSPOSE:
+                v = tl.where(inside, v, 0.0)
+            tl.store(out + (channel * SC + p * SP), v.to(out.dtype.element_ty), mask=(channel < C) & here)
+        else:
+            sums = tl.zeros([BLOCK], ACC)
+            if coloured:
+                for k in range(0, C, CHANNELS):
+                    at = k + channel
+                    v = tl.load(x + (at * SC + q * SP), mask=(at < C) & inside, other=0.0)
+                    sums += tl.sum(widen(v, ACC), axis=0)
+            added = tl.where(coloured, grey * sums, -0.0) + shift
+            for k in range(0, C, CHANNELS):
+                at = k + channel
+                v = tl.load(x + (at * SC + q * SP), mask=(at < C) & inside, other=0.0)
+                v = widen(v, ACC) * scale + added
+                if not TRANSPOSE:
+                    v = tl.where(inside, v, 0.0)
+                tl.store(out + (at * SC + p * SP), v.to(out.dtype.element_ty), mask=(at < C) & here)
+
+
+@triton.jit(do_not_specialize=["samples", "parts"])
+def augment_kernel(
+    x,  # N samples of C H W elements each, one after the other, NCHW or channels_last
+    out,  # likewise
+    brightness,  # [N] float32: b; or None: not the map but a linear form
+    saturation,  # [N] float32: s
+    contrast,  # [N] float32: c
+    translation,  # [N, 2] int32: rows, columns
+    centre,  # [N, 2] int32: of the cutout
+    size,  # [N, 2] int32: of the cutout; 0: none
+    flip,  # [N] bool
+    samples,  # N
+    parts,  # programs that share the sum, and as many that share the writing, of one sample; 1: one does both
+    partials,  # [MAX_PROGRAMS] float64 scratch; or None for one part
+    counters,  # int32, zero before and after: tickets, and who is done with its sum or with waiting
+    C: tl.constexpr,
+    H: tl.constexpr,
+    W: tl.constexpr,
+    CHANNELS_LAST: tl.constexpr,
+    TRANSPOSE: tl.constexpr,
+    CHANNELS: tl.constexpr,  # of a tile
+    BLOCK: tl.constexpr,  # pixels of a tile
+    LANES: tl.constexpr,  # elements of a tile of the sum
+    PARTS: tl.constexpr,  # a power of 2, at least `parts`
+):
+    ACC: tl.constexpr = tl.float64 if x.dtype.element_ty == tl.float64 else tl.float32
+    half = samples * parts
+    unit = tl.program_id(0)
+    ticket = unit
+    if PARTS > 1:
+        ticket = tl.atomic_add(counters, 1, sem="relaxed", scope="gpu")
+        # What was read last is written first: it is still in cache.
+        unit = tl.where(ticket < half, ticket, 2 * half - 1 - ticket)
+    n = unit // parts
+    part = unit - n * parts
+    rows = tl.load(size + 2 * n)
+    columns = tl.load(size + 2 * n + 1)
+    top = tl.load(centre + 2 * n) - (rows >> 1)
+    left = tl.load(centre + 2 * n + 1) - (columns >> 1)
+    place = (tl.load(translation + 2 * n), tl.load(translation + 2 * n + 1), top, left, top + rows, left + columns)
+    flipped = tl.load(flip + n) != 0
+    s = tl.load(saturation + n).to(ACC)
+    c = tl.load(contrast + n).to(ACC)
+    b = None if brightness is None else brightness + n
+    x += n.to(tl.int64) * (C * H * W)
+    out += n.to(tl.int64) * (C * H * W)
+    total = tl.zeros((), tl.float64)
+    if (c != 1.0) & (ticket < half):
+        total = _sum(x, part, parts, place, C, H, W, CHANNELS_LAST, TRANSPOSE, LANES, ACC)
+    if PARTS == 1:
+        _write(x, out, 0, 1, total, s, c, b, flipped, place, C, H, W, CHANNELS_LAST, TRANSPOSE, CHANNELS, BLOCK)
+    elif ticket < half:
+        tl.store(partials + unit, total)
+        tl.debug_barrier()  # Triton 3.6 puts none between a store and the atomic
+        tl.atomic_add(counters + 1, 1, sem="acq_rel", scope="gpu")
+    else:
+        while tl.atomic_add(counters + 1, 0, sem="acquire", scope="gpu") < half:
+            pass
+        i = tl.arange(0, PARTS)
+        sums = tl.load(partials + n * parts + i, mask=i < parts, other=0.0, cache_modifier=".cg")
+        total = tl.sum(sums, axis=0)
+        tl.debug_barrier()  # every thread has read
+        done = tl.atomic_add(counters + 1, 1, sem="acq_rel", scope="gpu")
+        if done == 2 * half - 1:  # the last one: every ticket is taken, nobody waits any more
+            tl.atomic_xchg(counters, 0, sem="relaxed")
+            tl.atomic_xchg(counters + 1, 0, sem="relaxed")
+        _write(x, out, part, parts, total, s, c, b, flipped, place, C, H, W, CHANNELS_LAST, TRANSPOSE, CHANNELS, BLOCK)
+
+
+MOST_CHANNELS = 64  # of a tile: beyond, a pixel's channels are read in several
+
+
+def blocks(n: int, c: int, pixels: int, dtype: torch.dtype, processors: int) -> tuple[dict, int, int]:
+    """(block sizes, programs that share a sample, warps). A thread writes four times 128 bits of a tile, of four
+    channels it has all: their mean needs no other thread."""
+    wide = 16 // dtype.itemsize
+    channels = min(triton.next_power_of_2(c), MOST_CHANNELS)
+    tile = 4 * 128 * wide
+    tiles = -(-pixels * channels // tile)
+    # Two programs a multiprocessor are enough to own samples whole; else four of each kind.
+    parts = 1 if n >= 2 * processors else min(tiles, -(-4 * processors // n), MAX_PROGRAMS // n)
+    warps = 4
+    if parts == 1 and tiles >= 8:  # few programs, much work: twice the threads
+        warps, tile = 8, 2 * tile
+    sizes = dict(
+        CHANNELS=channels,
+        BLOCK=min(triton.next_power_of_2(pixels), tile // channels),
+        LANES=max(wide, min(triton.next_power_of_2(c * pixels), tile)),
+        PARTS=triton.next_power_of_2(parts),
+    )
+    return sizes, parts, warps
+
+
+@functools.lru_cache(maxsize=256)
+def plan(shape: torch.Size, channels_last: bool, dtype: torch.dtype, device: torch.device, form: str) -> Plan:
+    """Kept: every step of a training has the same."""
+    n, c, h, w = shape
+    sizes, parts, warps = blocks(n, c, h * w, dtype, processors(device))
+    programs = n if parts == 1 else 2 * n * parts
+    constants = dict(C=c, H=h, W=w, CHANNELS_LAST=channels_last, TRANSPOSE=form == "transpose", **sizes)
+    key = (dtype, form, warps, *constants.values())
+    return Plan(augment_kernel, programs, device, (n, parts), constants, dict(num_warps=warps), key)
+
+
+def images(x: Tensor) -> Tensor:
+    """`x` in one of the layouts that are read as they are, contiguous or channels_last; else a contiguous copy."""
+    x = x.resolve_neg() if x.is_neg() else x
+    if x.is_contiguous() or x.is_contiguous(memory_format=torch.channels_last):
+        return x
+    return x.contiguous()
+
+
+def augment(
+    x: Tensor,
+    brightness: Tensor,
+    saturation: Tensor,
+    contrast: Tensor,
+    translation: Tensor,
+    centre: Tensor,
+    size: Tensor,
+    flip: Tensor,
+    form: str,
+) -> Tensor:
+    """The augmented images, or one of the linear forms of the map, of x's dtype and layout: one launch.
+
+    x: (N, C, H, W), floating, at most 2^30 elements a sample. brightness, saturation, contrast: (N,) float32.
+    translation, centre, size: (N, 2) int32. flip: (N,) bool. form: "map", "linear" or "transpose"; brightness counts in
+    the map alone. All on one device; checked by the caller."""
+    x = images(x)
+    out = torch.empty_like(x)
+    if not x.numel():
+        return out
+    parameters = [packed(p) for p in (brightness, saturation, contrast, translation, centre, size, flip)]
+    if form != "map":
+        parameters[0] = None
+    planned = plan(x.shape, not x.is_contiguous(), x.dtype, x.device, form)
+    scratch = workspace(x.device) if planned.numbers[1] > 1 else (None, None)
+    given = [x, *parameters[form != "map" :]]
+    launch(planned, (x, out, *parameters, *planned.numbers, *scratch), given)
+    return out
