@@ -106,7 +106,10 @@ def _write(
     ACC: tl.constexpr = s.dtype
     SC: tl.constexpr = 1 if CHANNELS_LAST else H * W
     SP: tl.constexpr = C if CHANNELS_LAST else 1
-    shift = tl.where(c != 1.0, (1.0 - c) * (total / (C * H * W)).to(ACC), -0.0)  # -0.0 + v is v, to the bit
+    nothing = tl.zeros((), ACC) * -1.0  # -0.0 + v is v, to the bit; Triton reads a constant -0.0 as 0.0
+    # mean - mean: of an infinite mean eager PyTorch, which subtracts it, makes NaN.
+    mean = (total / (C * H * W)).to(ACC)
+    shift = tl.where(c != 1.0, (1.0 - c) * mean + (mean - mean), nothing)
     if brightness is not None:
         b = tl.load(brightness).to(ACC)
         shift = tl.where(b != 0.0, shift + b, shift)
@@ -132,7 +135,8 @@ def _write(
         if C <= CHANNELS:  # a pixel's channels stay in registers
             v = tl.load(x + (channel * SC + q * SP), mask=(channel < C) & inside, other=0.0)
             v = widen(v, ACC)
-            added = tl.where(coloured, grey * tl.sum(v, axis=0), -0.0) + shift
+            sums = tl.sum(v, axis=0)
+            added = tl.where(coloured, grey * sums + (sums - sums), nothing) + shift
             v = v * scale + added
             if not TRANSPOSE:
                 v = tl.where(inside, v, 0.0)
@@ -144,7 +148,7 @@ def _write(
                     at = k + channel
                     v = tl.load(x + (at * SC + q * SP), mask=(at < C) & inside, other=0.0)
                     sums += tl.sum(widen(v, ACC), axis=0)
-            added = tl.where(coloured, grey * sums, -0.0) + shift
+            added = tl.where(coloured, grey * sums + (sums - sums), nothing) + shift
             for k in range(0, C, CHANNELS):
                 at = k + channel
                 v = tl.load(x + (at * SC + q * SP), mask=(at < C) & inside, other=0.0)

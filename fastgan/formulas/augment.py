@@ -65,10 +65,12 @@ def augment(x: Tensor, parameters: Augmentation, form: str = "map") -> Tensor:
         moved = torch.where(inside, moved, 0.0)
     mean = (moved if form == "transpose" else widen(x)).mean((1, 2, 3), keepdim=True)
     # -0.0 is what can be added to any number, 0.0 and -0.0 among them, and change no bit.
-    shift = torch.where(c != 1, (1 - c) * mean, -0.0)
+    # mean - mean: of an infinite mean the steps above, which subtract it, make NaN.
+    shift = torch.where(c != 1, (1 - c) * mean + (mean - mean), -0.0)
     if form == "map":
         shift = torch.where(brightness != 0, shift + brightness, shift)
-    grey = torch.where(s != 1, c * (1 - s) * moved.mean(1, keepdim=True), -0.0)
+    grey = moved.mean(1, keepdim=True)
+    grey = torch.where(s != 1, c * (1 - s) * grey + (grey - grey), -0.0)
     out = torch.addcmul(grey + shift, moved, c * s)
     return (out if form == "transpose" else torch.where(inside, out, 0.0)).to(x.dtype)
 
