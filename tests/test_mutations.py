@@ -352,7 +352,7 @@ MUTANTS = {
     "augment: a program's sum left out": (
         AUGMENT_KERNEL,
         "mask=i < parts, other",
-        "mask=i < parts - 1, other",
+        "mask=(i < parts) & (i > 0), other",
         "triton and values_and and 64",
         AUGMENT,
     ),
