@@ -227,6 +227,62 @@ def augment_kernel(
         _write(x, out, part, parts, total, s, c, b, flipped, place, C, H, W, CHANNELS_LAST, TRANSPOSE, CHANNELS, BLOCK)
 
 
+@triton.jit
+def _below(u, count):
+    """A whole number from 0 to count - 1. u is a multiple of 2^-24 below 1, and u * count, rounded, is below count."""
+    return (u * count.to(tl.float32)).to(tl.int32)
+
+
+@triton.jit(
+    do_not_specialize=["n", "policy", "down", "right", "rows", "columns", "row_places", "column_places"],
+)
+def draw_kernel(
+    u,  # [n, 12] float32, uniform in [0, 1)
+    p,  # 0-d, floating; or None: `chance`
+    chance,  # float
+    brightness,  # the seven results, as `augment_kernel` reads them
+    saturation,
+    contrast,
+    translation,
+    centre,
+    size,
+    flip,
+    n,
+    policy,  # bits: color, translation, cutout, flip
+    down,  # the largest translation
+    right,
+    rows,  # of a cutout
+    columns,
+    row_places,  # of its centre
+    column_places,
+    BLOCK: tl.constexpr,
+):
+    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    inside = i < n
+    u += 12 * i
+    if p is not None:
+        chance = tl.load(p).to(tl.float32)
+    coloured = (tl.load(u + 8, mask=inside, other=1.0) < chance) & ((policy & 1) != 0)
+    moved = (tl.load(u + 9, mask=inside, other=1.0) < chance) & ((policy & 2) != 0)
+    cut = (tl.load(u + 10, mask=inside, other=1.0) < chance) & ((policy & 4) != 0)
+    flipped = (tl.load(u + 11, mask=inside, other=1.0) < chance) & ((policy & 8) != 0)
+    b = tl.where(coloured, tl.load(u, mask=inside, other=0.0) - 0.5, 0.0)
+    s = tl.where(coloured, tl.load(u + 1, mask=inside, other=0.0) - 0.5, 0.0)
+    c = tl.where(coloured, tl.load(u + 2, mask=inside, other=0.0) - 0.5, 0.0)
+    tl.store(brightness + i, b, mask=inside)
+    tl.store(saturation + i, 1.0 + 2.0 * s, mask=inside)
+    tl.store(contrast + i, 1.0 + c, mask=inside)
+    r = tl.where(moved, _below(tl.load(u + 3, mask=inside, other=0.0), 2 * down + 1) - down, 0)
+    tl.store(translation + 2 * i, r, mask=inside)
+    r = tl.where(moved, _below(tl.load(u + 4, mask=inside, other=0.0), 2 * right + 1) - right, 0)
+    tl.store(translation + 2 * i + 1, r, mask=inside)
+    tl.store(centre + 2 * i, _below(tl.load(u + 5, mask=inside, other=0.0), row_places), mask=inside)
+    tl.store(centre + 2 * i + 1, _below(tl.load(u + 6, mask=inside, other=0.0), column_places), mask=inside)
+    tl.store(size + 2 * i, tl.where(cut, rows, 0), mask=inside)
+    tl.store(size + 2 * i + 1, tl.where(cut, columns, 0), mask=inside)
+    tl.store(flip + i, flipped & (tl.load(u + 7, mask=inside, other=1.0) < 0.5), mask=inside)
+
+
 MOST_CHANNELS = 64  # of a tile: beyond, a pixel's channels are read in several
 
 
@@ -298,3 +354,24 @@ def augment(
     given = [x, *parameters[form != "map" :]]
     launch(planned, (x, out, *parameters, *planned.numbers, *scratch), given)
     return out
+
+
+def draw_augmentation(
+    u: Tensor, p: Tensor | None, chance: float, policy: int, extents: list[int]
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """The parameters of `augment`, of u (n, 12), float32, uniform in [0, 1): one launch.
+
+    p: 0-d on the device, the probability of each entry of the policy; or None, then it is `chance`. policy: bits, 1
+    color, 2 translation, 4 cutout, 8 flip. extents: the largest translation, a cutout's size, the number of places for
+    its centre, each of rows and columns."""
+    n, device = u.shape[0], u.device
+    floats = [torch.empty(n, dtype=torch.float32, device=device) for _ in range(3)]
+    whole = [torch.empty(n, 2, dtype=torch.int32, device=device) for _ in range(3)]
+    found = (*floats, *whole, torch.empty(n, dtype=torch.bool, device=device))
+    if n:
+        u, p = packed(u), None if p is None else packed(p)
+        numbers = (n, policy, *extents)
+        key = ("draw", None if p is None else p.dtype)
+        planned = Plan(draw_kernel, -(-n // 128), device, numbers, dict(BLOCK=128), dict(num_warps=4), key)
+        launch(planned, (u, p, chance, *found, *numbers), [u] if p is None else [u, p])
+    return found

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from oracle import ulp
 
-from fastgan import kernels
+from fastgan import cpu, kernels
 from fastgan.formulas.augment import Augmentation
 from fastgan.layers.augment import POLICIES, ada_step, augment, draw_augmentation
 
@@ -315,6 +315,11 @@ def test_under_compile_and_transforms(device):
     compiled = torch.compile(loss, backend="aot_eager", fullgraph=True)
     want, got = loss(x), compiled(x)
     assert torch.equal(got, want) and torch.equal(*(torch.autograd.grad(v, x)[0] for v in (got, want)))
+    with_draw = torch.compile(
+        lambda x, p: augment(x, draw_augmentation(3, x.shape, p=p)), backend="eager", fullgraph=True
+    )
+    p = torch.zeros((), device=device)
+    assert torch.equal(with_draw(x, p), x)
     with torch.inference_mode():
         inside = augment(x, parameters)
     assert torch.equal(inside, augment(x, parameters))
@@ -327,6 +332,9 @@ def test_under_compile_and_transforms(device):
 def test_opcheck(device):
     shape = (3, 2, 4, 5)
     x, parameters = images(shape, device=device), drawn(shape, device)
+    for p in (None, torch.tensor(0.5, device=device)):
+        arguments = (torch.rand(5, 12, device=device), p, 1.0, 15, [1, 1, 4, 4, 9, 9])
+        torch.library.opcheck(torch.ops.fastgan.draw_augmentation, arguments)
     for form, layout in (("map", "contiguous"), ("transpose", "channels_last"), ("linear", "contiguous")):
         torch.library.opcheck(torch.ops.fastgan.augment, (LAYOUTS[layout](x), *parameters, form))
 
@@ -369,6 +377,19 @@ def test_the_share_of_samples_with_each_entry_is_p(as_tensor):
     assert abs(both - p * p) < 4 * (p * p / n) ** 0.5, "entries are independent"
 
 
+@pytest.mark.parametrize("n", [0, 1, 300])
+def test_every_backend_draws_the_same_in_one_launch(kernel_device, n):
+    u, extents = torch.rand(n, 12, generator=seeded(seed=4)), [2, 4, 6, 15, 13, 30]
+    for policy, chance, p in ((15, 1.0, None), (5, 0.3, None), (8, 1.0, 0.6), (2, 0.0, 0.5), (0, 1.0, None)):
+        p = None if p is None else torch.tensor(p, dtype=torch.float64)
+        want, launches = cpu.draw_augmentation(u, p, chance, policy, extents), kernels.launch_count()
+        there = None if p is None else p.to(kernel_device)
+        got = kernels.draw_augmentation(u.to(kernel_device), there, chance, policy, extents)
+        assert kernels.launch_count() == launches + (n > 0)
+        for a, b in zip(got, want):
+            assert torch.equal(a.cpu(), b) and a.dtype == b.dtype and a.is_contiguous() and b.is_contiguous()
+
+
 def test_draws_take_as_many_numbers_whatever_is_asked():
     states = []
     for policy, p in ((POLICIES, 1.0), ((), 0.0), ("flip", 0.5), (["cutout", "color"], torch.tensor(0.7))):
@@ -384,7 +405,10 @@ def test_draws_take_as_many_numbers_whatever_is_asked():
 
 def test_draws_on_the_device_of_p_or_of_the_generator():
     p = torch.ones((), device="meta")
-    assert {t.device.type for t in draw_augmentation(3, (8, 8), POLICIES, p)} == {"meta"}
+    found = draw_augmentation(3, (8, 8), POLICIES, p)
+    assert {t.device.type for t in found} == {"meta"}
+    real = draw_augmentation(3, (8, 8), POLICIES)
+    assert [(t.shape, t.dtype, t.stride()) for t in found] == [(t.shape, t.dtype, t.stride()) for t in real]
     with torch.device("meta"):
         assert {t.device.type for t in draw_augmentation(3, (8, 8), POLICIES)} == {"cpu"}
 

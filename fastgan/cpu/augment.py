@@ -15,3 +15,11 @@ def augment(x: Tensor, *parameters_and_form) -> Tensor:
     *parameters, form = parameters_and_form
     x = formula.images(x)
     return laid_out(formula.augment(x, formula.Augmentation(*parameters), form), x)
+
+
+@torch.no_grad()
+def draw_augmentation(
+    u: Tensor, p: Tensor | None, chance: float, policy: int, extents: list[int]
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """The arguments and results of `kernels.draw_augmentation`."""
+    return tuple(formula.drawn(u, p, chance, policy, extents))

@@ -75,6 +75,25 @@ def augment(x: Tensor, parameters: Augmentation, form: str = "map") -> Tensor:
     return (out if form == "transpose" else torch.where(inside, out, 0.0)).to(x.dtype)
 
 
+def drawn(u: Tensor, p: Tensor | None, chance: float, policy: int, extents: list[int]) -> Augmentation:
+    """The parameters that (N, 12) uniform numbers make: the arguments of `kernels.draw_augmentation`."""
+    applied = u[:, 8:] < (chance if p is None else p)
+    coloured, moved, cut, flipped = [a if policy >> k & 1 else a & False for k, a in enumerate(applied.unbind(1))]
+    b, s, c = [torch.where(coloured, v - 0.5, 0.0) for v in u[:, :3].unbind(1)]
+    down, right, rows, columns, row_places, column_places = extents
+    steps = (_below(u[:, 3], 2 * down + 1) - down, _below(u[:, 4], 2 * right + 1) - right)
+    translation = torch.where(moved[:, None], torch.stack(steps, 1), 0)
+    centre = torch.stack((_below(u[:, 5], row_places), _below(u[:, 6], column_places)), 1)
+    cut = cut.to(torch.int32)
+    size = torch.stack((cut * rows, cut * columns), 1)
+    return Augmentation(b, 1 + 2 * s, 1 + c, translation, centre, size, flipped & (u[:, 7] < 0.5))
+
+
+def _below(u: Tensor, count: int) -> Tensor:
+    """A whole number from 0 to count - 1. u is a multiple of 2^-24 below 1, and u * count, rounded, is below count."""
+    return (u * count).to(torch.int32)
+
+
 def _places(parameters: Augmentation, h: int, w: int, device: torch.device, transpose: bool) -> tuple[Tensor, Tensor]:
     """(index of the pixel each pixel comes from, whether it comes from one), both (N, H, W)."""
     rows, columns = (torch.arange(side, dtype=torch.int32, device=device).expand(1, -1) for side in (h, w))

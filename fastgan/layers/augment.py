@@ -92,7 +92,7 @@ def draw_augmentation(
     generator: torch.Generator | None = None,
     device: torch.device | str | None = None,
 ) -> Augmentation:
-    """Draws what `augment` does to n images, on their device.
+    """Draws what `augment` does to n images, on their device: one `torch.rand`, one launch.
 
         color          b ~ U(-0.5, 0.5), s ~ U(0, 2), c ~ U(0.5, 1.5)
         translation    rows and columns up to 1/8 of the side, rounded to whole pixels, either way
@@ -103,7 +103,7 @@ def draw_augmentation(
     (Zhao et al. 2020, section 3 and its code); a device's p is that of ADA (Karras et al. 2020, section 3).
 
     All numbers are from one `torch.rand` of 12 a sample, whatever the policy and p: a captured graph and a plain loop
-    take as many from the generator.
+    take as many from the generator. The result carries no gradient by p.
 
     Args:
         n: samples.
@@ -137,22 +137,13 @@ def draw_augmentation(
         if isinstance(given, (Tensor, torch.Generator)) and not _same(given.device, device):
             raise ValueError(f"{name}: got one on {given.device}, expected {device}, the device of the images")
     u = torch.rand(n, 12, generator=generator, device=device, dtype=torch.float32)
-    applied = u[:, 8:] < (p.detach() if isinstance(p, Tensor) else p)
-    none = torch.zeros(n, 2, dtype=torch.int32, device=device)
-    colour = (u[:, :3] - 0.5) * (applied[:, :1] if "color" in policy else 0.0)
-    translation = centre = size = none
-    if "translation" in policy:
-        down, right = (int(side * TRANSLATION + 0.5) for side in (height, width))
-        rows, columns = _below(u[:, 3], 2 * down + 1) - down, _below(u[:, 4], 2 * right + 1) - right
-        translation = torch.stack((rows, columns), 1) * applied[:, 1:2]
-    if "cutout" in policy:
-        sizes = [int(side * CUTOUT + 0.5) for side in (height, width)]
-        # An even size has its centre between two pixels: one more place.
-        places = [side + 1 - size % 2 for side, size in zip((height, width), sizes)]
-        centre = torch.stack((_below(u[:, 5], places[0]), _below(u[:, 6], places[1])), 1)
-        size = torch.stack([applied[:, 2] * size for size in sizes], 1).to(torch.int32)
-    flip = (u[:, 7] < 0.5) & applied[:, 3] if "flip" in policy else torch.zeros(n, dtype=torch.bool, device=device)
-    return Augmentation(colour[:, 0], 1 + 2 * colour[:, 1], 1 + colour[:, 2], translation, centre, size, flip)
+    moves = [int(side * TRANSLATION + 0.5) for side in (height, width)]
+    sizes = [int(side * CUTOUT + 0.5) for side in (height, width)]
+    # An even size has its centre between two pixels: one more place.
+    places = [side + 1 - size % 2 for side, size in zip((height, width), sizes)]
+    bits = sum(1 << k for k, name in enumerate(POLICIES) if name in policy)
+    given, chance = (p.detach(), 1.0) if isinstance(p, Tensor) else (None, p)
+    return operators.drawn(u, given, chance, bits, [*moves, *sizes, *places])
 
 
 @torch.no_grad()
@@ -215,8 +206,3 @@ def _checked(policy: Sequence[str] | str) -> tuple[str, ...]:
 def _same(given: torch.device, device: torch.device) -> bool:
     """cuda is any cuda:0 here: PyTorch itself says when a generator is another GPU's."""
     return given.type == device.type and (device.index is None or given.index in (None, device.index))
-
-
-def _below(u: Tensor, count: int) -> Tensor:
-    """A whole number from 0 to count - 1. u is a multiple of 2^-24 below 1, and u * count, rounded, is below count."""
-    return (u * count).to(torch.int32)

@@ -1,4 +1,7 @@
-"""Differentiable augmentation as an operator: fastgan::augment, the map, its linear part or the transpose of that.
+"""Differentiable augmentation as operators.
+
+    fastgan::augment            the map, its linear part or the transpose of that
+    fastgan::draw_augmentation  its parameters, of uniform numbers
 
 The map is linear in x but for the brightness, so the derivative of each form is another one: the map's gradient is the
 transpose, the transpose's is the linear part, and so on without end. See `operators.adversarial` for the pattern.
@@ -18,6 +21,10 @@ _library.define(
     "augment(Tensor x, Tensor brightness, Tensor saturation, Tensor contrast, Tensor translation, "
     "Tensor cutout_centre, Tensor cutout_size, Tensor flip, str form) -> Tensor"
 )
+_library.define(
+    "draw_augmentation(Tensor u, Tensor? p, float chance, int policy, int[] extents) "
+    "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"
+)
 
 
 def _augment(x, *rest):
@@ -28,8 +35,22 @@ def _fake_augment(x, *_):
     return torch.empty_like(images(x))
 
 
-_library.impl("augment", _augment, "CompositeExplicitAutograd")
-torch.library.register_fake("fastgan::augment", _fake_augment, lib=_library)
+def _draw(u, *rest):
+    return backend(u.device).draw_augmentation(u, *rest)
+
+
+def _fake_draw(u, *_):
+    n = u.shape[0]
+    whole = [u.new_empty((n, 2), dtype=torch.int32) for _ in range(3)]
+    return *[u.new_empty(n) for _ in range(3)], *whole, u.new_empty(n, dtype=torch.bool)
+
+
+for _name, _implementation, _fake in (
+    ("augment", _augment, _fake_augment),
+    ("draw_augmentation", _draw, _fake_draw),
+):
+    _library.impl(_name, _implementation, "CompositeExplicitAutograd")
+    torch.library.register_fake(f"fastgan::{_name}", _fake, lib=_library)
 
 
 class _Augment(Function):
@@ -67,3 +88,9 @@ class _Augment(Function):
 def value(x: Tensor, parameters: Augmentation) -> Tensor:
     """The augmented images, differentiable in x as often as asked."""
     return applied(_Augment, ("map",), (x, *parameters))
+
+
+def drawn(u: Tensor, p: Tensor | None, chance: float, policy: int, extents: list[int]) -> Augmentation:
+    """The parameters that uniform numbers make."""
+    call = torch.ops.fastgan.draw_augmentation if needs_operator([u] if p is None else [u, p]) else _draw
+    return Augmentation(*call(u, p, chance, policy, extents))

@@ -153,6 +153,10 @@ def augmented(shape, dtype=torch.float32, form="map", channels_last=False, of=vi
     augment.augment(x, *floats, *whole, of(n, torch.bool), form)
 
 
+def parameters_drawn(n, p=None, of=view):
+    augment.draw_augmentation(of(12 * n, torch.float32).view(n, 12), p, 0.5, 7, [1, 16, 32, 32, 65, 1])
+
+
 SCALES = torch.zeros(8)
 CASES = {
     "one program": lambda: side([128, 128]),
@@ -190,6 +194,8 @@ CASES = {
     "images": lambda: augmented((16, 3, 64, 64)),
     "images, their gradient": lambda: augmented((16, 3, 64, 64), form="transpose"),
     "many images, channels_last": lambda: augmented((300, 3, 9, 16), torch.bfloat16, "linear", True),
+    "a draw": lambda: parameters_drawn(16),
+    "a draw of one, p on the device": lambda: parameters_drawn(1, SCALES[1]),
     "one image": lambda: augmented((1, 1, 1, 1), torch.float64),
     "rational quadratic, products": lambda: points(100, 40, 64, "rational_quadratic", (1.0, 2.0), unbiased=True),
 }
@@ -312,8 +318,13 @@ def anything_of_points(rng):
 
 def anything_of_images(rng):
     shape = tuple(rng.choice(of) for of in ((1, 2, 16, 64, 300), (1, 3, 4, 80), (1, 16, 33), (1, 16, 17)))
-    form, last = rng.choice(("map", "linear", "transpose")), rng.random() < 0.5
-    augmented(shape, rng.choice(FLOATS), form, last, lambda n, dtype: anywhere(rng, n, dtype))
+    form, last = rng.choice(("map", "linear", "transpose", "draw")), rng.random() < 0.5
+    of = functools.partial(anywhere, rng)
+    if form == "draw":
+        p = rng.choice((None, torch.float32, torch.float64))
+        parameters_drawn(shape[0], p and of(1, p)[0], of)
+    else:
+        augmented(shape, rng.choice(FLOATS), form, last, of)
 
 
 if __name__ == "__main__":
