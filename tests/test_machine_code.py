@@ -41,7 +41,7 @@ def name(row):
 
 
 def test_every_target_dtype_and_path_was_built(document, rows):
-    found = [*rows, *document["mmd"], *document["signs"]]
+    found = [*rows, *document["mmd"], *document["signs"], *document["augment"]]
     built = [(row["kernel"], row["launch"], row["dtype"], row["target"]) for row in found]
     asked = machine_code.builds(list(TARGETS))
     assert sorted(built) == sorted((call.kernel, call.name, dtype, target) for call, dtype, target in asked)
@@ -102,20 +102,24 @@ def test_a_broken_promise_is_named(rows):
         assert any(said in why for why in machine_code.Adversarial.broken(row | change)), said
 
 
-@pytest.mark.parametrize("kernel", ["mmd", "signs"])
-def test_mmd_and_signs_keep_every_promise(document, kernel):
+@pytest.mark.parametrize("kernel", ["mmd", "signs", "augment"])
+def test_the_other_kernels_keep_every_promise(document, kernel):
     broken = {name(row): row["broken"] for row in document[kernel] if row["broken"]}
     assert broken == {} and len(document[kernel]) >= 24
     for row in document[kernel]:
         if kernel == "mmd":
             assert row["instructions"] > 100 and row["products"] == (row["matrix"] > 0), name(row)
-        elif row["target"] != "gfx942" and row["dtype"] in ("float32", "bfloat16") and "pair of" in row["launch"]:
+        elif row["target"] == "gfx942" or row["dtype"] not in ("float32", "bfloat16"):
+            continue
+        elif "pair of" in row["launch"]:
             assert row["stores" if row["forward"] else "loads"] == [128], "sixteen signs at a time"
 
 
 MMD = {"target": "sm_90", "products": True, "shared": 1, "spills": 9, "spills_in_loops": 0, "matrix": 9}
 MMD |= {"loads_128": 4, "loads_narrow": 0}
 SIGNS = dict(forward=True, dtype="float32", loads=[128] * 8, stores=[128], spills=0, atomics=["atom.gpu.acq_rel.add"])
+IMAGES = dict(shared_sums=True, atomics=["atom.global.gpu.acq_rel.add.u32"], spills=0, sums=[128] * 4, loads=[32] * 12)
+IMAGES |= dict(stores=[128] * 3, wide_pixels=False, wide_stores=True)
 
 
 @pytest.mark.parametrize(
@@ -133,9 +137,15 @@ SIGNS = dict(forward=True, dtype="float32", loads=[128] * 8, stores=[128], spill
         (machine_code.Signs, SIGNS, {"atomics": ["atom.gpu.relaxed.add"]}, "atomics"),
         (machine_code.Signs, SIGNS, {"forward": False, "atomics": [], "stores": [128, 16]}, "maps: stores"),
         (machine_code.Signs, SIGNS, {"forward": False}, "atomics"),
+        (machine_code.Images, IMAGES, {"spills": 1}, "1 spills"),
+        (machine_code.Images, IMAGES, {"sums": [128, 64]}, "sums of"),
+        (machine_code.Images, IMAGES, {"stores": []}, "stores of"),
+        (machine_code.Images, IMAGES, {"wide_pixels": True}, "loads of"),
+        (machine_code.Images, IMAGES, {"atomics": []}, "atomics"),
+        (machine_code.Images, IMAGES, {"shared_sums": False}, "atomics"),
     ],
 )
-def test_broken_promises_of_mmd_and_signs_are_named(call, row, change, said):
+def test_broken_promises_of_the_other_kernels_are_named(call, row, change, said):
     row = {"target": "sm_90"} | row
     assert list(call.broken(row)) == []
     assert any(said in why for why in call.broken(row | change))
@@ -146,6 +156,9 @@ SIDES = [(1, 1), (1, 7), (7, 1), (7, 9), (16, 16), (16, 33), (128, 128), (1024, 
 SIDES += [(5, 17, 33), (1, 16, 4096), (1,), (3000,), (16, 16, 16, 16, 16), (1, 1, 300, 9000, 2, 16)]
 SIDES += [(1, 9000), (9000, 1), (2048, 32768), (33000, 33000), (100_000, 99_999), (2**20, 2**20), (2**20 + 1, 16)]
 MAPS = [(1,), (16,), (3000,), (2**20,), (1, 16), (33, 4096), (2**20 + 1, 16), (5, 16, 9000)]
+PICTURES = list(
+    itertools.product((1, 2, 16, 300), (1, 3, 16), (1, 16, 33), ("map", "linear", "transpose"), (False, True))
+)
 POINTS = list(itertools.product((1, 16, 4097), (1, 2, 4, 5, 16, 48, 64, 100, 260), (True, False)))
 ASKED = {
     "adversarial": [
@@ -154,6 +167,7 @@ ASKED = {
         for sides in SIDES
     ],
     "signs": [machine_code.Signs("", sizes, forward) for sizes in MAPS for forward in (True, False)],
+    "augment": [machine_code.Images("", (n, c, size, 16), form, last) for n, c, size, form, last in PICTURES],
     "mmd": [machine_code.Mmd("", n, d, value=value, precision="exact" if d <= 4 else "fp32") for n, d, value in POINTS],
 }
 KEYS = """

@@ -21,6 +21,7 @@ MMD_KERNEL, PAIRS = "kernels/mmd.py", "kernels/pairs.py"
 MMD_FORMULA, MMD = "fastgan/formulas/mmd.py", "tests/test_mmd.py"
 SIGNS_KERNEL, SIGNS, MATCHING = "kernels/matching.py", "fastgan/operators/matching.py", "tests/test_matching.py"
 STEP, TRAINER, AVERAGE = "fastgan/training/step.py", "fastgan/training/trainer.py", "fastgan/training/average.py"
+AUGMENT_KERNEL, AUGMENT = "kernels/augment.py", "tests/test_augment.py"
 STEPS, TRAINING = "tests/test_step.py", "tests/test_trainer.py"
 
 PROCESSES = multiprocessing.get_context("forkserver")
@@ -348,6 +349,34 @@ MUTANTS = {
         "torch-cpu and gradcheck",
         MMD,
     ),
+    "augment: a program's sum left out": (
+        AUGMENT_KERNEL,
+        "mask=i < parts, other",
+        "mask=(i < parts) & (i > 0), other",
+        "triton and values_and and 64",
+        AUGMENT,
+    ),
+    "augment: the transpose moves the same way": (
+        AUGMENT_KERNEL,
+        "row - down, column - right",
+        "row + down, column + right",
+        "triton and values_and and 33",
+        AUGMENT,
+    ),
+    "augment: a cutout that is not centred": (
+        AUGMENT_KERNEL,
+        "tl.load(centre + 2 * n) - (rows >> 1)",
+        "tl.load(centre + 2 * n)",
+        "triton and each_policy",
+        AUGMENT,
+    ),
+    "augment: the mean of what is cut counts": (
+        AUGMENT_KERNEL,
+        "v = tl.where(_written(row, column, place, H, W), v, 0.0)",
+        "pass",
+        "triton and values_and and 33",
+        AUGMENT,
+    ),
     "cpu: zero gradient": (
         CPU,
         "p.mul_(slope) if out is None",
@@ -451,7 +480,7 @@ def plant(folder, mutant=None):
     """A copy of the sources, with fastgan.kernels in its installed place, and a bug in it."""
     package = folder / "fastgan"
     shutil.copytree(ROOT / "fastgan", package)  # with what is compiled: only the mutant's file is compiled again
-    tests = ("accuracy", "autograd", "layouts", "objectives", "mmd", "matching", "step", "trainer")
+    tests = ("accuracy", "autograd", "layouts", "objectives", "mmd", "matching", "augment", "step", "trainer")
     for name in ("conftest.py", "interpreter.py", "oracle.py", *[f"test_{name}.py" for name in tests]):
         shutil.copy(ROOT / "tests" / name, folder)
     if mutant:

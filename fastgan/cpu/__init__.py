@@ -2,7 +2,8 @@
 formula, not by autograd. Each has the arguments and results of the kernel of its name."""
 
 from .adversarial import adversarial
+from .augment import augment, draw_augmentation
 from .matching import matching_gradient, matching_signs
 from .mmd import mmd
 
-__all__ = ["adversarial", "matching_gradient", "matching_signs", "mmd"]
+__all__ = ["adversarial", "augment", "draw_augmentation", "matching_gradient", "matching_signs", "mmd"]

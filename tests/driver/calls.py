@@ -12,6 +12,7 @@ import ctypes
 import functools
 import importlib
 import json
+import math
 import os
 import random
 import struct
@@ -30,6 +31,7 @@ from triton.runtime import driver  # noqa: E402
 
 launcher = importlib.import_module("fastgan.kernels.launch")
 adversarial = importlib.import_module("fastgan.kernels.adversarial")
+augment = importlib.import_module("fastgan.kernels.augment")
 matching = importlib.import_module("fastgan.kernels.matching")
 mmd = importlib.import_module("fastgan.kernels.mmd")
 GPU = torch.device("cuda", 0)
@@ -50,10 +52,10 @@ class Device(CudaDriver):
 
 @contextlib.contextmanager
 def launches_go_to(function):
-    """What the three kernels launch, on CPU tensors as if they lay on a GPU of 132 multiprocessors."""
+    """What the kernels launch, on CPU tensors as if they lay on a GPU of 132 multiprocessors."""
     with contextlib.ExitStack() as stack:
         stack.enter_context(mock.patch("torch.cuda.current_device", lambda: 0))
-        for module in (adversarial, matching, mmd):
+        for module in (adversarial, augment, matching, mmd):
             stack.enter_context(mock.patch.object(module, "launch", function))
             stack.enter_context(mock.patch.object(module, "processors", lambda device: 132))
         yield
@@ -141,6 +143,20 @@ def points(n, m, d, kernel, bandwidths, **options):
     mmd.mmd(view(n * d).view(n, d), view(m * d).view(m, d), bandwidths, kernel, **arguments)
 
 
+def augmented(shape, dtype=torch.float32, form="map", channels_last=False, of=view):
+    n = shape[0]
+    x = of(math.prod(shape), dtype).view(shape)
+    if channels_last:
+        x = x.view(n, *shape[2:], shape[1]).permute(0, 3, 1, 2)
+    floats = [of(n, torch.float32) for _ in range(3)]
+    whole = [of(2 * n, torch.int32).view(n, 2) for _ in range(3)]
+    augment.augment(x, *floats, *whole, of(n, torch.bool), form)
+
+
+def parameters_drawn(n, p=None, of=view):
+    augment.draw_augmentation(of(12 * n, torch.float32).view(n, 12), p, 0.5, 7, [1, 16, 32, 32, 65, 1])
+
+
 SCALES = torch.zeros(8)
 CASES = {
     "one program": lambda: side([128, 128]),
@@ -175,6 +191,12 @@ CASES = {
     "gaussian": lambda: points(100, 40, 2, "gaussian", (4.0, 2.0)),
     "gaussian, one point": lambda: points(1, 16, 2, "gaussian", (4.0, 2.0)),
     "energy": lambda: points(17, 1, 2, "energy", ()),
+    "images": lambda: augmented((16, 3, 64, 64)),
+    "images, their gradient": lambda: augmented((16, 3, 64, 64), form="transpose"),
+    "many images, channels_last": lambda: augmented((300, 3, 9, 16), torch.bfloat16, "linear", True),
+    "a draw": lambda: parameters_drawn(16),
+    "a draw of one, p on the device": lambda: parameters_drawn(1, SCALES[1]),
+    "one image": lambda: augmented((1, 1, 1, 1), torch.float64),
     "rational quadratic, products": lambda: points(100, 40, 64, "rational_quadratic", (1.0, 2.0), unbiased=True),
 }
 
@@ -213,7 +235,8 @@ class Keys:
 
 def anything(rng):
     """A random call, at sizes and addresses that Triton may treat as special."""
-    {0: anything_adversarial, 1: anything_matched, 2: anything_of_points}[rng.choice((0, 0, 0, 0, 0, 0, 1, 2))](rng)
+    kinds = (anything_adversarial, anything_matched, anything_of_points, anything_of_images)
+    kinds[rng.choice((0, 0, 0, 0, 0, 0, 1, 2, 3))](rng)
 
 
 def numbers(rng, choices, count):
@@ -291,6 +314,17 @@ def anything_of_points(rng):
         of_y=rng.random() < 0.4,
         scale=rng.choice((None, anywhere(rng, 1, torch.float32)[0])),
     )
+
+
+def anything_of_images(rng):
+    shape = tuple(rng.choice(of) for of in ((1, 2, 16, 64, 300), (1, 3, 4, 80), (1, 16, 33), (1, 16, 17)))
+    form, last = rng.choice(("map", "linear", "transpose", "draw")), rng.random() < 0.5
+    of = functools.partial(anywhere, rng)
+    if form == "draw":
+        p = rng.choice((None, torch.float32, torch.float64))
+        parameters_drawn(shape[0], p and of(1, p)[0], of)
+    else:
+        augmented(shape, rng.choice(FLOATS), form, last, of)
 
 
 if __name__ == "__main__":
