@@ -23,7 +23,7 @@ ARROWS = {
     "data": ("checks",),
     "models": ("data",),
     "evaluation": ("data", "checks"),
-    "training": ("models", "data", "losses", "formulas", "checks"),
+    "training": ("models", "data", "layers", "losses", "formulas", "checks"),
     "inspection": ("compat",),
     "game": ("training", "models", "data", "losses", "formulas"),
     "cli": (

@@ -6,6 +6,7 @@ config.json stores. Both are frozen and checked when they are made. A recipe is 
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -20,6 +21,7 @@ from fastgan.checks import (
     Whole,
     finite,
     flag,
+    list_of,
     not_negative,
     number,
     positive,
@@ -29,6 +31,7 @@ from fastgan.checks import (
 )
 from fastgan.data import MEMORY_SHARE, SIZES
 from fastgan.formulas.objectives import find
+from fastgan.layers.augment import POLICIES
 from fastgan.models import NETWORKS
 
 MMD = "mmd"  # the one objective without a discriminator
@@ -63,6 +66,11 @@ def _betas(name: str, value: object) -> tuple[float, float]:
         if not 0 <= number(f"{name}[{i}]", beta) < 1:
             raise ValueError(f"{name}[{i}]: got {beta}, expected a number from 0 to below 1")
     return float(value[0]), float(value[1])
+
+
+def _policy(name: str, value: object) -> tuple[str, ...] | None:
+    names = value.split(",") if isinstance(value, str) else tuple(list_of(text)(name, value))
+    return tuple(OneOf(*POLICIES)(name, entry) for entry in names) or None
 
 
 def _widths(name: str, value: object) -> tuple[float, ...]:
@@ -104,6 +112,11 @@ class TrainerConfig:
                         help="weight of the R2 penalty, on generated data (digits: {:g})")
     r1_every: int = setting(Whole(1, 2**31), 1, group=LOSS, shown="N",
                             help="compute the penalties at every N-th step, N times as heavy")
+    augment: tuple[str, ...] | None = setting(_policy, None, group=LOSS, shown="POLICY",
+                                              help="change what D sees, for few images: color,translation,cutout,flip")
+    augment_p: float = setting(share, 1.0, group=LOSS, shown="P", help="with which probability (default: {:g})")
+    augment_target: float | None = setting(share, None, group=LOSS, shown="R",
+                                           help="adapt it: mean sign of D's logits of real images, 0.6 say")
     latent_dim: int = setting(Whole(1, 2**20), 64, group=LOSS, shown="N",
                               help="numbers the generator starts from (digits: {})")
     ema_decay: float = setting(share, 0.999)
@@ -138,6 +151,10 @@ class TrainerConfig:
             ("r1", alone and self.r1 != 0, f"{nothing} to penalise"),
             ("r2", alone and self.r2 != 0, f"{nothing} to penalise"),
             ("r1_every", self.r1_every != 1 and not self.penalised, "neither r1 nor r2 is more than 0"),
+            ("augment", alone and self.augment is not None, f"{nothing} to show changed samples"),
+            ("augment_p", self.augment is None and self.augment_p != 1, "nothing is augmented"),
+            ("augment_p", self.augment_target is not None and self.augment_p != 1, "augment_target adapts it"),
+            ("augment_target", self.augment is None and self.augment_target is not None, "nothing is augmented"),
             ("step", alone and self.one_stage, f"{nothing} to take turns with"),
             ("redraw", alone and not self.redraw, f"{nothing} that has seen samples before the generator's step"),
             ("concatenate", alone and self.concatenate, f"{nothing} to pass samples through"),
@@ -168,6 +185,16 @@ class TrainerConfig:
         """What a checkpoint must agree with for the training to go on exactly."""
         kept = {name: value for name, value in self.of_trainer().items() if name not in NOT_EXACT}
         return {name: list(value) if isinstance(value, tuple) else value for name, value in kept.items()}
+
+
+def with_settings(trainer: type) -> inspect.Signature:
+    """The signature of a trainer with every setting by its name, for help() and editors."""
+    *named, _ = inspect.signature(trainer).parameters.values()
+    settings = [
+        inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, default=f.default, annotation=f.type)
+        for f in fields(TrainerConfig)
+    ]
+    return inspect.Signature([*named, *settings])
 
 
 # fmt: off

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from fastgan.formulas.objectives import find
 from fastgan.formulas.results import ValueAndGrad
+from fastgan.layers.augment import ada_step, augment, draw_augmentation
 from fastgan.losses.adversarial import (
     concatenated_discriminator_value_and_grad,
     discriminator_value_and_grad,
@@ -87,8 +88,9 @@ def _matched(tensors: Tensor | Sequence, grads: Sequence) -> list[Tensor]:
 
 
 class Step:
-    """`play(real, penalised, labels)` is the step. latent(n, counts) -> z (n, latent_dim), a rank's next.
+    """`play(real, penalised)` or `play(real, labels, penalised)` is the step.
 
+    latent(n, counts) -> z (n, latent_dim), a rank's next. random: -> the generator that augmentations are drawn from.
     Generated samples have the labels of the real ones beside them, so that both sides have the same classes."""
 
     def __init__(
@@ -98,6 +100,7 @@ class Step:
         optimizers: Sequence[torch.optim.Optimizer],
         latent: Callable[[int, Sequence[int] | None], Tensor],
         config: TrainerConfig,
+        random: Callable[[], torch.Generator],
     ):
         self.config, self.latent, self.optimizers = config, latent, optimizers
         self.discriminator = discriminator
@@ -108,6 +111,7 @@ class Step:
         # Double backward goes through no compiled network: a penalty looks at D itself.
         self.discriminate = compiled(discriminator) if discriminator else None
         self.scaler = torch.amp.GradScaler(self.device.type) if config.precision == "float16" else None
+        self.augmentation = None if config.augment is None else Augmented(config, random).to(self.device)
         self.one = torch.ones((), device=self.device, dtype=torch.float32)
         self.zero = torch.zeros((), device=self.device, dtype=torch.float32)
         self.ratio = None
@@ -116,10 +120,10 @@ class Step:
             self.relation = find(config.objective).relation
             self.ratio = constant_ratio(config.objective, config.weight)
 
-    def play(
-        self, real: Tensor, penalised: bool, labels: Tensor | None = None, counts: Sequence[int] | None = None
-    ) -> dict[str, Tensor]:
-        """labels: of the samples, if both networks are told them. counts: samples of each rank, if they differ."""
+    def play(self, real: Tensor, *rest, counts: Sequence[int] | None = None) -> dict[str, Tensor]:
+        """rest: the labels of the samples, if both networks are told them, and whether the step has a penalty. counts:
+        samples of each rank, if they differ."""
+        labels, penalised = rest if len(rest) == 2 else (None, *rest)
         if self.config.channels_last and real.dim() == 4:
             real = real.contiguous(memory_format=torch.channels_last)
         if self.config.objective == MMD:
@@ -143,7 +147,7 @@ class Step:
         for x, y, z in parts:
             with torch.set_grad_enabled(not self.config.redraw):
                 fake = self._forward(self.generate, z, y)
-            d = self._backward_d(x, fake, y, penalised, n, counts)
+            d = self._backward_d(self._seen(x), self._seen(fake.detach()), y, penalised, n, counts)
             values.append(d.values)
             fakes.append(fake)
         self._update(1, discriminator)
@@ -157,11 +161,11 @@ class Step:
         for (x, y, z), fake, of_d in zip(parts, fakes, values):
             if self.config.redraw:
                 fake = self._forward(self.generate, z, y)
-            logits = self._discriminate(fake, y)
+            logits = self._discriminate(self._seen(fake), y)
             real_logits = None
             if self.relation:  # what a relativistic generator compares with
                 with torch.no_grad():
-                    real_logits = self._discriminate(x, y)
+                    real_logits = self._discriminate(self._seen(x), y)
             g, grad = self._of_generator(logits.detach(), real_logits, self._scale(len(x), n, counts), counts)
             torch.autograd.backward([logits], [grad])
             of_d["loss_g"] = g
@@ -179,8 +183,8 @@ class Step:
         for optimizer in self.optimizers:
             optimizer.zero_grad()
         for x, y, z in self._parts(real, labels, counts):
-            fake = self._forward(self.generate, z, y)
-            d = self._backward_d(x, fake, y, penalised, n, counts, nonzero=self.ratio is None)
+            fake = self._seen(self._forward(self.generate, z, y))
+            d = self._backward_d(self._seen(x), fake, y, penalised, n, counts, nonzero=self.ratio is None)
             if self.ratio is not None:
                 loss_g, ratio = d.loss_fake * self.ratio, self.ratio
             else:
@@ -262,6 +266,9 @@ class Step:
         }  # fmt: skip
         if s.r2:
             values["r2"] = next(found) if r2 else self.zero
+        if self.augmentation is not None and s.augment_target is not None:
+            sign = distributed.mean_over_ranks(stats.real_sign) if distributed.ranks() > 1 else stats.real_sign
+            values["augment_p"] = self.augmentation.adapt(sign, n * distributed.ranks())
         arrived = (leaf.grad[n:] if together else leaf.grad) if s.one_stage else None
         return DiscriminatorPass(values, real_logits.detach(), fake_logits.detach(), grads[1], out.loss_fake, arrived)
 
@@ -318,6 +325,10 @@ class Step:
         check_logits(logits, x)
         return logits
 
+    def _seen(self, samples: Tensor) -> Tensor:
+        """What D is shown of them."""
+        return samples if self.augmentation is None else self.augmentation(samples)
+
     def _parts(self, real: Tensor, labels: Tensor | None, counts) -> list[tuple[Tensor, Tensor | None, Tensor]]:
         """(samples, their labels, z) of each part of a batch; z is drawn here."""
         k = self.config.accumulate
@@ -359,6 +370,25 @@ class Step:
         if len(values) == 1:
             return values[0]
         return {k: sum(v[k] * (n / sum(sizes)) for v, n in zip(values, sizes)) for k in values[0]}
+
+
+class Augmented(nn.Module):
+    """Samples as D sees them: changed with probability `p`, which is kept on the device and may adapt."""
+
+    p: Tensor
+
+    def __init__(self, config: TrainerConfig, random: Callable[[], torch.Generator]):
+        super().__init__()
+        self.policy, self.target, self.random = config.augment, config.augment_target, random
+        self.register_buffer("p", torch.tensor(0.0 if config.augment_target is not None else config.augment_p))
+
+    def forward(self, samples: Tensor) -> Tensor:
+        drawn = draw_augmentation(len(samples), samples.shape, self.policy, self.p, generator=self.random())
+        return augment(samples, drawn)
+
+    def adapt(self, sign: Tensor, batch: int) -> Tensor:
+        """p after a batch of real samples whose logits have this mean sign."""
+        return ada_step(self.p, sign, batch, self.target).clone()
 
 
 class DiscriminatorPass(NamedTuple):

@@ -9,11 +9,10 @@ The step does not synchronise with the host: no `.item()`, no copy. Reading a nu
 
 from __future__ import annotations
 
-import inspect
 import os
 import warnings
 from collections.abc import Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -28,7 +27,7 @@ from fastgan.training import distributed as ranks
 from fastgan.training.average import Average
 from fastgan.training.capture import REHEARSALS, REHEARSALS_OF_RANKS, Graphs, reason, undone
 from fastgan.training.checkpoints import CHECKPOINT_FORMAT, check_same_network, read_checkpoint, write_atomically
-from fastgan.training.config import PRECISIONS, TrainerConfig, check_objective
+from fastgan.training.config import PRECISIONS, TrainerConfig, check_objective, with_settings
 from fastgan.training.distributed import World, distributed
 from fastgan.training.look import FirstLook, choose_passes
 from fastgan.training.numbers import TrainingDiverged, check_finite, describe, to_numbers
@@ -92,6 +91,10 @@ class GANTrainer:
         True. False: never. Batches of another shape than the first run uncaptured.
     accumulate: split a batch into so many parts and add up their gradients: the memory of a part for the step of the
         whole. Batch statistics are those of a part.
+    augment: changes D's samples, real and generated, at random before it sees them, so that it cannot learn a small
+        data set by heart: some of "color", "translation", "cutout" and "flip" (`fastgan.layers.augment`; Zhao et al.
+        2020), each with probability augment_p. augment_target: adapt that, from 0, until the mean sign of D's logits of
+        real images is this (Karras et al. 2020, "Training GANs with Limited Data": 0.6). Images alone.
     concatenate: D sees real and generated samples in one pass. None: if D's logits do not depend on other samples,
         which is tried out. Steps with only one of r1 and r2 use two passes: a double backward of both would cost more.
     channels_last: memory format of images and networks; None: on GPUs.
@@ -158,6 +161,8 @@ class GANTrainer:
                     f"{config.objective!r} expects logits: remove the sigmoid at its end",
                     stacklevel=2,
                 )
+        if config.augment is not None and self._look.made.dim() != 4:
+            raise ValueError(f"augment: got {config.augment}, but the samples are no images (N, C, H, W)")
         self.config = config  # with what was chosen for None
         self.latent_dim, self.objective, self.weight = config.latent_dim, config.objective, config.weight
         self.lr, self.r1, self.r2, self.r1_every = config.lr, config.r1, config.r2, config.r1_every
@@ -172,7 +177,7 @@ class GANTrainer:
         checks.schedulers(schedulers, optimizers)
         self.schedulers = list(schedulers)
         self.optimizer_g, self.optimizer_d = (*optimizers, None)[:2]
-        self._step = Step(generator, discriminator, optimizers, self.latent, config)
+        self._step = Step(generator, discriminator, optimizers, self.latent, config, lambda: self.random)
         self._graphs: Graphs | None = None
         self.capture_reason = self._why_not_captured(config.capture)
 
@@ -272,13 +277,13 @@ class GANTrainer:
         least = min(counts or [len(real)])
         if self.config.accumulate > least:
             raise ValueError(f"accumulate: got {self.config.accumulate} parts for {least} samples")
-        real = real.detach()
+        seen = [real.detach(), *([] if labels is None else [labels])]
         if self._graphs is None and self.capture_reason is None and counts is None:
-            self._capture(real)
-        if self._graphs is not None and counts is None and self._graphs.fits([real]):
-            values = self._graphs.replay([real], penalised)
+            self._capture(seen)
+        if self._graphs is not None and counts is None and self._graphs.fits(seen):
+            values = self._graphs.replay(seen, penalised)
         else:
-            values = self._step.play(real, penalised, labels, counts)
+            values = self._step.play(*seen, penalised, counts=counts)
         for scheduler in self.schedulers:
             scheduler.step()
         self._average.update(self.step_number, self.config.ema_decay)
@@ -376,8 +381,8 @@ class GANTrainer:
         return {name: network for name, network in found.items() if network is not None}
 
     def _parts(self) -> dict:
-        names = ("optimizer_g", "optimizer_d")
-        return self.networks | dict(zip(names, self._step.optimizers))
+        parts = self.networks | dict(zip(("optimizer_g", "optimizer_d"), self._step.optimizers))
+        return parts if self._step.augmentation is None else {**parts, "augmentation": self._step.augmentation}
 
     def _as_seen(self, samples: Tensor) -> Tensor:
         return feed.as_seen(samples, self.device, self.dtype)
@@ -412,7 +417,7 @@ class GANTrainer:
             warnings.warn(f"the step runs uncaptured: {reason}", stacklevel=4)
         return reason
 
-    def _capture(self, real: Tensor) -> None:
+    def _capture(self, seen: Sequence[Tensor]) -> None:
         """Tries to capture the step; if that fails, notes why, and everything is as before."""
         penalty = self.config.penalised
         variants = [True, False] if penalty and self.config.r1_every > 1 else [penalty]
@@ -420,7 +425,7 @@ class GANTrainer:
         state, scaler = self.random.get_state(), self._step.scaler
         scale = scaler.state_dict() if scaler else None
         try:
-            of = (self._step.play, [real], real.device, variants, [self.random])
+            of = (self._step.play, seen, self.device, variants, [self.random])
             self._graphs = Graphs(*of, self._undone(), rehearsals)
         except RuntimeError as error:  # also what CUDA and the allocator say
             self._graphs = None
@@ -432,18 +437,8 @@ class GANTrainer:
             self.capture_reason = self._uncaptured(reason(error), True)
 
     def _undone(self):
-        networks = [self.generator, *filter(None, [self.discriminator])]
+        networks = [*filter(None, [self.generator, self.discriminator, self._step.augmentation])]
         return undone(networks, self._step.optimizers, [self.random], self._step.scaler)
 
 
-def _signature() -> inspect.Signature:
-    """That of `GANTrainer`, with every setting by its name, for help() and editors."""
-    *named, _ = inspect.signature(GANTrainer).parameters.values()
-    settings = [
-        inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, default=f.default, annotation=f.type)
-        for f in fields(TrainerConfig)
-    ]
-    return inspect.Signature([*named, *settings])
-
-
-GANTrainer.__signature__ = _signature()
+GANTrainer.__signature__ = with_settings(GANTrainer)
