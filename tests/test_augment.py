@@ -31,7 +31,7 @@ def seeded(device="cpu", seed=0):
 def drawn(shape, device, policy=POLICIES, seed=0, **options):
     """Of a CPU generator, so that every backend has the same."""
     return Augmentation(
-        *(p.to(device) for p in draw_augmentation(shape[0], shape, policy, generator=seeded(), **options))
+        *(p.to(device) for p in draw_augmentation(shape[0], shape, policy, generator=seeded(seed=seed), **options))
     )
 
 
@@ -122,7 +122,9 @@ def test_dtypes(device, dtype, layout):
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("shape", [*SHAPES, (5, 3, 40, 40), (7, 2, 16, 16), (2, 130, 7, 6), (70, 3, 5, 4)], ids=str)
+@pytest.mark.parametrize(
+    "shape", [*SHAPES, (5, 3, 40, 40), (7, 2, 16, 16), (2, 130, 7, 6), (70, 3, 5, 4), (4, 3, 80, 64)], ids=str
+)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_every_dtype_and_shape(device, shape, dtype, layout):
     for seed in range(2):
