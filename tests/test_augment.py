@@ -64,13 +64,14 @@ def reference(x, parameters):
     return torch.stack(found)
 
 
-def sizes(x, parameters):
-    """The sum of the absolute values of all that makes an output: what a rounding error is relative to."""
+def sizes(x, parameters, double):
+    """The sum of the absolute values of all that makes an output: what a rounding error is relative to. In float64 the
+    reference rounds as well, and numbers that cancel in it."""
     parameters, found = Augmentation(*(p.cpu() for p in parameters)), []
     for n, y in enumerate(x):
         b, s, c = (p[n].double() for p in parameters[:3])
-        y = (c * s).abs() * y + (c * (1 - s)).abs() * y.mean(0) + (1 - c).abs() * y.mean() + b.abs()
-        found.append(moved(y, parameters, n))
+        size = (c * s).abs() * y + (c * (1 - s)).abs() * y.mean(0) + (1 - c).abs() * y.mean() + b.abs()
+        found.append(moved(size + y + y.mean(0) + y.mean() + b.abs() if double else size, parameters, n))
     return torch.stack(found)
 
 
@@ -93,7 +94,7 @@ def check(x, parameters):
     exact, dtype = x.detach().cpu().double().requires_grad_(), x.dtype
     want = reference(exact, parameters)
     size_of = x.detach().cpu().double().abs().requires_grad_()
-    size = sizes(size_of, parameters)
+    size = sizes(size_of, parameters, dtype == torch.float64)
     elements = math.prod(x.shape[1:])
     x = x.detach().requires_grad_()
     got = augment(x, parameters)
