@@ -287,8 +287,9 @@ MOST_CHANNELS = 64  # of a tile: beyond, a pixel's channels are read in several
 
 
 def blocks(n: int, c: int, pixels: int, dtype: torch.dtype, processors: int) -> tuple[dict, int, int]:
-    """(block sizes, programs that share a sample, warps). A thread writes four times 128 bits of a tile, of four
-    channels it has all: their mean needs no other thread."""
+    """(block sizes, programs that share a sample, warps). A thread writes four times 128 bits of a tile; of up to four
+    channels it has all, and their mean needs no other thread. Of a tile it adds up at most 16 elements: the transpose
+    computes where each one comes from, and 32 do not fit the registers."""
     wide = 16 // dtype.itemsize
     channels = min(triton.next_power_of_2(c), MOST_CHANNELS)
     tile = 4 * 128 * wide
@@ -301,7 +302,7 @@ def blocks(n: int, c: int, pixels: int, dtype: torch.dtype, processors: int) -> 
     sizes = dict(
         CHANNELS=channels,
         BLOCK=min(triton.next_power_of_2(pixels), tile // channels),
-        LANES=max(wide, min(triton.next_power_of_2(c * pixels), tile)),
+        LANES=max(wide, min(triton.next_power_of_2(c * pixels), tile, 512 * warps)),
         PARTS=triton.next_power_of_2(parts),
     )
     return sizes, parts, warps
