@@ -5,10 +5,13 @@ import torch
 from test_trainer import assert_same, state
 from torch import nn
 
+from fastgan import data as datasets
+from fastgan import evaluation
 from fastgan.layers.augment import augment, draw_augmentation
 from fastgan.losses.adversarial import discriminator_value_and_grad, generator_value_and_grad
 from fastgan.models import build
 from fastgan.trainer import GANTrainer
+from fastgan.training import recipes
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 IMAGES = torch.rand(64, 1, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
@@ -113,3 +116,19 @@ def test_mistakes_are_named():
         assert "\n" not in str(raised.value)
     with pytest.raises(ValueError, match=r"augment: got .*, but the samples are no images"):
         GANTrainer(*build((2,), 4, 8), latent_dim=4, augment=POLICY)
+
+
+@pytest.mark.thorough
+def test_few_images_are_not_learned_by_heart():
+    """With 100 digits and no penalty, coverage of held-out ones is at least 1.3 times as high with augmentation."""
+    pytest.importorskip("sklearn")
+    digits, recipe = datasets.load("digits"), recipes.find(None, 8)
+    judge, found = evaluation.judge(digits), {}
+    for policy in (None, ("translation", "cutout")):
+        torch.manual_seed(0)
+        pair = build((1, 8, 8), recipe.latent_dim, recipe.width)
+        trainer = GANTrainer(*pair, latent_dim=recipe.latent_dim, lr=recipe.lr, r1=0.0, augment=policy)
+        trainer.fit(digits.samples[:100], steps=2_400, log_every=2_400)
+        found[policy] = judge(trainer.sample(judge.count, seed=1))["coverage"]
+    plain, augmented = found.values()
+    assert augmented >= 1.3 * plain, found
