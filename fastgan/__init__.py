@@ -43,7 +43,7 @@ from fastgan.losses.penalties import (
 from fastgan.objectives import objectives  # the module of this name must not hide it later
 
 if TYPE_CHECKING:  # for editors and type checkers; see __getattr__
-    from fastgan import compat, game
+    from fastgan import compat, game, layers
     from fastgan import functional as functional
     from fastgan import matching as matching
     from fastgan import mmd as mmd
@@ -79,6 +79,7 @@ __all__ = [
     "generator_loss",
     "generator_value_and_grad",
     "gradient_norm",
+    "layers",
     "lecam_regularizer",
     "load",
     "losses",
@@ -102,7 +103,7 @@ _LATER = {
     "load": "fastgan.training.generator",
     "patch": "fastgan.compat",
 }
-_MODULES = ("compat", "game", "functional", "matching", "mmd", "penalties")
+_MODULES = ("compat", "game", "layers", "functional", "matching", "mmd", "penalties")
 
 
 if not TYPE_CHECKING:  # which would take every name for one of them

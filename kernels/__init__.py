@@ -6,6 +6,7 @@ if tuple(map(int, triton.__version__.split(".")[:2])) < (3, 3):  # before: no ke
     raise ImportError(f"fastgan.kernels needs triton 3.3 or newer, got triton {triton.__version__}")
 
 from .adversarial import adversarial
+from .bias_act import bias_act, bias_act_gradient, bias_act_second
 from .criteria import CRITERIA
 from .launch import INTERPRETED, launch_count
 from .matching import matching_gradient, matching_signs
@@ -16,6 +17,9 @@ __all__ = [
     "CRITERIA",
     "INTERPRETED",
     "adversarial",
+    "bias_act",
+    "bias_act_gradient",
+    "bias_act_second",
     "launch_count",
     "matching_gradient",
     "matching_signs",

@@ -14,6 +14,11 @@ mmd
   nothing spills                               differences; in a loop over tiles also products, on NVIDIA
   products are taken by matrix units           products
   shared memory suffices                       every launch
+bias_act
+  tensors move 128 bits at a time              NVIDIA, all but the bias and the partial sums
+  nothing spills                               float32, bfloat16, float16
+  each tensor is read once and written once    every launch: x, or g and x or y, or those and h
+  a ticket that orders memory                  if several programs share a channel and its sum is asked for
 signs, of feature matching
   maps and gradients move 128 bits at a time   NVIDIA
   signs move 64 bits at a time or more         NVIDIA
@@ -27,118 +32,26 @@ import concurrent.futures
 import math
 import multiprocessing
 import os
-import re
-import subprocess
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import triton
 
-from bench.checks.launches import TARGETS, Broken, Launch, compiled, recorded
+from bench.checks.disassembly import amd, is_product, nvidia, spills, widths
+from bench.checks.launches import TARGETS, Launch, compiled, recorded
 from bench.codebases import shapes
 from bench.harness import environment, report
 from bench.harness.accuracy import DTYPES
 from bench.harness.progress import progress
 
-TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 MOST_INSTRUCTIONS = {"float32": 26, "bfloat16": 24, "float16": 24}
 SHARED = {"sm_80": 166_912, "sm_90": 232_448, "sm_100": 232_448, "gfx942": 65_536}  # bytes a program may have
 HIFIGAN = tuple(map(math.prod, shapes.HIFIGAN))
 HIFIGAN_MAPS = tuple(math.prod(shape) for maps in shapes.hifigan_maps(16, 8192) for shape in maps)
+LAYER = (16, 64, 64, 64)
 ODD = 2**22 + 3  # not known to be a multiple of anything
 FULL = tuple(DTYPES)
-
-
-# Reading machine code.
-
-
-def _tool(name: str, *arguments: str) -> str:
-    try:
-        return subprocess.run([str(TOOLS / name), *arguments], capture_output=True, text=True, timeout=60).stdout
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise Broken(f"{name} of the triton wheel did not run: {error}") from error
-
-
-def instructions(cubin: bytes) -> tuple[list[str], dict[str, int], str]:
-    """(instructions in order, {label: index of the instruction after it}, resource usage)."""
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(cubin)
-        file.flush()
-        listing = _tool("nvdisasm", "-c", "-ndf", file.name) or _tool("cuobjdump", "-sass", file.name)
-        usage = _tool("cuobjdump", "-res-usage", file.name)
-    found, labels = [], {}
-    for line in listing.splitlines():
-        if label := re.match(r"\s*(\.L_?\w+):", line):
-            labels[label[1]] = len(found)
-        elif instruction := re.match(r"\s*/\*[0-9a-f]{4,}\*/\s+(.*?)\s*;", line):
-            found.append(instruction[1])
-    if not found:
-        raise Broken("nvdisasm listed no instructions")
-    return found, labels, usage
-
-
-def opcode(instruction: str) -> str:
-    return re.sub(r"^@!?U?P\w+\s+", "", instruction).split()[0]
-
-
-def loops(code: list[str], labels: dict[str, int]) -> Iterator[list[str]]:
-    """The opcodes of the innermost loops that load."""
-    spans = []
-    for i, instruction in enumerate(code):
-        if (branch := re.search(r"\bBRA\b.*`\((\.L_\w+)\)", instruction)) and branch[1] in labels:
-            begin = labels[branch[1]]
-            if begin < i - 1:  # `begin == i` is the trap after EXIT
-                spans.append((begin, i + 1))
-    for span in spans:
-        if not any(span[0] <= other[0] and other[1] <= span[1] and other != span for other in spans):
-            body = [opcode(i) for i in code[span[0] : span[1]]]
-            if any(map(is_load, body)):
-                yield body
-
-
-def is_load(op: str) -> bool:
-    return op.startswith("LDG") and not op.startswith("LDGDEPBAR")
-
-
-def is_product(op: str) -> bool:
-    return re.match(r"HMMA|HGMMA|UTC\w*MMA", op) is not None
-
-
-def spills(opcodes: Sequence[str]) -> int:
-    return sum(op.split(".")[0] in ("LDL", "STL") for op in opcodes)
-
-
-def widths(body: Sequence[str], stores: bool = False) -> list[int]:
-    """Bits that each access of global memory moves, the widest first."""
-    found = [
-        re.search(r"\.(128|64|U16|S16|U8|S8|16|8)\b", op) for op in body if (op[:3] == "STG" if stores else is_load(op))
-    ]
-    return sorted((int(width[1].strip("US")) if width else 32 for width in found), reverse=True)
-
-
-def nvidia(binary) -> tuple[dict, list[list[str]]]:
-    """(what all kernels' rows have, the tile loops)."""
-    code, labels, usage = instructions(binary.asm["cubin"])
-    row = {key: int(re.search(rf"\b{at}:(\d+)", usage)[1]) for key, at in (("registers", "REG"), ("stack", "STACK"))}
-    opcodes = [opcode(i) for i in code]
-    atomics = sorted(set(re.findall(r"atom\.[\w.:]+", binary.asm["ptx"])))
-    row |= {"spills": spills(opcodes), "code": len(code), "atomics": atomics, "matrix": sum(map(is_product, opcodes))}
-    return row, list(loops(code, labels))
-
-
-def amd(binary) -> tuple[dict, None]:
-    text = binary.asm["amdgcn"]
-    names = {"registers": "vgpr_count", "stack": "private_segment_fixed_size", "spills": "vgpr_spill_count"}
-    row = {key: int(re.search(rf"\.{name}:\s+(\d+)", text)[1]) for key, name in names.items()}
-    row["code"] = len(re.findall(r"^\s+[svgb]\w*_\w+", text, re.M))
-    row["atomics"] = sorted(set(re.findall(r"(?:global|buffer|flat)_atomic_\w+", text)))
-    row["matrix"] = len(re.findall(r"\bv_mfma", text))
-    for kind in ("load", "store"):
-        row[f"{kind}s_128"] = len(re.findall(rf"(?:global|buffer|flat)_{kind}_dwordx4\b", text))
-    return row, None
 
 
 # The kernels: what is asked of each launcher, and what is promised of its machine code.
@@ -324,6 +237,66 @@ class Signs:
         return {"loads": counted(row["loads"]), "stores": counted(row["stores"])}
 
 
+@dataclass(frozen=True)
+class BiasAct:
+    """order: 0 for the value, 1 for the gradient, 2 for the second derivative."""
+
+    name: str
+    shape: tuple[int, ...]
+    act: str
+    order: int
+    biased: bool = True
+    channels_last: bool = False
+    dtypes: tuple[str, ...] = ("float32", "bfloat16", "float16")
+
+    kernel = "bias_act"
+
+    def launch(self, dtype: str, target: str) -> Launch:
+        x, g, h = (torch.empty(self.shape, dtype=DTYPES[dtype]) for _ in range(3))
+        if self.channels_last:
+            x, g, h = (t.contiguous(memory_format=torch.channels_last) for t in (x, g, h))
+        b = torch.empty(self.shape[1], dtype=x.dtype) if self.biased else None
+        from_y = self.act in ("relu", "lrelu")
+        settings = (1, self.act, 0.2, math.sqrt(2), 256.0)
+
+        def call(kernels) -> None:
+            if self.order == 0:
+                kernels.bias_act(x, b, *settings)
+            elif self.order == 1:
+                kernels.bias_act_gradient(g, x, None if from_y else b, *settings, from_y, True, self.biased)
+            else:
+                kernels.bias_act_second(h, b, g, x, b, *settings, True, True, self.biased)
+
+        return recorded("bias_act", call, target)
+
+    def row(self, launch: Launch, row: dict, tiles: list[list[str]] | None) -> dict:
+        given, options = dict(zip(launch.kernel.arg_names, launch.arguments)), launch.options
+        row["reads"] = sum(given[name] is not None for name in ("x", "g", "d"))
+        row["writes"] = sum(given[name] is not None for name in ("out", "curved"))
+        row |= {"block": f"{options['BR']} x {options['BI']}", "ticket": options["SPLIT"], "odd": options["UNIT"] == 1}
+        row["accesses"] = options["BR"] * options["BI"] // row["threads"] * DTYPES[row["dtype"]].itemsize // 16
+        walk = max(tiles or [[]], key=lambda body: len(widths(body, stores=True)), default=[])
+        loads, stores = (None, None) if tiles is None else (widths(walk), widths(walk, stores=True))
+        return row | {"loads": loads, "stores": stores}
+
+    @staticmethod
+    def broken(row: dict) -> Iterator[str]:
+        nvidia = row["loads"] is not None
+        for kind, tensors in (("loads", row["reads"]), ("stores", row["writes"])) if nvidia else ():
+            full = [128] * (row["accesses"] * tensors)  # tiles that stick out have code of their own
+            if row[kind] != 2 * full and not (row["odd"] and row[kind][: len(full)] == full):
+                yield f"{kind} of {row[kind]} bits, expected 2 × {len(full)} of 128"
+        if row["dtype"] != "float64" and row["spills"]:
+            yield f"{row['spills']} spills"
+        ordered = any("acq_rel" in atomic for atomic in row["atomics"]) if nvidia else bool(row["atomics"])
+        if ordered != row["ticket"]:
+            yield f"atomics: {row['atomics']}"
+
+    @staticmethod
+    def columns(row: dict) -> dict:
+        return {kind: f"{len(row[kind])} × {row[kind][-1]}" if row[kind] else "" for kind in ("loads", "stores")}
+
+
 HALVES, WITHOUT_DOUBLE = ("float32", "bfloat16"), ("float32", "bfloat16", "float16")  # others: slow, and few promises
 CALLS = (
     Adversarial("value_and_grad, 2 × 128", 128, True, True, False),
@@ -347,10 +320,17 @@ CALLS = (
     Signs(f"signs backward, a pair of {ODD}", (ODD,), False),
     Signs("signs forward, 54 pairs of maps", HIFIGAN_MAPS, True, HALVES),
     Signs("signs backward, 54 pairs of maps", HIFIGAN_MAPS, False, HALVES),
+    BiasAct("lrelu, 64 × 64", LAYER, "lrelu", 0, dtypes=FULL),
+    BiasAct("lrelu backward, 64 × 64", LAYER, "lrelu", 1, dtypes=FULL),
+    BiasAct("lrelu backward, channels last", LAYER, "lrelu", 1, channels_last=True),
+    BiasAct("lrelu, no bias, odd", (15, 63, 63, 65), "lrelu", 0, biased=False),
+    BiasAct("swish backward, 64 × 64", LAYER, "swish", 1, dtypes=HALVES),
+    BiasAct("swish second, 64 × 64", LAYER, "swish", 2, dtypes=HALVES),
+    BiasAct("tanh second, 64 × 64", LAYER, "tanh", 2, dtypes=("float64",)),
 )
 
 
-def measure(call: Adversarial | Mmd | Signs, dtype: str, target: str) -> dict:
+def measure(call: Adversarial | Mmd | Signs | BiasAct, dtype: str, target: str) -> dict:
     launch = call.launch(dtype, target)
     binary, size = compiled(launch, target), TARGETS[target].warp_size
     row = {"launch": call.name, "dtype": dtype, "target": target, "kernel": call.kernel, "programs": launch.grid[0]}
@@ -397,9 +377,11 @@ def run(targets: str | None, path: Path | None, jobs: int | None = None) -> int:
         raise ValueError(f"machine-code: target {unknown[0]!r}: expected one of {', '.join(TARGETS)}")
     found = rows(builds(chosen), jobs or os.cpu_count() or 1)
     failed = sum(bool(row["broken"]) for row in found)
-    by_kernel = {call: [row for row in found if row["kernel"] == call.kernel] for call in (Adversarial, Mmd, Signs)}
+    by_kernel = {
+        call: [row for row in found if row["kernel"] == call.kernel] for call in (Adversarial, Mmd, Signs, BiasAct)
+    }
     if path is not None:
-        named = dict(zip(("rows", "mmd", "signs"), by_kernel.values()))
+        named = dict(zip(("rows", "mmd", "signs", "bias_act"), by_kernel.values()))
         environment.write_json(path, {"environment": environment.describe("cpu"), "broken": failed} | named)
     print("\n\n".join(table(call, of_one) for call, of_one in by_kernel.items()))
     for dtype, promised in MOST_INSTRUCTIONS.items():

@@ -2,7 +2,16 @@
 formula, not by autograd. Each has the arguments and results of the kernel of its name."""
 
 from .adversarial import adversarial
+from .bias_act import bias_act, bias_act_gradient, bias_act_second
 from .matching import matching_gradient, matching_signs
 from .mmd import mmd
 
-__all__ = ["adversarial", "matching_gradient", "matching_signs", "mmd"]
+__all__ = [
+    "adversarial",
+    "bias_act",
+    "bias_act_gradient",
+    "bias_act_second",
+    "matching_gradient",
+    "matching_signs",
+    "mmd",
+]

@@ -1,0 +1,10 @@
+"""Operators of generators and discriminators: one Triton launch each, on a CPU PyTorch's own operators.
+
+    y = fastgan.layers.bias_act(x, b, act="lrelu")     # StyleGAN's bias, activation, gain and clamp
+
+See also `fastgan.compat.torch_utils_ops`: the same under the names that NVIDIA's code has for them.
+"""
+
+from fastgan.layers.bias_act import BiasAct, activations, bias_act
+
+__all__ = ["BiasAct", "activations", "bias_act"]
