@@ -1,5 +1,4 @@
-"""Machine code as text: instructions, loops, the width of each access, spills, registers. By NVIDIA's tools, which the
-Triton wheel brings, and for AMD in what the compiler says itself."""
+"""Reading machine code: what an ahead-of-time build of a kernel does, for NVIDIA's GPUs and AMD's."""
 
 from __future__ import annotations
 
