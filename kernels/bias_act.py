@@ -148,9 +148,9 @@ def bias_act_kernel(
     else:
         begin = first * units * UNIT
         if b is not None:
-            bias = tl.load(b + first).to(ACC)
+            bias = widen(tl.load(b + first), ACC)
         if k is not None:
-            more = tl.load(k + first).to(ACC)
+            more = widen(tl.load(k + first), ACC)
     if sums is not None:
         total = tl.zeros([BR, BI], ACC)
     for tile in range(split, tiles, splits):
@@ -199,10 +199,10 @@ def bias_act_kernel(
                         parts = tl.load(partials + s * channels + i, mask=there, other=0.0, cache_modifier=".cg")
                         whole += tl.sum(parts, axis=0)
                     i = channel + tl.arange(0, 64)
-                    tl.store(sums + i, whole.to(sums.dtype.element_ty), mask=i < channels)
+                    tl.store(sums + i, whole.to(ACC).to(sums.dtype.element_ty), mask=i < channels)
                 tl.atomic_xchg(counter, 0, sem="relaxed")
         else:
-            tl.store(sums + j, of_channel.to(sums.dtype.element_ty), mask=own)
+            tl.store(sums + j, of_channel.to(ACC).to(sums.dtype.element_ty), mask=own)
 
 
 _DTYPES = {
