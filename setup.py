@@ -36,9 +36,9 @@ setup(
     # fastgan/kernels is a link to kernels: every package is found by its path, and a folder named fastgan hides none.
     package_dir={"": "."},  # so that an editable install is a path too
     packages=[
-        *("fastgan", "fastgan.cli", "fastgan.compat", "fastgan.cpu", "fastgan.data", "fastgan.evaluation"),
-        *("fastgan.formulas", "fastgan.game", "fastgan.inspection", "fastgan.kernels", "fastgan.layers"),
-        *("fastgan.losses", "fastgan.models", "fastgan.operators", "fastgan.training"),
+        *("fastgan", "fastgan.cli", "fastgan.compat", "fastgan.compat.torch_utils_ops", "fastgan.cpu", "fastgan.data"),
+        *("fastgan.evaluation", "fastgan.formulas", "fastgan.game", "fastgan.inspection", "fastgan.kernels"),
+        *("fastgan.layers", "fastgan.losses", "fastgan.models", "fastgan.operators", "fastgan.training"),
     ],
     package_data={"fastgan": ["py.typed"]},  # its types are for type checkers
     install_requires=[

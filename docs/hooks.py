@@ -7,7 +7,7 @@ from pathlib import Path
 from mkdocs.structure.files import File
 
 ROOT = Path(__file__).resolve().parents[1]
-COMPAT = sorted(path.stem for path in (ROOT / "fastgan" / "compat").glob("[a-z]*.py"))
+COMPAT = sorted(path.stem for path in (ROOT / "fastgan" / "compat").glob("[a-z]*"))  # files and folders
 PAGE = """\
 # `fastgan.compat.{name}`
 

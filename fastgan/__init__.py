@@ -43,7 +43,7 @@ from fastgan.losses.penalties import (
 from fastgan.objectives import objectives  # the module of this name must not hide it later
 
 if TYPE_CHECKING:  # for editors and type checkers; see __getattr__
-    from fastgan import compat, game
+    from fastgan import compat, game, layers
     from fastgan import data as data
     from fastgan import functional as functional
     from fastgan import matching as matching
@@ -85,6 +85,7 @@ __all__ = [
     "generator_value_and_grad",
     "gradient_norm",
     "inspect_step",
+    "layers",
     "lecam_regularizer",
     "load",
     "losses",
@@ -110,7 +111,7 @@ _LATER = {
     "load": "fastgan.training.generator",
     "patch": "fastgan.compat",
 }
-_MODULES = ("compat", "data", "game", "functional", "matching", "mmd", "models", "penalties")
+_MODULES = ("compat", "data", "game", "layers", "functional", "matching", "mmd", "models", "penalties")
 
 
 if not TYPE_CHECKING:  # which would take every name for one of them

@@ -7,6 +7,7 @@ if tuple(map(int, triton.__version__.split(".")[:2])) < (3, 3):  # before: no ke
 
 from .adversarial import adversarial
 from .augment import augment, draw_augmentation
+from .bias_act import bias_act, bias_act_gradient, bias_act_second
 from .criteria import CRITERIA
 from .launch import INTERPRETED, launch_count
 from .matching import matching_gradient, matching_signs
@@ -18,6 +19,9 @@ __all__ = [
     "INTERPRETED",
     "adversarial",
     "augment",
+    "bias_act",
+    "bias_act_gradient",
+    "bias_act_second",
     "draw_augmentation",
     "launch_count",
     "matching_gradient",

@@ -17,7 +17,7 @@ ARROWS = {
     "operators": ("kernels", "cpu", "formulas"),
     "losses": ("operators", "formulas"),
     "layers": ("operators", "formulas", "checks"),
-    "compat": ("losses", "formulas", "gradients"),
+    "compat": ("losses", "layers", "formulas", "gradients"),
     "gradients": ("losses",),
     "checks": (),
     "data": ("checks",),

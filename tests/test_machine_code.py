@@ -41,7 +41,8 @@ def name(row):
 
 
 def test_every_target_dtype_and_path_was_built(document, rows):
-    found = [*rows, *document["mmd"], *document["signs"], *document["augment"]]
+    kernels = ("mmd", "signs", "augment", "bias_act")
+    found = [*rows, *itertools.chain.from_iterable(document[kernel] for kernel in kernels)]
     built = [(row["kernel"], row["launch"], row["dtype"], row["target"]) for row in found]
     asked = machine_code.builds(list(TARGETS))
     assert sorted(built) == sorted((call.kernel, call.name, dtype, target) for call, dtype, target in asked)
@@ -115,8 +116,18 @@ def test_the_other_kernels_keep_every_promise(document, kernel):
             assert row["stores" if row["forward"] else "loads"] == [128], "sixteen signs at a time"
 
 
+def test_bias_act_keeps_every_promise(document):
+    broken = {name(row): row["broken"] for row in document["bias_act"] if row["broken"]}
+    assert broken == {} and len(document["bias_act"]) >= 60
+    for row in document["bias_act"]:  # one read and one write; backward also reads x or y
+        order = 2 if "second" in row["launch"] else 1 if "backward" in row["launch"] else 0
+        assert (row["reads"], row["writes"]) == ((1, 1), (2, 1), (3, 2))[order], name(row)
+
+
 MMD = {"target": "sm_90", "products": True, "shared": 1, "spills": 9, "spills_in_loops": 0, "matrix": 9}
 MMD |= {"loads_128": 4, "loads_narrow": 0}
+LAYER = dict(dtype="float32", reads=2, writes=1, accesses=1, loads=[128] * 4, stores=[128] * 2, spills=0, atomics=[])
+LAYER |= {"ticket": False, "odd": False}
 SIGNS = dict(forward=True, dtype="float32", loads=[128] * 8, stores=[128], spills=0, atomics=["atom.gpu.acq_rel.add"])
 IMAGES = dict(shared_sums=True, atomics=["atom.global.gpu.acq_rel.add.u32"], spills=0, sums=[128] * 4, loads=[32] * 12)
 IMAGES |= dict(stores=[128] * 3, wide_pixels=False, wide_stores=True)
@@ -143,6 +154,11 @@ IMAGES |= dict(stores=[128] * 3, wide_pixels=False, wide_stores=True)
         (machine_code.Images, IMAGES, {"wide_pixels": True}, "loads of"),
         (machine_code.Images, IMAGES, {"atomics": []}, "atomics"),
         (machine_code.Images, IMAGES, {"shared_sums": False}, "atomics"),
+        (machine_code.BiasAct, LAYER, {"spills": 2}, "2 spills"),
+        (machine_code.BiasAct, LAYER, {"loads": [128] * 3 + [64]}, "loads of [128, 128, 128, 64] bits"),
+        (machine_code.BiasAct, LAYER, {"stores": [128] * 4}, "stores"),
+        (machine_code.BiasAct, LAYER, {"loads": []}, "expected 2 × 2 of 128"),
+        (machine_code.BiasAct, LAYER, {"ticket": True}, "atomics"),
     ],
 )
 def test_broken_promises_of_the_other_kernels_are_named(call, row, change, said):
@@ -159,6 +175,19 @@ MAPS = [(1,), (16,), (3000,), (2**20,), (1, 16), (33, 4096), (2**20 + 1, 16), (5
 PICTURES = list(
     itertools.product((1, 2, 16, 300), (1, 3, 16), (1, 16, 33), ("map", "linear", "transpose"), (False, True))
 )
+LAYERS = [
+    (1, 1),
+    (1, 16),
+    (16, 1),
+    (16, 512),
+    (3, 1, 16),
+    (1, 5, 1),
+    (2, 16, 4, 4),
+    (2, 3, 5, 7),
+    (16, 1, 33),
+    (4, 64, 31),
+]
+LAYERS += [(16, 512, 4, 4), (16, 64, 64, 64), (1, 64, 16, 16), (17, 100, 12)]
 POINTS = list(itertools.product((1, 16, 4097), (1, 2, 4, 5, 16, 48, 64, 100, 260), (True, False)))
 ASKED = {
     "adversarial": [
@@ -168,6 +197,12 @@ ASKED = {
     ],
     "signs": [machine_code.Signs("", sizes, forward) for sizes in MAPS for forward in (True, False)],
     "augment": [machine_code.Images("", (n, c, size, 16), form, last) for n, c, size, form, last in PICTURES],
+    "bias_act": [
+        machine_code.BiasAct("", shape, act, order, biased, last)
+        for shape, last in [*[(shape, False) for shape in LAYERS], ((2, 16, 8, 8), True), ((3, 5, 7, 1), True)]
+        for act, order in (("lrelu", 0), ("lrelu", 1), ("tanh", 2))
+        for biased in (True, False)
+    ],
     "mmd": [machine_code.Mmd("", n, d, value=value, precision="exact" if d <= 4 else "fp32") for n, d, value in POINTS],
 }
 KEYS = """

@@ -19,6 +19,8 @@ ACCURACY, AUTOGRAD, OBJECTIVES = "tests/test_accuracy.py", "tests/test_autograd.
 LAYOUTS = "tests/test_layouts.py"
 MMD_KERNEL, PAIRS = "kernels/mmd.py", "kernels/pairs.py"
 MMD_FORMULA, MMD = "fastgan/formulas/mmd.py", "tests/test_mmd.py"
+LAYER_KERNEL, ACTIVATIONS, LAYERS = "kernels/bias_act.py", "kernels/activations.py", "tests/test_bias_act.py"
+LAYER_OPERATORS = "fastgan/operators/bias_act.py"
 SIGNS_KERNEL, SIGNS, MATCHING = "kernels/matching.py", "fastgan/operators/matching.py", "tests/test_matching.py"
 STEP, TRAINER, AVERAGE = "fastgan/training/step.py", "fastgan/training/trainer.py", "fastgan/training/average.py"
 AUGMENT_KERNEL, AUGMENT = "kernels/augment.py", "tests/test_augment.py"
@@ -255,6 +257,62 @@ MUTANTS = {
         "torch-cpu and maps_go",
         MATCHING,
     ),
+    "bias_act: a tile's rest left out of the bias's gradient": (
+        LAYER_KERNEL,
+        "found = tl.where(inside, found, 0.0)",
+        "found = tl.where(inside, 0.0, found)",
+        "triton and two_derivatives and lrelu-torch.float32",
+        LAYERS,
+    ),
+    "bias_act: a program's sum left out": (
+        LAYER_KERNEL,
+        "there = (s < splits) &",
+        "there = (s < splits - 1) &",
+        "many_tiles and lrelu-contiguous",
+        LAYERS,
+    ),
+    "bias_act: the bias of the next channel": (
+        LAYER_KERNEL,
+        "bias = widen(tl.load(b + first), ACC)",
+        "bias = widen(tl.load(b + (first + 1) % channels), ACC)",
+        "triton and two_derivatives and tanh-torch.float32",
+        LAYERS,
+    ),
+    "bias_act: a gradient that the clamp lets through": (
+        LAYER_KERNEL,
+        "< limit, u, 0.0)",
+        "< limit, u, u)",
+        "triton and two_derivatives and -lrelu-torch.float32",
+        LAYERS,
+    ),
+    "bias_act: curvature of the wrong sign": (
+        ACTIVATIONS,
+        "tl.fma(v, c - s, 2.0)",
+        "tl.fma(v, s - c, 2.0)",
+        "triton and two_derivatives and swish-torch.float32",
+        LAYERS,
+    ),
+    "bias_act: expm1 that cancels": (
+        ACTIVATIONS,
+        "tl.where(u > -0.5, u * tl.fma(p, u, 1.0), d)",
+        "tl.where(u > -0.5, d, d)",
+        "triton and small_and_large and -elu",
+        LAYERS,
+    ),
+    "bias_act: y kept where its sign is lost": (
+        "fastgan/formulas/bias_act.py",
+        "self.gain > 0.5 and",
+        "self.gain > 0.0 and",
+        "torch-cpu and kept",
+        LAYERS,
+    ),
+    "bias_act: no gradient of the gradient by b": (
+        LAYER_OPERATORS,
+        "found = call(h, k, g, x, b, *settings, *asked)",
+        "found = call(h, None, g, x, b, *settings, *asked)",
+        "torch-cpu and two_derivatives and tanh-torch.float32",
+        LAYERS,
+    ),
     "step: G's step trains D's weights too": (
         STEP,
         "            p.requires_grad_(False)\n",
@@ -480,7 +538,18 @@ def plant(folder, mutant=None):
     """A copy of the sources, with fastgan.kernels in its installed place, and a bug in it."""
     package = folder / "fastgan"
     shutil.copytree(ROOT / "fastgan", package)  # with what is compiled: only the mutant's file is compiled again
-    tests = ("accuracy", "autograd", "layouts", "objectives", "mmd", "matching", "augment", "step", "trainer")
+    tests = (
+        "accuracy",
+        "augment",
+        "autograd",
+        "bias_act",
+        "layouts",
+        "matching",
+        "mmd",
+        "objectives",
+        "step",
+        "trainer",
+    )
     for name in ("conftest.py", "interpreter.py", "oracle.py", *[f"test_{name}.py" for name in tests]):
         shutil.copy(ROOT / "tests" / name, folder)
     if mutant:

@@ -1,10 +1,10 @@
-"""Other codebases' adversarial losses, under the names, arguments, returns and quirks they have there.
+"""Other codebases' adversarial losses and operators, under the names, arguments, returns and quirks they have there.
 
     from fastgan.compat.hifigan import discriminator_loss, generator_loss    # instead of: from models import ...
 
 One module a codebase, named after it; its docstring says what to change and what differs from upstream, if anything.
 `fastgan.patch("hifigan")` changes it in one line, after the import of the codebase.
-Behind them are the fused losses of `fastgan.losses`.
+Behind them are the fused losses of `fastgan.losses` and the operators of `fastgan.layers`.
 """
 
 import importlib
@@ -15,6 +15,7 @@ if TYPE_CHECKING:  # for editors and type checkers; see __getattr__
     from fastgan.compat import (  # fmt: skip
         audiocraft,
         basicsr,
+        basicsr_ops,
         biggan,
         bigvgan,
         coqui,
@@ -31,10 +32,12 @@ if TYPE_CHECKING:  # for editors and type checkers; see __getattr__
         pix2pixhd,
         r3gan,
         rosinality,
+        rosinality_op,
         spade,
         studiogan,
         stylegan,
         taming,
+        torch_utils_ops,
         torchgan,
         vits,
         vocos,
@@ -43,9 +46,10 @@ if TYPE_CHECKING:  # for editors and type checkers; see __getattr__
 
 # fmt: off
 __all__ = [
-    "Patch", "audiocraft", "basicsr", "biggan", "bigvgan", "coqui", "cyclegan", "dac", "dcgan", "espnet",
+    "Patch", "audiocraft", "basicsr", "basicsr_ops", "biggan", "bigvgan", "coqui", "cyclegan", "dac", "dcgan", "espnet",
     "hifigan", "importable", "lightweight_gan", "lucidrains", "mimicry", "mmagic", "modules", "monai", "patch",
-    "pix2pixhd", "r3gan", "rosinality", "spade", "studiogan", "stylegan", "taming", "torchgan", "vits", "vocos",
+    "pix2pixhd", "r3gan", "rosinality", "rosinality_op", "spade", "studiogan", "stylegan", "taming", "torch_utils_ops",
+    "torchgan", "vits", "vocos",
 ]
 # fmt: on
 

@@ -91,7 +91,7 @@ def patch(codebase: str) -> Patch:
             continue
         found.append(place)
         for name in there:
-            theirs, own = owner.get(name), getattr(ours, name)
+            theirs, own = owner.get(name), getattr(owner_of(ours, place), name)
             if theirs is own:
                 already = True
             elif name in owner:
@@ -121,6 +121,11 @@ def patch(codebase: str) -> Patch:
 
 def upstream_of(drop_in: ModuleType) -> Mapping[str, Sequence[str]]:
     return getattr(drop_in, "UPSTREAM", {})
+
+
+def owner_of(drop_in: ModuleType, place: str) -> ModuleType:
+    """What has our names for those of a place: a drop-in, or the module of it that is named after the place."""
+    return getattr(drop_in, place.rpartition(".")[2]) if hasattr(drop_in, "__path__") else drop_in
 
 
 def _loaded(place: str) -> MutableMapping[str, Any] | None:
@@ -180,7 +185,8 @@ def importable(path: Sequence[str]) -> Iterator[tuple[str, str]]:
             source = None if ":" in place else _source_of(place, path)
             theirs = _arguments_in(source) if source else {}
             known = [name for name in names if name in theirs]
-            if known and not any(differs(theirs[name], arguments_of(getattr(ours, name))) for name in known):
+            own = owner_of(ours, place) if known else ours
+            if known and not any(differs(theirs[name], arguments_of(getattr(own, name))) for name in known):
                 yield codebase, place
 
 

@@ -3,7 +3,18 @@ formula, not by autograd. Each has the arguments and results of the kernel of it
 
 from .adversarial import adversarial
 from .augment import augment, draw_augmentation
+from .bias_act import bias_act, bias_act_gradient, bias_act_second
 from .matching import matching_gradient, matching_signs
 from .mmd import mmd
 
-__all__ = ["adversarial", "augment", "draw_augmentation", "matching_gradient", "matching_signs", "mmd"]
+__all__ = [
+    "adversarial",
+    "augment",
+    "bias_act",
+    "bias_act_gradient",
+    "bias_act_second",
+    "draw_augmentation",
+    "matching_gradient",
+    "matching_signs",
+    "mmd",
+]

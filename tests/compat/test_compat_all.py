@@ -17,9 +17,9 @@ from fastgan import compat
 PROMISED = [
     *("audiocraft", "basicsr", "bigvgan", "biggan", "cyclegan", "dac", "dcgan", "espnet", "hifigan", "lucidrains"),
     *("mimicry", "mmagic", "monai", "pix2pixhd", "r3gan", "rosinality", "spade", "studiogan", "stylegan", "taming"),
-    *("lightweight_gan", "torchgan", "vits"),
+    *("lightweight_gan", "torchgan", "vits", "torch_utils_ops", "rosinality_op", "basicsr_ops"),
 ]
-SOURCES = sorted(Path(compat.__file__).parent.glob("*.py"))
+SOURCES = sorted(Path(compat.__file__).parent.rglob("*.py"))
 SYNCS = ("item", "tolist", "cpu", "numpy")
 
 
@@ -33,7 +33,9 @@ def found(name):
 
 
 def own(module):
-    """The module's public functions and classes, and the classes' public methods, by name."""
+    """The module's public functions and classes, and the classes' public methods, by name; a package's modules' too."""
+    for part in pkgutil.iter_modules(getattr(module, "__path__", ())):
+        yield from own(importlib.import_module(f"{module.__name__}.{part.name}"))
     for name, value in vars(module).items():
         if name.startswith("_") or not (inspect.isfunction(value) or inspect.isclass(value)):
             continue

@@ -32,6 +32,7 @@ from triton.runtime import driver  # noqa: E402
 launcher = importlib.import_module("fastgan.kernels.launch")
 adversarial = importlib.import_module("fastgan.kernels.adversarial")
 augment = importlib.import_module("fastgan.kernels.augment")
+bias_act = importlib.import_module("fastgan.kernels.bias_act")
 matching = importlib.import_module("fastgan.kernels.matching")
 mmd = importlib.import_module("fastgan.kernels.mmd")
 GPU = torch.device("cuda", 0)
@@ -55,7 +56,7 @@ def launches_go_to(function):
     """What the kernels launch, on CPU tensors as if they lay on a GPU of 132 multiprocessors."""
     with contextlib.ExitStack() as stack:
         stack.enter_context(mock.patch("torch.cuda.current_device", lambda: 0))
-        for module in (adversarial, augment, matching, mmd):
+        for module in (adversarial, augment, bias_act, matching, mmd):
             stack.enter_context(mock.patch.object(module, "launch", function))
             stack.enter_context(mock.patch.object(module, "processors", lambda device: 132))
         yield
@@ -157,6 +158,22 @@ def parameters_drawn(n, p=None, of=view):
     augment.draw_augmentation(of(12 * n, torch.float32).view(n, 12), p, 0.5, 7, [1, 16, 32, 32, 65, 1])
 
 
+def layer(shape, act, dtype=torch.float32, biased=True, offset=0, clamp=math.inf, channels_last=False, gain=1.5):
+    """Value, gradient and, of curved activations, second derivative: two or three launches."""
+    x, g, h = (view(math.prod(shape), dtype, offset).view(shape) for _ in range(3))
+    if channels_last:
+        x, g, h = (t.contiguous(memory_format=torch.channels_last) for t in (x, g, h))
+    b = view(shape[1], dtype, offset) if biased else None
+    settings = (1, act, 0.2, gain, clamp)
+    y, from_y = bias_act.bias_act(x, b, *settings), act in ("relu", "lrelu")
+    ref, own = (y, None) if from_y else (x, b)
+    if act == "linear":
+        ref = own = None
+    bias_act.bias_act_gradient(g, ref, own, *settings, from_y, True, biased)
+    if act not in ("linear", "relu", "lrelu"):
+        bias_act.bias_act_second(h, b, g, x, b, *settings, True, True, biased)
+
+
 SCALES = torch.zeros(8)
 CASES = {
     "one program": lambda: side([128, 128]),
@@ -188,6 +205,14 @@ CASES = {
     "feature maps": lambda: matched([100, 2000]),
     "54 feature maps": lambda: matched([54, 1, 16] * 18, torch.bfloat16),
     "float64 feature maps": lambda: matched([300], torch.float64),
+    "a layer": lambda: layer((2, 16, 8, 8), "lrelu"),
+    "a layer of halves, clamped": lambda: layer((4, 512, 4, 4), "lrelu", torch.bfloat16, clamp=256.0),
+    "a layer of odd sizes": lambda: layer((3, 5, 7, 9), "swish", torch.float64, clamp=1 / 3),
+    "a layer, channels last": lambda: layer((2, 48, 8, 8), "tanh", channels_last=True),
+    "a layer of many programs": lambda: layer((8, 32, 64, 64), "relu", torch.float16),
+    "a layer without a bias, misaligned": lambda: layer((1, 1, 1000), "softplus", biased=False, offset=1),
+    "a matrix": lambda: layer((16, 512), "linear"),
+    "one element": lambda: layer((1, 1), "elu"),
     "gaussian": lambda: points(100, 40, 2, "gaussian", (4.0, 2.0)),
     "gaussian, one point": lambda: points(1, 16, 2, "gaussian", (4.0, 2.0)),
     "energy": lambda: points(17, 1, 2, "energy", ()),
@@ -235,8 +260,8 @@ class Keys:
 
 def anything(rng):
     """A random call, at sizes and addresses that Triton may treat as special."""
-    kinds = (anything_adversarial, anything_matched, anything_of_points, anything_of_images)
-    kinds[rng.choice((0, 0, 0, 0, 0, 0, 1, 2, 3))](rng)
+    kinds = (anything_adversarial, anything_matched, anything_of_points, anything_of_images, anything_of_layers)
+    kinds[rng.choice((0,) * 14 + (1, 1, 2, 2, 3, 3, 4))](rng)
 
 
 def numbers(rng, choices, count):
@@ -325,6 +350,12 @@ def anything_of_images(rng):
         parameters_drawn(shape[0], p and of(1, p)[0], of)
     else:
         augmented(shape, rng.choice(FLOATS), form, last, of)
+
+
+def anything_of_layers(rng):
+    shape = (rng.choice((1, 16)), rng.choice((1, 48)), rng.choice((1, 3, 4)), 16)
+    act, dtype = rng.choice(("lrelu", "swish")), rng.choice((torch.float32, torch.bfloat16))
+    layer(shape, act, dtype, rng.random() < 0.8, rng.choice((0, 1)), channels_last=rng.random() < 0.2)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,70 @@
+"""stylegan2-pytorch (rosinality): the folder `op`, which at least a hundred repositories carry a copy of, without nvcc.
+
+    from op import FusedLeakyReLU, fused_leaky_relu, upfirdn2d
+        ->  from fastgan.compat.rosinality_op import FusedLeakyReLU, fused_leaky_relu, upfirdn2d
+
+Importing `op` compiles CUDA C++. So that it does not, before it is imported:
+
+    import sys, fastgan.compat.rosinality_op
+    sys.modules["op"] = fastgan.compat.rosinality_op
+
+`op.conv2d_gradfix` is `fastgan.compat.torch_utils_ops.conv2d_gradfix`, and named so here. Where `op` is imported
+already: `fastgan.patch("rosinality_op")`.
+
+Read at bef283a (November 2021). Differences: `negative_slope` counts on a CPU, too (upstream: 0.2 whatever it is). Any
+order of derivative (upstream: two). The filter of upfirdn2d gets no gradient, as upstream.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from fastgan.compat.torch_utils_ops import conv2d_gradfix as conv2d_gradfix
+from fastgan.layers.bias_act import bias_act
+from fastgan.layers.upfirdn2d import upfirdn2d as _upfirdn2d
+
+UPSTREAM = {"op.fused_act": ("FusedLeakyReLU", "fused_leaky_relu"), "op.upfirdn2d": ("upfirdn2d",)}
+Pair = int | Sequence[int]
+
+
+def fused_leaky_relu(
+    input: Tensor, bias: Tensor | None = None, negative_slope: float = 0.2, scale: float = 2**0.5
+) -> Tensor:
+    """scale leaky_relu(input + bias): `fastgan.layers.bias_act`, in one launch.
+
+    input: (batch, channels, ...). bias: (channels,), of its dtype and device; or None.
+
+    Raises:
+        TypeError, ValueError: as `fastgan.layers.bias_act`.
+    """
+    return bias_act(input, bias, 1, "lrelu", negative_slope, scale)
+
+
+class FusedLeakyReLU(nn.Module):
+    """`fused_leaky_relu` with a bias of its own, zeros at first; none with bias=False."""
+
+    def __init__(self, channel: int, bias: bool = True, negative_slope: float = 0.2, scale: float = 2**0.5):
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(channel)) if bias else None
+        self.negative_slope = negative_slope
+        self.scale = scale
+
+    def forward(self, input: Tensor) -> Tensor:
+        return fused_leaky_relu(input, self.bias, self.negative_slope, self.scale)
+
+
+def upfirdn2d(input: Tensor, kernel: Tensor, up: Pair = 1, down: Pair = 1, pad: Sequence[int] = (0, 0)) -> Tensor:
+    """up - 1 zeros after each pixel, padding, `kernel`, every down-th pixel: `fastgan.layers.upfirdn2d.upfirdn2d`.
+
+    input: (batch, channels, height, width). kernel: (rows, columns). up, down: a number, or (x, y). pad: before and
+    after, on both axes; or (left, right, top, bottom).
+
+    Raises:
+        TypeError, ValueError: as `fastgan.layers.upfirdn2d.upfirdn2d`.
+    """
+    before, after, *rest = pad
+    sides = (before, after, *(rest or (before, after)))
+    return _upfirdn2d(input, kernel.to(torch.float32), up, down, sides)

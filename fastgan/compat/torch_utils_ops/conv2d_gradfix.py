@@ -1,0 +1,72 @@
+"""`torch_utils.ops.conv2d_gradfix`: see `fastgan.compat.torch_utils_ops`, which says what to import instead of what.
+
+Convolutions are those of `torch.nn.functional`, whose gradients PyTorch has differentiated itself for years. What is
+left is `no_weight_gradients`, if `enabled` is set, as StyleGAN's training does: a backward pass inside gives weights of
+convolutions no gradient.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+enabled = False  # as upstream: without it, no_weight_gradients has no effect
+weight_gradients_disabled = False  # what no_weight_gradients sets
+
+
+@contextlib.contextmanager
+def no_weight_gradients(disable: bool = True) -> Iterator[None]:
+    """A backward pass inside the block leaves out the gradients of the weights of `conv2d` and `conv_transpose2d`, if
+    `enabled` was set when these were called; with disable=False nothing changes. What is differentiated again after
+    the block, R1 for example, does reach them.
+
+    `torch.autograd.grad(..., inputs=[images])` computes no gradient of weights anyway; `.backward()` does compute them,
+    and drops them here."""
+    global weight_gradients_disabled
+    before = weight_gradients_disabled
+    weight_gradients_disabled = disable or before
+    try:
+        yield
+    finally:
+        weight_gradients_disabled = before
+
+
+class _Gate(torch.autograd.Function):
+    """The weight; no gradient goes back where weight gradients are disabled."""
+
+    @staticmethod
+    def forward(ctx, weight):
+        return weight.view_as(weight)
+
+    @staticmethod
+    def backward(ctx, grad):
+        return None if weight_gradients_disabled else grad
+
+
+def _gated(weight: Tensor) -> Tensor:
+    return _Gate.apply(weight) if enabled and weight.requires_grad and torch.is_grad_enabled() else weight
+
+
+def conv2d(
+    input: Tensor, weight: Tensor, bias: Tensor | None = None, stride=1, padding=0, dilation=1, groups: int = 1
+) -> Tensor:
+    """`torch.nn.functional.conv2d`."""
+    return F.conv2d(input, _gated(weight), bias, stride, padding, dilation, groups)
+
+
+def conv_transpose2d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride=1,
+    padding=0,
+    output_padding=0,
+    groups: int = 1,
+    dilation=1,
+) -> Tensor:
+    """`torch.nn.functional.conv_transpose2d`."""
+    return F.conv_transpose2d(input, _gated(weight), bias, stride, padding, output_padding, groups, dilation)
