@@ -37,8 +37,8 @@ setup(
     package_dir={"": "."},  # so that an editable install is a path too
     packages=[
         *("fastgan", "fastgan.cli", "fastgan.compat", "fastgan.cpu", "fastgan.data", "fastgan.evaluation"),
-        *("fastgan.formulas", "fastgan.game", "fastgan.kernels", "fastgan.losses", "fastgan.models"),
-        *("fastgan.operators", "fastgan.training"),
+        *("fastgan.formulas", "fastgan.game", "fastgan.kernels", "fastgan.layers", "fastgan.losses"),
+        *("fastgan.models", "fastgan.operators", "fastgan.training"),
     ],
     package_data={"fastgan": ["py.typed"]},  # its types are for type checkers
     install_requires=[

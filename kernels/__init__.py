@@ -10,6 +10,7 @@ from .criteria import CRITERIA
 from .launch import INTERPRETED, launch_count
 from .matching import matching_gradient, matching_signs
 from .mmd import mmd
+from .upfirdn2d import upfirdn2d
 from .workspace import reset as reset_workspaces
 
 __all__ = [
@@ -21,4 +22,5 @@ __all__ = [
     "matching_signs",
     "mmd",
     "reset_workspaces",
+    "upfirdn2d",
 ]

@@ -16,6 +16,7 @@ ARROWS = {
     "cpu": ("formulas",),
     "operators": ("kernels", "cpu", "formulas"),
     "losses": ("operators", "formulas"),
+    "layers": ("operators", "formulas"),
     "compat": ("losses", "formulas", "gradients"),
     "gradients": ("losses",),
     "checks": (),

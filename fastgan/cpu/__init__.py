@@ -4,5 +4,6 @@ formula, not by autograd. Each has the arguments and results of the kernel of it
 from .adversarial import adversarial
 from .matching import matching_gradient, matching_signs
 from .mmd import mmd
+from .upfirdn2d import upfirdn2d
 
-__all__ = ["adversarial", "matching_gradient", "matching_signs", "mmd"]
+__all__ = ["adversarial", "matching_gradient", "matching_signs", "mmd", "upfirdn2d"]

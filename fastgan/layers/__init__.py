@@ -1,0 +1,5 @@
+"""Operators of networks: resampling of images by filters, and activations between filters, as StyleGAN has them."""
+
+from .upfirdn2d import downsample2d, filter2d, setup_filter, upfirdn2d, upsample2d
+
+__all__ = ["downsample2d", "filter2d", "setup_filter", "upfirdn2d", "upsample2d"]
