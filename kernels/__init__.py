@@ -7,6 +7,7 @@ if tuple(map(int, triton.__version__.split(".")[:2])) < (3, 3):  # before: no ke
 
 from .adversarial import adversarial
 from .criteria import CRITERIA
+from .filtered_lrelu import filtered_lrelu, filtered_slopes
 from .launch import INTERPRETED, launch_count
 from .matching import matching_gradient, matching_signs
 from .mmd import mmd
@@ -17,6 +18,8 @@ __all__ = [
     "CRITERIA",
     "INTERPRETED",
     "adversarial",
+    "filtered_lrelu",
+    "filtered_slopes",
     "launch_count",
     "matching_gradient",
     "matching_signs",

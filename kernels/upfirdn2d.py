@@ -39,17 +39,14 @@ MOST_UNROLLED = 384  # elements that a thread reads for one group: registers for
 def _column_tap(
     f_row, k0, M: tl.constexpr, UP: tl.constexpr, TAPS: tl.constexpr, FLIP: tl.constexpr, ACC: tl.constexpr
 ):
-    """The tap that meets a lane's sample M: a number if it is the same for all lanes, else a row of them."""
+    """The tap that meets a lane's sample M: a number if it is the same for all lanes, else one a lane."""
     if UP == 1:
         INDEX: tl.constexpr = M if FLIP else TAPS - 1 - M
         w = tl.load(f_row + INDEX)
     else:
         k = k0 + M * UP
         index = k if FLIP else TAPS - 1 - k
-        if (M + 1) * UP <= TAPS:
-            w = tl.load(f_row + index[None, :])
-        else:
-            w = tl.load(f_row + index[None, :], mask=(k < TAPS)[None, :], other=0.0)
+        w = tl.load(f_row + index) if (M + 1) * UP <= TAPS else tl.load(f_row + index, mask=k < TAPS, other=0.0)
     return w.to(ACC)
 
 
@@ -57,8 +54,8 @@ def _column_tap(
 def _sample(
     at,  # [BP, BX] pointers: each lane's first sample in an input row
     inside,  # [BP, BX]: is there such a lane and row
-    first,  # [BX]: the column of that sample
-    k0,  # [BX]: the tap that it meets
+    first,  # [BP, BX]: the column of that sample
+    k0,  # [BP, BX]: the tap that it meets
     width,
     step,  # elements between columns
     M: tl.constexpr,
@@ -71,7 +68,7 @@ def _sample(
     used = (column >= 0) & (column < width)
     if (M + 1) * UP > TAPS:
         used &= k0 + M * UP < TAPS
-    return widen(tl.load(at + M * step, mask=inside & used[None, :], other=0.0), ACC)
+    return widen(tl.load(at + M * step, mask=inside & used, other=0.0), ACC)
 
 
 @triton.jit
@@ -153,8 +150,33 @@ def _input_row(
 
 
 @triton.jit
-def _store(y_row, a, gain, there, inside):
-    tl.store(y_row, (a * gain).to(y_row.dtype.element_ty), mask=inside & there)
+def _store(
+    y,
+    codes,
+    at,  # [BP, BX]: where in y, and in codes
+    a,
+    inside,
+    gain,
+    positive,  # what the activation multiplies positive numbers by, and others
+    negative,
+    clamp,
+    MODE: tl.constexpr,
+):
+    """Writes a row of the result: as it is ("plain"); its leaky ReLU ("activate"), then clamped ("clamp"), and a code
+    an element, 0 clamped, 1 positive, 2 not; or times the slope that its code stands for ("slopes")."""
+    a *= gain
+    if MODE == "activate" or MODE == "clamp":
+        above = a > 0
+        a *= tl.where(above, positive, negative)
+        code = tl.where(above, 1, 2)
+        if MODE == "clamp":
+            code = tl.where(tl.abs(a) <= clamp, code, 0)  # NaN has no slope there, as in PyTorch
+            a = tl.where(a > clamp, clamp, tl.where(a < -clamp, -clamp, a))
+        tl.store(codes + at, code.to(tl.int8), mask=inside)
+    if MODE == "slopes":
+        code = tl.load(codes + at, mask=inside, other=0)
+        a = tl.where(code == 0, 0.0, a * tl.where(code == 1, positive, negative))
+    tl.store(y + at, a.to(y.dtype.element_ty), mask=inside)
 
 
 _COUNTS = ("planes", "height", "width", "out_height", "column_blocks", "row_blocks")
@@ -165,6 +187,7 @@ def upfirdn2d_kernel(
     x,  # images, any strides
     f,  # float32, dense: FH x FW taps, or FW = FH of them if SEPARABLE
     y,  # result, dense: planes x out_height x row, of the dtype of x
+    codes,  # int8, as y: written or read; or None
     planes,  # N * C; N in channels_last
     height,  # of x
     width,
@@ -180,6 +203,9 @@ def upfirdn2d_kernel(
     x_column,
     gain,  # float, and what float32 dropped of it
     gain_lo,
+    activation,  # what positive numbers are multiplied by, others, and the clamp; and what float32 dropped of these
+    activation_lo,
+    MODE: tl.constexpr,  # what becomes of a result before it is written
     UPX: tl.constexpr,
     UPY: tl.constexpr,
     DOWNX: tl.constexpr,
@@ -212,13 +238,17 @@ def upfirdn2d_kernel(
     t = (j // inner) * DOWNX - PADX
     first = (t + (LEFT * UPX + UPX - 1)) // UPX - LEFT
     k0 = first * UPX - t
+    samples, phases = tl.broadcast_to(first[None, :], [BP, BX]), tl.broadcast_to(k0[None, :], [BP, BX])
     step = tl.zeros((), INT) + x_column
     lanes = first * step + (j % inner) * x_channel
     begin = (p // channels).to(tl.int64) * x_image + (p % channels).to(tl.int64) * x_channel
     at = x + begin[:, None] + lanes[None, :]
-    out = y + (p.to(tl.int64) * out_height)[:, None] * row + j[None, :]
+    out = (p.to(tl.int64) * out_height)[:, None] * row + j[None, :]
 
     g = tl.zeros((), ACC) + gain[0] + gain_lo[0]
+    positive = tl.zeros((), ACC) + activation[0] + activation_lo[0]
+    negative = tl.zeros((), ACC) + activation[1] + activation_lo[1]
+    clamp = tl.zeros((), ACC) + activation[2] + activation_lo[2]
     zero = tl.zeros((), tl.int64)
     group = (block % row_blocks) * GROUPS
     for o in range(group * 4, tl.minimum(group * 4 + GROUPS * 4, out_height), 4):
@@ -231,7 +261,7 @@ def upfirdn2d_kernel(
                 r = o * DOWNY // UPY + i
                 there = inside & ((r >= 0) & (r < height))
                 a0, a1, a2, a3 = _input_row(
-                    a0, a1, a2, a3, at + (zero + r) * x_row, there, first, k0, width, step, f,
+                    a0, a1, a2, a3, at + (zero + r) * x_row, there, samples, phases, width, step, f,
                     0, i * UPY + PADY, STATIC, UPX, DOWNY, FW, FH, FLIP, SEPARABLE, ACC,
                 )  # fmt: skip
         else:
@@ -240,14 +270,14 @@ def upfirdn2d_kernel(
             high = (u + (3 * DOWNY + FH - 1)) // UPY - ABOVE
             for r in range(tl.maximum(low, 0), tl.minimum(high + 1, height)):
                 a0, a1, a2, a3 = _input_row(
-                    a0, a1, a2, a3, at + (zero + r) * x_row, inside, first, k0, width, step, f,
+                    a0, a1, a2, a3, at + (zero + r) * x_row, inside, samples, phases, width, step, f,
                     r * UPY - o * DOWNY + PADY, 0, STATIC, UPX, DOWNY, FW, FH, FLIP, SEPARABLE, ACC,
                 )  # fmt: skip
         to = out + (zero + o) * row
-        _store(to, a0, g, o < out_height, inside)
-        _store(to + row, a1, g, o + 1 < out_height, inside)
-        _store(to + 2 * row, a2, g, o + 2 < out_height, inside)
-        _store(to + 3 * row, a3, g, o + 3 < out_height, inside)
+        _store(y, codes, to, a0, inside & (o < out_height), g, positive, negative, clamp, MODE)
+        _store(y, codes, to + row, a1, inside & (o + 1 < out_height), g, positive, negative, clamp, MODE)
+        _store(y, codes, to + 2 * row, a2, inside & (o + 2 < out_height), g, positive, negative, clamp, MODE)
+        _store(y, codes, to + 3 * row, a3, inside & (o + 3 < out_height), g, positive, negative, clamp, MODE)
 
 
 def channels_last(x: Tensor) -> bool:
@@ -275,7 +305,7 @@ def lanes(planes: int, row: int, last: bool, size: int) -> tuple[int, int]:
 def plan(
     shape: tuple[int, ...], strides: tuple[int, ...], last: bool, dtype: torch.dtype, device: torch.device,
     taps: tuple[int, ...], up: tuple[int, int], down: tuple[int, int], padding: tuple[int, ...], flip: bool,
-    gain: float, size: tuple[int, int],
+    gain: float, size: tuple[int, int], mode: str, activation: tuple[float, float, float],
 ) -> Plan:  # fmt: skip
     """Kept by everything but the tensors. last: channels_last; size: height and width of the result."""
     (n, c, height, width), (out_height, out_width) = shape, size
@@ -296,6 +326,7 @@ def plan(
     static = GROUP * down_y % up_y == 0 and reads <= MOST_UNROLLED
     reach = max(0, width - 1) * x_column + (c - 1) * x_channel, (out_width + fw) * down_x * inner, planes
     constants = dict(
+        MODE=mode,
         **dict(UPX=up_x, UPY=up_y, DOWNX=down_x, DOWNY=down_y, PADX=padding[0], PADY=pad_y, FW=fw, FH=fh, FLIP=flip),
         **dict(SEPARABLE=len(taps) == 1, STATIC=static, FIRST=first if static else 0, LAST=end if static else 0),
         **dict(LEFT=max(0, -(-padding[0] // up_x)), ABOVE=max(0, -(-pad_y // up_y))),
@@ -305,8 +336,8 @@ def plan(
     specialised = (channels, row, inner, x_image, x_channel, x_row, x_column)
     key = (dtype, *constants.values(), *[v >= 2**31 for v in counts])
     key += tuple([(v == 1, v % 16 == 0, v >= 2**31) for v in specialised])
-    numbers = (*counts, *specialised, *split_floats((gain,), dtype == torch.float64))
-    numbers = (*numbers[:-2], (numbers[-2][0],), (numbers[-1][0],))
+    double = dtype == torch.float64
+    numbers = (*counts, *specialised, *split_floats((gain,), double), *split_floats(activation, double))
     warps = max(1, min(4, bp * bx // 64))
     programs = column_blocks * row_blocks * plane_blocks
     return Plan(upfirdn2d_kernel, programs, device, numbers, constants, dict(num_warps=warps), (*key, warps))
@@ -325,6 +356,26 @@ def upfirdn2d(
 
     x: (N, C, H, W), read in place whatever its strides. f: float32, (taps,) for both axes or (rows, columns), on the
     device of x. up, down: (x, y). padding: (left, right, top, bottom), negative to crop. Checked by the caller."""
+    return _run(x, f, (up, down, padding, flip, gain), "plain")[0]
+
+
+def activated(
+    x: Tensor, f: Tensor, settings: tuple, gain: float, slope: float, clamp: float | None
+) -> tuple[Tensor, Tensor]:
+    """(a, codes): the leaky ReLU of `upfirdn2d(x, f, *settings)`, times gain, clamped; and a code an element, int8,
+    that says which slope it had. One launch."""
+    if clamp is None:
+        return _run(x, f, settings, "activate", (gain, gain * slope, 0.0))
+    return _run(x, f, settings, "clamp", (gain, gain * slope, clamp))
+
+
+def times_slopes(x: Tensor, f: Tensor, settings: tuple, codes: Tensor, gain: float, slope: float) -> Tensor:
+    """`upfirdn2d(x, f, *settings)`, each element times the slope that `activated` had there: one launch."""
+    return _run(x, f, settings, "slopes", (gain, gain * slope, 0.0), codes)[0]
+
+
+def _run(x: Tensor, f: Tensor, settings: tuple, mode: str, activation=(0.0, 0.0, 0.0), codes: Tensor | None = None):
+    up, down, padding, flip, gain = settings
     x, f = x.resolve_neg() if x.is_neg() else x, packed(f)
     n, c, height, width = x.shape
     out_width = (width * up[0] + padding[0] + padding[1] - f.shape[-1] + down[0]) // down[0]
@@ -332,10 +383,16 @@ def upfirdn2d(
     last = channels_last(x)
     layout = torch.channels_last if last else torch.contiguous_format
     y = torch.empty((n, c, out_height, out_width), dtype=x.dtype, device=x.device, memory_format=layout)
+    given = [x, f]
+    if codes is not None:
+        codes = codes.contiguous(memory_format=layout)
+        given.append(codes)
+    elif mode != "plain":
+        codes = torch.empty_like(y, dtype=torch.int8)
     if y.numel():
         planned = plan(
             *(tuple(x.shape), x.stride(), last, x.dtype, x.device, tuple(f.shape), tuple(up), tuple(down)),
-            *(tuple(padding), flip, gain, (out_height, out_width)),
+            *(tuple(padding), flip, gain, (out_height, out_width), mode, activation),
         )
-        launch(planned, (x, f, y, *planned.numbers), (x, f))
-    return y
+        launch(planned, (x, f, y, codes, *planned.numbers), given)
+    return y, codes

@@ -41,7 +41,7 @@ def name(row):
 
 
 def test_every_target_dtype_and_path_was_built(document, rows):
-    found = [*rows, *document["mmd"], *document["signs"]]
+    found = [*rows, *document["mmd"], *document["signs"], *document["upfirdn2d"]]
     built = [(row["kernel"], row["launch"], row["dtype"], row["target"]) for row in found]
     asked = machine_code.builds(list(TARGETS))
     assert sorted(built) == sorted((call.kernel, call.name, dtype, target) for call, dtype, target in asked)
@@ -102,20 +102,27 @@ def test_a_broken_promise_is_named(rows):
         assert any(said in why for why in machine_code.Adversarial.broken(row | change)), said
 
 
-@pytest.mark.parametrize("kernel", ["mmd", "signs"])
-def test_mmd_and_signs_keep_every_promise(document, kernel):
+@pytest.mark.parametrize("kernel", ["mmd", "signs", "upfirdn2d"])
+def test_the_other_kernels_keep_every_promise(document, kernel):
     broken = {name(row): row["broken"] for row in document[kernel] if row["broken"]}
     assert broken == {} and len(document[kernel]) >= 24
     for row in document[kernel]:
         if kernel == "mmd":
             assert row["instructions"] > 100 and row["products"] == (row["matrix"] > 0), name(row)
-        elif row["target"] != "gfx942" and row["dtype"] in ("float32", "bfloat16") and "pair of" in row["launch"]:
+        elif (
+            kernel == "signs"
+            and row["target"] != "gfx942"
+            and row["dtype"] in ("float32", "bfloat16")
+            and "pair of" in row["launch"]
+        ):
             assert row["stores" if row["forward"] else "loads"] == [128], "sixteen signs at a time"
 
 
 MMD = {"target": "sm_90", "products": True, "shared": 1, "spills": 9, "spills_in_loops": 0, "matrix": 9}
 MMD |= {"loads_128": 4, "loads_narrow": 0}
 SIGNS = dict(forward=True, dtype="float32", loads=[128] * 8, stores=[128], spills=0, atomics=["atom.gpu.acq_rel.add"])
+
+RESAMPLED = dict(last=True, loads=[128] * 28 + [32] * 16, stores=[128] * 4, taps=16, spills=0)
 
 
 @pytest.mark.parametrize(
@@ -133,9 +140,13 @@ SIGNS = dict(forward=True, dtype="float32", loads=[128] * 8, stores=[128], spill
         (machine_code.Signs, SIGNS, {"atomics": ["atom.gpu.relaxed.add"]}, "atomics"),
         (machine_code.Signs, SIGNS, {"forward": False, "atomics": [], "stores": [128, 16]}, "maps: stores"),
         (machine_code.Signs, SIGNS, {"forward": False}, "atomics"),
+        (machine_code.Upfirdn2d, RESAMPLED, {"spills": 2}, "2 spills"),
+        (machine_code.Upfirdn2d, RESAMPLED, {"loads": []}, "no loop"),
+        (machine_code.Upfirdn2d, RESAMPLED, {"loads": [128] * 27 + [32] * 17}, "17 narrower"),
+        (machine_code.Upfirdn2d, RESAMPLED, {"stores": [128, 64]}, "stores"),
     ],
 )
-def test_broken_promises_of_mmd_and_signs_are_named(call, row, change, said):
+def test_broken_promises_of_the_other_kernels_are_named(call, row, change, said):
     row = {"target": "sm_90"} | row
     assert list(call.broken(row)) == []
     assert any(said in why for why in call.broken(row | change))
@@ -154,6 +165,11 @@ ASKED = {
         for sides in SIDES
     ],
     "signs": [machine_code.Signs("", sizes, forward) for sizes in MAPS for forward in (True, False)],
+    "upfirdn2d": [
+        machine_code.Upfirdn2d("", (n, c, size, size + odd), taps, up, down, (2, 2), last)
+        for n, c, size, odd in itertools.product((1, 2), (1, 3, 16), (4, 16, 33), (0, 1))
+        for taps, up, down, last in (((4, 4), 1, 1, False), ((4, 4), 2, 1, True), ((6,), 1, 2, True))
+    ],
     "mmd": [machine_code.Mmd("", n, d, value=value, precision="exact" if d <= 4 else "fp32") for n, d, value in POINTS],
 }
 KEYS = """

@@ -19,6 +19,9 @@ signs, of feature matching
   signs move 64 bits at a time or more         NVIDIA
   nothing spills                               float32, bfloat16, float16
   a ticket that orders memory                  in the forward launch alone
+upfirdn2d
+  images move 128 bits at a time               channels_last, NVIDIA
+  nothing spills                               every launch
 """
 
 from __future__ import annotations
@@ -27,118 +30,25 @@ import concurrent.futures
 import math
 import multiprocessing
 import os
-import re
-import subprocess
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import triton
 
-from bench.checks.launches import TARGETS, Broken, Launch, compiled, recorded
+from bench.checks.disassembly import amd, is_product, nvidia, spills, widths
+from bench.checks.launches import TARGETS, Launch, compiled, recorded
 from bench.codebases import shapes
 from bench.harness import environment, report
 from bench.harness.accuracy import DTYPES
 from bench.harness.progress import progress
 
-TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 MOST_INSTRUCTIONS = {"float32": 26, "bfloat16": 24, "float16": 24}
 SHARED = {"sm_80": 166_912, "sm_90": 232_448, "sm_100": 232_448, "gfx942": 65_536}  # bytes a program may have
 HIFIGAN = tuple(map(math.prod, shapes.HIFIGAN))
 HIFIGAN_MAPS = tuple(math.prod(shape) for maps in shapes.hifigan_maps(16, 8192) for shape in maps)
 ODD = 2**22 + 3  # not known to be a multiple of anything
 FULL = tuple(DTYPES)
-
-
-# Reading machine code.
-
-
-def _tool(name: str, *arguments: str) -> str:
-    try:
-        return subprocess.run([str(TOOLS / name), *arguments], capture_output=True, text=True, timeout=60).stdout
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise Broken(f"{name} of the triton wheel did not run: {error}") from error
-
-
-def instructions(cubin: bytes) -> tuple[list[str], dict[str, int], str]:
-    """(instructions in order, {label: index of the instruction after it}, resource usage)."""
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(cubin)
-        file.flush()
-        listing = _tool("nvdisasm", "-c", "-ndf", file.name) or _tool("cuobjdump", "-sass", file.name)
-        usage = _tool("cuobjdump", "-res-usage", file.name)
-    found, labels = [], {}
-    for line in listing.splitlines():
-        if label := re.match(r"\s*(\.L_?\w+):", line):
-            labels[label[1]] = len(found)
-        elif instruction := re.match(r"\s*/\*[0-9a-f]{4,}\*/\s+(.*?)\s*;", line):
-            found.append(instruction[1])
-    if not found:
-        raise Broken("nvdisasm listed no instructions")
-    return found, labels, usage
-
-
-def opcode(instruction: str) -> str:
-    return re.sub(r"^@!?U?P\w+\s+", "", instruction).split()[0]
-
-
-def loops(code: list[str], labels: dict[str, int]) -> Iterator[list[str]]:
-    """The opcodes of the innermost loops that load."""
-    spans = []
-    for i, instruction in enumerate(code):
-        if (branch := re.search(r"\bBRA\b.*`\((\.L_\w+)\)", instruction)) and branch[1] in labels:
-            begin = labels[branch[1]]
-            if begin < i - 1:  # `begin == i` is the trap after EXIT
-                spans.append((begin, i + 1))
-    for span in spans:
-        if not any(span[0] <= other[0] and other[1] <= span[1] and other != span for other in spans):
-            body = [opcode(i) for i in code[span[0] : span[1]]]
-            if any(map(is_load, body)):
-                yield body
-
-
-def is_load(op: str) -> bool:
-    return op.startswith("LDG") and not op.startswith("LDGDEPBAR")
-
-
-def is_product(op: str) -> bool:
-    return re.match(r"HMMA|HGMMA|UTC\w*MMA", op) is not None
-
-
-def spills(opcodes: Sequence[str]) -> int:
-    return sum(op.split(".")[0] in ("LDL", "STL") for op in opcodes)
-
-
-def widths(body: Sequence[str], stores: bool = False) -> list[int]:
-    """Bits that each access of global memory moves, the widest first."""
-    found = [
-        re.search(r"\.(128|64|U16|S16|U8|S8|16|8)\b", op) for op in body if (op[:3] == "STG" if stores else is_load(op))
-    ]
-    return sorted((int(width[1].strip("US")) if width else 32 for width in found), reverse=True)
-
-
-def nvidia(binary) -> tuple[dict, list[list[str]]]:
-    """(what all kernels' rows have, the tile loops)."""
-    code, labels, usage = instructions(binary.asm["cubin"])
-    row = {key: int(re.search(rf"\b{at}:(\d+)", usage)[1]) for key, at in (("registers", "REG"), ("stack", "STACK"))}
-    opcodes = [opcode(i) for i in code]
-    atomics = sorted(set(re.findall(r"atom\.[\w.:]+", binary.asm["ptx"])))
-    row |= {"spills": spills(opcodes), "code": len(code), "atomics": atomics, "matrix": sum(map(is_product, opcodes))}
-    return row, list(loops(code, labels))
-
-
-def amd(binary) -> tuple[dict, None]:
-    text = binary.asm["amdgcn"]
-    names = {"registers": "vgpr_count", "stack": "private_segment_fixed_size", "spills": "vgpr_spill_count"}
-    row = {key: int(re.search(rf"\.{name}:\s+(\d+)", text)[1]) for key, name in names.items()}
-    row["code"] = len(re.findall(r"^\s+[svgb]\w*_\w+", text, re.M))
-    row["atomics"] = sorted(set(re.findall(r"(?:global|buffer|flat)_atomic_\w+", text)))
-    row["matrix"] = len(re.findall(r"\bv_mfma", text))
-    for kind in ("load", "store"):
-        row[f"{kind}s_128"] = len(re.findall(rf"(?:global|buffer|flat)_{kind}_dwordx4\b", text))
-    return row, None
 
 
 # The kernels: what is asked of each launcher, and what is promised of its machine code.
@@ -324,6 +234,60 @@ class Signs:
         return {"loads": counted(row["loads"]), "stores": counted(row["stores"])}
 
 
+@dataclass(frozen=True)
+class Upfirdn2d:
+    """taps: (rows, columns), or (taps,) of a separable filter. padding: in front and behind, along both axes."""
+
+    name: str
+    shape: tuple[int, int, int, int]
+    taps: tuple[int, ...]
+    up: int = 1
+    down: int = 1
+    padding: tuple[int, int] = (1, 1)
+    last: bool = False
+    activated: bool = False
+    dtypes: tuple[str, ...] = ("float32", "float16")
+
+    kernel = "upfirdn2d"
+
+    def launch(self, dtype: str, target: str) -> Launch:
+        layout = torch.channels_last if self.last else torch.contiguous_format
+        x, f = torch.empty(self.shape, dtype=DTYPES[dtype], memory_format=layout), torch.ones(self.taps)
+        settings = ((self.up,) * 2, (self.down,) * 2, self.padding * 2, False, 1.0)
+
+        def call(kernels) -> None:
+            if self.activated:
+                kernels.activated(x, f, settings, 2.0**0.5, 0.2, 256.0)
+            else:
+                kernels.upfirdn2d(x, f, *settings)
+
+        return recorded("upfirdn2d", call, target)
+
+    def row(self, launch: Launch, row: dict, tiles: list[list[str]] | None) -> dict:
+        row |= {"last": self.last, "block": f"{launch.options['BP']} x {launch.options['BX']}"}
+        row["taps"] = launch.options["FW"] * launch.options["FH"]  # each is a read of 32 bits
+        if tiles is None:
+            return row | {"loads": None, "stores": None}
+        row["loads"] = sorted((w for body in tiles for w in widths(body)), reverse=True)
+        return row | {"stores": sorted((w for body in tiles for w in widths(body, stores=True)), reverse=True)}
+
+    @staticmethod
+    def broken(row: dict) -> Iterator[str]:
+        if row["spills"]:
+            yield f"{row['spills']} spills"
+        if row["loads"] is None:
+            return
+        if not row["loads"]:
+            yield "no loop over rows found"
+        wide = row["loads"].count(128)
+        if row["last"] and (not wide or len(row["loads"]) - wide > row["taps"]):
+            yield f"loads: {wide} of 128 bits, {len(row['loads']) - wide} narrower, {row['taps']} are taps"
+        if row["last"] and min(row["stores"], default=128) < 128:
+            yield f"stores of {row['stores']} bits"
+
+    columns = Signs.columns
+
+
 HALVES, WITHOUT_DOUBLE = ("float32", "bfloat16"), ("float32", "bfloat16", "float16")  # others: slow, and few promises
 CALLS = (
     Adversarial("value_and_grad, 2 × 128", 128, True, True, False),
@@ -347,10 +311,23 @@ CALLS = (
     Signs(f"signs backward, a pair of {ODD}", (ODD,), False),
     Signs("signs forward, 54 pairs of maps", HIFIGAN_MAPS, True, HALVES),
     Signs("signs backward, 54 pairs of maps", HIFIGAN_MAPS, False, HALVES),
+    Upfirdn2d("blur, 513 × 513", (16, 64, 513, 513), (4, 4)),
+    Upfirdn2d("up 2, 4 × 4 taps", (16, 128, 128, 128), (4, 4), up=2, padding=(2, 1)),
+    Upfirdn2d("down 2, 4 × 4 taps", (16, 64, 256, 256), (4, 4), down=2, dtypes=(*WITHOUT_DOUBLE, "float64")),
+    Upfirdn2d("up 2, 12 taps", (16, 256, 64, 64), (12,), up=2, padding=(6, 5)),
+    Upfirdn2d("up 2, 12 taps, leaky ReLU", (16, 256, 64, 64), (12,), up=2, padding=(6, 5), activated=True),
+    Upfirdn2d("down 2, 12 taps", (16, 256, 128, 128), (12,), down=2, padding=(5, 5)),
+    Upfirdn2d("down 4, 24 taps", (16, 256, 128, 128), (24,), down=4, padding=(10, 10)),
+    Upfirdn2d("blur, channels_last", (16, 64, 513, 513), (4, 4), last=True),
+    Upfirdn2d("down 2, channels_last", (16, 64, 256, 256), (4, 4), down=2, last=True),
+    Upfirdn2d("up 2, 12 taps, channels_last", (16, 64, 256, 256), (12,), up=2, padding=(6, 5), last=True),
 )
 
 
-def measure(call: Adversarial | Mmd | Signs, dtype: str, target: str) -> dict:
+KERNELS = (Adversarial, Mmd, Signs, Upfirdn2d)
+
+
+def measure(call: Adversarial | Mmd | Signs | Upfirdn2d, dtype: str, target: str) -> dict:
     launch = call.launch(dtype, target)
     binary, size = compiled(launch, target), TARGETS[target].warp_size
     row = {"launch": call.name, "dtype": dtype, "target": target, "kernel": call.kernel, "programs": launch.grid[0]}
@@ -397,9 +374,9 @@ def run(targets: str | None, path: Path | None, jobs: int | None = None) -> int:
         raise ValueError(f"machine-code: target {unknown[0]!r}: expected one of {', '.join(TARGETS)}")
     found = rows(builds(chosen), jobs or os.cpu_count() or 1)
     failed = sum(bool(row["broken"]) for row in found)
-    by_kernel = {call: [row for row in found if row["kernel"] == call.kernel] for call in (Adversarial, Mmd, Signs)}
+    by_kernel = {call: [row for row in found if row["kernel"] == call.kernel] for call in KERNELS}
     if path is not None:
-        named = dict(zip(("rows", "mmd", "signs"), by_kernel.values()))
+        named = dict(zip(("rows", "mmd", "signs", "upfirdn2d"), by_kernel.values()))
         environment.write_json(path, {"environment": environment.describe("cpu"), "broken": failed} | named)
     print("\n\n".join(table(call, of_one) for call, of_one in by_kernel.items()))
     for dtype, promised in MOST_INSTRUCTIONS.items():

@@ -2,8 +2,17 @@
 formula, not by autograd. Each has the arguments and results of the kernel of its name."""
 
 from .adversarial import adversarial
+from .filtered_lrelu import filtered_lrelu, filtered_slopes
 from .matching import matching_gradient, matching_signs
 from .mmd import mmd
 from .upfirdn2d import upfirdn2d
 
-__all__ = ["adversarial", "matching_gradient", "matching_signs", "mmd", "upfirdn2d"]
+__all__ = [
+    "adversarial",
+    "filtered_lrelu",
+    "filtered_slopes",
+    "matching_gradient",
+    "matching_signs",
+    "mmd",
+    "upfirdn2d",
+]

@@ -8,16 +8,13 @@ differentiable any number of times, in x and, unlike there, in the filter.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from numbers import Integral, Real
 
 import torch
 from torch import Tensor
 
 from fastgan.formulas.upfirdn2d import output_size
+from fastgan.layers.filters import Scale, autocast, boolean, number, scale_of, sides_of, taps_of
 from fastgan.operators import upfirdn2d as operators
-
-Scale = int | Sequence[int]
-DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def setup_filter(
@@ -43,8 +40,8 @@ def setup_filter(
             separable=True; a flag or gain of another type.
     """
     for name, flag in (("normalize", normalize), ("flip_filter", flip_filter)):
-        _boolean(name, flag)
-    gain = _number("gain", gain)
+        boolean(name, flag)
+    gain = number("gain", gain)
     try:
         taps = torch.as_tensor(1 if f is None else f, dtype=torch.float32, device="cpu" if device is None else device)
     except (TypeError, ValueError) as error:
@@ -54,7 +51,7 @@ def setup_filter(
     taps = taps.reshape(1) if taps.dim() == 0 else taps
     if separable is None:
         separable = taps.dim() == 1 and taps.numel() >= 8
-    _boolean("separable", separable)
+    boolean("separable", separable)
     if separable and taps.dim() == 2:
         raise ValueError("separable: got True for a 2-D f, expected False or None")
     if taps.dim() == 1 and not separable:
@@ -98,15 +95,15 @@ def upfirdn2d(
         TypeError, ValueError: x or f of another rank, dtype or device; up, down or padding out of range; a result
             without pixels.
     """
-    return _run(x, f, _scale("up", up), _scale("down", down), _sides(padding), flip_filter, _number("gain", gain))
+    return _run(x, f, scale_of("up", up), scale_of("down", down), sides_of(padding), flip_filter, number("gain", gain))
 
 
 def filter2d(x: Tensor, f: Tensor | None, padding: Scale = 0, flip_filter: bool = False, gain: float = 1) -> Tensor:
     """`upfirdn2d` with up = down = 1 and padding that keeps the size of x; `padding` comes on top of that."""
-    left, right, top, bottom = _sides(padding)
-    rows, columns = _taps(x, f)
+    left, right, top, bottom = sides_of(padding)
+    rows, columns = taps_of("f", f, x)
     padded = (left + columns // 2, right + (columns - 1) // 2, top + rows // 2, bottom + (rows - 1) // 2)
-    return _run(x, f, (1, 1), (1, 1), padded, flip_filter, _number("gain", gain))
+    return _run(x, f, (1, 1), (1, 1), padded, flip_filter, number("gain", gain))
 
 
 def upsample2d(
@@ -115,27 +112,27 @@ def upsample2d(
     """`upfirdn2d` to `up` times the size of x; `padding`, in pixels of the result, comes on top of that.
 
     gain: of the image, which the zeros between its pixels do not darken: multiplied by up_x up_y."""
-    (up_x, up_y), (left, right, top, bottom) = _scale("up", up), _sides(padding)
-    rows, columns = _taps(x, f)
+    (up_x, up_y), (left, right, top, bottom) = scale_of("up", up), sides_of(padding)
+    rows, columns = taps_of("f", f, x)
     across = left + (columns + up_x - 1) // 2, right + (columns - up_x) // 2
     along = top + (rows + up_y - 1) // 2, bottom + (rows - up_y) // 2
-    return _run(x, f, (up_x, up_y), (1, 1), (*across, *along), flip_filter, _number("gain", gain) * up_x * up_y)
+    return _run(x, f, (up_x, up_y), (1, 1), (*across, *along), flip_filter, number("gain", gain) * up_x * up_y)
 
 
 def downsample2d(
     x: Tensor, f: Tensor | None, down: Scale = 2, padding: Scale = 0, flip_filter: bool = False, gain: float = 1
 ) -> Tensor:
     """`upfirdn2d` to a `down`-th of the size of x; `padding`, in pixels of x, comes on top of that."""
-    (down_x, down_y), (left, right, top, bottom) = _scale("down", down), _sides(padding)
-    rows, columns = _taps(x, f)
+    (down_x, down_y), (left, right, top, bottom) = scale_of("down", down), sides_of(padding)
+    rows, columns = taps_of("f", f, x)
     across = left + (columns - down_x + 1) // 2, right + (columns - down_x) // 2
     along = top + (rows - down_y + 1) // 2, bottom + (rows - down_y) // 2
-    return _run(x, f, (1, 1), (down_x, down_y), (*across, *along), flip_filter, _number("gain", gain))
+    return _run(x, f, (1, 1), (down_x, down_y), (*across, *along), flip_filter, number("gain", gain))
 
 
 def _run(x, f, up, down, padding, flip_filter, gain) -> Tensor:
-    taps = _taps(x, f)
-    _boolean("flip_filter", flip_filter)
+    taps = taps_of("f", f, x)
+    boolean("flip_filter", flip_filter)
     size = output_size(tuple(x.shape[2:]), taps, up, down, padding)
     if min(size) < 1:
         raise ValueError(
@@ -144,63 +141,4 @@ def _run(x, f, up, down, padding, flip_filter, gain) -> Tensor:
         )
     if f is None:
         f = torch.ones(1, 1, dtype=torch.float32, device=x.device)
-    kind = x.device.type
-    if torch.is_autocast_enabled(kind) and x.dtype != torch.float64:
-        x = x.to(torch.get_autocast_dtype(kind))
-    return operators.upfirdn2d(x, f, up, down, padding, flip_filter, gain)
-
-
-def _taps(x: Tensor, f: Tensor | None) -> tuple[int, int]:
-    """(rows, columns) of a filter; errors unless both are tensors that `upfirdn2d` takes."""
-    if not isinstance(x, Tensor):
-        raise TypeError(f"x: got {type(x).__name__}, expected a torch.Tensor")
-    if x.dtype not in DTYPES:
-        raise TypeError(f"x: got {x.dtype}, expected float16, bfloat16, float32 or float64")
-    if x.layout is not torch.strided or x.dim() != 4:
-        raise ValueError(f"x: got a {x.layout} tensor of shape {tuple(x.shape)}, expected a dense one, (N, C, H, W)")
-    if f is None:
-        return 1, 1
-    if not isinstance(f, Tensor):
-        raise TypeError(f"f: got {type(f).__name__}, expected a torch.Tensor, as setup_filter makes it, or None")
-    if f.dtype != torch.float32:
-        raise TypeError(f"f: got {f.dtype}, expected float32, whatever x is")
-    if f.dim() not in (1, 2) or not f.numel():
-        raise ValueError(f"f: got shape {tuple(f.shape)}, expected (taps,) or (rows, columns), at least one tap")
-    if f.device != x.device:
-        raise ValueError(f"f: got a tensor on {f.device}, expected {x.device}, the device of x")
-    return f.shape[0], f.shape[-1]
-
-
-def _integers(name: str, value: Scale, lengths: tuple[int, ...], expected: str) -> tuple[int, ...]:
-    values = value if isinstance(value, (list, tuple)) else (value,)
-    for v in values:
-        if isinstance(v, bool) or not isinstance(v, Integral):
-            raise TypeError(f"{name}: got {value!r}, expected {expected}")
-    if len(values) not in lengths:
-        raise ValueError(f"{name}: got {len(values)} numbers, expected {expected}")
-    return tuple([int(v) for v in values])
-
-
-def _scale(name: str, value: Scale) -> tuple[int, int]:
-    found = _integers(name, value, (1, 2), "an integer or two, (x, y)")
-    if min(found) < 1:
-        raise ValueError(f"{name}: got {value!r}, expected at least 1")
-    return found[0], found[-1]
-
-
-def _sides(padding: Scale) -> tuple[int, int, int, int]:
-    found = _integers("padding", padding, (1, 2, 4), "an integer, two, (x, y), or four, (left, right, top, bottom)")
-    if len(found) == 4:
-        return found[0], found[1], found[2], found[3]
-    return found[0], found[0], found[-1], found[-1]
-
-
-def _number(name: str, value: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(f"{name}: got {type(value).__name__}, expected a number")
-    return float(value)
-
-
-def _boolean(name: str, value: bool) -> None:
-    if not isinstance(value, bool):
-        raise TypeError(f"{name}: got {type(value).__name__}, expected True or False")
+    return operators.upfirdn2d(autocast(x), f, up, down, padding, flip_filter, gain)
