@@ -276,8 +276,8 @@ def upfirdn2d_kernel(
         to = out + (zero + o) * row
         _store(y, codes, to, a0, inside & (o < out_height), g, positive, negative, clamp, MODE)
         _store(y, codes, to + row, a1, inside & (o + 1 < out_height), g, positive, negative, clamp, MODE)
-        _store(y, codes, to + 2 * row, a2, inside & (o + 2 < out_height), g, positive, negative, clamp, MODE)
-        _store(y, codes, to + 3 * row, a3, inside & (o + 3 < out_height), g, positive, negative, clamp, MODE)
+        _store(y, codes, to + (zero + 2) * row, a2, inside & (o + 2 < out_height), g, positive, negative, clamp, MODE)
+        _store(y, codes, to + (zero + 3) * row, a3, inside & (o + 3 < out_height), g, positive, negative, clamp, MODE)
 
 
 def channels_last(x: Tensor) -> bool:

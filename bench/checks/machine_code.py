@@ -289,6 +289,7 @@ class Upfirdn2d:
 
 
 HALVES, WITHOUT_DOUBLE = ("float32", "bfloat16"), ("float32", "bfloat16", "float16")  # others: slow, and few promises
+HALF = ("float16",)
 CALLS = (
     Adversarial("value_and_grad, 2 × 128", 128, True, True, False),
     Adversarial("value_and_grad, 2 × 4096, scaled", 4096, True, True, True, dtypes=WITHOUT_DOUBLE),
@@ -313,14 +314,14 @@ CALLS = (
     Signs("signs backward, 54 pairs of maps", HIFIGAN_MAPS, False, HALVES),
     Upfirdn2d("blur, 513 × 513", (16, 64, 513, 513), (4, 4)),
     Upfirdn2d("up 2, 4 × 4 taps", (16, 128, 128, 128), (4, 4), up=2, padding=(2, 1)),
-    Upfirdn2d("down 2, 4 × 4 taps", (16, 64, 256, 256), (4, 4), down=2, dtypes=(*WITHOUT_DOUBLE, "float64")),
-    Upfirdn2d("up 2, 12 taps", (16, 256, 64, 64), (12,), up=2, padding=(6, 5)),
-    Upfirdn2d("up 2, 12 taps, leaky ReLU", (16, 256, 64, 64), (12,), up=2, padding=(6, 5), activated=True),
-    Upfirdn2d("down 2, 12 taps", (16, 256, 128, 128), (12,), down=2, padding=(5, 5)),
-    Upfirdn2d("down 4, 24 taps", (16, 256, 128, 128), (24,), down=4, padding=(10, 10)),
+    Upfirdn2d("down 2, 4 × 4 taps", (16, 64, 256, 256), (4, 4), down=2, dtypes=FULL),
+    Upfirdn2d("up 2, 12 taps", (16, 256, 64, 64), (12,), up=2, padding=(6, 5), dtypes=HALF),
+    Upfirdn2d("up 2, 12 taps, leaky ReLU", (16, 256, 64, 64), (12,), 2, padding=(6, 5), activated=True, dtypes=HALF),
+    Upfirdn2d("down 2, 12 taps", (16, 256, 128, 128), (12,), down=2, padding=(5, 5), dtypes=HALF),
+    Upfirdn2d("down 4, 24 taps", (16, 256, 128, 128), (24,), down=4, padding=(10, 10), dtypes=HALF),
     Upfirdn2d("blur, channels_last", (16, 64, 513, 513), (4, 4), last=True),
-    Upfirdn2d("down 2, channels_last", (16, 64, 256, 256), (4, 4), down=2, last=True),
-    Upfirdn2d("up 2, 12 taps, channels_last", (16, 64, 256, 256), (12,), up=2, padding=(6, 5), last=True),
+    Upfirdn2d("down 2, channels_last", (16, 64, 256, 256), (4, 4), down=2, last=True, dtypes=HALF),
+    Upfirdn2d("up 2, 12 taps, channels_last", (16, 64, 256, 256), (12,), up=2, padding=(6, 5), last=True, dtypes=HALF),
 )
 
 
