@@ -231,6 +231,12 @@ def test_empty(device):
     assert torch.equal(layers.upfirdn2d(flat, f, padding=4), torch.zeros(1, 1, 5, 8, device=device))
 
 
+def test_shapes_alone():
+    x, f = torch.empty(1, 2, 4, 4, device="meta"), torch.empty(4, 4, device="meta")
+    assert layers.upsample2d(x, f).shape == (1, 2, 8, 8)
+    assert layers.filtered_lrelu(x, f, f, up=2, down=3, padding=4).shape == (1, 2, 4, 4)
+
+
 def test_reruns_are_bit_identical(device):
     x, f = images((3, 5, 33, 31), torch.float32, device), taps_of((4, 4), device)
     first = layers.upfirdn2d(x, f, padding=2)
@@ -384,6 +390,8 @@ def test_setup_filter():
         layers.setup_filter([[1, 2]], separable=True)
     with pytest.raises(TypeError, match="gain: got str"):
         layers.setup_filter(BLUR, gain="2")
+    with pytest.raises(ValueError, match=r"gain: got -2\.0"):
+        layers.setup_filter(taps, gain=-2)
 
 
 def test_sizes_and_gains(device):

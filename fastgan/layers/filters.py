@@ -63,6 +63,8 @@ def boolean(name: str, value: bool) -> None:
 def autocast(x: Tensor) -> Tensor:
     """`x` in the dtype that a convolution of PyTorch would have it in."""
     kind = x.device.type
+    if x.is_meta:  # for which there is no autocast to ask
+        return x
     if torch.is_autocast_enabled(kind) and x.dtype != torch.float64:
         return x.to(torch.get_autocast_dtype(kind))
     return x

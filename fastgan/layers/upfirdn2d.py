@@ -37,7 +37,7 @@ def setup_filter(
 
     Raises:
         TypeError, ValueError: f is not of numbers, has no taps or more than two dimensions; a 2-D f with
-            separable=True; a flag or gain of another type.
+            separable=True; a flag or gain of another type; a negative gain of a separable filter.
     """
     for name, flag in (("normalize", normalize), ("flip_filter", flip_filter)):
         boolean(name, flag)
@@ -56,6 +56,10 @@ def setup_filter(
         raise ValueError("separable: got True for a 2-D f, expected False or None")
     if taps.dim() == 1 and not separable:
         taps = torch.outer(taps, taps)
+    if gain < 0 and taps.dim() == 1:
+        raise ValueError(
+            f"gain: got {gain}, expected at least 0 for a separable filter, which has its square root twice"
+        )
     if normalize:
         taps = taps / taps.sum()
     if flip_filter:
