@@ -9,9 +9,11 @@ from .adversarial import adversarial
 from .augment import augment, draw_augmentation
 from .bias_act import bias_act, bias_act_gradient, bias_act_second
 from .criteria import CRITERIA
+from .filtered_lrelu import filtered_lrelu, filtered_slopes
 from .launch import INTERPRETED, launch_count
 from .matching import matching_gradient, matching_signs
 from .mmd import mmd
+from .upfirdn2d import upfirdn2d
 from .workspace import reset as reset_workspaces
 
 __all__ = [
@@ -23,9 +25,12 @@ __all__ = [
     "bias_act_gradient",
     "bias_act_second",
     "draw_augmentation",
+    "filtered_lrelu",
+    "filtered_slopes",
     "launch_count",
     "matching_gradient",
     "matching_signs",
     "mmd",
     "reset_workspaces",
+    "upfirdn2d",
 ]

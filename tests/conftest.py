@@ -42,7 +42,8 @@ THOROUGH = {
 # And tests that the interpreter takes ten seconds for; the other backend's run with the rest.
 LONG_INTERPRETED = {
     *("test_gradcheck_and_gradgradcheck", "test_one_batch_of_both_sides", "test_a_list_takes_one_launch"),
-    *("test_opcheck", "test_reruns_are_bit_identical"),
+    *("test_opcheck", "test_reruns_are_bit_identical", "test_transforms"),
+    "test_compile_fullgraph",
 }
 
 RUNS = [("torch", "cpu")]  # (backend, device)

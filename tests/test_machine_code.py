@@ -41,7 +41,7 @@ def name(row):
 
 
 def test_every_target_dtype_and_path_was_built(document, rows):
-    kernels = ("mmd", "signs", "augment", "bias_act")
+    kernels = ("mmd", "signs", "augment", "bias_act", "upfirdn2d")
     found = [*rows, *itertools.chain.from_iterable(document[kernel] for kernel in kernels)]
     built = [(row["kernel"], row["launch"], row["dtype"], row["target"]) for row in found]
     asked = machine_code.builds(list(TARGETS))
@@ -103,14 +103,14 @@ def test_a_broken_promise_is_named(rows):
         assert any(said in why for why in machine_code.Adversarial.broken(row | change)), said
 
 
-@pytest.mark.parametrize("kernel", ["mmd", "signs", "augment"])
+@pytest.mark.parametrize("kernel", ["mmd", "signs", "augment", "upfirdn2d"])
 def test_the_other_kernels_keep_every_promise(document, kernel):
     broken = {name(row): row["broken"] for row in document[kernel] if row["broken"]}
     assert broken == {} and len(document[kernel]) >= 24
     for row in document[kernel]:
         if kernel == "mmd":
             assert row["instructions"] > 100 and row["products"] == (row["matrix"] > 0), name(row)
-        elif row["target"] == "gfx942" or row["dtype"] not in ("float32", "bfloat16"):
+        elif kernel != "signs" or row["target"] == "gfx942" or row["dtype"] not in ("float32", "bfloat16"):
             continue
         elif "pair of" in row["launch"]:
             assert row["stores" if row["forward"] else "loads"] == [128], "sixteen signs at a time"
@@ -131,6 +131,8 @@ LAYER |= {"ticket": False, "odd": False}
 SIGNS = dict(forward=True, dtype="float32", loads=[128] * 8, stores=[128], spills=0, atomics=["atom.gpu.acq_rel.add"])
 IMAGES = dict(shared_sums=True, atomics=["atom.global.gpu.acq_rel.add.u32"], spills=0, sums=[128] * 4, loads=[32] * 12)
 IMAGES |= dict(stores=[128] * 3, wide_pixels=False, wide_stores=True)
+
+RESAMPLED = dict(last=True, loads=[128] * 28 + [32] * 16, stores=[128] * 4, taps=16, spills=0)
 
 
 @pytest.mark.parametrize(
@@ -159,6 +161,10 @@ IMAGES |= dict(stores=[128] * 3, wide_pixels=False, wide_stores=True)
         (machine_code.BiasAct, LAYER, {"stores": [128] * 4}, "stores"),
         (machine_code.BiasAct, LAYER, {"loads": []}, "expected 2 × 2 of 128"),
         (machine_code.BiasAct, LAYER, {"ticket": True}, "atomics"),
+        (machine_code.Upfirdn2d, RESAMPLED, {"spills": 2}, "2 spills"),
+        (machine_code.Upfirdn2d, RESAMPLED, {"loads": []}, "no loop"),
+        (machine_code.Upfirdn2d, RESAMPLED, {"loads": [128] * 27 + [32] * 17}, "17 narrower"),
+        (machine_code.Upfirdn2d, RESAMPLED, {"stores": [128, 64]}, "stores"),
     ],
 )
 def test_broken_promises_of_the_other_kernels_are_named(call, row, change, said):
@@ -202,6 +208,11 @@ ASKED = {
         for shape, last in [*[(shape, False) for shape in LAYERS], ((2, 16, 8, 8), True), ((3, 5, 7, 1), True)]
         for act, order in (("lrelu", 0), ("lrelu", 1), ("tanh", 2))
         for biased in (True, False)
+    ],
+    "upfirdn2d": [
+        machine_code.Upfirdn2d("", (n, c, size, size + odd), taps, up, down, (2, 2), last)
+        for n, c, size, odd in itertools.product((1, 2), (1, 3, 16), (4, 16, 33), (0, 1))
+        for taps, up, down, last in (((4, 4), 1, 1, False), ((4, 4), 2, 1, True), ((6,), 1, 2, True))
     ],
     "mmd": [machine_code.Mmd("", n, d, value=value, precision="exact" if d <= 4 else "fp32") for n, d, value in POINTS],
 }

@@ -22,6 +22,7 @@ MMD_FORMULA, MMD = "fastgan/formulas/mmd.py", "tests/test_mmd.py"
 LAYER_KERNEL, ACTIVATIONS, LAYERS = "kernels/bias_act.py", "kernels/activations.py", "tests/test_bias_act.py"
 LAYER_OPERATORS = "fastgan/operators/bias_act.py"
 SIGNS_KERNEL, SIGNS, MATCHING = "kernels/matching.py", "fastgan/operators/matching.py", "tests/test_matching.py"
+RESAMPLING, RESAMPLED = "kernels/upfirdn2d.py", "tests/test_upfirdn2d.py"
 STEP, TRAINER, AVERAGE = "fastgan/training/step.py", "fastgan/training/trainer.py", "fastgan/training/average.py"
 AUGMENT_KERNEL, AUGMENT = "kernels/augment.py", "tests/test_augment.py"
 STEPS, TRAINING = "tests/test_step.py", "tests/test_trainer.py"
@@ -313,6 +314,48 @@ MUTANTS = {
         "torch-cpu and two_derivatives and tanh-torch.float32",
         LAYERS,
     ),
+    "upfirdn2d: a filter the wrong way round": (
+        RESAMPLING,
+        "INDEX: tl.constexpr = M if FLIP else TAPS - 1 - M",
+        "INDEX: tl.constexpr = TAPS - 1 - M if FLIP else M",
+        "triton and values",
+        RESAMPLED,
+    ),
+    "upfirdn2d: the first column lost": (
+        RESAMPLING,
+        "(column >= 0) &",
+        "(column > 0) &",
+        "triton and values",
+        RESAMPLED,
+    ),
+    "upfirdn2d: a sample that a phase has no tap for": (
+        RESAMPLING,
+        "used &= k0 + M * UP < TAPS",
+        "used &= k0 + M * UP <= TAPS",
+        "triton and not_finite",
+        RESAMPLED,
+    ),
+    "upfirdn2d: the gradient's filter not turned round": (
+        "fastgan/operators/upfirdn2d.py",
+        "padding_of, not flip, gain",
+        "padding_of, flip, gain",
+        "torch-cpu and values",
+        RESAMPLED,
+    ),
+    "filtered_lrelu: a clamped element with a slope": (
+        RESAMPLING,
+        "tl.where(tl.abs(a) <= clamp, code, 0)",
+        "tl.where(tl.abs(a) >= 0, code, 0)",
+        "triton and values",
+        "tests/test_filtered_lrelu.py",
+    ),
+    "filtered_lrelu: slopes of the other sign": (
+        RESAMPLING,
+        "tl.where(code == 1, positive, negative)",
+        "tl.where(code == 2, positive, negative)",
+        "triton and values",
+        "tests/test_filtered_lrelu.py",
+    ),
     "step: G's step trains D's weights too": (
         STEP,
         "            p.requires_grad_(False)\n",
@@ -543,14 +586,17 @@ def plant(folder, mutant=None):
         "augment",
         "autograd",
         "bias_act",
+        "filtered_lrelu",
         "layouts",
         "matching",
         "mmd",
         "objectives",
         "step",
         "trainer",
+        "upfirdn2d",
     )
-    for name in ("conftest.py", "interpreter.py", "oracle.py", *[f"test_{name}.py" for name in tests]):
+    helpers = ("conftest.py", "interpreter.py", "oracle.py", "resampling.py")
+    for name in (*helpers, *[f"test_{name}.py" for name in tests]):
         shutil.copy(ROOT / "tests" / name, folder)
     if mutant:
         file, old, new = mutant

@@ -14,17 +14,12 @@ mmd
   nothing spills                               differences; in a loop over tiles also products, on NVIDIA
   products are taken by matrix units           products
   shared memory suffices                       every launch
-bias_act
-  tensors move 128 bits at a time              NVIDIA, all but the bias and the partial sums
-  nothing spills                               float32, bfloat16, float16
-  each tensor is read once and written once    every launch: x, or g and x or y, or those and h
-  a ticket that orders memory                  if several programs share a channel and its sum is asked for
 signs, of feature matching
   maps and gradients move 128 bits at a time   NVIDIA
   signs move 64 bits at a time or more         NVIDIA
   nothing spills                               float32, bfloat16, float16
   a ticket that orders memory                  in the forward launch alone
-augment, of images: see `image_builds`
+augment, bias_act, upfirdn2d: see `image_builds` and `layer_builds`
 """
 
 from __future__ import annotations
@@ -39,9 +34,11 @@ from pathlib import Path
 
 import torch
 
+from bench.checks import layer_builds
 from bench.checks.disassembly import amd, is_product, nvidia, spills, widths
 from bench.checks.image_builds import Images
 from bench.checks.launches import TARGETS, Launch, compiled, recorded
+from bench.checks.layer_builds import BiasAct, Upfirdn2d
 from bench.codebases import shapes
 from bench.harness import environment, report
 from bench.harness.accuracy import DTYPES
@@ -51,7 +48,6 @@ MOST_INSTRUCTIONS = {"float32": 26, "bfloat16": 24, "float16": 24}
 SHARED = {"sm_80": 166_912, "sm_90": 232_448, "sm_100": 232_448, "gfx942": 65_536}  # bytes a program may have
 HIFIGAN = tuple(map(math.prod, shapes.HIFIGAN))
 HIFIGAN_MAPS = tuple(math.prod(shape) for maps in shapes.hifigan_maps(16, 8192) for shape in maps)
-LAYER = (16, 64, 64, 64)
 ODD = 2**22 + 3  # not known to be a multiple of anything
 FULL = tuple(DTYPES)
 
@@ -239,66 +235,6 @@ class Signs:
         return {"loads": counted(row["loads"]), "stores": counted(row["stores"])}
 
 
-@dataclass(frozen=True)
-class BiasAct:
-    """order: 0 for the value, 1 for the gradient, 2 for the second derivative."""
-
-    name: str
-    shape: tuple[int, ...]
-    act: str
-    order: int
-    biased: bool = True
-    channels_last: bool = False
-    dtypes: tuple[str, ...] = ("float32", "bfloat16", "float16")
-
-    kernel = "bias_act"
-
-    def launch(self, dtype: str, target: str) -> Launch:
-        x, g, h = (torch.empty(self.shape, dtype=DTYPES[dtype]) for _ in range(3))
-        if self.channels_last:
-            x, g, h = (t.contiguous(memory_format=torch.channels_last) for t in (x, g, h))
-        b = torch.empty(self.shape[1], dtype=x.dtype) if self.biased else None
-        from_y = self.act in ("relu", "lrelu")
-        settings = (1, self.act, 0.2, math.sqrt(2), 256.0)
-
-        def call(kernels) -> None:
-            if self.order == 0:
-                kernels.bias_act(x, b, *settings)
-            elif self.order == 1:
-                kernels.bias_act_gradient(g, x, None if from_y else b, *settings, from_y, True, self.biased)
-            else:
-                kernels.bias_act_second(h, b, g, x, b, *settings, True, True, self.biased)
-
-        return recorded("bias_act", call, target)
-
-    def row(self, launch: Launch, row: dict, tiles: list[list[str]] | None) -> dict:
-        given, options = dict(zip(launch.kernel.arg_names, launch.arguments)), launch.options
-        row["reads"] = sum(given[name] is not None for name in ("x", "g", "d"))
-        row["writes"] = sum(given[name] is not None for name in ("out", "curved"))
-        row |= {"block": f"{options['BR']} x {options['BI']}", "ticket": options["SPLIT"], "odd": options["UNIT"] == 1}
-        row["accesses"] = options["BR"] * options["BI"] // row["threads"] * DTYPES[row["dtype"]].itemsize // 16
-        walk = max(tiles or [[]], key=lambda body: len(widths(body, stores=True)), default=[])
-        loads, stores = (None, None) if tiles is None else (widths(walk), widths(walk, stores=True))
-        return row | {"loads": loads, "stores": stores}
-
-    @staticmethod
-    def broken(row: dict) -> Iterator[str]:
-        nvidia = row["loads"] is not None
-        for kind, tensors in (("loads", row["reads"]), ("stores", row["writes"])) if nvidia else ():
-            full = [128] * (row["accesses"] * tensors)  # tiles that stick out have code of their own
-            if row[kind] != 2 * full and not (row["odd"] and row[kind][: len(full)] == full):
-                yield f"{kind} of {row[kind]} bits, expected 2 × {len(full)} of 128"
-        if row["dtype"] != "float64" and row["spills"]:
-            yield f"{row['spills']} spills"
-        ordered = any("acq_rel" in atomic for atomic in row["atomics"]) if nvidia else bool(row["atomics"])
-        if ordered != row["ticket"]:
-            yield f"atomics: {row['atomics']}"
-
-    @staticmethod
-    def columns(row: dict) -> dict:
-        return {kind: f"{len(row[kind])} × {row[kind][-1]}" if row[kind] else "" for kind in ("loads", "stores")}
-
-
 HALVES, WITHOUT_DOUBLE = ("float32", "bfloat16"), ("float32", "bfloat16", "float16")  # others: slow, and few promises
 CALLS = (
     Adversarial("value_and_grad, 2 × 128", 128, True, True, False),
@@ -327,17 +263,19 @@ CALLS = (
     Images("augmented, 1024 × 3 × 64 × 64", (1024, 3, 64, 64), dtypes=HALVES),
     Images("augmented, 16 × 4 × 256 × 256, channels_last", (16, 4, 256, 256), last=True, dtypes=("float32",)),
     Images("augmented, 16 × 3 × 256 × 256, channels_last", (16, 3, 256, 256), last=True, dtypes=("bfloat16",)),
-    BiasAct("lrelu, 64 × 64", LAYER, "lrelu", 0, dtypes=FULL),
-    BiasAct("lrelu backward, 64 × 64", LAYER, "lrelu", 1, dtypes=FULL),
-    BiasAct("lrelu backward, channels last", LAYER, "lrelu", 1, channels_last=True),
-    BiasAct("lrelu, no bias, odd", (15, 63, 63, 65), "lrelu", 0, biased=False),
-    BiasAct("swish backward, 64 × 64", LAYER, "swish", 1, dtypes=HALVES),
-    BiasAct("swish second, 64 × 64", LAYER, "swish", 2, dtypes=HALVES),
-    BiasAct("tanh second, 64 × 64", LAYER, "tanh", 2, dtypes=("float64",)),
+    *layer_builds.CALLS,
 )
+KERNELS = {
+    "rows": Adversarial,
+    "mmd": Mmd,
+    "signs": Signs,
+    "augment": Images,
+    "bias_act": BiasAct,
+    "upfirdn2d": Upfirdn2d,
+}
 
 
-def measure(call: Adversarial | Mmd | Signs | Images | BiasAct, dtype: str, target: str) -> dict:
+def measure(call: Adversarial | Mmd | Signs | Images | BiasAct | Upfirdn2d, dtype: str, target: str) -> dict:
     launch = call.launch(dtype, target)
     binary, size = compiled(launch, target), TARGETS[target].warp_size
     row = {"launch": call.name, "dtype": dtype, "target": target, "kernel": call.kernel, "programs": launch.grid[0]}
@@ -384,10 +322,9 @@ def run(targets: str | None, path: Path | None, jobs: int | None = None) -> int:
         raise ValueError(f"machine-code: target {unknown[0]!r}: expected one of {', '.join(TARGETS)}")
     found = rows(builds(chosen), jobs or os.cpu_count() or 1)
     failed = sum(bool(row["broken"]) for row in found)
-    kinds = {"rows": Adversarial, "mmd": Mmd, "signs": Signs, "augment": Images, "bias_act": BiasAct}
-    by_kernel = {call: [row for row in found if row["kernel"] == call.kernel] for call in kinds.values()}
+    by_kernel = {call: [row for row in found if row["kernel"] == call.kernel] for call in KERNELS.values()}
     if path is not None:
-        named = dict(zip(kinds, by_kernel.values()))
+        named = dict(zip(KERNELS, by_kernel.values()))
         environment.write_json(path, {"environment": environment.describe("cpu"), "broken": failed} | named)
     print("\n\n".join(table(call, of_one) for call, of_one in by_kernel.items()))
     for dtype, promised in MOST_INSTRUCTIONS.items():

@@ -1,11 +1,24 @@
-"""Operators of networks and of their inputs: one Triton launch each, on a CPU PyTorch's own operators.
+"""Operators of networks and of their inputs: Triton launches, on a CPU PyTorch's own operators.
 
     y = fastgan.layers.bias_act(x, b, act="lrelu")     # StyleGAN's bias, activation, gain and clamp
+    y = fastgan.layers.upfirdn2d(x, f, up=2)           # resampling by a filter
     x = fastgan.layers.augment.augment(x, parameters)  # changed images, for training on few
 
 See also `fastgan.compat.torch_utils_ops`: StyleGAN's under the names that NVIDIA's code has for them.
 """
 
-from fastgan.layers.bias_act import BiasAct, activations, bias_act
+from .bias_act import BiasAct, activations, bias_act
+from .filtered_lrelu import filtered_lrelu
+from .upfirdn2d import downsample2d, filter2d, setup_filter, upfirdn2d, upsample2d
 
-__all__ = ["BiasAct", "activations", "bias_act"]
+__all__ = [
+    "BiasAct",
+    "activations",
+    "bias_act",
+    "downsample2d",
+    "filter2d",
+    "filtered_lrelu",
+    "setup_filter",
+    "upfirdn2d",
+    "upsample2d",
+]

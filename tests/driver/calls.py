@@ -35,6 +35,7 @@ augment = importlib.import_module("fastgan.kernels.augment")
 bias_act = importlib.import_module("fastgan.kernels.bias_act")
 matching = importlib.import_module("fastgan.kernels.matching")
 mmd = importlib.import_module("fastgan.kernels.mmd")
+resampling = importlib.import_module("fastgan.kernels.upfirdn2d")
 GPU = torch.device("cuda", 0)
 WIDTHS = {"i1": 1, "i8": 1, "i16": 2, "i32": 4, "i64": 8, "fp32": 4, "fp64": 8}
 FLOATS = (torch.float32, torch.float32, torch.bfloat16, torch.bfloat16, torch.float64)
@@ -56,7 +57,7 @@ def launches_go_to(function):
     """What the kernels launch, on CPU tensors as if they lay on a GPU of 132 multiprocessors."""
     with contextlib.ExitStack() as stack:
         stack.enter_context(mock.patch("torch.cuda.current_device", lambda: 0))
-        for module in (adversarial, augment, bias_act, matching, mmd):
+        for module in (adversarial, augment, bias_act, matching, mmd, resampling):
             stack.enter_context(mock.patch.object(module, "launch", function))
             stack.enter_context(mock.patch.object(module, "processors", lambda device: 132))
         yield
@@ -174,6 +175,13 @@ def layer(shape, act, dtype=torch.float32, biased=True, offset=0, clamp=math.inf
         bias_act.bias_act_second(h, b, g, x, b, *settings, True, True, biased)
 
 
+def resampled(shape, taps, up=1, down=1, padding=(2, 1, 2, 1), dtype=torch.float32, last=False, offset=0):
+    n, c, h, w = shape
+    x = view(n * c * h * w, dtype, offset)
+    x = x.view(n, h, w, c).permute(0, 3, 1, 2) if last else x.view(shape)
+    resampling.upfirdn2d(x, torch.zeros(taps), (up, up), (down, down), padding, False, 4.0)
+
+
 SCALES = torch.zeros(8)
 CASES = {
     "one program": lambda: side([128, 128]),
@@ -223,6 +231,10 @@ CASES = {
     "a draw of one, p on the device": lambda: parameters_drawn(1, SCALES[1]),
     "one image": lambda: augmented((1, 1, 1, 1), torch.float64),
     "rational quadratic, products": lambda: points(100, 40, 64, "rational_quadratic", (1.0, 2.0), unbiased=True),
+    "blur": lambda: resampled((2, 3, 17, 33), (4, 4)),
+    "blur of a misaligned image": lambda: resampled((2, 3, 16, 32), (4, 4), offset=1),
+    "upsample, channels_last": lambda: resampled((2, 16, 8, 8), (4, 4), 2, dtype=torch.bfloat16, last=True),
+    "downsample, 12 taps": lambda: resampled((1, 1, 32, 32), (12,), 1, 2, dtype=torch.float64),
 }
 
 
@@ -260,8 +272,9 @@ class Keys:
 
 def anything(rng):
     """A random call, at sizes and addresses that Triton may treat as special."""
-    kinds = (anything_adversarial, anything_matched, anything_of_points, anything_of_images, anything_of_layers)
-    kinds[rng.choice((0,) * 14 + (1, 1, 2, 2, 3, 3, 4))](rng)
+    kinds = (anything_adversarial, anything_matched, anything_of_points)
+    kinds += (anything_of_images, anything_of_layers, anything_resampled)
+    kinds[rng.choice((0,) * 14 + (1, 1, 2, 2, 3, 3, 4, 5))](rng)
 
 
 def numbers(rng, choices, count):
@@ -356,6 +369,20 @@ def anything_of_layers(rng):
     shape = (rng.choice((1, 16)), rng.choice((1, 48)), rng.choice((1, 3, 4)), 16)
     act, dtype = rng.choice(("lrelu", "swish")), rng.choice((torch.float32, torch.bfloat16))
     layer(shape, act, dtype, rng.random() < 0.8, rng.choice((0, 1)), channels_last=rng.random() < 0.2)
+
+
+def anything_resampled(rng):
+    n, c, h, w = numbers(rng, (1, 2, 3, 16, 17, 32), 4)
+    dtype, last = rng.choice((*FLOATS, torch.float16)), rng.random() < 0.5
+    x = anywhere(rng, 2 * n * c * h * w, dtype)
+    x = x.view(n, h, w, 2 * c).permute(0, 3, 1, 2) if last else x.view(n, c, h, 2 * w)
+    cut = rng.choice((None, None, 0, 1, 2, 3))  # a view, whose strides say nothing of its sizes
+    x = x if cut is None else x.narrow(cut, 0, max(1, x.shape[cut] // 2))
+    taps = rng.choice(((4, 4), (4, 4), (3, 5), (12,), (1, 1)))
+    f = anywhere(rng, math.prod(taps), torch.float32).view(taps)
+    up, down = numbers(rng, (1, 1, 2, 3), 2), numbers(rng, (1, 1, 2, 3), 2)
+    padding = numbers(rng, (11, 12), 4)
+    resampling.upfirdn2d(x, f, up, down, padding, True, 1.0)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,26 @@
+"""Upsample, filter and downsample by PyTorch's convolutions: see `kernels.upfirdn2d`."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fastgan.formulas import upfirdn2d as formula
+
+
+@torch.no_grad()
+def upfirdn2d(
+    x: Tensor,
+    f: Tensor,
+    up: tuple[int, int],
+    down: tuple[int, int],
+    padding: tuple[int, int, int, int],
+    flip: bool,
+    gain: float,
+) -> Tensor:
+    """The arguments and results of `kernels.upfirdn2d`."""
+    if not x.numel():
+        layout = torch.channels_last if formula.is_channels_last(x) else torch.contiguous_format
+        size = formula.output_size(x.shape[2:], (f.shape[0], f.shape[-1]), up, down, padding)
+        return x.new_zeros((*x.shape[:2], *size)).contiguous(memory_format=layout)
+    return formula.upfirdn2d(x, f, tuple(up), tuple(down), tuple(padding), flip, gain)

@@ -1,0 +1,80 @@
+"""The arguments of operators on images: what they may be, and the error for each that is not, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from numbers import Integral, Real
+
+import torch
+from torch import Tensor
+
+Scale = int | Sequence[int]
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+def taps_of(name: str, f: Tensor | None, x: Tensor) -> tuple[int, int]:
+    """(rows, columns) of a filter; errors unless x is of images and f, called `name`, a filter for them, or None."""
+    if not isinstance(x, Tensor):
+        raise TypeError(f"x: got {type(x).__name__}, expected a torch.Tensor")
+    if x.dtype not in DTYPES:
+        raise TypeError(f"x: got {x.dtype}, expected float16, bfloat16, float32 or float64")
+    if x.layout is not torch.strided or x.dim() != 4:
+        raise ValueError(f"x: got a {x.layout} tensor of shape {tuple(x.shape)}, expected a dense one, (N, C, H, W)")
+    if f is None:
+        return 1, 1
+    if not isinstance(f, Tensor):
+        raise TypeError(f"{name}: got {type(f).__name__}, expected a torch.Tensor, as setup_filter makes it, or None")
+    if f.dtype != torch.float32:
+        raise TypeError(f"{name}: got {f.dtype}, expected float32, whatever x is")
+    if f.layout is not torch.strided or f.dim() not in (1, 2) or not f.numel():
+        raise ValueError(f"{name}: got shape {tuple(f.shape)}, expected (taps,) or (rows, columns), at least one tap")
+    if f.device != x.device:
+        raise ValueError(f"{name}: got a tensor on {f.device}, expected {x.device}, the device of x")
+    return f.shape[0], f.shape[-1]
+
+
+def scale_of(name: str, value: Scale) -> tuple[int, int]:
+    """(x, y) of `up` or `down`."""
+    found = _integers(name, value, (1, 2), "an integer or two, (x, y)")
+    if min(found) < 1:
+        raise ValueError(f"{name}: got {value!r}, expected at least 1")
+    return found[0], found[-1]
+
+
+def sides_of(padding: Scale) -> tuple[int, int, int, int]:
+    """(left, right, top, bottom)."""
+    found = _integers("padding", padding, (1, 2, 4), "an integer, two, (x, y), or four, (left, right, top, bottom)")
+    if len(found) == 4:
+        return found[0], found[1], found[2], found[3]
+    return found[0], found[0], found[-1], found[-1]
+
+
+def number(name: str, value: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{name}: got {type(value).__name__}, expected a number")
+    return float(value)
+
+
+def boolean(name: str, value: bool) -> None:
+    if not isinstance(value, bool):
+        raise TypeError(f"{name}: got {type(value).__name__}, expected True or False")
+
+
+def autocast(x: Tensor) -> Tensor:
+    """`x` in the dtype that a convolution of PyTorch would have it in."""
+    kind = x.device.type
+    if x.is_meta:  # for which there is no autocast to ask
+        return x
+    if torch.is_autocast_enabled(kind) and x.dtype != torch.float64:
+        return x.to(torch.get_autocast_dtype(kind))
+    return x
+
+
+def _integers(name: str, value: Scale, lengths: tuple[int, ...], expected: str) -> tuple[int, ...]:
+    values = value if isinstance(value, (list, tuple)) else (value,)
+    for v in values:
+        if isinstance(v, bool) or not isinstance(v, Integral):
+            raise TypeError(f"{name}: got {value!r}, expected {expected}")
+    if len(values) not in lengths:
+        raise ValueError(f"{name}: got {len(values)} numbers, expected {expected}")
+    return tuple([int(v) for v in values])

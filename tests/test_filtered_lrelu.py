@@ -1,0 +1,299 @@
+"""A leaky ReLU between two filters: against float64, per element; derivatives, launches, machinery, errors."""
+
+import itertools
+import math
+import random
+
+import pytest
+import torch
+import torch.nn.functional as F
+from resampling import assert_near, assert_scaled, exact, images, taps_of
+
+from fastgan import kernels, layers
+from fastgan.formulas import filtered_lrelu as formula
+from fastgan.formulas.upfirdn2d import output_size
+
+pytestmark = pytest.mark.usefixtures("poisoned")
+
+thorough = pytest.mark.thorough
+INF, NAN = float("inf"), float("nan")
+GAIN = math.sqrt(2)
+
+
+def reference(x, fu, fd, b, up, down, padding, gain, slope, clamp, flip):
+    """Each step by itself, in float64."""
+    x = x.double() if b is None else x.double() + b.double()[:, None, None]
+    u = exact(x, fu, (up, up), (1, 1), padding, flip, up**2)
+    a = gain * torch.where(u > 0, u, slope * u)
+    a = a if clamp is None else a.clamp(-clamp, clamp)
+    return exact(a, fd, (1, 1), (down, down), (0, 0, 0, 0), flip)
+
+
+CASES = [  # shape, taps up, taps down, up, down, padding, clamp, flip
+    ((1, 2, 4, 5), (4,), (4,), 2, 2, (5, 4, 5, 4), 0.7, False),
+    ((2, 1, 3, 4), (3, 2), (2, 3), 2, 1, (3, 2, 1, 4), None, True),
+    ((1, 2, 5, 4), (1, 1), (4, 4), 1, 2, (1, 1, 2, 2), 0.7, False),
+]
+LONG = [  # StyleGAN3's
+    ((1, 2, 6, 6), (12,), (12,), 2, 2, (10, 9, 10, 9), 2.0, False),
+    ((1, 1, 6, 5), (24,), (12,), 4, 2, (16, 17, 16, 17), 256.0, False),
+    ((1, 1, 7, 7), (12,), (12, 12), 2, 2, (10, 9, 10, 9), 2.0, False),
+    ((1, 1, 7, 5), (5,), (3, 4), 3, 3, (-2, 9, 5, 4), 0.5, True),
+]
+
+
+def check(device, dtype, shape, up_taps, down_taps, up, down, padding, clamp, flip, slope=0.2):
+    x, b = images(shape, dtype, device).requires_grad_(), images(shape[1:2], dtype, device, 3).requires_grad_()
+    fu, fd = taps_of(up_taps, device), taps_of(down_taps, device, 5)
+    y = layers.filtered_lrelu(x, fu, fd, b, up, down, padding, GAIN, slope, clamp, flip)
+    shifted = (x + b[:, None, None]).detach()  # is rounded
+    settings = (None, up, down, padding, GAIN, slope, clamp, flip)
+    leaf = shifted.double().requires_grad_()
+    want = reference(leaf, fu, fd, *settings)
+    # What a derivative and a result may be off by: of the sum of absolute values. In half precision what is between
+    # the filters is rounded, too.
+    size = reference(shifted.abs(), fu.abs(), fd.abs(), None, up, down, padding, GAIN, 1.0, None, flip)
+    count = 2 * sum(f.numel() if f.dim() == 2 else 2 * f.numel() for f in (fu, fd))
+    half = 2.0**24 * torch.finfo(dtype).eps if dtype in (torch.float16, torch.bfloat16) else 0
+    assert_near(y, want, size, count + half, dtype)
+    g = images(y.shape, dtype, device, 2)
+    grad, of_b = torch.autograd.grad(y, (x, b), g)
+    (want_grad,) = torch.autograd.grad(want, leaf, g.double())
+    if dtype not in (torch.float16, torch.bfloat16):  # there an element near 0 or the clamp may have another slope
+        ones = torch.ones_like(leaf).requires_grad_()
+        size = reference(ones, fu.abs(), fd.abs(), None, up, down, padding, GAIN, 1.0, None, flip)
+        (size,) = torch.autograd.grad(size, ones, g.double().abs())
+        assert_near(grad, want_grad, size, count, dtype)
+        assert_scaled(of_b, want_grad.sum((0, 2, 3)), 1e-5 if dtype == torch.float32 else 1e-12)
+    else:
+        assert (grad.double() - want_grad).abs().mean() < 0.02 * want_grad.abs().mean()
+        assert of_b.dtype == dtype
+
+
+@pytest.mark.parametrize("case", [*CASES, *[pytest.param(case, marks=thorough) for case in LONG]], ids=str)
+def test_values_and_gradients(device, case):
+    check(device, torch.float64, *case)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_dtypes(device, dtype):
+    check(device, dtype, (1, 2, 3, 2), (3,), (2, 2), 2, 1, (3, 3, 3, 3), None, False)
+
+
+@thorough
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_dtypes_of_every_case(device, dtype):
+    for case in (*CASES, *LONG):
+        check(device, dtype, *case)
+
+
+@thorough
+@pytest.mark.parametrize("seed", range(10))
+def test_any_settings(device, seed):
+    rng, found = random.Random(seed), 0
+    while found < 6:
+        up, down, padding = rng.randint(1, 4), rng.randint(1, 4), tuple(rng.randint(-2, 9) for _ in range(4))
+        up_taps, down_taps = (tuple(rng.randint(1, 6) for _ in range(rng.choice((1, 2)))) for _ in range(2))
+        shape = tuple(rng.randint(1, 6) for _ in range(4))
+        between = output_size(shape[2:], (up_taps[0], up_taps[-1]), (up, up), (1, 1), padding)
+        size = output_size(between, (down_taps[0], down_taps[-1]), (1, 1), (down, down), (0, 0, 0, 0))
+        if min(*between, *size) >= 1:
+            clamp, slope = rng.choice((None, 0.3, 2.0)), rng.choice((0.2, 0.0, 1.0, 1.5))
+            check(device, torch.float64, shape, up_taps, down_taps, up, down, padding, clamp, rng.random() < 0.5, slope)
+            found += 1
+
+
+def small(device):
+    return dict(fu=taps_of((3,), device), fd=taps_of((2, 2), device, 5), up=2, down=2, padding=(2, 2, 1, 3))
+
+
+@pytest.mark.parametrize("clamp", [None, 0.8])
+def test_gradcheck_and_gradgradcheck(device, clamp):
+    x, b = images((1, 2, 2, 2), device=device).requires_grad_(), images((2,), device=device, seed=3).requires_grad_()
+
+    def function(x, b):
+        return layers.filtered_lrelu(x, b=b, clamp=clamp, **small(device))
+
+    assert torch.autograd.gradcheck(function, (x, b))
+    assert torch.autograd.gradgradcheck(function, (x, b))
+
+
+def test_second_and_third_derivatives(device):
+    """R1's and path length's: through products with the result, whose own curvature is 0."""
+    settings, results = small(device), []
+    x = images((1, 2, 3, 3), device=device)
+    w = images((2, 2, 1, 1), device=device, seed=4)
+    for function in (
+        lambda h: layers.filtered_lrelu(h, clamp=1.5, **settings),
+        lambda h: reference(h, settings["fu"], settings["fd"], None, 2, 2, settings["padding"], GAIN, 0.2, 1.5, False),
+    ):
+        a, b = x.clone().requires_grad_(), w.clone().requires_grad_()
+        y = function(F.conv2d(a, b)).pow(3).sum()
+        found = [y]
+        for _ in range(3):
+            grads = torch.autograd.grad(found[-1], (a, b), create_graph=True)
+            found += [*grads, sum(g.square().sum() for g in grads)]
+        results.append(found)
+    for got, want in zip(*results):
+        assert_scaled(got, want, 1e-9)
+
+
+def test_gradients_in_the_filters(device):
+    x, results = images((1, 2, 4, 4), device=device), []
+    fu, fd = taps_of((3,), device), taps_of((2, 3), device, 5)
+    for function, dtype in ((layers.filtered_lrelu, torch.float32), (reference, torch.float64)):
+        leaves = [f.to(dtype).requires_grad_() for f in (fu, fd)]
+        y = function(x, *leaves, None, 2, 1, (2, 2, 2, 2), GAIN, 0.2, 0.9, False)
+        results.append(torch.autograd.grad(y.square().sum(), leaves))
+    for got, want in zip(*results):
+        assert_scaled(got, want, 1e-5)
+
+
+def test_the_slope_at_zero_and_beyond(device):
+    """As PyTorch has it: `slope` at 0 and, without a clamp, at NaN; 1 at the clamp, 0 beyond it and at NaN."""
+    values = torch.tensor([0.0, -0.0, 1.0, -1.0, 2.0, 2.5, -12.0, INF, -INF, NAN], device=device)
+    for clamp in (None, 2.0):
+        results = []
+        for function in (
+            lambda x, clamp=clamp: layers.filtered_lrelu(x[None, None, None], gain=1.0, clamp=clamp)[0, 0, 0],
+            lambda x, clamp=clamp: formula.activation(x, 1.0, 0.2, clamp),
+        ):
+            x = values.clone().requires_grad_()
+            y = function(x)
+            results.append((y, *torch.autograd.grad(y, x, torch.ones_like(y))))
+        for got, want in zip(*results):
+            torch.testing.assert_close(got, want, rtol=1e-6, atol=0, equal_nan=True)
+
+
+def test_launches_and_what_is_kept(kernel_device):
+    """Two launches each way; a byte an element of the higher resolution is kept, and no image."""
+    settings, saved = small(kernel_device), []
+    leaf = images((1, 2, 3, 3), torch.float32, kernel_device).requires_grad_()
+    before = kernels.launch_count()
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
+        y = layers.filtered_lrelu(2 * leaf, **settings)
+    assert kernels.launch_count() - before == 2
+    assert sorted(t.dtype.itemsize for t in saved if t.dim() == 4) == [1] and len(saved) == 3
+    y.sum().backward()
+    assert kernels.launch_count() - before == 4
+
+
+def test_layouts(device):
+    """channels_last in, channels_last out; a gradient that lies otherwise; views."""
+    settings = small(device)
+    x = images((1, 2, 3, 3), torch.float32, device)
+    leaf = x.clone().requires_grad_()
+    want = layers.filtered_lrelu(leaf, **settings)
+    g = images(want.shape, torch.float32, device, 2)
+    (want_grad,) = torch.autograd.grad(want, leaf, g)
+    last = x.contiguous(memory_format=torch.channels_last)
+    wide = torch.full((1, 3, 4, 7), NAN, device=device)[:, 1:, :-1, 1::2].copy_(x)
+    for view, arrives in itertools.product((last, wide), (g, g.contiguous(memory_format=torch.channels_last))):
+        leaf = view.detach().requires_grad_()
+        y = layers.filtered_lrelu(leaf, **settings)
+        assert y.is_contiguous(memory_format=torch.channels_last) == (view is last)
+        assert torch.allclose(y, want, rtol=1e-5, atol=1e-6)
+        assert torch.allclose(torch.autograd.grad(y, leaf, arrives)[0], want_grad, rtol=1e-5, atol=1e-6)
+
+
+def test_empty_and_no_filters(device):
+    x = torch.zeros(0, 3, 4, 4, device=device, requires_grad=True)
+    y = layers.filtered_lrelu(x, **small(device))
+    y.sum().backward()
+    assert y.shape[:2] == (0, 3) and x.grad.shape == x.shape
+    x = images((1, 2, 3, 3), torch.float32, device)
+    torch.testing.assert_close(layers.filtered_lrelu(x), GAIN * F.leaky_relu(x, 0.2), rtol=1e-6, atol=0)
+
+
+def test_reruns_are_bit_identical(device):
+    x = images((2, 3, 17, 15), torch.float32, device)
+    first = layers.filtered_lrelu(x, **small(device))
+    assert all(torch.equal(layers.filtered_lrelu(x, **small(device)), first) for _ in range(3))
+
+
+def test_opcheck(device):
+    x = images((1, 2, 3, 4), torch.float32, device)
+    fu, fd = taps_of((3,), device), taps_of((2, 2), device, 5)
+    first, second = ((2, 2), (1, 1), (2, 2, 1, 3), False, 4.0), ((1, 1), (2, 2), (0, 0, 0, 0), False, 1.0)
+    codes = torch.ops.fastgan.filtered_lrelu(x, fu, fd, *first, *second, GAIN, 0.2, None)[1]
+    x = x.contiguous(memory_format=torch.channels_last)
+    torch.library.opcheck(torch.ops.fastgan.filtered_lrelu, (x, fu, fd, *first, *second, GAIN, 0.2, 0.5))
+    torch.library.opcheck(torch.ops.fastgan.filtered_slopes, (x, fu, fd, codes, *first, *second, GAIN, 0.2))
+
+
+@pytest.mark.parametrize("dynamic", [None, pytest.param(True, marks=thorough)])
+def test_compile_fullgraph(device, dynamic):
+    torch._dynamo.reset()
+    settings = small(device)
+
+    def network(x, b):
+        return layers.filtered_lrelu(2 * x, b=b, clamp=1.5, **settings)
+
+    compiled = torch.compile(network, fullgraph=True, backend="aot_eager", dynamic=dynamic)
+    b = images((2,), torch.float32, device, 3)
+    for size in (3, 4) if dynamic else (3,):
+        results = []
+        for function in (network, compiled):
+            x = images((1, 2, size, 4), torch.float32, device).requires_grad_()
+            y = function(x, b)
+            results.append((y, *torch.autograd.grad(y.square().sum(), x)))
+        for got, want in zip(*results):
+            assert_scaled(got, want, 1e-6)
+
+
+def test_transforms(device):
+    settings = small(device)
+    x = images((2, 1, 1, 2, 3), device=device)
+
+    def loss(x):
+        return layers.filtered_lrelu(x, **settings).square().sum()
+
+    values, grads = torch.func.vmap(loss)(x), torch.func.vmap(torch.func.grad(loss))(x)
+    directions = images(x.shape, device=device, seed=6)
+
+    def along(x, v):
+        return (torch.func.grad(loss)(x) * v).sum()
+
+    second = torch.func.vmap(torch.func.grad(along))(x, directions)
+    for i in range(2):
+        leaf = x[i].clone().requires_grad_()
+        (grad,) = torch.autograd.grad(loss(leaf), leaf, create_graph=True)
+        assert_scaled(values[i], loss(leaf), 1e-12)
+        assert_scaled(grads[i], grad, 1e-12)
+        assert_scaled(second[i], torch.autograd.grad((grad * directions[i]).sum(), leaf)[0], 1e-12)
+
+
+def test_autocast(device):
+    x = images((1, 2, 4, 4), torch.float32, device).requires_grad_()
+    with torch.autocast(device.type, dtype=torch.bfloat16):
+        y = layers.filtered_lrelu(x, **small(device))
+    assert torch.equal(y, layers.filtered_lrelu(x.bfloat16(), **small(device)))
+    y.sum().backward()
+    assert x.grad.dtype == torch.float32
+
+
+def test_bad_input(kernel_device):
+    x, f = torch.zeros(1, 2, 4, 5, device=kernel_device), torch.ones(3, device=kernel_device)
+    call, before = layers.filtered_lrelu, kernels.launch_count()
+    for error, message, options in (
+        (TypeError, "fu: got list", dict(fu=[1.0])),
+        (TypeError, "fd: got torch.float64", dict(fd=f.double())),
+        (TypeError, "b: got list", dict(b=[0.0, 0.0])),
+        (ValueError, r"b: got shape \(3,\), expected \(2,\)", dict(b=f)),
+        (ValueError, "b: got torch.float64", dict(b=f[:2].double())),
+        (TypeError, r"up: got \(2, 2\), expected an integer", dict(up=(2, 2))),
+        (ValueError, "down: got 0", dict(down=0)),
+        (TypeError, "padding: got 1.5", dict(padding=1.5)),
+        (ValueError, "padding: got -2 .* leaves no pixels", dict(padding=-2)),
+        (ValueError, "padding: got 0 .* leaves no pixels", dict(fu=f, fd=f, up=1)),
+        (ValueError, "gain: got 0", dict(gain=0)),
+        (ValueError, "slope: got -0.1", dict(slope=-0.1)),
+        (ValueError, "clamp: got nan", dict(clamp=NAN)),
+        (TypeError, "clamp: got str", dict(clamp="1")),
+        (TypeError, "flip_filter: got int", dict(flip_filter=1)),
+    ):
+        with pytest.raises(error, match=message):
+            call(x, **options)
+    with pytest.raises(TypeError, match="x: got list"):
+        call([x])
+    assert kernels.launch_count() == before

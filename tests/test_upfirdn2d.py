@@ -1,0 +1,454 @@
+"""Upsample, filter, downsample: against sums over taps in float64, per element; layouts, machinery, errors."""
+
+import importlib
+import itertools
+import random
+
+import pytest
+import torch
+import torch.nn.functional as F
+from resampling import assert_near, assert_scaled, exact, images, taps_of
+
+from fastgan import kernels, layers
+from fastgan.formulas.upfirdn2d import output_size
+
+pytestmark = pytest.mark.usefixtures("poisoned")
+
+INF, NAN = float("inf"), float("nan")
+BLUR = [1.0, 3.0, 3.0, 1.0]
+
+
+def check(device, dtype, shape, taps, up, down, padding, flip, gain=1.5):
+    x, f = images(shape, dtype, device).requires_grad_(), taps_of(taps, device)
+    y = layers.upfirdn2d(x, f, up, down, padding, flip, gain)
+    leaf = x.detach().double().requires_grad_()
+    want = exact(leaf, f, up, down, padding, flip, gain)
+    size = exact(x.detach().abs(), f.abs(), up, down, padding, flip, gain)
+    count = f.numel() if f.dim() == 2 else 2 * f.numel()
+    assert_near(y, want, size, count, dtype)
+    g = images(y.shape, dtype, device, 2)
+    (grad,) = torch.autograd.grad(y, x, g)
+    (want_grad,) = torch.autograd.grad(want, leaf, g.double())
+    leaf = x.detach().double().requires_grad_()
+    (size,) = torch.autograd.grad(exact(leaf, f.abs(), up, down, padding, flip, gain), leaf, g.double().abs())
+    assert_near(grad, want_grad, size, count, dtype)
+
+
+CASES = [  # shape, taps, up, down, padding, flip
+    ((2, 3, 9, 7), (4, 4), (1, 1), (1, 1), (2, 1, 2, 1), False),
+    ((1, 2, 5, 6), (4, 4), (2, 2), (1, 1), (2, 1, 2, 1), False),
+    ((1, 2, 9, 8), (4, 4), (1, 1), (2, 2), (1, 1, 1, 1), True),
+    ((2, 1, 6, 5), (5, 2), (3, 2), (2, 3), (-1, 3, 4, -2), False),  # loops over rows
+    ((1, 2, 6, 7), (3,), (1, 3), (2, 1), (-2, 0, 7, -3), True),
+    ((1, 1, 1, 1), (1, 1), (2, 4), (1, 1), (0, 0, 0, 0), False),
+]
+LONG = [  # StyleGAN3's
+    ((1, 2, 5, 6), (12,), (2, 2), (1, 1), (6, 5, 6, 5), False),
+    ((1, 1, 13, 16), (12,), (1, 1), (2, 2), (5, 5, 5, 5), True),
+    ((1, 1, 3, 4), (24,), (4, 4), (1, 1), (13, 10, 13, 10), False),
+    ((1, 1, 9, 3), (12, 12), (2, 2), (2, 2), (8, 9, 7, 4), False),
+]
+thorough = pytest.mark.thorough
+
+
+@pytest.mark.parametrize("case", [*CASES, *[pytest.param(case, marks=thorough) for case in LONG]], ids=str)
+def test_values_and_gradients(device, case):
+    check(device, torch.float64, *case)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_dtypes(device, dtype):
+    check(device, dtype, (1, 2, 4, 3), (4, 4), (1, 1), (1, 1), (2, 1, 2, 1), False)
+
+
+@thorough
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_dtypes_of_every_case(device, dtype):
+    for case in (*CASES, *LONG):
+        check(device, dtype, *case)
+
+
+@thorough
+@pytest.mark.parametrize("seed", range(24))
+def test_any_settings(device, seed):
+    """Up and down from 1 to 4 a side, paddings from -3 to 7, both kinds of filter up to 32 taps, odd sizes."""
+    rng = random.Random(seed)
+    found = 0
+    while found < 12:
+        up, down = ((rng.randint(1, 4), rng.randint(1, 4)) for _ in range(2))
+        padding = tuple(rng.randint(-3, 7) for _ in range(4))
+        most = 32 if rng.random() < 0.1 else 7
+        taps = tuple(rng.randint(1, most) for _ in range(rng.choice((1, 2))))
+        shape = (rng.randint(1, 3), rng.randint(1, 3), rng.randint(1, 11), rng.randint(1, 11))
+        if min(output_size(shape[2:], (taps[0], taps[-1]), up, down, padding)) >= 1:
+            check(device, torch.float64, shape, taps, up, down, padding, rng.random() < 0.5)
+            found += 1
+
+
+@thorough
+def test_every_up_down_and_kind(device):
+    for up, down, taps, flip in itertools.product((1, 2, 3, 4), (1, 2, 3, 4), ((4, 3), (5,)), (False, True)):
+        check(device, torch.float64, (1, 2, 5, 6), taps, (up, up), (down, down), (3, 2, -1, 4), flip)
+
+
+@thorough
+def test_many_planes_and_columns(device):
+    for shape in ((70, 5, 4, 4), (1, 3, 40, 300), (3, 20, 33, 17), (2, 1, 129, 3)):
+        for x in (images(shape), images(shape).contiguous(memory_format=torch.channels_last)):
+            f = taps_of((4, 4))
+            y = layers.upfirdn2d(x.to(device), f.to(device), padding=(2, 1, 2, 1))
+            assert_near(
+                y, exact(x, f, padding=(2, 1, 2, 1)), exact(x.abs(), f.abs(), padding=(2, 1, 2, 1)), 16, x.dtype
+            )
+
+
+def test_gradients_in_the_filter(device):
+    for taps, up, down, padding, flip in (
+        ((3, 4), (2, 1), (1, 2), (2, 1, -1, 3), False),
+        ((5,), (1, 2), (2, 1), (3, 2, 1, 2), True),
+    ):
+        x, f = images((2, 3, 5, 6), device=device).requires_grad_(), taps_of(taps, device).requires_grad_()
+        leaf, f64 = x.detach().requires_grad_(), f.detach().double().requires_grad_()
+        results = []
+        for y, a, b in (
+            (layers.upfirdn2d(x, f, up, down, padding, flip, 1.5), x, f),
+            (exact(leaf, f64, up, down, padding, flip, 1.5), leaf, f64),
+        ):
+            first = torch.autograd.grad((y**2).sum(), (a, b), create_graph=True)
+            second = torch.autograd.grad(sum((g**2).sum() for g in first), (a, b))
+            results.append((*first, *second))
+        for got, want in zip(*results):
+            assert_scaled(got, want, 1e-5)  # the filter's own gradient is float32
+
+
+def test_gradcheck_and_gradgradcheck(device):
+    for taps, up, down, padding in (((3, 4), (2, 1), (1, 2), (1, 2, 0, 3)), ((4,), (1, 3), (2, 2), (2, 1, 3, -1))):
+        x, f = images((1, 2, 3, 3), device=device).requires_grad_(), taps_of(taps, device)
+
+        def function(x, f=f, up=up, down=down, padding=padding):
+            return layers.upfirdn2d(x, f, up, down, padding, False, 0.7)
+
+        assert torch.autograd.gradcheck(function, x)
+        assert torch.autograd.gradgradcheck(function, x)
+
+
+def test_r1_through_a_blur(device):
+    """The penalty's gradient: a second derivative through a nonlinear network around the operator."""
+    f = layers.setup_filter(BLUR, device=device)
+    x, w = images((2, 2, 5, 5), device=device).requires_grad_(), images((2, 2, 3, 3), device=device, seed=4)
+    results = []
+    for blur in (
+        lambda h: layers.downsample2d(h, f),
+        lambda h: exact(h, f, down=(2, 2), padding=(1, 1, 1, 1)),
+    ):
+        leaf = w.clone().requires_grad_()
+        logits = blur(F.softplus(F.conv2d(x, leaf, padding=1))).square().sum()
+        (g,) = torch.autograd.grad(logits, x, create_graph=True)
+        results.append(torch.autograd.grad(g.square().sum(), leaf)[0])
+    assert_scaled(*results, 1e-10)
+
+
+def views(shape):
+    """The same images in every way to lie in memory."""
+    x = images(shape, torch.float32)
+    n, c, h, w = shape
+    yield "contiguous", x
+    yield "channels_last", x.contiguous(memory_format=torch.channels_last)
+    base = torch.full((n, c + 1, h + 2, 2 * w + 3), NAN)
+    view = base[:, 1:, 1:-1, 2 : 2 + 2 * w : 2]
+    yield "strided, with an offset", view.copy_(x)
+    base = torch.full((n, h + 1, w + 1, c + 3), NAN).permute(0, 3, 1, 2)
+    view = base[:, 1 : c + 1, 1:, :-1]
+    yield "channels_last, a part", view.copy_(x)
+    yield "transposed", x.transpose(2, 3).contiguous().transpose(2, 3)
+    yield "batch inside", x.permute(1, 2, 3, 0).contiguous().permute(3, 0, 1, 2)
+    yield "negative", torch._neg_view(-x)
+
+
+@pytest.mark.parametrize(
+    "shapes", [[(2, 2, 3, 4)], pytest.param([(2, 3, 6, 5), (1, 1, 3, 4)], marks=thorough)], ids=["few", "more"]
+)
+def test_layouts(device, shapes):
+    f = taps_of((3, 2), device)
+    for shape in shapes:
+        x = images(shape, torch.float32, device)
+        want = layers.upfirdn2d(x, f, (2, 1), (1, 2), (0, 1, 2, -1))
+        for name, view in views(shape):
+            view = view.to(device) if device.type == "cpu" else _moved(view, device)
+            leaf = view.detach().requires_grad_()
+            y = layers.upfirdn2d(leaf, f, (2, 1), (1, 2), (0, 1, 2, -1))
+            assert torch.equal(y, want) or (device.type == "cpu" and torch.allclose(y, want, rtol=1e-5)), name
+            if name.startswith("channels_last") and shape[1] > 1:
+                assert y.is_contiguous(memory_format=torch.channels_last) and not y.is_contiguous(), name
+            else:
+                assert y.is_contiguous(), name
+            (grad,) = torch.autograd.grad(y, leaf, y.detach())
+            leaf = x.clone().requires_grad_()
+            (other,) = torch.autograd.grad(layers.upfirdn2d(leaf, f, (2, 1), (1, 2), (0, 1, 2, -1)), leaf, y.detach())
+            assert torch.allclose(grad, other, rtol=1e-5, atol=0) and torch.equal(view, x), name
+    expanded = images((1, 1, 4, 5), torch.float32, device).expand(2, 3, 4, 5)
+    want = layers.upfirdn2d(expanded.contiguous(), f, padding=2)
+    assert torch.equal(layers.upfirdn2d(expanded, f, padding=2), want)
+
+
+def _moved(view, device):
+    return torch.empty_strided(view.shape, view.stride(), device=device).copy_(view)
+
+
+def test_filters_that_lie_otherwise(kernel_device):
+    x, f = images((1, 2, 5, 5), torch.float32, kernel_device), taps_of((4, 3), kernel_device)
+    want = layers.upfirdn2d(x, f, padding=2)
+    assert torch.equal(layers.upfirdn2d(x, f.T.contiguous().T, padding=2), want)
+    assert torch.equal(layers.upfirdn2d(x, torch._neg_view(-f), padding=2), want)
+    assert torch.equal(layers.upfirdn2d(x, f.flip((0, 1)), padding=2, flip_filter=True), want)
+
+
+def test_not_finite(device):
+    """NaN and infinite pixels reach the results whose taps meet them, and no others, as in the sum over taps."""
+    for shape, taps, up, down in (
+        ((1, 1, 7, 9), (4, 4), (1, 1), (1, 1)),
+        ((1, 1, 7, 9), (3, 3), (2, 2), (1, 1)),
+        ((1, 1, 9, 9), (5,), (2, 2), (3, 3)),
+        ((1, 1, 9, 9), (3, 5), (3, 3), (1, 1)),
+    ):
+        x, f = images(shape, torch.float32, device), taps_of(taps, device).abs() + 0.1
+        x[0, 0, 2, 3], x[0, 0, 5, 6], x[0, 0, 6, 0] = NAN, INF, -INF
+        got = layers.upfirdn2d(x, f, up, down, 2)
+        want = exact(x, f, up, down, (2, 2, 2, 2))
+        for kind in (torch.isnan, torch.isposinf, torch.isneginf):
+            assert torch.equal(kind(got), kind(want)) and (kind(want).any() or kind is not torch.isnan)
+
+
+def test_empty(device):
+    f = taps_of((4, 4), device)
+    for shape in ((0, 3, 5, 5), (2, 0, 5, 5)):
+        x = images(shape, torch.float32, device).requires_grad_()
+        y = layers.upsample2d(x, f)
+        assert y.shape == (*shape[:2], 10, 10)
+        y.sum().backward()
+        assert x.grad.shape == shape
+    flat = torch.zeros(1, 1, 0, 3, device=device)
+    assert torch.equal(layers.upfirdn2d(flat, f, padding=4), torch.zeros(1, 1, 5, 8, device=device))
+
+
+def test_shapes_alone():
+    x, f = torch.empty(1, 2, 4, 4, device="meta"), torch.empty(4, 4, device="meta")
+    assert layers.upsample2d(x, f).shape == (1, 2, 8, 8)
+    assert layers.filtered_lrelu(x, f, f, up=2, down=3, padding=4).shape == (1, 2, 4, 4)
+
+
+def test_reruns_are_bit_identical(device):
+    x, f = images((3, 5, 33, 31), torch.float32, device), taps_of((4, 4), device)
+    first = layers.upfirdn2d(x, f, padding=2)
+    assert all(torch.equal(layers.upfirdn2d(x, f, padding=2), first) for _ in range(3))
+
+
+def test_launches(kernel_device):
+    """One for the result, one for each derivative in x, whatever the filter."""
+    for taps in ((3, 2), (3,)):
+        x, f = images((1, 1, 2, 2), torch.float32, kernel_device).requires_grad_(), taps_of(taps, kernel_device)
+        before = kernels.launch_count()
+        y = layers.upsample2d(x, f)
+        assert kernels.launch_count() - before == 1
+        (g,) = torch.autograd.grad(y.square().sum(), x, create_graph=True)
+        assert kernels.launch_count() - before == 2
+        g.square().sum().backward()
+        assert kernels.launch_count() - before == 4  # back through the gradient, and through the result
+
+
+@pytest.mark.parametrize("size", [512, 513, 1025])
+def test_a_blur_reads_little_more_than_once(monkeypatch, size):
+    """Elements of x that a program reads for those that it writes: at most 1.3."""
+    module = importlib.import_module("fastgan.kernels.upfirdn2d")
+    monkeypatch.setattr(module, "processors", lambda device: 132)
+    shape, strides = (8, 64, size, size), (64 * size**2, size**2, size, 1)
+    planned = module.plan.__wrapped__(
+        *(shape, strides, False, torch.float32, torch.device("cuda", 0), (4, 4), (1, 1), (1, 1), (2, 1, 2, 1), False),
+        *(1.0, (size, size), "plain", (0.0, 0.0, 0.0)),
+    )
+    rows, columns = 4 * planned.constants["GROUPS"], planned.constants["BX"]
+    assert rows == 16 and (rows + 3) * (columns + 3) / (rows * columns) <= 1.3
+
+
+def test_only_what_a_derivative_needs_is_saved(device):
+    f = taps_of((4, 4), device)
+    leaf = images((1, 2, 5, 6), torch.float32, device).requires_grad_()
+    saved = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t.shape) or t, lambda t: t):
+        layers.upfirdn2d(2 * leaf, f)
+        assert saved == [f.shape]
+        layers.upfirdn2d(2 * leaf, f.clone().requires_grad_())
+    assert leaf.shape in saved
+
+
+@pytest.mark.parametrize("along", ["planes", "columns", "rows"])
+def test_offsets_beyond_two_to_the_31(kernel_device, monkeypatch, along):
+    monkeypatch.undo()  # nothing of this size is filled with NaN
+    monkeypatch.setattr("fastgan.operators.dispatch.forced_backend", "triton")
+    stride = 2**30 + 16
+    strides = {"planes": (0, stride, 8, 1), "columns": (0, 40, 8, stride), "rows": (0, 1024, stride, 1)}[along]
+    memory = torch.empty(3 * stride + 4096, dtype=torch.float16, device=kernel_device)  # pages that nobody touches
+    x = memory.as_strided((1, 4, 4, 4), strides)
+    x.copy_(images((1, 4, 4, 4)))
+    f = taps_of((3, 3), kernel_device)
+    assert torch.equal(layers.upfirdn2d(x, f, padding=1), layers.upfirdn2d(x.contiguous(), f, padding=1))
+
+
+def test_opcheck(device):
+    op, dtype = torch.ops.fastgan.upfirdn2d, torch.float32
+    x = images((1, 2, 5, 4), dtype, device)
+    torch.library.opcheck(op, (x, taps_of((3, 4), device), (2, 1), (1, 1), (2, 1, 0, 3), False, 2.0))
+    x = x.contiguous(memory_format=torch.channels_last)
+    torch.library.opcheck(op, (x, taps_of((3,), device), (1, 1), (2, 2), (2, 1, 0, 3), True, 2.0))
+
+
+def compare_compiled(network, inputs, **options):
+    torch._dynamo.reset()
+    compiled = torch.compile(network, fullgraph=True, **options)
+    for x in inputs:
+        results = []
+        for function in (network, compiled):
+            leaf = x.clone().requires_grad_()
+            y = function(leaf)
+            results.append((y, *torch.autograd.grad(y.square().sum(), leaf)))
+        for got, want in zip(results[1], results[0]):
+            assert_scaled(got, want, 1e-6)
+        with torch.no_grad():
+            assert_scaled(compiled(x), y, 1e-6)
+
+
+def test_compile_fullgraph(device):
+    f = layers.setup_filter(BLUR, device=device)
+    x = images((1, 2, 4, 5), torch.float32, device)
+    compare_compiled(lambda x: layers.upsample2d(2 * x, f), [x], backend="aot_eager")
+
+
+@thorough
+@pytest.mark.parametrize("compiler", ["aot_eager", "inductor"])
+def test_compile_fullgraph_with_dynamic_shapes(device, compiler):
+    f = layers.setup_filter(BLUR, device=device)
+    inputs = [images((1, 2, size, size + 1), torch.float32, device) for size in (4, 5)]
+    compare_compiled(
+        lambda x: layers.downsample2d(layers.upsample2d(2 * x, f).tanh(), f), inputs, backend=compiler, dynamic=True
+    )
+
+
+def test_transforms(device):
+    x, f = images((2, 2, 3, 2), device=device), taps_of((2, 3, 2), device)
+
+    def one(x, f):
+        return layers.upsample2d(x[None], f)[0]
+
+    for dims in ((0, None), (None, 0), (0, 0)):
+        got = torch.func.vmap(one, in_dims=dims)(x if dims[0] is not None else x[0], f if dims[1] is not None else f[0])
+        for i in range(2):
+            want = one(x[i if dims[0] is not None else 0], f[i if dims[1] is not None else 0])
+            assert torch.allclose(got[i], want, rtol=1e-12, atol=1e-14)
+    grads = torch.func.vmap(torch.func.grad(lambda x: one(x, f[0]).square().sum()))(x)
+    leaf = x.clone().requires_grad_()
+    one_by_one = sum(one(v, f[0]).square().sum() for v in leaf)
+    assert_scaled(grads, torch.autograd.grad(one_by_one, leaf)[0], 1e-12)
+    of_filter = torch.func.grad(lambda f: one(x[0], f).square().sum())(f[0])
+    leaf = f[0].clone().requires_grad_()
+    assert_scaled(of_filter, torch.autograd.grad(one(x[0], leaf).square().sum(), leaf)[0], 1e-6)
+    with pytest.raises(NotImplementedError, match="jvp"):
+        torch.func.jvp(lambda x: one(x, f[0]), (x[0],), (x[0],))
+
+
+def test_autocast(device):
+    """As PyTorch's convolution: float32 is cast to the dtype of autocast, float64 is not."""
+    f = layers.setup_filter(BLUR, device=device)
+    x = images((1, 2, 5, 5), torch.float32, device).requires_grad_()
+    with torch.autocast(device.type, dtype=torch.bfloat16):
+        y = layers.upfirdn2d(x, f)
+        assert y.dtype == F.conv2d(x, f.expand(1, 2, 4, 4)).dtype == torch.bfloat16
+        assert layers.upfirdn2d(x.double(), f).dtype == torch.float64
+    assert torch.equal(y, layers.upfirdn2d(x.bfloat16(), f))
+    y.sum().backward()
+    assert x.grad.dtype == torch.float32
+
+
+def test_setup_filter():
+    f = layers.setup_filter(BLUR)
+    assert torch.equal(f, torch.outer(torch.tensor(BLUR), torch.tensor(BLUR)) / 64) and f.dtype == torch.float32
+    assert torch.equal(layers.setup_filter(None), torch.ones(1, 1))
+    assert torch.equal(layers.setup_filter(3.0, normalize=False), torch.full((1, 1), 9.0))
+    taps = torch.arange(1.0, 9.0)
+    assert torch.equal(layers.setup_filter(taps), taps / 36) and torch.equal(taps, torch.arange(1.0, 9.0))
+    torch.testing.assert_close(layers.setup_filter(taps, gain=4), taps / 18)
+    torch.testing.assert_close(layers.setup_filter(taps, gain=4, separable=False), 4 * torch.outer(taps, taps) / 36**2)
+    assert layers.setup_filter(BLUR, separable=True).shape == (4,)
+    assert torch.equal(layers.setup_filter([1, 2], flip_filter=True, normalize=False, separable=True), taps[:2].flip(0))
+    assert layers.setup_filter([[1, 2, 3]]).shape == (1, 3)
+    with pytest.raises(ValueError, match=r"f: got shape \(1, 1, 2\)"):
+        layers.setup_filter([[[1, 2]]])
+    with pytest.raises(ValueError, match=r"f: got shape \(0,\)"):
+        layers.setup_filter([])
+    with pytest.raises(TypeError, match="f: got str"):
+        layers.setup_filter("blur")
+    with pytest.raises(ValueError, match="separable: got True for a 2-D f"):
+        layers.setup_filter([[1, 2]], separable=True)
+    with pytest.raises(TypeError, match="gain: got str"):
+        layers.setup_filter(BLUR, gain="2")
+    with pytest.raises(ValueError, match=r"gain: got -2\.0"):
+        layers.setup_filter(taps, gain=-2)
+
+
+def test_sizes_and_gains(device):
+    """Padding keeps or scales the size, and a constant image stays constant: the gain makes up for the zeros."""
+    x, f = torch.full((1, 1, 8, 6), 3.0, device=device), layers.setup_filter(BLUR, device=device)
+    for y, shape in (
+        (layers.filter2d(x, f), (8, 6)),
+        (layers.upsample2d(x, f), (16, 12)),
+        (layers.downsample2d(x, f), (4, 3)),
+        (layers.filter2d(x, f, gain=2) / 2, (8, 6)),
+        (layers.upfirdn2d(x, None, gain=0.5) * 2, (8, 6)),
+    ):
+        assert y.shape[2:] == shape
+        torch.testing.assert_close(y[0, 0, shape[0] // 2, shape[1] // 2].item(), 3.0, rtol=1e-6, atol=0)
+
+
+def test_padding_of_each_kind():
+    """Where a pixel goes, for even and odd filters: as StyleGAN's functions put it."""
+    x, f, g = images((1, 1, 8, 6), torch.float32), taps_of((4, 3)), taps_of((12,))
+    for got, want in (
+        (layers.filter2d(x, f, padding=(1, 2)), layers.upfirdn2d(x, f, padding=(2, 2, 4, 3))),
+        (layers.filter2d(x, g), layers.upfirdn2d(x, g, padding=(6, 5, 6, 5))),
+        (layers.upsample2d(x, f), layers.upfirdn2d(x, f, up=2, padding=(2, 0, 2, 1), gain=4)),
+        (layers.upsample2d(x, g, (3, 1), 1), layers.upfirdn2d(x, g, (3, 1), padding=(8, 5, 7, 6), gain=3)),
+        (layers.downsample2d(x, f), layers.upfirdn2d(x, f, down=2, padding=(1, 0, 1, 1))),
+        (layers.downsample2d(x, g, (1, 3), (2, 0)), layers.upfirdn2d(x, g, down=(1, 3), padding=(8, 7, 5, 4))),
+    ):
+        assert torch.equal(got, want)
+
+
+def test_bad_input(kernel_device):
+    x, f = torch.zeros(1, 2, 4, 5, device=kernel_device), torch.ones(3, 3, device=kernel_device)
+    before = kernels.launch_count()
+    for error, message, call in (
+        (TypeError, "x: got list", lambda: layers.upfirdn2d([x], f)),
+        (TypeError, "x: got torch.int64", lambda: layers.upfirdn2d(x.long(), f)),
+        (ValueError, r"x: got a torch.strided tensor of shape \(2, 4, 5\)", lambda: layers.upfirdn2d(x[0], f)),
+        (TypeError, "f: got list", lambda: layers.filter2d(x, BLUR)),
+        (TypeError, "f: got torch.float64, expected float32", lambda: layers.filter2d(x, f.double())),
+        (ValueError, r"f: got shape \(1, 3, 3\)", lambda: layers.upfirdn2d(x, f[None])),
+        (ValueError, r"f: got shape \(0, 3\)", lambda: layers.upfirdn2d(x, f[:0])),
+        (ValueError, "f: got a tensor on meta", lambda: layers.upfirdn2d(x, f.to("meta"))),
+        (ValueError, "up: got 0, expected at least 1", lambda: layers.upfirdn2d(x, f, up=0)),
+        (TypeError, "up: got 2.0, expected an integer", lambda: layers.upsample2d(x, f, up=2.0)),
+        (TypeError, "down: got True", lambda: layers.downsample2d(x, f, down=True)),
+        (ValueError, "down: got 3 numbers", lambda: layers.downsample2d(x, f, down=(1, 2, 3))),
+        (ValueError, "padding: got 3 numbers", lambda: layers.upfirdn2d(x, f, padding=(1, 2, 3))),
+        (TypeError, "padding: got '1'", lambda: layers.upfirdn2d(x, f, padding="1")),
+        (ValueError, "padding: got .* leaves no pixels", lambda: layers.upfirdn2d(x, f, padding=(0, 0, -1, -1))),
+        (
+            ValueError,
+            "padding: got .* leaves no pixels",
+            lambda: layers.upfirdn2d(x, torch.ones(6, 6, device=x.device)),
+        ),
+        (TypeError, "gain: got str", lambda: layers.upfirdn2d(x, f, gain="1")),
+        (TypeError, "flip_filter: got int", lambda: layers.upfirdn2d(x, f, flip_filter=1)),
+    ):
+        with pytest.raises(error, match=message):
+            call()
+    assert kernels.launch_count() == before
