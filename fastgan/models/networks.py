@@ -172,10 +172,13 @@ class ProjectionDiscriminator(nn.Module):
 
     def __init__(self, layers: nn.Sequential, classes: int):
         super().__init__()
-        self.features, self.last = layers[:-1], layers[-1]
-        self.embed = nn.Embedding(classes, self.last.in_features)
+        *features, last = layers
+        if not isinstance(last, nn.Linear):
+            raise TypeError(f"layers: got {type(last).__name__} at the end, expected a torch.nn.Linear")
+        self.features, self.last = nn.Sequential(*features), last
+        self.embed = nn.Embedding(classes, last.in_features)
         with torch.no_grad():
-            self.embed.weight.mul_(self.last.in_features**-0.5)  # a projection has the scale of the other logits
+            self.embed.weight.mul_(last.in_features**-0.5)  # a projection has the scale of the other logits
 
     def forward(self, samples: Tensor, labels: Tensor) -> Tensor:
         phi = self.features(samples)
@@ -199,6 +202,7 @@ def build(
     if classes is not None:
         generator, discriminator = build(sample_shape, 2 * latent_dim, width, networks)
         layers = discriminator if isinstance(discriminator, nn.Sequential) else discriminator.layers
+        assert isinstance(layers, nn.Sequential)
         return ClassConditionalGenerator(generator, classes, latent_dim), ProjectionDiscriminator(layers, classes)
     points = len(sample_shape) == 1
     networks = networks or ("mlp" if points else "dcgan")

@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar, overload
 
 import torch
 from torch import Tensor, nn
@@ -44,6 +44,9 @@ else:
 
             push_to_hub = save_pretrained
             from_pretrained = classmethod(save_pretrained)
+
+
+Network = TypeVar("Network", bound=nn.Module)
 
 
 class TrainedGenerator(nn.Module, PyTorchModelHubMixin, library_name="fastgan", tags=["gan"]):
@@ -111,7 +114,11 @@ class TrainedGenerator(nn.Module, PyTorchModelHubMixin, library_name="fastgan", 
         return super()._from_pretrained(**{"strict": True, **options})
 
 
-def load(run: str | os.PathLike, network: nn.Module | None = None) -> nn.Module:
+@overload
+def load(run: str | os.PathLike, network: None = None) -> TrainedGenerator: ...
+@overload
+def load(run: str | os.PathLike, network: Network) -> Network: ...
+def load(run, network=None):
     """The averaged generator of a run of `fastgan train`, in eval mode, on the CPU: a `TrainedGenerator`.
 
         generator = fastgan.load("runs/digits-1")
@@ -127,7 +134,11 @@ def load(run: str | os.PathLike, network: nn.Module | None = None) -> nn.Module:
     return read_generator(path, read_config(path), network)
 
 
-def read_generator(run: Path, config: dict, network: nn.Module | None = None) -> nn.Module:
+@overload
+def read_generator(run: Path, config: dict, network: None = None) -> TrainedGenerator: ...
+@overload
+def read_generator(run: Path, config: dict, network: Network) -> Network: ...
+def read_generator(run, config, network=None):
     """`load`, of a run whose `read_config` is given.
 
     The weights take memory only once the checkpoint is known to hold them: neither file can ask for more than the
