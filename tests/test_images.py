@@ -109,7 +109,7 @@ def test_a_stream_passes_over_a_value_that_the_others_rule_out(tmp_path):
     folder = save(tmp_path / "float", greys(), "tif")
     stream = data.load(str(folder), 8, stream=True)
     Image.fromarray(np.full((8, 8), 200, np.float32)).save(folder / "03.tif")  # after it was looked at
-    image, problems = stream[3]
+    image, _, problems = stream[3]
     assert image[0, 0, 0] == 4 * 17
     assert len(problems) == 1 and "03.tif (float values from 200 to 200, expected 0 to 1 as in the oth" in problems[0]
 
@@ -265,7 +265,7 @@ def test_names_that_are_not_utf_8(tmp_path, capfd, monkeypatch):
     (folder / os.fsdecode(b"04\xfe.png")).write_bytes(b"damaged")
     stream = data.load(str(folder), 8, stream=True)
     assert stream.count == 21 and len(stream.fingerprint()) == 32
-    batch, problems = next(stream.batches(0, 21, 0, workers=1))
+    batch, _, problems = next(stream.batches(0, 21, 0, workers=1))
     assert batch.shape == (21, 3, 8, 8) and len(problems) == 1
     small = ["--size", "8", "--steps", "1", "--batch", "8", "--width", "4", "--latent-dim", "4", "--device", "cpu"]
     for how in (["--stream", "--workers", "0"], ["--no-stream"]):

@@ -144,10 +144,11 @@ def print_builds(targets: Sequence[str], jobs: int) -> None:
 
 
 def work(targets: Sequence[str]) -> list[tuple]:
-    """(call, dtype, target) of every build."""
+    """(call, dtype, target) of every build: of a launch that is built in none of `DTYPES`, what it is built in."""
     from bench.checks import machine_code
 
-    return [build for build in machine_code.builds(targets) if build[1] in DTYPES]
+    every = machine_code.builds(targets)
+    return [build for build in every if build[1] in DTYPES or not {*DTYPES} & {*build[0].dtypes}]
 
 
 def build(item: tuple) -> dict:

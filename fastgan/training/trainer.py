@@ -91,10 +91,10 @@ class GANTrainer:
         True. False: never. Batches of another shape than the first run uncaptured.
     accumulate: split a batch into so many parts and add up their gradients: the memory of a part for the step of the
         whole. Batch statistics are those of a part.
-    augment: changes D's samples, real and generated, at random before it sees them, so that it cannot learn a small
-        data set by heart: some of "color", "translation", "cutout" and "flip" (`fastgan.layers.augment`; Zhao et al.
-        2020), each with probability augment_p. augment_target: adapt that, from 0, until the mean sign of D's logits of
-        real images is this (Karras et al. 2020, "Training GANs with Limited Data": 0.6). Images alone.
+    augment, augment_p, augment_target: images, real and generated, are changed at random before D sees them, so that it
+        cannot learn a small data set by heart: by some of "color", "translation", "cutout" and "flip"
+        (`fastgan.layers.augment`; Zhao et al. 2020), each with probability augment_p. Or that adapts, from 0, until the
+        mean sign of D's logits of real images is augment_target (Karras et al. 2020, NeurIPS: 0.6).
     concatenate: D sees real and generated samples in one pass. None: if D's logits do not depend on other samples,
         which is tried out. Steps with only one of r1 and r2 use two passes: a double backward of both would cost more.
     channels_last: memory format of images and networks; None: on GPUs.
