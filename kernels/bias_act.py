@@ -213,9 +213,10 @@ _DTYPES = {
 }
 
 
-def blocks(outer: int, channels: int, inner: int, dtype: torch.dtype) -> tuple[int, int]:
-    """(BR, BI): 32 bytes a thread of each tensor, two 128-bit accesses."""
-    most = 4096 // dtype.itemsize
+def blocks(outer: int, channels: int, inner: int, dtype: torch.dtype, order: int) -> tuple[int, int]:
+    """(BR, BI): 32 bytes a thread of each tensor, two 128-bit accesses; one of the five of a second derivative, whose
+    numbers would not fit the registers on every target."""
+    most = (2048 if order == 2 else 4096) // dtype.itemsize
     columns = inner == 1 and channels > 1
     wide = min(triton.next_power_of_2(channels if columns else inner), 128 if columns else most)
     return min(triton.next_power_of_2(outer), most // wide), wide
@@ -230,7 +231,7 @@ def plan(
     the last is whether channels are summed."""
     outer, channels, inner = sizes
     columns = inner == 1 and channels > 1
-    rows, wide = blocks(*sizes, dtype)
+    rows, wide = blocks(*sizes, dtype, order)
     width = channels if columns else inner
     across = 1 if columns else -(-inner // wide)
     together = -(-channels // wide) if columns else channels  # channels, or blocks of them

@@ -203,7 +203,7 @@ def test_ranks_and_dimensions(device, shape, dim):
 def small_tiles(monkeypatch):
     """Many tiles, many programs a channel, and ragged ends, at sizes that the interpreter can afford."""
 
-    def blocks(outer, channels, inner, dtype):
+    def blocks(outer, channels, inner, dtype, order):
         return (2, 4)
 
     monkeypatch.setattr(launcher, "blocks", blocks)

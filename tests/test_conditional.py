@@ -344,7 +344,6 @@ def test_weights_of_another_run(folder, tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.thorough
-@torch.no_grad()
 def test_each_digit_on_demand(tmp_path):
     """Of 500 samples of each digit at least 0.9 are judged to be it, by a classifier that saw real ones alone."""
     run = str(tmp_path / "run")
