@@ -118,7 +118,7 @@ def test_mistakes_are_named():
         GANTrainer(*build((2,), 4, 8), latent_dim=4, augment=POLICY)
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_few_images_are_not_learned_by_heart():
     """With 100 digits and no penalty, coverage of held-out ones is at least 1.3 times as high with augmentation."""
     pytest.importorskip("sklearn")

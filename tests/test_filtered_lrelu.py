@@ -81,14 +81,18 @@ def test_dtypes(device, dtype):
 
 
 @thorough
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize(
+    "dtype",
+    [torch.bfloat16, *[pytest.param(t, marks=pytest.mark.slow) for t in (torch.float32, torch.float16)]],
+    ids=str,
+)
 def test_dtypes_of_every_case(device, dtype):
     for case in (*CASES, *LONG):
         check(device, dtype, *case)
 
 
 @thorough
-@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("seed", [pytest.param(seed, marks=pytest.mark.slow if seed > 3 else ()) for seed in range(10)])
 def test_any_settings(device, seed):
     rng, found = random.Random(seed), 0
     while found < 6:
@@ -107,7 +111,7 @@ def small(device):
     return dict(fu=taps_of((3,), device), fd=taps_of((2, 2), device, 5), up=2, down=2, padding=(2, 2, 1, 3))
 
 
-@pytest.mark.parametrize("clamp", [None, 0.8])
+@pytest.mark.parametrize("clamp", [pytest.param(None, marks=pytest.mark.slow), 0.8])
 def test_gradcheck_and_gradgradcheck(device, clamp):
     x, b = images((1, 2, 2, 2), device=device).requires_grad_(), images((2,), device=device, seed=3).requires_grad_()
 

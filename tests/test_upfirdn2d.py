@@ -69,7 +69,7 @@ def test_dtypes_of_every_case(device, dtype):
 
 
 @thorough
-@pytest.mark.parametrize("seed", range(24))
+@pytest.mark.parametrize("seed", [pytest.param(seed, marks=pytest.mark.slow if seed > 3 else ()) for seed in range(24)])
 def test_any_settings(device, seed):
     """Up and down from 1 to 4 a side, paddings from -3 to 7, both kinds of filter up to 32 taps, odd sizes."""
     rng = random.Random(seed)
@@ -92,6 +92,7 @@ def test_every_up_down_and_kind(device):
 
 
 @thorough
+@pytest.mark.slow
 def test_many_planes_and_columns(device):
     for shape in ((70, 5, 4, 4), (1, 3, 40, 300), (3, 20, 33, 17), (2, 1, 129, 3)):
         for x in (images(shape), images(shape).contiguous(memory_format=torch.channels_last)):
