@@ -32,7 +32,8 @@ def folder(tmp_path_factory):
     arguments = ("--quick", "--sizes", "128", "--dtypes", "float32,float16", "--device", "cpu", "--out", out)
     done = bench("losses", *arguments)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stderr == ""  # no progress bar where nobody watches
+    # no progress bar where nobody watches; torch.compile of a CUDA build says that there is no GPU
+    assert not [line for line in done.stderr.splitlines() if "No CUDA runtime is found" not in line]
     return out
 
 
