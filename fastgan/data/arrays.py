@@ -58,6 +58,8 @@ def _read(path: Path, file: BinaryIO, size: int, memory: float) -> np.ndarray:
     shape, _, dtype = header(file)
     if dtype.hasobject:
         raise ValueError("it holds Python objects, expected numbers")
+    if any(n < 0 for n in shape):  # NumPy before 2.3 reads what there is
+        raise ValueError(f"its head says the shape {shape}")
     count = math.prod(shape)
     takes = COPIES * count * (max(8, dtype.itemsize) if dtype.kind == "f" else dtype.itemsize)
     if takes > memory:
