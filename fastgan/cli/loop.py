@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import time
 from collections.abc import Iterator
@@ -137,15 +138,14 @@ def _batches(
     model: trainer.GANTrainer, data: Data, config: RunConfig, run: RunFolder
 ) -> Iterator[tuple[Tensor, Tensor | None]]:
     """What each step sees, without end, on the device. Raises Unreadable if the data cannot be read any more."""
-    batch, flip, of_rank = config.batch, config.flip, {"rank": run.world.rank, "ranks": run.world.size}
+    batch, of_rank = config.batch, {"rank": run.world.rank, "ranks": run.world.size}
+    seen = functools.partial(datasets.shown, random=model.order, flip=config.flip, **of_rank)
     if isinstance(data, datasets.Dataset):
         samples = data.samples.to(model.device)
         labels = data.labels.to(model.device) if config.conditional else None
         while True:
             rows = datasets.draw_rows(data.count, batch, model.order, **of_rank)
-            drawn = samples[rows]
-            seen = datasets.to_unit(datasets.flipped(drawn, model.order, **of_rank) if flip else drawn)
-            yield seen, labels[rows] if config.conditional else None
+            yield seen(samples[rows]), labels[rows] if config.conditional else None
     cuda = model.device.type == "cuda"
     options = {"workers": config.workers, "pin": cuda, **of_rank}
     stream = data.batches(config.seed, batch, model.step_number, **options)
@@ -157,8 +157,7 @@ def _batches(
                 raise Unreadable(one_line(error)) from error
             run.note_unreadable(problems)
             images = images.to(model.device, non_blocking=True)
-            seen = datasets.to_unit(datasets.flipped(images, model.order, **of_rank) if flip else images)
-            yield seen, labels.to(model.device, non_blocking=True) if config.conditional else None
+            yield seen(images), labels.to(model.device, non_blocking=True) if config.conditional else None
 
 
 def _agreed(signals: list[int], world: trainer.World) -> int:

@@ -63,8 +63,7 @@ def draw(
 ) -> Tensor:
     """`batch` random rows of `samples`, with replacement, as the networks see them; on the device of both. Each of
     several ranks has its own rows of what one process would draw for all: `random` is the same on all."""
-    drawn = samples[draw_rows(len(samples), batch, random, rank, ranks)]
-    return to_unit(flipped(drawn, random, rank, ranks) if flip else drawn)
+    return shown(samples[draw_rows(len(samples), batch, random, rank, ranks)], random, flip, rank, ranks)
 
 
 def draw_rows(count: int, batch: int, random: torch.Generator, rank: int = 0, ranks: int = 1) -> Tensor:
@@ -72,6 +71,11 @@ def draw_rows(count: int, batch: int, random: torch.Generator, rank: int = 0, ra
     return torch.randint(count, (batch * ranks,), generator=random, device=random.device)[
         batch * rank : batch * (rank + 1)
     ]
+
+
+def shown(samples: Tensor, random: torch.Generator, flip: bool = False, rank: int = 0, ranks: int = 1) -> Tensor:
+    """What the networks see of a batch: `to_unit` of it, `flipped` if asked for."""
+    return to_unit(flipped(samples, random, rank, ranks) if flip else samples)
 
 
 def flipped(images: Tensor, random: torch.Generator, rank: int = 0, ranks: int = 1) -> Tensor:
