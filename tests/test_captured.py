@@ -223,6 +223,17 @@ def test_optimizers_that_cannot_be_captured():
     assert of(torch.optim.SGD, stepped=True, **dampened) is None and of(torch.optim.SGD, momentum=0.9) is None
 
 
+def test_scheduled_learning_rates():
+    """A scheduler that writes a number would not reach the graph; one that writes into a tensor does."""
+    for kind, expected in ((torch.optim.SGD, "learning rate of SGD"), (torch.optim.AdamW, None)):
+        optimizer = kind(nn.Linear(1, 1).parameters(), lr=0.1)
+        other = torch.optim.SGD(nn.Linear(1, 1).parameters(), lr=0.1)
+        of_it, of_other = (torch.optim.lr_scheduler.ExponentialLR(o, 0.5) for o in (optimizer, other))
+        assert unfit(optimizer, [of_other]) is None
+        why = unfit(optimizer, [of_other, of_it])
+        assert why is None if expected is None else expected in why
+
+
 def test_made_capturable_and_back():
     net = nn.Linear(1, 1)
     optimizer = torch.optim.Adam([{"params": [net.weight], "lr": 0.5}, {"params": [net.bias]}], lr=0.25)

@@ -3,43 +3,29 @@ alone, as do files that run code: nothing that a run's folder names is imported 
 
 from __future__ import annotations
 
-import importlib
 import inspect
-import os
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from fastgan.checks import said
+from fastgan.cli.errors import Refused
+from fastgan.cli.named import find, refusing_errors_of
 from fastgan.training.checkpoints import check_same_network, read_checkpoint
 
 
 def network(option: str, named: str, about: Mapping[str, Any]) -> nn.Module:
-    """The network that `named`, MODULE:CLASS, makes, called with what it takes of `about`, by keyword. Modules are
-    looked for in the folder of the command first.
+    """The network that `named`, MODULE:CLASS, makes, called with what it takes of `about`, by keyword.
 
-    Raises ValueError, naming the option, if there is none."""
-    module, colon, name = named.partition(":")
-    if not (colon and module and name):
-        raise ValueError(f"{option}: got {named}, expected MODULE:CLASS, such as mine:Generator")
-    here = os.getcwd()
-    if here not in sys.path:
-        sys.path.insert(0, here)
-    try:
-        make = getattr(importlib.import_module(module), name)
-    except Exception as error:  # an import runs the module, which may raise anything
-        raise ValueError(f"{option}: {named} cannot be imported ({type(error).__name__}: {said(error)})") from error
-    try:
+    Raises Refused, naming the option, if there is none."""
+    make = find(option, named, "MODULE:CLASS, as in mine:Generator")
+    with refusing_errors_of(option, named):
         parameters = inspect.signature(make).parameters
         every = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
         made = make(**{key: value for key, value in about.items() if every or key in parameters})
-    except Exception as error:
-        raise ValueError(f"{option}: {named} cannot be made ({type(error).__name__}: {said(error)})") from error
     if not isinstance(made, nn.Module):
-        raise ValueError(f"{option}: {named} made a {type(made).__name__}, expected a torch.nn.Module")
+        raise Refused(f"{option}: {named} made a {type(made).__name__}, expected a torch.nn.Module")
     return made
 
 

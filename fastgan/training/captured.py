@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LRScheduler
 
 from fastgan.checks import whole
 from fastgan.training import distributed as ranks
@@ -178,14 +179,18 @@ def _why_not(device: torch.device, optimizers: Sequence[torch.optim.Optimizer]) 
     return next((why for why in map(unfit, optimizers) if why), None)
 
 
-def unfit(optimizer: torch.optim.Optimizer) -> str | None:
-    """Why an optimizer cannot be captured."""
+def unfit(optimizer: torch.optim.Optimizer, schedulers: Sequence[LRScheduler] = ()) -> str | None:
+    """Why an optimizer cannot be captured. schedulers: those that take their steps outside of the graph."""
     name = type(optimizer).__name__
     if "capturable" not in optimizer.defaults and not isinstance(optimizer, torch.optim.SGD):
         return f"{name} cannot be captured: it has no setting `capturable`"
     dampened = any(group.get("dampening") for group in optimizer.param_groups)  # all but the first gradient
     if not state_of(optimizer) and (dampened or not isinstance(optimizer, FROM_ZERO)):
         return f"{name} does not begin with zeros: take one uncaptured step before"
+    scheduled = any(scheduler.optimizer is optimizer for scheduler in schedulers)
+    numbers = not all(isinstance(group["lr"], Tensor) for group in optimizer.param_groups)
+    if scheduled and numbers and not isinstance(optimizer, READ_ON_DEVICE):
+        return f"a scheduler changes the learning rate of {name}, and a graph would keep the first one"
     return None
 
 

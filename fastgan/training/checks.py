@@ -120,15 +120,3 @@ def schedulers(given: object, optimizers: Sequence[torch.optim.Optimizer]) -> No
             raise TypeError(f"schedulers[{i}]: got {got}, expected one of torch.optim.lr_scheduler that counts steps")
         if not any(scheduler.optimizer is optimizer for optimizer in optimizers):
             raise ValueError(f"schedulers[{i}]: got one of another optimizer, expected one of the trainer's")
-
-
-def not_capturable(optimizers: Sequence[torch.optim.Optimizer], schedulers: Sequence[LRScheduler]) -> str | None:
-    """Why a CUDA graph cannot hold the step of these optimizers; None if it can."""
-    for optimizer in optimizers:
-        for group in optimizer.param_groups:
-            if not group.get("capturable"):
-                return f"the optimizer {type(optimizer).__name__} is not capturable; some are, with capturable=True"
-            scheduled = any(scheduler.optimizer is optimizer for scheduler in schedulers)
-            if scheduled and not isinstance(group["lr"], Tensor):
-                return "a scheduler changes a learning rate that is a number; make it a tensor: lr=torch.tensor(...)"
-    return None

@@ -26,6 +26,7 @@ from fastgan.training import checks, feed
 from fastgan.training import distributed as ranks
 from fastgan.training.average import Average
 from fastgan.training.capture import REHEARSALS, REHEARSALS_OF_RANKS, Graphs, reason, undone
+from fastgan.training.captured import made_capturable, unfit
 from fastgan.training.checkpoints import CHECKPOINT_FORMAT, check_same_network, read_checkpoint, write_atomically
 from fastgan.training.config import PRECISIONS, TrainerConfig, check_objective, with_settings
 from fastgan.training.distributed import World, distributed
@@ -311,6 +312,7 @@ class GANTrainer:
                     group["lr"].fill_(lr)  # in place: a captured step reads it there
                 else:
                     group["lr"] = lr
+                    self._graphs = None  # they hold the old one; the next step captures anew
 
     def sample(self, count: int, seed: int = 0, batch: int = 256, labels: Tensor | None = None) -> Tensor:
         """(count, ...) samples of the averaged generator, on its device. The same seed gives the same samples, whatever
@@ -407,9 +409,8 @@ class GANTrainer:
             return self._uncaptured(f"CUDA graphs are for GPUs, and the device is {self.device.type}", bool(capture))
         if ranks.ranks() > 1 and torch.distributed.get_backend() != "nccl":
             return self._uncaptured(f"{torch.distributed.get_backend()} cannot be captured, NCCL can", True)
-        if (why := checks.not_capturable(self._step.optimizers, self.schedulers)) is not None:
-            return self._uncaptured(why, True)
-        return None
+        whys = [unfit(optimizer, self.schedulers) for optimizer in self._step.optimizers]
+        return next((self._uncaptured(why, True) for why in whys if why), None)
 
     @staticmethod
     def _uncaptured(reason: str, said: bool) -> str:
@@ -424,11 +425,14 @@ class GANTrainer:
         rehearsals = REHEARSALS_OF_RANKS if ranks.ranks() > 1 else REHEARSALS
         state, scaler = self.random.get_state(), self._step.scaler
         scale = scaler.state_dict() if scaler else None
+        as_they_were = [made_capturable(optimizer) for optimizer in self._step.optimizers]
         try:
             of = (self._step.play, seen, self.device, variants, [self.random])
             self._graphs = Graphs(*of, self._undone(), rehearsals)
         except RuntimeError as error:  # also what CUDA and the allocator say
             self._graphs = None
+            for restore in as_they_were:
+                restore()
             self.random = torch.Generator(self.device)  # a failed capture may keep the old one
             self.random.set_state(state)
             if scaler:  # the old one may have been stopped between an optimizer's step and its own update
