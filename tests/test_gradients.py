@@ -137,6 +137,8 @@ def test_no_gradients_and_gradients_that_are_not_finite():
 
 
 def test_it_compiles():
+    if torch.__version__ < (2, 8):
+        pytest.skip("torch 2.7 compiles its own get_total_norm into no full graph")
     torch._dynamo.reset()
     ps = parameters()
     compiled = torch.compile(fastgan.clip_gradient_norm_, backend="aot_eager", fullgraph=True)

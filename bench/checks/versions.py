@@ -43,7 +43,8 @@ PAIRS = (
     Pair("newest", "3.12", ("torch",)),
 )
 TESTED_WITH = ("accelerate", "hypothesis", "lightning-fabric", "matplotlib", "pillow", "pytest", "pytest-benchmark")
-TESTED_WITH += ("pytest-xdist", "scikit-learn", "scipy", "setuptools", "tensorboard", "torchmetrics", "tqdm")
+TESTED_WITH += ("pytest-timeout", "pytest-xdist", "scikit-learn", "scipy", "setuptools>=77,<82", "tensorboard")
+TESTED_WITH += ("torchmetrics", "tqdm", "wheel")
 TESTS = (  # what depends on torch or triton, of a few minutes together
     *("accuracy", "autograd", "bad_input", "gradients", "import", "launcher", "layouts", "matching", "mmd"),
     *("objectives", "operators", "penalties", "step"),
@@ -64,7 +65,9 @@ def made(pair: Pair, folder: Path) -> Path:
     python = shutil.which(f"python{pair.python}") or sys.executable
     _call([python, "-m", "venv", str(folder)])
     python = folder / "bin" / "python"
-    _call([str(python), "-m", "pip", "install", "-q", "--no-cache-dir", *pair.requirements, *TESTED_WITH])
+    install = [str(python), "-m", "pip", "install", "-q", "--no-cache-dir"]
+    _call([*install, *pair.requirements, *TESTED_WITH])
+    _call([*install, "--no-deps", "--no-build-isolation", "-e", "."])
     return python
 
 

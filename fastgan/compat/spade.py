@@ -122,7 +122,7 @@ def discriminator_loss(
     expect_logits("pred", pred)
     real, fake = (target_real_label, target_fake_label) if gan_mode in ("ls", "original") else (None, None)
     terms, listed = assemble.concatenated_terms(pred, _OBJECTIVES[gan_mode], True, None, 1.0, real, fake, "mean")
-    loss = adversarial.loss_of(terms._replace(criterion=_CRITERIA[gan_mode]))
+    loss = adversarial.loss_of(terms.having(criterion=_CRITERIA[gan_mode]))
     loss = loss.float() if gan_mode == "original" else loss
     return loss.reshape(1) if listed else loss
 

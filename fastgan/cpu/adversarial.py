@@ -91,7 +91,7 @@ def differentiable_value(terms: Terms) -> Tensor | None:
         labels = [_constant(y) for y in terms.targets]
         if None in labels:
             return None
-        terms = terms._replace(labels=tuple(labels), targets=())
+        terms = terms.having(labels=tuple(labels), targets=())
     if of_logits and not {0.0, 1.0}.issuperset(terms.labels):
         return None  # sigmoid(x) - y would cancel
     phi, total = CRITERIA[criterion].value, None

@@ -50,6 +50,10 @@ class Terms(NamedTuple):
         counts = (len(self.logits), len(self.partners), len(self.targets), len(self.masks))
         return counts, self.labels, self.weights, self.criterion, self.n_real, self.split
 
+    def having(self, **changed) -> Terms:
+        """These terms with other values of some fields: `_replace`, which `torch.compile` of torch 2.7 cannot trace."""
+        return Terms(*[changed.get(name, value) for name, value in zip(Terms._fields, self)])
+
     @classmethod
     def of(cls, layout: tuple, tensors: Sequence[Tensor]) -> Terms:
         (k, partners, targets, masks), labels, weights, criterion, n_real, split = layout

@@ -71,7 +71,7 @@ def bias_act(
             return x
         return operators.value(x, None, settings)
     x, b, dim = _with_bias(x, b, dim)
-    return operators.value(x, b, settings._replace(dim=dim))
+    return operators.value(x, b, Settings(dim, settings.act, settings.alpha, settings.gain, settings.clamp))
 
 
 class BiasAct(nn.Module):

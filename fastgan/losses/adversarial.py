@@ -110,7 +110,7 @@ def discriminator_loss(
     terms = discriminator_terms(found, real, fake, scale, real_label, fake_label, average_over, detach_average)
     if real_weights is not None or fake_weights is not None:
         sides = ("real_weights", real_weights), ("fake_weights", fake_weights)
-        terms = terms._replace(masks=loss_masks(sides, (real, fake), reduction))
+        terms = terms.having(masks=loss_masks(sides, (real, fake), reduction))
     return loss_of(terms) if reduction == "mean" else _reduced(terms, reduction)
 
 
@@ -410,7 +410,7 @@ def _reduced(terms: Terms, reduction: str) -> Tensor:
         kept = [i for i, x in enumerate(terms.logits) if x.numel()]
         weights = tuple([w * x.numel() for w, x in zip(terms.weights, terms.logits)])
         if len(kept) == len(weights):
-            return operators.value(terms._replace(weights=weights))[0]
+            return operators.value(terms.having(weights=weights))[0]
         losses = [w * operators.elementwise(terms, i).sum() for i, w in enumerate(terms.weights)]
         return sum(losses[1:], losses[0])
     losses = [w * operators.elementwise(terms, i) for i, w in enumerate(terms.weights)]

@@ -66,7 +66,7 @@ def feature_matching_loss(
     choice("save", save, (None, "maps", "signs"))
     terms = _terms(fake_maps, real_maps, weights, p, exclude_last, reduce_layers, reduce_discriminators)
     if detach_real:
-        terms = terms._replace(partners=[x.detach() for x in terms.partners])
+        terms = terms.having(partners=[x.detach() for x in terms.partners])
     if save == "signs" and p == 2:
         raise ValueError("save: got 'signs' for p=2, expected 'maps': the slope of x^2 is more than a sign")
     if save is None and p == 1 and backend_for(terms.logits[0].device) == "triton":

@@ -178,7 +178,7 @@ def _gradients(
     """scale * dL at each of the terms' tensors that needs it, and None for the others."""
     k, differentiable = len(terms.logits), torch.is_grad_enabled()  # create_graph=True
     if terms.split and differentiable:  # the halves are differentiable slices
-        halves = terms._replace(logits=split_sides(terms.logits, terms.split), split=0)
+        halves = terms.having(logits=split_sides(terms.logits, terms.split), split=0)
         found = _Gradient.apply(halves.layout(), True, False, scale, *halves.tensors())
         return join_sides(found, terms.split)
     if len(tensors) == k and all(needed):
