@@ -204,13 +204,7 @@ def parser() -> argparse.ArgumentParser:
     option("--jobs", **jobs)
 
     option = command("versions", "tests and ahead-of-time builds on several pairs of torch and triton")
-    option(
-        "--python",
-        nargs="+",
-        type=Path,
-        metavar="PATH",
-        help="of existing environments with fastgan in them; makes none",
-    )
+    option("--python", nargs="+", type=Path, metavar="PATH", help="of environments with fastgan in them")
     option("--only", type=words, metavar="NAME,NAME", help="of lowest,image,newest; default all")
     option("--tests", type=words, metavar="NAME,NAME", help="of tests/test_NAME.py; default a selection")
     option("--jobs", **jobs)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -50,9 +50,10 @@ class Terms(NamedTuple):
         counts = (len(self.logits), len(self.partners), len(self.targets), len(self.masks))
         return counts, self.labels, self.weights, self.criterion, self.n_real, self.split
 
-    def having(self, **changed) -> Terms:
+    def having(self, **changed: Any) -> Terms:
         """These terms with other values of some fields: `_replace`, which `torch.compile` of torch 2.7 cannot trace."""
-        return Terms(*[changed.get(name, value) for name, value in zip(Terms._fields, self)])
+        values: list[Any] = [changed.get(name, value) for name, value in zip(Terms._fields, self)]
+        return Terms(*values)
 
     @classmethod
     def of(cls, layout: tuple, tensors: Sequence[Tensor]) -> Terms:
