@@ -130,7 +130,7 @@ def test_gradcheck_and_gradgradcheck(device):
             return layers.upfirdn2d(x, f, up, down, padding, False, 0.7)
 
         assert torch.autograd.gradcheck(function, x)
-        assert torch.autograd.gradgradcheck(function, x)
+        assert torch.autograd.gradgradcheck(function, x, fast_mode=True)
 
 
 def test_r1_through_a_blur(device):
