@@ -50,13 +50,13 @@ def photos(tmp_path, n=40):
     return folder
 
 
-@pytest.mark.parametrize("times", [3, pytest.param(20, marks=pytest.mark.slow)])
-def test_killed_at_random_steps_and_resumed_is_the_uninterrupted_run(tmp_path, times):
+@pytest.mark.slow  # the trainer alone, in test_trainer.py, is killed ten times in every run of the tests
+def test_killed_at_random_steps_and_resumed_is_the_uninterrupted_run(tmp_path):
     """Bit for bit, weights and log; --flip draws from the same random numbers as everything else."""
     data, chance = images_file(tmp_path), random.Random(0)
     settings = [*SMALL, "--save-every", "50", "--flip"]
     checkpoint, steps = tmp_path / "killed" / "checkpoint.pt", []
-    for i in range(times):
+    for i in range(20):
         how = ["--resume"] if i else settings
         process = command("train", data, "--steps", 10**9, "--out", "killed", *how)
         before = checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0
