@@ -52,7 +52,7 @@ _R3GAN = _by_size("steps batch accumulate lr r1 r2 latent_dim width", {
     32: (50_000, 64, 1, 5e-4, 0.5, 0.5, 64, 64),
     64: (100_000, 64, 1, 2e-4, 1.0, 1.0, 64, 64),
     128: (200_000, 64, 1, 2e-4, 5.0, 5.0, 64, 64),
-    256: (300_000, 32, 4, 2e-4, 15.0, 15.0, 64, 32),  # 8 images at a time, for a card of 24 GB
+    256: (300_000, 32, 4, 2e-4, 15.0, 15.0, 64, 32),  # 8 images at a time: 3 GiB of tensors
 }, recipe="r3gan", networks="resnet", objective="relativistic", weight=1.0)  # fmt: skip
 _POINTS = _by_size("steps batch lr r1 latent_dim width", {
     None: (10_000, 256, 2e-3, 0.1, 8, 128),
