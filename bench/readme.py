@@ -47,7 +47,9 @@ def table(suite: str, gpus: bool = False, page: str = "README.md") -> str:
         return devices()
     if suite == "versions":
         there = versions.RESULTS.exists()
-        return versions.table(json.loads(versions.RESULTS.read_text(encoding="utf-8"))["rows"] if there else [])
+        rows = json.loads(versions.RESULTS.read_text(encoding="utf-8"))["rows"] if there else []
+        wrong = versions.found_wrong(rows) if page != "README.md" else ""
+        return versions.table(rows) + (f"\n\nNot as it should be:\n\n{wrong}" if wrong else "")
     parts = []
     for file in files():
         results = json.loads(file.read_text(encoding="utf-8"))

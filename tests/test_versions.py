@@ -47,6 +47,15 @@ def test_a_failed_test_build_or_promise_is_not_well_and_in_the_table():
     for said, change in bad.items():
         assert versions.wrong(ROW | change) and said in versions.table([ROW | change]), said
         assert said not in versions.table([ROW]), said
+    assert versions.found_wrong([ROW]) == ""
+    lines = [versions.found_wrong([ROW | change]) for change in bad.values()]
+    where = "* torch 2.7.1, Triton 3.3.1: "
+    assert lines[0].splitlines() == [f"{where}`tests.test_a::bad` failed"]
+    assert lines[1:] == [
+        f"{where}tests: stopped after 1 minutes",
+        f"{where}MMD was not built",
+        f"{where}MMD: 2 spills in loops",
+    ]
 
 
 def test_a_build_that_fails_is_a_row():

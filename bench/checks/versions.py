@@ -218,3 +218,16 @@ def table(rows: Sequence[dict]) -> str:
         shown.append((row["torch"], row["triton"], row["numpy"], row["python"], ran, built, kept))
     head = ["torch", "triton", "NumPy", "Python", "CPU tests", "kernels built", "as promised"]
     return "\n".join(report.table(head, shown))
+
+
+def found_wrong(rows: Sequence[dict]) -> str:
+    """What failed, a line each; "" if nothing did."""
+    lines = []
+    for row in rows:
+        where, tests, builds = f"torch {row['torch']}, Triton {row['triton']}", row["tests"], row["builds"]
+        parts = {"tests": tests, "builds": builds}
+        lines += [f"* {where}: {name}: {part['error']}" for name, part in parts.items() if "error" in part]
+        lines += [f"* {where}: `{name}` failed" for name in tests.get("failed", {})]
+        lines += [f"* {where}: {name} was not built" for name in builds.get("failed", {})]
+        lines += [f"* {where}: {name}: {', '.join(broken)}" for name, broken in builds.get("broken", {}).items()]
+    return "\n".join(lines)
