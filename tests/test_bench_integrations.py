@@ -24,9 +24,18 @@ TINY = {
     "stylegan2": {"width": 1 / 128, "batch": 2},
     "vits": {"width": 1 / 64, "batch": 1, "frames": 8, "segment": 1024},
     "llamagen": {"width": 1 / 32, "batch": 1, "pixels": 32},
+    "realesrgan": {"width": 1 / 32, "batch": 1, "pixels": 32, "blocks": 1},
 }
 NETWORKS = {"hifigan": ("generator", "mpd", "msd")}  # of a Step; else generator and discriminator
-WAITS = {"hifigan": 16, "dcgan": 5, "r3gan": 0, "stylegan2": 0, "vits": 457, "llamagen": 2}  # in upstream's form
+WAITS = {
+    "hifigan": 16,
+    "dcgan": 5,
+    "r3gan": 0,
+    "stylegan2": 0,
+    "vits": 457,
+    "llamagen": 2,
+    "realesrgan": 7,
+}  # in upstream's form
 SMALL = {
     c.name: c
     for c in (

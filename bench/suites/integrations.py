@@ -90,6 +90,7 @@ def cells(device: str) -> dict[str, Cell]:
             Cell("stylegan2", "StyleGAN2-ADA, CIFAR-10, batch 64", "stylegan2", bf16),
             Cell("vits", "VITS, batch 64", "vits", bf16),
             Cell("llamagen", "LlamaGen's VQ-16, batch 8", "llamagen", {"batch": 8, **bf16}),
+            Cell("realesrgan", "Real-ESRGAN, batch 4", "realesrgan", {"batch": 4, **bf16}),
         ]
     else:
         small, vq = {"width": 0.125, "batch": 16}, {"width": 0.125, "batch": 1, "pixels": 128}
@@ -102,6 +103,7 @@ def cells(device: str) -> dict[str, Cell]:
             Cell("stylegan2", "StyleGAN2-ADA, CIFAR-10, 1/8 of all channels, batch 16", "stylegan2", small),
             Cell("vits", "VITS, 1/4 of all channels, batch 1", "vits", {"width": 0.25, "batch": 1}),
             Cell("llamagen", "LlamaGen's VQ-16, 1/8 of all channels, 128 pixels, batch 1", "llamagen", vq),
+            Cell("realesrgan", "Real-ESRGAN, 1/8 of all channels, 128 pixels, batch 1", "realesrgan", vq),
         ]
     return {cell.name: cell for cell in found}
 
