@@ -37,14 +37,20 @@ FORMS = {
     "losses": ("losses",),
     "losses, matching": ("losses", "matching"),
     "generator_backward": ("generator_backward",),
-    ALL: ("losses", "matching", "generator_backward"),
+    "layers": ("layers",),
+    "average": ("average",),
+    "passes": ("passes",),
+    ALL: ("losses", "matching", "generator_backward", "layers", "average", "passes"),
 }
 CONTENDERS = {
     UPSTREAM: "upstream's step, its own losses, every number read with `.item()` that upstream reads",
     "losses": "fastgan's adversarial losses in place of upstream's",
     "losses, matching": "feature matching as well",
     "generator_backward": "upstream's losses; `fastgan.generator_backward(loss, generator)` for `loss.backward()` of G",
-    ALL: "the losses, matching if there is some, and generator_backward",
+    "layers": "StyleGAN's bias_act and upfirdn2d of `fastgan.layers`",
+    "average": "G's moving average in a few operators, those of `torch.optim.swa_utils`, for a loop over weights",
+    "passes": "passes through D, and computations of its weights, that say nothing new are left out: see the example",
+    ALL: "every piece that the example has",
 }
 CLOSE = 10  # steps over which the two curves are held to each other
 
@@ -81,14 +87,23 @@ def cells(device: str) -> dict[str, Cell]:
             Cell(NARROW, "HiFi-GAN V1, batch 16", "hifigan", bf16),
             Cell("dcgan", "PyTorch's DCGAN example, batch 64", "dcgan", bf16),
             Cell("r3gan", "R3GAN, CIFAR-10, batch 64", "r3gan", {"batch": 64, **bf16}),
+            Cell("stylegan2", "StyleGAN2-ADA, CIFAR-10, batch 64", "stylegan2", bf16),
+            Cell("vits", "VITS, batch 64", "vits", bf16),
+            Cell("llamagen", "LlamaGen's VQ-16, batch 8", "llamagen", {"batch": 8, **bf16}),
+            Cell("realesrgan", "Real-ESRGAN, batch 4", "realesrgan", {"batch": 4, **bf16}),
         ]
     else:
+        small, vq = {"width": 0.125, "batch": 16}, {"width": 0.125, "batch": 1, "pixels": 128}
         full = {"width": 1.0, "width_g": 0.125, "batch": 1}
         found = [
             Cell(NARROW, "HiFi-GAN V1, 1/4 of all channels, batch 1", "hifigan", {"width": 0.25, "batch": 1}),
             Cell(WIDE, "HiFi-GAN V1, 1/8 of G's channels, all of D's, batch 1", "hifigan", full, CLOSE),
             Cell("dcgan", "PyTorch's DCGAN example, batch 16", "dcgan", {"batch": 16}),
             Cell("r3gan", "R3GAN, CIFAR-10, 1/8 of all channels, batch 8", "r3gan", {"width": 0.125, "batch": 8}),
+            Cell("stylegan2", "StyleGAN2-ADA, CIFAR-10, 1/8 of all channels, batch 16", "stylegan2", small),
+            Cell("vits", "VITS, 1/4 of all channels, batch 1", "vits", {"width": 0.25, "batch": 1}),
+            Cell("llamagen", "LlamaGen's VQ-16, 1/8 of all channels, 128 pixels, batch 1", "llamagen", vq),
+            Cell("realesrgan", "Real-ESRGAN, 1/8 of all channels, 128 pixels, batch 1", "realesrgan", vq),
         ]
     return {cell.name: cell for cell in found}
 
@@ -154,7 +169,7 @@ def cell(setting: Setting, c: Cell) -> dict:
     cuda, quick = setting.device == "cuda", setting.quick
     host = Steps(quick, setting.host.capture) if cuda else setting.host
     allowed = 0.05 if c.settings.get("bf16") else 1e-3
-    rows, calls, want = {}, {}, []
+    rows, steps, calls, want = {}, {}, {}, []
     for name, use in c.forms.items():
         row = rows[name] = {"contender": name, "lines": changed_lines(c.module, use)}
         try:
@@ -164,7 +179,7 @@ def cell(setting: Setting, c: Cell) -> dict:
             if (worst := apart(got, want)) > allowed:
                 row["error"] = f"wrong result, not timed: a loss is {worst:.1e} off upstream's"
             else:
-                calls[name] = lambda i, step=step: step()
+                steps[name], calls[name] = step, lambda i, step=step: step()
         except Exception as error:  # a form that cannot run here is a row that says so
             row["error"] = one_line(error)
     samples = sample_rounds(host, calls, setting.budget_s, at_least=3 if quick else 7)
@@ -174,14 +189,16 @@ def cell(setting: Setting, c: Cell) -> dict:
         row["step_us"], row["host_us"] = interval(kinds[kind]), interval(kinds["host"])
         if UPSTREAM in samples:
             row["speedup"] = ratio(samples[UPSTREAM][kind], kinds[kind])
+        steps[name].steps = 1  # the same for every form: lazy penalties come in step 0
         with Called() as called:
             call(0)
+        steps[name].steps = 1
         row["operators"], row["waits"] = called.operators, waits(call) if cuda else called.reads
         row["flops"] = flops(lambda call=call: call(0))
         row["peak_bytes"] = host.peak_bytes(call) if cuda else None
         if "flops" in rows[UPSTREAM]:
             row["flops_saved"] = 1 - row["flops"] / rows[UPSTREAM]["flops"]
-        del call  # a step holds its networks: the next ones need the memory
+        del call, steps[name]  # a step holds its networks: the next ones need the memory
     shapes = {"name": c.name, "title": c.title, "module": c.module}
     shapes["settings"] = {k: v for k, v in c.settings.items() if isinstance(v, (int, float))}
     return shapes | {"rows": list(rows.values()), "curves": curves(c, 3 if quick else c.steps)}
@@ -334,7 +351,7 @@ def picture(results: dict, path: Path) -> None:
     for axis in axes[:, 0]:
         axis.remove()
     speeds = figure.add_subplot(grid[:, 0])
-    colours = dict(zip(list(FORMS)[1:], ("#93c5fd", "#3b82f6", "#f59e0b", "#15803d")))
+    colours = dict(zip(list(FORMS)[1:], ("#93c5fd", "#3b82f6", "#f59e0b", "#a78bfa", "#94a3b8", "#ef4444", "#15803d")))
     report.speed_bars(speeds, found, colours, "speedup", "steps a second, upstream = 1")
     names = [cell["title"].replace(", ", "\n") for cell in found]
     speeds.set_yticks(range(len(found)), names, fontsize=8)
@@ -349,7 +366,7 @@ def picture(results: dict, path: Path) -> None:
                     axis.plot(range(1, len(values) + 1), values, label=f"losses, {name}", **style)
             title = f"{cell['title'].split(',')[0]} ({cell['name']})" if key == "loss_d" else ""
             report.tidy(axis, title=title, xlabel="step" if key == "loss_g" else "", ylabel=f"{player}'s loss")
-    report.legend(figure, [speeds, *axes[0, 1:]], 6)
+    report.legend(figure, [speeds, *axes[0, 1:]], 2 * (len(found) + 1))  # columns of 2.5 inches
     report.titled(figure, "Training steps of public codebases, with fastgan in them", results)
     report.save(figure, path)
 

@@ -14,6 +14,7 @@ import fastgan
 from fastgan.compat import hifigan
 
 from . import chosen, main
+from .audio import Mel, hums
 from .hifigan_networks import MELS, Discriminator, Generator
 
 LR, BETAS, PERIODS = 2e-4, (0.8, 0.99), (2, 3, 5, 7, 11)
@@ -75,19 +76,9 @@ class Step:
         of_d = [*self.msd.parameters(), *self.mpd.parameters()]
         self.optim_g, self.optim_d = (torch.optim.AdamW(p, LR, BETAS) for p in (self.generator.parameters(), of_d))
         self.cast = lambda: torch.autocast(device, torch.bfloat16, enabled=bf16)
-        hertz = 700 * (10 ** torch.linspace(0, torch.tensor(1 + RATE / 1400).log10(), MELS + 2) - 1)
-        rise = (torch.linspace(0, RATE / 2, FFT // 2 + 1) - hertz[:-1, None]) / hertz.diff()[:, None]
-        filters = rise[:-1].minimum(1 - rise[1:]).clamp(min=0) * (2 / (hertz[2:] - hertz[:-2]))[:, None]
-        self.filters, self.window = (x.to(device, dtype) for x in (filters, torch.hann_window(FFT)))
-        pitch = 100 * 2 ** torch.rand(batch, 1, 1)
-        self.y = (torch.arange(samples) / RATE * 2 * torch.pi * pitch).sin().to(device, dtype) * 0.9  # a hum a sample
+        self.spectrogram = Mel(FFT, HOP, MELS, RATE).to(device, dtype)
+        self.y = hums(batch, samples, RATE).to(device, dtype)
         self.mel = self.spectrogram(self.y)
-
-    def spectrogram(self, wave):
-        """Logarithm of the mel spectrogram; equally wide in HTK's mel, where upstream has Slaney's."""
-        wave = F.pad(wave, ((FFT - HOP) // 2,) * 2, "reflect").squeeze(1).to(self.window.dtype)
-        found = torch.stft(wave, FFT, HOP, window=self.window, center=False, return_complex=True)
-        return (self.filters @ (torch.view_as_real(found).square().sum(-1) + 1e-9).sqrt()).clamp(min=1e-5).log()
 
     def __call__(self):
         f, y = self.form, self.y

@@ -29,14 +29,14 @@ class ResidualBlock(nn.Module):
 
 
 class Generator(nn.Module):
-    """(N, 80, T / 256) -> (N, 1, T)."""
+    """(N, inputs, T / 256) -> (N, 1, T)."""
 
-    def __init__(self, width):
+    def __init__(self, width, inputs=MELS):
         super().__init__()
         n = [scaled(512 >> i, width) for i in range(5)]
         shapes = ((8, 16), (8, 16), (2, 4), (2, 4))  # stride, kernel
         ups = [nn.ConvTranspose1d(n[i], n[i + 1], k, s, (k - s) // 2) for i, (s, k) in enumerate(shapes)]
-        self.before, self.after = (weight_norm(nn.Conv1d(a, b, 7, 1, 3)) for a, b in ((MELS, n[0]), (n[4], 1)))
+        self.before, self.after = (weight_norm(nn.Conv1d(a, b, 7, 1, 3)) for a, b in ((inputs, n[0]), (n[4], 1)))
         self.ups = nn.ModuleList(map(weight_norm, ups))
         self.blocks = nn.ModuleList(ResidualBlock(m, k) for m in n[1:] for k in (3, 7, 11))
 

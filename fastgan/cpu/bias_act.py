@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -27,6 +29,9 @@ def bias_act_gradient(
     like = g if ref is None else ref
     if from_y:
         clamp = torch.tensor(clamp, dtype=like.dtype, device="cpu").item()  # as y has it
+        if clamp != math.inf and like.numel():
+            low, high = like.aminmax()  # a pass that only reads, for three that write: mostly nothing is clamped
+            clamp = math.inf if low > -clamp and high < clamp else clamp
     found = formulas.gradient(_sum(g, k, dim), like, b, Settings(dim, act, alpha, gain, clamp), from_y)
     sums = summed(found, dim).to(g.dtype) if of_b else None
     return laid_out(found.to(g.dtype), like) if of_x else None, sums
