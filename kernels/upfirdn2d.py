@@ -32,7 +32,7 @@ from .numerics import widen
 from .reduction import processors, split_floats
 
 GROUP = 4  # rows of output at a time; the kernel has as many accumulators
-MOST_UNROLLED = 384  # elements that a thread reads for one group: registers for many more would spill
+MOST_UNROLLED = 320  # elements that a thread reads for one group: registers for many more would spill
 
 
 @triton.jit
@@ -285,17 +285,23 @@ def channels_last(x: Tensor) -> bool:
     return x.stride(1) == 1 and x.shape[1] > 1 and not x.is_contiguous()
 
 
+def threads_of(last: bool) -> int:
+    """Of a program that has the most lanes. With 128 in channels_last the compiler of Triton 3.9 would give a thread 96
+    registers, so that one more program fits, and spill two; with 256 its next step is 127, which suffices."""
+    return 256 if last else 128
+
+
 def lanes(planes: int, row: int, last: bool, size: int) -> tuple[int, int]:
     """(BP, BX): as few lanes beyond the image as can be, then as many columns. In channels_last a thread's elements are
     one access of 16 bytes; else columns are not aligned to one another, and two a thread leave registers for more
     threads. size: bytes of an element."""
-    most = 2048 // size if last else 128 if size == 8 else 256
+    most = 16 // size * threads_of(last) if last else 128 if size == 8 else 256
 
     def wasted(bx: int) -> tuple[int, int]:
         bp = min(most // bx, triton.next_power_of_2(planes))
         return -(-row // bx) * bx * -(-planes // bp) * bp, -bx
 
-    bx = min([bx for bx in (32, 64, 128, 256, 512, 1024) if bx <= most and bx < 2 * max(row, 32)], key=wasted)
+    bx = min([bx for bx in (32, 64, 128, 256, 512, 1024, 2048) if bx <= most and bx < 2 * max(row, 32)], key=wasted)
     if row < 32:
         bx = triton.next_power_of_2(row)
     return min(most // bx, triton.next_power_of_2(planes)), bx
@@ -322,7 +328,7 @@ def plan(
         of_program //= 2
     row_blocks = -(-groups // of_program)
     first, end = -(pad_y // up_y), (3 * down_y - pad_y + fh - 1) // up_y
-    reads = (end - first + 1) * -(-fw // up_x) * max(1, bp * bx // 128)
+    reads = (end - first + 1) * -(-fw // up_x) * max(1, bp * bx // threads_of(last))
     static = GROUP * down_y % up_y == 0 and reads <= MOST_UNROLLED
     reach = max(0, width - 1) * x_column + (c - 1) * x_channel, (out_width + fw) * down_x * inner, planes
     constants = dict(
@@ -338,7 +344,7 @@ def plan(
     key += tuple([(v == 1, v % 16 == 0, v >= 2**31) for v in specialised])
     double = dtype == torch.float64
     numbers = (*counts, *specialised, *split_floats((gain,), double), *split_floats(activation, double))
-    warps = max(1, min(4, bp * bx // 64))
+    warps = max(1, min(threads_of(last) // 32, bp * bx // 64))
     programs = column_blocks * row_blocks * plane_blocks
     return Plan(upfirdn2d_kernel, programs, device, numbers, constants, dict(num_warps=warps), (*key, warps))
 

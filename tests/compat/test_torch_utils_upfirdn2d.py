@@ -9,6 +9,7 @@ from parity import check
 
 pytest.importorskip("fastgan.layers.upfirdn2d")
 
+from bench.codebases.stylegan import upfirdn2d as upstream
 from fastgan.compat import basicsr_ops, rosinality_op
 from fastgan.compat.torch_utils_ops import filtered_lrelu as lrelu
 from fastgan.compat.torch_utils_ops import upfirdn2d as ops
@@ -21,19 +22,6 @@ def drawn(*shapes, dtype=torch.float64):
     return [
         torch.rand(s, generator=generator, dtype=torch.float64).add_(0.5).to(dtype).requires_grad_() for s in shapes
     ]
-
-
-def upstream(x, f, up=(1, 1), down=(1, 1), padding=(0, 0, 0, 0), flip=False, gain=1.0):
-    """Zeros, padding or a crop, a convolution with the square filter, every down-th: by PyTorch's own operators."""
-    n, c, h, w = x.shape
-    y = x.new_zeros(n, c, h, up[1], w, up[0])
-    y = torch.cat([x[:, :, :, None, :, None], y[:, :, :, :1, :, 1:]], 5)
-    y = torch.cat([y, x.new_zeros(n, c, h, up[1] - 1, w, up[0])], 3).reshape(n, c, h * up[1], w * up[0])
-    y = F.pad(y, padding)
-    f = f.to(x.dtype)
-    f = torch.outer(f, f) if f.dim() == 1 else f
-    f = (f if flip else f.flip([0, 1])) * gain
-    return F.conv2d(y, f.expand(c, 1, *f.shape), groups=c)[:, :, :: down[1], :: down[0]]
 
 
 FILTER = torch.tensor([1.0, 3.0, 3.0, 1.0])
