@@ -162,21 +162,25 @@ def _store(
     clamp,
     MODE: tl.constexpr,
 ):
-    """Writes a row of the result: as it is ("plain"); its leaky ReLU ("activate"), then clamped ("clamp"), and a code
-    an element, 0 clamped, 1 positive, 2 not; or times the slope that its code stands for ("slopes")."""
+    """Writes a row of the result: as it is ("plain"); its leaky ReLU ("activate"), then clamped ("clamp"); of these not
+    the value but a code of the slope ("code", "code clamped"), 0 clamped, 1 positive, 2 not; or times the slope that
+    its code stands for ("slopes")."""
     a *= gain
-    if MODE == "activate" or MODE == "clamp":
-        above = a > 0
-        a *= tl.where(above, positive, negative)
-        code = tl.where(above, 1, 2)
-        if MODE == "clamp":
-            code = tl.where(tl.abs(a) <= clamp, code, 0)  # NaN has no slope there, as in PyTorch
-            a = tl.where(a > clamp, clamp, tl.where(a < -clamp, -clamp, a))
-        tl.store(codes + at, code.to(tl.int8), mask=inside)
     if MODE == "slopes":
         code = tl.load(codes + at, mask=inside, other=0)
         a = tl.where(code == 0, 0.0, a * tl.where(code == 1, positive, negative))
-    tl.store(y + at, a.to(y.dtype.element_ty), mask=inside)
+    elif MODE != "plain":
+        above = a > 0
+        code = tl.where(above, 1, 2)
+        a *= tl.where(above, positive, negative)
+        if MODE == "code clamped":
+            code = tl.where(tl.abs(a) <= clamp, code, 0)  # NaN has no slope there, as in PyTorch
+        if MODE == "clamp":
+            a = tl.where(a > clamp, clamp, tl.where(a < -clamp, -clamp, a))
+    if MODE == "code" or MODE == "code clamped":
+        tl.store(codes + at, code.to(tl.int8), mask=inside)
+    else:
+        tl.store(y + at, a.to(y.dtype.element_ty), mask=inside)
 
 
 _COUNTS = ("planes", "height", "width", "out_height", "column_blocks", "row_blocks")
@@ -186,7 +190,7 @@ _COUNTS = ("planes", "height", "width", "out_height", "column_blocks", "row_bloc
 def upfirdn2d_kernel(
     x,  # images, any strides
     f,  # float32, dense: FH x FW taps, or FW = FH of them if SEPARABLE
-    y,  # result, dense: planes x out_height x row, of the dtype of x
+    y,  # result, dense: planes x out_height x row, of the dtype of x; or None if codes are written
     codes,  # int8, as y: written or read; or None
     planes,  # N * C; N in channels_last
     height,  # of x
@@ -362,43 +366,47 @@ def upfirdn2d(
 
     x: (N, C, H, W), read in place whatever its strides. f: float32, (taps,) for both axes or (rows, columns), on the
     device of x. up, down: (x, y). padding: (left, right, top, bottom), negative to crop. Checked by the caller."""
-    return _run(x, f, (up, down, padding, flip, gain), "plain")[0]
+    return _run(x, f, (up, down, padding, flip, gain), "plain")
 
 
-def activated(
-    x: Tensor, f: Tensor, settings: tuple, gain: float, slope: float, clamp: float | None
-) -> tuple[Tensor, Tensor]:
-    """(a, codes): the leaky ReLU of `upfirdn2d(x, f, *settings)`, times gain, clamped; and a code an element, int8,
-    that says which slope it had. One launch."""
-    if clamp is None:
-        return _run(x, f, settings, "activate", (gain, gain * slope, 0.0))
-    return _run(x, f, settings, "clamp", (gain, gain * slope, clamp))
+def activated(x: Tensor, f: Tensor, settings: tuple, gain: float, slope: float, clamp: float | None) -> Tensor:
+    """The leaky ReLU of `upfirdn2d(x, f, *settings)`, times gain, clamped: one launch."""
+    return _run(x, f, settings, "activate" if clamp is None else "clamp", (gain, gain * slope, clamp or 0.0))
+
+
+def slope_codes(x: Tensor, f: Tensor, settings: tuple, gain: float, slope: float, clamp: float | None) -> Tensor:
+    """Which slope `activated` has at each element: int8, 0 clamped, 1 positive, 2 not. One launch."""
+    mode = "code" if clamp is None else "code clamped"
+    return _run(x, f, settings, mode, (gain, gain * slope, clamp or 0.0))
 
 
 def times_slopes(x: Tensor, f: Tensor, settings: tuple, codes: Tensor, gain: float, slope: float) -> Tensor:
-    """`upfirdn2d(x, f, *settings)`, each element times the slope that `activated` had there: one launch."""
-    return _run(x, f, settings, "slopes", (gain, gain * slope, 0.0), codes)[0]
+    """`upfirdn2d(x, f, *settings)`, each element times the slope that its code stands for: one launch."""
+    return _run(x, f, settings, "slopes", (gain, gain * slope, 0.0), codes)
 
 
-def _run(x: Tensor, f: Tensor, settings: tuple, mode: str, activation=(0.0, 0.0, 0.0), codes: Tensor | None = None):
+def _run(
+    x: Tensor, f: Tensor, settings: tuple, mode: str, activation=(0.0, 0.0, 0.0), codes: Tensor | None = None
+) -> Tensor:
     up, down, padding, flip, gain = settings
     x, f = x.resolve_neg() if x.is_neg() else x, packed(f)
     n, c, height, width = x.shape
     out_width = (width * up[0] + padding[0] + padding[1] - f.shape[-1] + down[0]) // down[0]
     out_height = (height * up[1] + padding[2] + padding[3] - f.shape[0] + down[1]) // down[1]
-    last = channels_last(x)
+    last, encoded = channels_last(x), mode.startswith("code")
     layout = torch.channels_last if last else torch.contiguous_format
-    y = torch.empty((n, c, out_height, out_width), dtype=x.dtype, device=x.device, memory_format=layout)
+    dtype = torch.int8 if encoded else x.dtype
+    found = torch.empty((n, c, out_height, out_width), dtype=dtype, device=x.device, memory_format=layout)
     given = [x, f]
     if codes is not None:
         codes = codes.contiguous(memory_format=layout)
         given.append(codes)
-    elif mode != "plain":
-        codes = torch.empty_like(y, dtype=torch.int8)
-    if y.numel():
+    if found.numel():
         planned = plan(
             *(tuple(x.shape), x.stride(), last, x.dtype, x.device, tuple(f.shape), tuple(up), tuple(down)),
             *(tuple(padding), flip, gain, (out_height, out_width), mode, activation),
         )
-        launch(planned, (x, f, y, codes, *planned.numbers), given)
-    return y, codes
+        launch(
+            planned, (x, f, None, found, *planned.numbers) if encoded else (x, f, found, codes, *planned.numbers), given
+        )
+    return found

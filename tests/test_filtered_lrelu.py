@@ -33,12 +33,15 @@ CASES = [  # shape, taps up, taps down, up, down, padding, clamp, flip
     ((1, 2, 4, 5), (4,), (4,), 2, 2, (5, 4, 5, 4), 0.7, False),
     ((2, 1, 3, 4), (3, 2), (2, 3), 2, 1, (3, 2, 1, 4), None, True),
     ((1, 2, 5, 4), (1, 1), (4, 4), 1, 2, (1, 1, 2, 2), 0.7, False),
+    ((1, 3, 5, 6), (3,), (5,), 3, 2, (2, -3, 4, 0), 0.5, True),
 ]
 LONG = [  # StyleGAN3's
     ((1, 2, 6, 6), (12,), (12,), 2, 2, (10, 9, 10, 9), 2.0, False),
     ((1, 1, 6, 5), (24,), (12,), 4, 2, (16, 17, 16, 17), 256.0, False),
     ((1, 1, 7, 7), (12,), (12, 12), 2, 2, (10, 9, 10, 9), 2.0, False),
     ((1, 1, 7, 5), (5,), (3, 4), 3, 3, (-2, 9, 5, 4), 0.5, True),
+    ((3, 3, 50, 5), (4,), (3,), 2, 1, (2, 1, 2, 1), None, False),  # rows of several programs, and planes
+    ((1, 1, 4, 150), (4,), (6,), 2, 2, (2, 1, 2, 1), 0.7, False),  # columns of several
 ]
 
 
@@ -46,28 +49,28 @@ def check(device, dtype, shape, up_taps, down_taps, up, down, padding, clamp, fl
     x, b = images(shape, dtype, device).requires_grad_(), images(shape[1:2], dtype, device, 3).requires_grad_()
     fu, fd = taps_of(up_taps, device), taps_of(down_taps, device, 5)
     y = layers.filtered_lrelu(x, fu, fd, b, up, down, padding, GAIN, slope, clamp, flip)
-    shifted = (x + b[:, None, None]).detach()  # is rounded
+    shifted = x.detach().double() + b.detach().double()[:, None, None]
     settings = (None, up, down, padding, GAIN, slope, clamp, flip)
-    leaf = shifted.double().requires_grad_()
+    leaf = shifted.clone().requires_grad_()
     want = reference(leaf, fu, fd, *settings)
-    # What a derivative and a result may be off by: of the sum of absolute values. In half precision what is between
-    # the filters is rounded, too.
+    # What a derivative and a result may be off by: of the sum of absolute values. In half precision two launches round
+    # x + b and what is between the filters, too; one launch rounds its result.
     size = reference(shifted.abs(), fu.abs(), fd.abs(), None, up, down, padding, GAIN, 1.0, None, flip)
     count = 2 * sum(f.numel() if f.dim() == 2 else 2 * f.numel() for f in (fu, fd))
-    half = 2.0**24 * torch.finfo(dtype).eps if dtype in (torch.float16, torch.bfloat16) else 0
-    assert_near(y, want, size, count + half, dtype)
+    rounded = dtype in (torch.float16, torch.bfloat16) and not fu.dim() == fd.dim() == 1
+    assert_near(y, want, size, count + (2.0**24 * torch.finfo(dtype).eps if rounded else 0), dtype)
     g = images(y.shape, dtype, device, 2)
     grad, of_b = torch.autograd.grad(y, (x, b), g)
     (want_grad,) = torch.autograd.grad(want, leaf, g.double())
-    if dtype not in (torch.float16, torch.bfloat16):  # there an element near 0 or the clamp may have another slope
+    if rounded:  # an element near 0 or the clamp may have another slope
+        assert (grad.double() - want_grad).abs().mean() < 0.02 * want_grad.abs().mean()
+        assert of_b.dtype == dtype
+    else:
         ones = torch.ones_like(leaf).requires_grad_()
         size = reference(ones, fu.abs(), fd.abs(), None, up, down, padding, GAIN, 1.0, None, flip)
         (size,) = torch.autograd.grad(size, ones, g.double().abs())
         assert_near(grad, want_grad, size, count, dtype)
-        assert_scaled(of_b, want_grad.sum((0, 2, 3)), 1e-5 if dtype == torch.float32 else 1e-12)
-    else:
-        assert (grad.double() - want_grad).abs().mean() < 0.02 * want_grad.abs().mean()
-        assert of_b.dtype == dtype
+        assert_scaled(of_b, grad.double().sum((0, 2, 3)), {4: 1e-5, 8: 1e-12}.get(dtype.itemsize, 1e-2))
 
 
 @pytest.mark.parametrize("case", [*CASES, *[pytest.param(case, marks=thorough) for case in LONG]], ids=str)
@@ -78,6 +81,7 @@ def test_values_and_gradients(device, case):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 def test_dtypes(device, dtype):
     check(device, dtype, (1, 2, 3, 2), (3,), (2, 2), 2, 1, (3, 3, 3, 3), None, False)
+    check(device, dtype, (1, 2, 3, 2), (3,), (4,), 2, 1, (3, 3, 3, 3), 0.7, False)
 
 
 @thorough
@@ -107,24 +111,53 @@ def test_any_settings(device, seed):
             found += 1
 
 
+@thorough
+@pytest.mark.parametrize("seed", [pytest.param(seed, marks=pytest.mark.slow if seed > 0 else ()) for seed in range(10)])
+def test_any_settings_of_one_launch(kernel_device, seed):
+    rng, found = random.Random(seed), 0
+    while found < 5:
+        up, down, padding = rng.randint(1, 4), rng.randint(1, 4), tuple(rng.randint(-3, 7) for _ in range(4))
+        up_taps, down_taps = (rng.randint(1, 7),), (rng.randint(1, 7),)
+        shape = tuple(rng.randint(1, 8) for _ in range(4))
+        between = output_size(shape[2:], up_taps * 2, (up, up), (1, 1), padding)
+        size = output_size(between, down_taps * 2, (1, 1), (down, down), (0, 0, 0, 0))
+        if min(*between, *size) >= 1 and math.lcm(up, down) < 12:  # those that are 12 take two launches
+            clamp, slope, before = rng.choice((None, 0.3)), rng.choice((0.2, 0.0, 1.5)), kernels.launch_count()
+            case = (shape, up_taps, down_taps, up, down, padding, clamp, rng.random() < 0.5, slope)
+            check(kernel_device, torch.float64, *case)
+            assert kernels.launch_count() - before == 2
+            found += 1
+
+
 def small(device):
+    """Two launches."""
     return dict(fu=taps_of((3,), device), fd=taps_of((2, 2), device, 5), up=2, down=2, padding=(2, 2, 1, 3))
 
 
+def separable(device):
+    """One launch."""
+    return dict(fu=taps_of((3,), device), fd=taps_of((4,), device, 5), up=2, down=2, padding=(3, 2, 1, 4))
+
+
+BOTH = pytest.mark.parametrize("settings_of", [separable, pytest.param(small, marks=pytest.mark.slow)])
+
+
 @pytest.mark.parametrize("clamp", [pytest.param(None, marks=pytest.mark.slow), 0.8])
-def test_gradcheck_and_gradgradcheck(device, clamp):
-    x, b = images((1, 2, 2, 2), device=device).requires_grad_(), images((2,), device=device, seed=3).requires_grad_()
+@BOTH
+def test_gradcheck_and_gradgradcheck(device, settings_of, clamp):
+    x, b = images((1, 2, 1, 2), device=device).requires_grad_(), images((2,), device=device, seed=3).requires_grad_()
 
     def function(x, b):
-        return layers.filtered_lrelu(x, b=b, clamp=clamp, **small(device))
+        return layers.filtered_lrelu(x, b=b, clamp=clamp, **settings_of(device))
 
     assert torch.autograd.gradcheck(function, (x, b))
     assert torch.autograd.gradgradcheck(function, (x, b))
 
 
-def test_second_and_third_derivatives(device):
+@BOTH
+def test_second_and_third_derivatives(device, settings_of):
     """R1's and path length's: through products with the result, whose own curvature is 0."""
-    settings, results = small(device), []
+    settings, results = settings_of(device), []
     x = images((1, 2, 3, 3), device=device)
     w = images((2, 2, 1, 1), device=device, seed=4)
     for function in (
@@ -169,22 +202,45 @@ def test_the_slope_at_zero_and_beyond(device):
             torch.testing.assert_close(got, want, rtol=1e-6, atol=0, equal_nan=True)
 
 
-def test_launches_and_what_is_kept(kernel_device):
-    """Two launches each way; a byte an element of the higher resolution is kept, and no image."""
-    settings, saved = small(kernel_device), []
-    leaf = images((1, 2, 3, 3), torch.float32, kernel_device).requires_grad_()
-    before = kernels.launch_count()
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
-        y = layers.filtered_lrelu(2 * leaf, **settings)
-    assert kernels.launch_count() - before == 2
-    assert sorted(t.dtype.itemsize for t in saved if t.dim() == 4) == [1] and len(saved) == 3
-    y.sum().backward()
-    assert kernels.launch_count() - before == 4
+def test_what_is_not_finite(device):
+    """Reaches what its taps reach, and nothing else; 0 where clamped."""
+    settings = dict(up=2, down=2, padding=(3, 2, 1, 4))
+    fu, fd = taps_of((3,), device), taps_of((4,), device, 5)
+    for value, clamp in ((INF, None), (-INF, 0.8), (NAN, 0.8)):
+        x = images((1, 1, 6, 5), device=device)
+        x[0, 0, 2, 3] = value
+        want = reference(x, fu, fd, None, 2, 2, settings["padding"], GAIN, 0.2, clamp, False)
+        got = layers.filtered_lrelu(x, fu, fd, clamp=clamp, **settings)
+        torch.testing.assert_close(got, want.to(got.device), rtol=1e-9, atol=1e-12, equal_nan=True)
 
 
-def test_layouts(device):
+def test_launches_and_what_is_kept(kernel_device, monkeypatch):
+    """Of separable filters one launch each way, with nothing in memory but images as small as x and y; of others two
+    and three. Nothing is saved but what was given."""
+    leaf, made, empty = images((1, 2, 6, 6), torch.float32, kernel_device).requires_grad_(), [], torch.empty
+    b = images((2,), torch.float32, kernel_device, 3).requires_grad_()
+
+    def keep(saved):
+        return lambda t: saved.append(t) or t
+
+    for settings, forward, backward in ((separable(kernel_device), 1, 1), (small(kernel_device), 2, 3)):
+        x, saved, before = 2 * leaf, [], kernels.launch_count()
+        with monkeypatch.context() as patch, torch.autograd.graph.saved_tensors_hooks(keep(saved), lambda t: t):
+            patch.setattr(torch, "empty", lambda *args, **kwargs: made.append(empty(*args, **kwargs)) or made[-1])
+            y = layers.filtered_lrelu(x, b=b, **settings)
+            given = (x, b, settings["fu"], settings["fd"])
+            assert len(saved) == 4 and all(any(t.data_ptr() == of.data_ptr() for of in given) for t in saved)
+            assert kernels.launch_count() - before == forward
+            y.backward(torch.ones_like(y))
+            assert kernels.launch_count() - before == forward + backward
+        if forward == 1:
+            assert {t.shape for t in made} == {x.shape, y.shape}
+
+
+@BOTH
+def test_layouts(device, settings_of):
     """channels_last in, channels_last out; a gradient that lies otherwise; views."""
-    settings = small(device)
+    settings = settings_of(device)
     x = images((1, 2, 3, 3), torch.float32, device)
     leaf = x.clone().requires_grad_()
     want = layers.filtered_lrelu(leaf, **settings)
@@ -201,34 +257,37 @@ def test_layouts(device):
 
 
 def test_empty_and_no_filters(device):
-    x = torch.zeros(0, 3, 4, 4, device=device, requires_grad=True)
-    y = layers.filtered_lrelu(x, **small(device))
-    y.sum().backward()
-    assert y.shape[:2] == (0, 3) and x.grad.shape == x.shape
+    for settings in (small(device), separable(device)):
+        x, b = torch.zeros(0, 3, 4, 4, device=device, requires_grad=True), torch.ones(3, device=device).requires_grad_()
+        y = layers.filtered_lrelu(x, b=b, **settings)
+        y.sum().backward()
+        assert y.shape[:2] == (0, 3) and x.grad.shape == x.shape and torch.equal(b.grad, torch.zeros_like(b))
     x = images((1, 2, 3, 3), torch.float32, device)
     torch.testing.assert_close(layers.filtered_lrelu(x), GAIN * F.leaky_relu(x, 0.2), rtol=1e-6, atol=0)
 
 
-def test_reruns_are_bit_identical(device):
+@BOTH
+def test_reruns_are_bit_identical(device, settings_of):
     x = images((2, 3, 17, 15), torch.float32, device)
-    first = layers.filtered_lrelu(x, **small(device))
-    assert all(torch.equal(layers.filtered_lrelu(x, **small(device)), first) for _ in range(3))
+    first = layers.filtered_lrelu(x, **settings_of(device))
+    assert all(torch.equal(layers.filtered_lrelu(x, **settings_of(device)), first) for _ in range(3))
 
 
 def test_opcheck(device):
-    x = images((1, 2, 3, 4), torch.float32, device)
-    fu, fd = taps_of((3,), device), taps_of((2, 2), device, 5)
-    first, second = ((2, 2), (1, 1), (2, 2, 1, 3), False, 4.0), ((1, 1), (2, 2), (0, 0, 0, 0), False, 1.0)
-    codes = torch.ops.fastgan.filtered_lrelu(x, fu, fd, *first, *second, GAIN, 0.2, None)[1]
+    x, b = images((1, 2, 3, 4), torch.float32, device), images((2,), torch.float32, device, 3)
+    fu, fd = taps_of((3,), device), taps_of((4,), device, 5)
+    first, second = ((2, 2), (1, 1), (3, 2, 1, 4), False, 4.0), ((1, 1), (2, 2), (0, 0, 0, 0), False, 1.0)
     x = x.contiguous(memory_format=torch.channels_last)
-    torch.library.opcheck(torch.ops.fastgan.filtered_lrelu, (x, fu, fd, *first, *second, GAIN, 0.2, 0.5))
-    torch.library.opcheck(torch.ops.fastgan.filtered_slopes, (x, fu, fd, codes, *first, *second, GAIN, 0.2))
+    torch.library.opcheck(torch.ops.fastgan.filtered_lrelu, (x, b, fu, fd, *first, *second, GAIN, 0.2, 0.5))
+    given = (x, x + 1, None, fu, fd, fu, *first, *second, *first, GAIN, 0.2, None)
+    torch.library.opcheck(torch.ops.fastgan.filtered_slopes, given)
 
 
 @pytest.mark.parametrize("dynamic", [None, pytest.param(True, marks=thorough)])
-def test_compile_fullgraph(device, dynamic):
+@BOTH
+def test_compile_fullgraph(device, dynamic, settings_of):
     torch._dynamo.reset()
-    settings = small(device)
+    settings = settings_of(device)
 
     def network(x, b):
         return layers.filtered_lrelu(2 * x, b=b, clamp=1.5, **settings)
@@ -245,8 +304,9 @@ def test_compile_fullgraph(device, dynamic):
             assert_scaled(got, want, 1e-6)
 
 
-def test_transforms(device):
-    settings = small(device)
+@BOTH
+def test_transforms(device, settings_of):
+    settings = settings_of(device)
     x = images((2, 1, 1, 2, 3), device=device)
 
     def loss(x):
@@ -267,13 +327,33 @@ def test_transforms(device):
         assert_scaled(second[i], torch.autograd.grad((grad * directions[i]).sum(), leaf)[0], 1e-12)
 
 
+@thorough
+def test_a_bias_a_sample(device):
+    settings, x, b = separable(device), images((2, 1, 2, 3, 3), device=device), images((2, 2), device=device, seed=3)
+
+    def loss(x, b):
+        return layers.filtered_lrelu(x, b=b, **settings).square().sum()
+
+    for function, dims in (
+        (loss, 0),
+        (torch.func.grad(loss, argnums=(0, 1)), 0),
+        (torch.func.grad(loss, 1), (None, 0)),
+    ):
+        of_x = x if dims == 0 else x[0]
+        found = torch.func.vmap(function, in_dims=dims)(of_x, b)
+        one = [function(of_x[i] if dims == 0 else of_x, b[i]) for i in range(2)]
+        wanted = [torch.stack(each) for each in (zip(*one) if isinstance(one[0], tuple) else [one])]
+        for got, want in zip(found if isinstance(found, tuple) else (found,), wanted):
+            assert_scaled(got, want, 1e-12)
+
+
 def test_autocast(device):
-    x = images((1, 2, 4, 4), torch.float32, device).requires_grad_()
+    x, b = (images(shape, torch.float32, device).requires_grad_() for shape in ((1, 2, 4, 4), (2,)))
     with torch.autocast(device.type, dtype=torch.bfloat16):
-        y = layers.filtered_lrelu(x, **small(device))
-    assert torch.equal(y, layers.filtered_lrelu(x.bfloat16(), **small(device)))
+        y = layers.filtered_lrelu(x, b=b, **separable(device))
+    assert torch.equal(y, layers.filtered_lrelu(x.bfloat16(), b=b.bfloat16(), **separable(device)))
     y.sum().backward()
-    assert x.grad.dtype == torch.float32
+    assert x.grad.dtype == b.grad.dtype == torch.float32
 
 
 def test_bad_input(kernel_device):

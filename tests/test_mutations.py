@@ -23,6 +23,7 @@ LAYER_KERNEL, ACTIVATIONS, LAYERS = "kernels/bias_act.py", "kernels/activations.
 LAYER_OPERATORS = "fastgan/operators/bias_act.py"
 SIGNS_KERNEL, SIGNS, MATCHING = "kernels/matching.py", "fastgan/operators/matching.py", "tests/test_matching.py"
 RESAMPLING, RESAMPLED = "kernels/upfirdn2d.py", "tests/test_upfirdn2d.py"
+BETWEEN, FILTERED = "kernels/filtered_lrelu.py", "tests/test_filtered_lrelu.py"
 STEP, TRAINER, AVERAGE = "fastgan/training/step.py", "fastgan/training/trainer.py", "fastgan/training/average.py"
 AUGMENT_KERNEL, AUGMENT = "kernels/augment.py", "tests/test_augment.py"
 STEPS, TRAINING = "tests/test_step.py", "tests/test_trainer.py"
@@ -343,18 +344,46 @@ MUTANTS = {
         RESAMPLED,
     ),
     "filtered_lrelu: a clamped element with a slope": (
-        RESAMPLING,
-        "tl.where(tl.abs(a) <= clamp, code, 0)",
-        "tl.where(tl.abs(a) >= 0, code, 0)",
+        BETWEEN,
+        "tl.where(tl.abs(u[c] * s) <= clamp, a, 0.0)",
+        "tl.where(tl.abs(u[c] * s) >= 0, a, 0.0)",
         "triton and values",
-        "tests/test_filtered_lrelu.py",
+        FILTERED,
     ),
     "filtered_lrelu: slopes of the other sign": (
+        BETWEEN,
+        "s = tl.where(u[c] > 0, positive, negative)",
+        "s = tl.where(u[c] < 0, positive, negative)",
+        "triton and values",
+        FILTERED,
+    ),
+    "filtered_lrelu: a bias in the padding": (
+        "kernels/polyphase.py",
+        "tl.where(inside, value + bias, 0.0)",
+        "value + bias",
+        "triton and values",
+        FILTERED,
+    ),
+    "filtered_lrelu: the last lanes of a group": (
+        BETWEEN,
+        "(of.reach(columns, 0) - 1) // (w // of.up)",
+        "(of.reach(columns, 0) - 1) // (w // of.up) - 1",
+        "triton and values",
+        FILTERED,
+    ),
+    "filtered_lrelu: codes of the other sign, by two launches": (
         RESAMPLING,
         "tl.where(code == 1, positive, negative)",
         "tl.where(code == 2, positive, negative)",
         "triton and values",
-        "tests/test_filtered_lrelu.py",
+        FILTERED,
+    ),
+    "filtered_lrelu: the slopes of two launches, without the bias": (
+        BETWEEN,
+        "        codes = slope_codes(x, fg",
+        "        codes = slope_codes(x if b is None else x - b[:, None, None], fg",
+        "triton and values",
+        FILTERED,
     ),
     "step: G's step trains D's weights too": (
         STEP,

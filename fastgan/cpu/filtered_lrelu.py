@@ -13,18 +13,24 @@ from fastgan.formulas.upfirdn2d import laid_out_as
 
 @torch.no_grad()
 def filtered_lrelu(
-    x: Tensor, f1: Tensor, f2: Tensor, first: tuple, second: tuple, gain: float, slope: float, clamp: float | None
-) -> tuple[Tensor, Tensor]:
-    """The arguments and results of `kernels.filtered_lrelu`."""
-    u = upfirdn2d(widen(x), f1, *first)
-    a = formula.activation(u, gain, slope, clamp).to(x.dtype)
-    return upfirdn2d(a, f2, *second), formula.codes_of(u, gain, slope, clamp)
+    x: Tensor, b: Tensor | None, f1: Tensor, f2: Tensor, first: tuple, second: tuple, gain: float, slope: float,
+    clamp: float | None,
+) -> Tensor:  # fmt: skip
+    """The arguments and the result of `kernels.filtered_lrelu`."""
+    a = formula.activation(upfirdn2d(_biased(x, b), f1, *first), gain, slope, clamp)
+    return laid_out_as(upfirdn2d(a, f2, *second).to(x.dtype), x)
 
 
 @torch.no_grad()
 def filtered_slopes(
-    v: Tensor, f1: Tensor, f2: Tensor, codes: Tensor, first: tuple, second: tuple, gain: float, slope: float
-) -> Tensor:
-    """The arguments and results of `kernels.filtered_slopes`."""
-    u = formula.times_slopes(upfirdn2d(widen(v), f1, *first), codes, gain, slope)
-    return upfirdn2d(laid_out_as(u.to(v.dtype), v), f2, *second)  # the codes may lie otherwise
+    v: Tensor, x: Tensor, b: Tensor | None, f1: Tensor, f2: Tensor, fg: Tensor, first: tuple, second: tuple,
+    gate: tuple, gain: float, slope: float, clamp: float | None,
+) -> Tensor:  # fmt: skip
+    """The arguments and the result of `kernels.filtered_slopes`."""
+    u = upfirdn2d(_biased(x, b), fg, *gate)
+    a = formula.times_slopes(upfirdn2d(widen(v), f1, *first), u, gain, slope, clamp)
+    return laid_out_as(upfirdn2d(a, f2, *second).to(v.dtype), v)
+
+
+def _biased(x: Tensor, b: Tensor | None) -> Tensor:
+    return widen(x) if b is None else widen(x) + widen(b)[:, None, None]

@@ -6,7 +6,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastgan.formulas.terms import widen
 from fastgan.formulas.upfirdn2d import upfirdn2d
 
 
@@ -33,15 +32,8 @@ def activation(u: Tensor, gain: float, slope: float, clamp: float | None) -> Ten
     return a if clamp is None else a.clamp(-clamp, clamp)
 
 
-def codes_of(u: Tensor, gain: float, slope: float, clamp: float | None) -> Tensor:
-    """Which slope `activation` has at each element: 0 clamped, 1 positive, 2 not. A clamped NaN has none."""
-    codes = torch.where(u > 0, 1, 2)
-    if clamp is not None:
-        codes = torch.where((F.leaky_relu(u, slope) * gain).abs() <= clamp, codes, 0)
-    return codes.to(torch.int8)
-
-
-def times_slopes(u: Tensor, codes: Tensor, gain: float, slope: float) -> Tensor:
-    """u times the slopes that `codes` stand for."""
-    u = widen(u)
-    return torch.where(codes == 0, 0.0, torch.where(codes == 1, u * gain, u * (gain * slope)))
+def times_slopes(v: Tensor, u: Tensor, gain: float, slope: float, clamp: float | None) -> Tensor:
+    """v times the slopes that `activation` has at u: `gain * slope` at 0 and, without a clamp, at NaN; of clamped
+    elements, and of a NaN with a clamp, 0, whatever v is."""
+    found = torch.where(u > 0, v * gain, v * (gain * slope))
+    return found if clamp is None else torch.where(activation(u, gain, slope, None).abs() <= clamp, found, 0.0)

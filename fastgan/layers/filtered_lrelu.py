@@ -31,13 +31,14 @@ def filtered_lrelu(
         a = clamp(gain * leaky_relu(u, slope), -clamp, clamp)
         y = upfirdn2d(a, fd, down=down)
 
-    Two launches forward and two for each derivative in x. The first writes a, at the higher resolution, and a byte an
-    element that says which slope it has: a is read once more and is not kept for the backward pass, the bytes are.
-    (NVIDIA's kernel keeps a in shared memory, and four slopes a byte.) Without bytes, by `upfirdn2d` and PyTorch's
-    leaky ReLU, if a filter requires a gradient.
+    One launch forward and one for each derivative in x, with nothing of the size of u in memory: x is kept, and the
+    slopes are computed again. Two launches forward and three for a derivative if a filter is a matrix, or if very many
+    taps or a period of up and down of 12 ask for more registers than there are. By `upfirdn2d` and PyTorch's leaky ReLU
+    if a filter requires a gradient.
 
     Args:
-        x: (N, C, H, W); float16, bfloat16, float32 or float64. Half precision is computed in float32, and a is rounded.
+        x: (N, C, H, W); float16, bfloat16, float32 or float64. Half precision is computed in float32, and rounded once
+            (twice by two launches).
         fu, fd: float32 filters on the device of x, as for `upfirdn2d`; None for a tap of 1.
         b: (C,), of the dtype of x, added to each channel; or None. Padding is 0 with or without it.
         up, down: integers from 1 on.
@@ -80,7 +81,7 @@ def filtered_lrelu(
             raise ValueError(f"b: got shape {tuple(b.shape)}, expected ({x.shape[1]},), one a channel of x")
         if b.dtype != x.dtype or b.device != x.device:
             raise ValueError(f"b: got {b.dtype} on {b.device}, expected {x.dtype} on {x.device}, as x is")
-        x = x + b[:, None, None]
-    fu = torch.ones(1, 1, dtype=torch.float32, device=x.device) if fu is None else fu
-    fd = torch.ones(1, 1, dtype=torch.float32, device=x.device) if fd is None else fd
-    return operators.filtered_lrelu(autocast(x), fu, fd, first, second, limits)
+        b = autocast(b)
+    fu = torch.ones(1, dtype=torch.float32, device=x.device) if fu is None else fu
+    fd = torch.ones(1, dtype=torch.float32, device=x.device) if fd is None else fd
+    return operators.filtered_lrelu(autocast(x), fu, fd, b, first, second, limits)

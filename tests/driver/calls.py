@@ -36,6 +36,7 @@ bias_act = importlib.import_module("fastgan.kernels.bias_act")
 matching = importlib.import_module("fastgan.kernels.matching")
 mmd = importlib.import_module("fastgan.kernels.mmd")
 resampling = importlib.import_module("fastgan.kernels.upfirdn2d")
+filtered = importlib.import_module("fastgan.kernels.filtered_lrelu")
 GPU = torch.device("cuda", 0)
 WIDTHS = {"i1": 1, "i8": 1, "i16": 2, "i32": 4, "i64": 8, "fp32": 4, "fp64": 8}
 FLOATS = (torch.float32, torch.float32, torch.bfloat16, torch.bfloat16, torch.float64)
@@ -57,7 +58,7 @@ def launches_go_to(function):
     """What the kernels launch, on CPU tensors as if they lay on a GPU of 132 multiprocessors."""
     with contextlib.ExitStack() as stack:
         stack.enter_context(mock.patch("torch.cuda.current_device", lambda: 0))
-        for module in (adversarial, augment, bias_act, matching, mmd, resampling):
+        for module in (adversarial, augment, bias_act, filtered, matching, mmd, resampling):
             stack.enter_context(mock.patch.object(module, "launch", function))
             stack.enter_context(mock.patch.object(module, "processors", lambda device: 132))
         yield
@@ -182,6 +183,20 @@ def resampled(shape, taps, up=1, down=1, padding=(2, 1, 2, 1), dtype=torch.float
     resampling.upfirdn2d(x, torch.zeros(taps), (up, up), (down, down), padding, False, 4.0)
 
 
+def filtered_lrelu(shape, taps, up=2, down=2, dtype=torch.float32, last=False, biased=True, slopes=False, of=view):
+    """One launch: R2 a(R1 (x + b)), or R2 (s * R1 v)."""
+    n, c, h, w = shape
+    x, v = (of(n * c * h * w, dtype) for _ in range(2))
+    x, v = (t.view(n, h, w, c).permute(0, 3, 1, 2) if last else t.view(shape) for t in (x, v))
+    b, fu, fd = of(c, dtype) if biased else None, *[of(count, torch.float32) for count in taps]
+    first = ((up, up), (1, 1), (taps[0], taps[0] - 1) * 2, False, float(up * up))
+    second, activation = ((1, 1), (down, down), (0, 0, 0, 0), False, 1.0), (2.0**0.5, 0.2, 256.0 if biased else None)
+    if slopes:
+        filtered.filtered_slopes(v, x, b, fu, fd, fu, first, second, first, *activation)
+    else:
+        filtered.filtered_lrelu(x, b, fu, fd, first, second, *activation)
+
+
 SCALES = torch.zeros(8)
 CASES = {
     "one program": lambda: side([128, 128]),
@@ -234,6 +249,10 @@ CASES = {
     "blur": lambda: resampled((2, 3, 17, 33), (4, 4)),
     "blur of a misaligned image": lambda: resampled((2, 3, 16, 32), (4, 4), offset=1),
     "upsample, channels_last": lambda: resampled((2, 16, 8, 8), (4, 4), 2, dtype=torch.bfloat16, last=True),
+    "a leaky ReLU between filters": lambda: filtered_lrelu((2, 3, 17, 16), (4, 6)),
+    "its derivative, channels_last": lambda: filtered_lrelu(
+        (1, 16, 8, 9), (4, 4), 2, 1, torch.bfloat16, True, False, slopes=True
+    ),
     "downsample, 12 taps": lambda: resampled((1, 1, 32, 32), (12,), 1, 2, dtype=torch.float64),
 }
 
@@ -273,8 +292,8 @@ class Keys:
 def anything(rng):
     """A random call, at sizes and addresses that Triton may treat as special."""
     kinds = (anything_adversarial, anything_matched, anything_of_points)
-    kinds += (anything_of_images, anything_of_layers, anything_resampled)
-    kinds[rng.choice((0,) * 14 + (1, 1, 2, 2, 3, 3, 4, 5))](rng)
+    kinds += (anything_of_images, anything_of_layers, anything_resampled, anything_filtered)
+    kinds[rng.choice((0,) * 14 + (1, 1, 2, 2, 3, 3, 4, 5, 6))](rng)
 
 
 def numbers(rng, choices, count):
@@ -383,6 +402,14 @@ def anything_resampled(rng):
     up, down = numbers(rng, (1, 1, 2, 3), 2), numbers(rng, (1, 1, 2, 3), 2)
     padding = numbers(rng, (11, 12), 4)
     resampling.upfirdn2d(x, f, up, down, padding, True, 1.0)
+
+
+def anything_filtered(rng):
+    shape, taps = numbers(rng, (1, 2, 3, 16, 17, 32), 4), numbers(rng, (4, 6), 2)
+    up, down = numbers(rng, (1, 2), 2)
+    options = dict(last=rng.random() < 0.5, biased=rng.random() < 0.5, slopes=rng.random() < 0.5)
+    dtype, of = rng.choice((*FLOATS, torch.float16)), functools.partial(anywhere, rng)
+    filtered_lrelu(shape, taps, up, down, dtype, **options, of=of)
 
 
 if __name__ == "__main__":
