@@ -9,6 +9,7 @@ from torch import nn
 from fastgan.networks import build
 from fastgan.trainer import GANTrainer, to_numbers
 from fastgan.training.capture import capturing
+from fastgan.training.captured import made_capturable
 
 pytestmark = pytest.mark.gpu
 LATENT, N = 16, 32
@@ -122,6 +123,27 @@ def test_a_schedule_reaches_the_captured_step(deterministic):
     captured.step(real)
     trained = ("generator.", "discriminator.")  # the average of G's weights goes on moving towards them
     assert all(torch.equal(v, before[k]) for k, v in state(captured).items() if k.startswith(trained))
+
+
+@pytest.mark.parametrize("kind", [torch.optim.AdamW, torch.optim.SGD])
+def test_own_optimizers_are_captured(kind, deterministic):
+    """Made with learning rates that are numbers, and not capturable; another rate reaches the captured step."""
+    trainers = []
+    for capture in (True, False):
+        torch.manual_seed(0)
+        networks = build((1, 32, 32), LATENT, 8, "dcgan")
+        optimizers = [kind(network.parameters(), lr=1e-3) for network in networks]
+        own = {"latent_dim": LATENT, "device": "cuda", "r1": 0.0, "capture": capture, "precision": "float32"}
+        trainers.append(GANTrainer(*networks, optimizers=optimizers, **own))
+        if not capture:
+            for optimizer in optimizers:
+                made_capturable(optimizer)
+    for lr in (1e-3, 1e-4):
+        for trainer in trainers:
+            trainer.set_learning_rate(lr)
+            trainer.fit(data(), steps=3, batch=N)
+    assert trainers[0].capture_reason is None and trainers[0]._graphs is not None
+    assert_same(*map(state, trainers))
 
 
 def test_compiled_and_captured(deterministic):
