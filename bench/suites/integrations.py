@@ -273,6 +273,12 @@ def tables(results: dict, kinds: tuple[str, ...]) -> list[str]:
     ]
 
 
+def measured(results: dict) -> list[str]:
+    """The forms beside upstream's that some example has."""
+    found = {row["contender"] for cell in results["cells"] for row in cell["rows"]}
+    return [name for name in FORMS if name in found and name != UPSTREAM]
+
+
 def milliseconds(row: dict) -> dict[str, float]:
     return {key: row["step_us"][key] / 1e3 for key in ("median", "q1", "q3")}
 
@@ -283,22 +289,16 @@ def number(value: float | None) -> str:
 
 def summary(results: dict) -> str:
     """The pages' table: a line a codebase, the most that was gained first."""
-    head = [
-        "speed of a step, upstream = 1",
-        "upstream ms",
-        *list(FORMS)[1:],
-        "FLOPs saved",
-        "waits",
-        "lines",
-        "losses differ by",
-    ]
+    forms = measured(results)
+    head = ["speed of a step, upstream = 1", "upstream ms", *forms]
+    head += ["FLOPs saved", "waits", "lines", "losses differ by"]
     lines = []
     for cell in ranked(results):
         rows = {row["contender"]: row for row in cell["rows"] if "step_us" in row}
         if UPSTREAM not in rows:
             continue
         first, last = rows[UPSTREAM], rows.get(ALL, {})
-        speeds = [f"{rows[name]['speedup']['median']:.2f}×" if name in rows else "" for name in list(FORMS)[1:]]
+        speeds = [f"{rows[name]['speedup']['median']:.2f}×" if name in rows else "" for name in forms]
         saved = f"{last['flops_saved']:.1%}" if last else ""
         waits = f"{first['waits']} → {last['waits']}" if last else ""
         ends = [saved, waits, last.get("lines", ""), number(differs(cell, CLOSE))]
@@ -346,12 +346,13 @@ def promises(results: dict) -> list[Promise]:
 def picture(results: dict, path: Path) -> None:
     """Speed against upstream's step, and the losses of both forms of each codebase over the steps."""
     found = ranked(results)
-    figure, axes = report.subplots(2, max(len(found), 1) + 1, 5 * (len(found) + 1), 7)
+    figure, axes = report.subplots(2, max(len(found), 1) + 1, 5 * (len(found) + 1), max(7, 1.5 * len(found)))
     grid = axes[0][0].get_gridspec()
     for axis in axes[:, 0]:
         axis.remove()
     speeds = figure.add_subplot(grid[:, 0])
     colours = dict(zip(list(FORMS)[1:], ("#93c5fd", "#3b82f6", "#f59e0b", "#a78bfa", "#94a3b8", "#ef4444", "#15803d")))
+    colours = {name: colours[name] for name in measured(results)}
     report.speed_bars(speeds, found, colours, "speedup", "steps a second, upstream = 1")
     names = [cell["title"].replace(", ", "\n") for cell in found]
     speeds.set_yticks(range(len(found)), names, fontsize=8)
