@@ -91,9 +91,11 @@ def cells(device: str) -> dict[str, Cell]:
             Cell("vits", "VITS, batch 64", "vits", bf16),
             Cell("llamagen", "LlamaGen's VQ-16, batch 8", "llamagen", {"batch": 8, **bf16}),
             Cell("realesrgan", "Real-ESRGAN, batch 4", "realesrgan", {"batch": 4, **bf16}),
+            Cell("styletts2", "StyleTTS2's decoder, batch 16", "styletts2", bf16),
         ]
     else:
         small, vq = {"width": 0.125, "batch": 16}, {"width": 0.125, "batch": 1, "pixels": 128}
+        voice = {"width": 0.25, "batch": 1, "samples": 12000}
         full = {"width": 1.0, "width_g": 0.125, "batch": 1}
         found = [
             Cell(NARROW, "HiFi-GAN V1, 1/4 of all channels, batch 1", "hifigan", {"width": 0.25, "batch": 1}),
@@ -104,6 +106,7 @@ def cells(device: str) -> dict[str, Cell]:
             Cell("vits", "VITS, 1/4 of all channels, batch 1", "vits", {"width": 0.25, "batch": 1}),
             Cell("llamagen", "LlamaGen's VQ-16, 1/8 of all channels, 128 pixels, batch 1", "llamagen", vq),
             Cell("realesrgan", "Real-ESRGAN, 1/8 of all channels, 128 pixels, batch 1", "realesrgan", vq),
+            Cell("styletts2", "StyleTTS2's decoder, 1/4 of all channels, batch 1", "styletts2", voice),
         ]
     return {cell.name: cell for cell in found}
 
