@@ -25,17 +25,13 @@ TINY = {
     "vits": {"width": 1 / 64, "batch": 1, "frames": 8, "segment": 1024},
     "llamagen": {"width": 1 / 32, "batch": 1, "pixels": 32},
     "realesrgan": {"width": 1 / 32, "batch": 1, "pixels": 32, "blocks": 1},
+    "styletts2": {"width": 1 / 32, "batch": 1, "samples": 3000},
 }
-NETWORKS = {"hifigan": ("generator", "mpd", "msd")}  # of a Step; else generator and discriminator
-WAITS = {
-    "hifigan": 16,
-    "dcgan": 5,
-    "r3gan": 0,
-    "stylegan2": 0,
-    "vits": 457,
-    "llamagen": 2,
-    "realesrgan": 7,
-}  # in upstream's form
+VOICES = ("hifigan", "styletts2")
+NETWORKS = dict.fromkeys(VOICES, ("generator", "mpd", "msd"))  # of a Step; else generator and discriminator
+# of upstream's form; StyleTTS2 has 16 boolean masks more, which a GPU waits for
+WAITS = {"hifigan": 16, "dcgan": 5, "r3gan": 0, "stylegan2": 0, "vits": 457, "llamagen": 2, "realesrgan": 7}
+WAITS |= {"styletts2": 16}
 SMALL = {
     c.name: c
     for c in (

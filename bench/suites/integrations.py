@@ -91,9 +91,11 @@ def cells(device: str) -> dict[str, Cell]:
             Cell("vits", "VITS, batch 64", "vits", bf16),
             Cell("llamagen", "LlamaGen's VQ-16, batch 8", "llamagen", {"batch": 8, **bf16}),
             Cell("realesrgan", "Real-ESRGAN, batch 4", "realesrgan", {"batch": 4, **bf16}),
+            Cell("styletts2", "StyleTTS2's decoder, batch 16", "styletts2", bf16),
         ]
     else:
         small, vq = {"width": 0.125, "batch": 16}, {"width": 0.125, "batch": 1, "pixels": 128}
+        voice = {"width": 0.25, "batch": 1, "samples": 12000}
         full = {"width": 1.0, "width_g": 0.125, "batch": 1}
         found = [
             Cell(NARROW, "HiFi-GAN V1, 1/4 of all channels, batch 1", "hifigan", {"width": 0.25, "batch": 1}),
@@ -104,6 +106,7 @@ def cells(device: str) -> dict[str, Cell]:
             Cell("vits", "VITS, 1/4 of all channels, batch 1", "vits", {"width": 0.25, "batch": 1}),
             Cell("llamagen", "LlamaGen's VQ-16, 1/8 of all channels, 128 pixels, batch 1", "llamagen", vq),
             Cell("realesrgan", "Real-ESRGAN, 1/8 of all channels, 128 pixels, batch 1", "realesrgan", vq),
+            Cell("styletts2", "StyleTTS2's decoder, 1/4 of all channels, batch 1", "styletts2", voice),
         ]
     return {cell.name: cell for cell in found}
 
@@ -273,6 +276,12 @@ def tables(results: dict, kinds: tuple[str, ...]) -> list[str]:
     ]
 
 
+def measured(results: dict) -> list[str]:
+    """The forms beside upstream's that some example has."""
+    found = {row["contender"] for cell in results["cells"] for row in cell["rows"]}
+    return [name for name in FORMS if name in found and name != UPSTREAM]
+
+
 def milliseconds(row: dict) -> dict[str, float]:
     return {key: row["step_us"][key] / 1e3 for key in ("median", "q1", "q3")}
 
@@ -283,22 +292,16 @@ def number(value: float | None) -> str:
 
 def summary(results: dict) -> str:
     """The pages' table: a line a codebase, the most that was gained first."""
-    head = [
-        "speed of a step, upstream = 1",
-        "upstream ms",
-        *list(FORMS)[1:],
-        "FLOPs saved",
-        "waits",
-        "lines",
-        "losses differ by",
-    ]
+    forms = measured(results)
+    head = ["speed of a step, upstream = 1", "upstream ms", *forms]
+    head += ["FLOPs saved", "waits", "lines", "losses differ by"]
     lines = []
     for cell in ranked(results):
         rows = {row["contender"]: row for row in cell["rows"] if "step_us" in row}
         if UPSTREAM not in rows:
             continue
         first, last = rows[UPSTREAM], rows.get(ALL, {})
-        speeds = [f"{rows[name]['speedup']['median']:.2f}×" if name in rows else "" for name in list(FORMS)[1:]]
+        speeds = [f"{rows[name]['speedup']['median']:.2f}×" if name in rows else "" for name in forms]
         saved = f"{last['flops_saved']:.1%}" if last else ""
         waits = f"{first['waits']} → {last['waits']}" if last else ""
         ends = [saved, waits, last.get("lines", ""), number(differs(cell, CLOSE))]
@@ -346,12 +349,13 @@ def promises(results: dict) -> list[Promise]:
 def picture(results: dict, path: Path) -> None:
     """Speed against upstream's step, and the losses of both forms of each codebase over the steps."""
     found = ranked(results)
-    figure, axes = report.subplots(2, max(len(found), 1) + 1, 5 * (len(found) + 1), 7)
+    figure, axes = report.subplots(2, max(len(found), 1) + 1, 5 * (len(found) + 1), max(7, 1.5 * len(found)))
     grid = axes[0][0].get_gridspec()
     for axis in axes[:, 0]:
         axis.remove()
     speeds = figure.add_subplot(grid[:, 0])
     colours = dict(zip(list(FORMS)[1:], ("#93c5fd", "#3b82f6", "#f59e0b", "#a78bfa", "#94a3b8", "#ef4444", "#15803d")))
+    colours = {name: colours[name] for name in measured(results)}
     report.speed_bars(speeds, found, colours, "speedup", "steps a second, upstream = 1")
     names = [cell["title"].replace(", ", "\n") for cell in found]
     speeds.set_yticks(range(len(found)), names, fontsize=8)

@@ -29,13 +29,13 @@ class ResidualBlock(nn.Module):
 
 
 class Generator(nn.Module):
-    """(N, inputs, T / 256) -> (N, 1, T)."""
+    """(N, inputs, T / 256) -> (N, 1, T). strides: of the upsampling, whose kernels are twice as long."""
 
-    def __init__(self, width, inputs=MELS):
+    def __init__(self, width, inputs=MELS, strides=(8, 8, 2, 2)):
         super().__init__()
         n = [scaled(512 >> i, width) for i in range(5)]
-        shapes = ((8, 16), (8, 16), (2, 4), (2, 4))  # stride, kernel
-        ups = [nn.ConvTranspose1d(n[i], n[i + 1], k, s, (k - s) // 2) for i, (s, k) in enumerate(shapes)]
+        pads = [(s // 2 + s % 2, s % 2) for s in strides]
+        ups = [nn.ConvTranspose1d(n[i], n[i + 1], 2 * s, s, *pads[i]) for i, s in enumerate(strides)]
         self.before, self.after = (weight_norm(nn.Conv1d(a, b, 7, 1, 3)) for a, b in ((inputs, n[0]), (n[4], 1)))
         self.ups = nn.ModuleList(map(weight_norm, ups))
         self.blocks = nn.ModuleList(ResidualBlock(m, k) for m in n[1:] for k in (3, 7, 11))
