@@ -93,6 +93,7 @@ def plan(commit: str | None = None, quick: bool = False, failed: Sequence[str] =
         suite("matching compiled", 30, "matching", hifigan, "--budget", "1.5"),
         suite("mmd compiled", 30, "mmd", mmd, "--budget", "1.5"),
         suite("training compiled", 40, "training", dcgan, "--budget", "8"),
+        suite("layers", 45, "layers", None, "--no-compile"),  # the cells that are promised first, then as many as fit
         suite("lists", 40, "lists", None, "--no-compile", "--budget", "0.5"),
         suite("more losses", 60, "losses", rest["losses"], "--no-compile", "--budget", "0.5"),
         suite("more matching", 40, "matching", rest["matching"], "--no-compile", "--budget", "0.5"),

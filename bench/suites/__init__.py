@@ -11,12 +11,13 @@ if TYPE_CHECKING:  # torch takes seconds to import, and `--help` should not
 
 # name: (share of the time of a run of all, processes it is repeated in, what it is)
 SUITES = {
-    "losses": (0.30, 5, "the loss and its gradients: every contender, dtype and size"),
+    "losses": (0.28, 5, "the loss and its gradients: every contender, dtype and size"),
     "training": (0.12, 1, "whole training steps, images a second"),
     "integrations": (0.12, 1, "training steps of public codebases, with and without fastgan in them"),
     "matching": (0.12, 3, "feature matching over the maps of real discriminators"),
+    "layers": (0.04, 1, "StyleGAN's layers at the shapes of 256 pixels: bias_act, upfirdn2d, filtered_lrelu"),
     "mmd": (0.08, 3, "kernel two-sample losses: maximum mean discrepancy"),
-    "lists": (0.15, 5, "losses of HiFi-GAN, SPADE, Real-ESRGAN, ..., at their own shapes"),
+    "lists": (0.13, 5, "losses of HiFi-GAN, SPADE, Real-ESRGAN, ..., at their own shapes"),
     "batches": (0.08, 3, "the same losses as the batch grows from 1 to 4096"),
     "timeline": (0.03, 1, "one training step, as the profiler sees it"),
 }
