@@ -140,7 +140,9 @@ SIGNS = dict(forward=True, dtype="float32", loads=[128] * 8, stores=[128], spill
 IMAGES = dict(shared_sums=True, atomics=["atom.global.gpu.acq_rel.add.u32"], spills=0, sums=[128] * 4, loads=[32] * 12)
 IMAGES |= dict(stores=[128] * 3, wide_pixels=False, wide_stores=True)
 
-FILTERED = dict(spills=0, shared=0, largest=90, ends=90, loads=8, loads_expected=8, stores=4, stores_expected=4)
+FILTERED = dict(
+    spills=0, shared=512, between=5120, largest=90, ends=90, loads=8, loads_expected=8, stores=4, stores_expected=4
+)
 FILTERED |= dict(reads=[1.2, 1.1])
 RESAMPLED = dict(last=True, loads=[128] * 28 + [32] * 16, stores=[128] * 4, taps=16, spills=0)
 
@@ -172,7 +174,7 @@ RESAMPLED = dict(last=True, loads=[128] * 28 + [32] * 16, stores=[128] * 4, taps
         (machine_code.BiasAct, LAYER, {"loads": []}, "expected 2 × 2 of 128"),
         (machine_code.BiasAct, LAYER, {"ticket": True}, "atomics"),
         (machine_code.FilteredLrelu, FILTERED, {"spills": 2}, "2 spills"),
-        (machine_code.FilteredLrelu, FILTERED, {"shared": 512}, "512 bytes of shared memory"),
+        (machine_code.FilteredLrelu, FILTERED, {"shared": 5120}, "5120 bytes of shared memory"),
         (machine_code.FilteredLrelu, FILTERED, {"largest": 360}, "of 360 elements"),
         (machine_code.FilteredLrelu, FILTERED, {"loads": 9}, "9 loads a step"),
         (machine_code.FilteredLrelu, FILTERED, {"stores": 0}, "0 stores a step"),

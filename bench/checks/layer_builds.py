@@ -10,7 +10,8 @@ upfirdn2d, which is also two launches of filtered_lrelu, of filters that are no 
   nothing spills                               every launch
 filtered_lrelu
   nothing spills                               every launch
-  nothing is between the filters in memory     every launch: no argument is larger than x and y; no shared memory
+  nothing is between the filters in memory     every launch: no argument is larger than x and y, no row of it in
+                                               shared memory
   each image is read once, and its halo        NVIDIA: the accesses of a step, an element a lane, counted in the loop;
                                                halos add at most 60 % to the elements read, and nothing to those written
 """
@@ -197,6 +198,7 @@ class FilteredLrelu:
         row |= {"block": f"{options['BP']} x {options['BX']} x {options['W']}", "images": len(images)}
         row["largest"] = max(t.numel() for t in launch.arguments if isinstance(t, torch.Tensor))
         row["ends"] = math.prod(self.shape[:2]) * max(math.prod(self.shape[2:]), math.prod(self.sizes()[1]))
+        row["between"] = 4 * options["BP"] * options["BX"] * options["W"]  # bytes of a program's row there
         row["reads"] = []
         for image, up, taps, of in zip(images[:-1], ("U", "UG"), ("TAPS1", "TAPSG"), ("", "gate_")):
             own, left, above = options["W"] // options[up], given[of + "left"], given[of + "above"]
@@ -218,8 +220,8 @@ class FilteredLrelu:
     def broken(row: dict) -> Iterator[str]:
         if row["spills"]:
             yield f"{row['spills']} spills"
-        if row["shared"]:
-            yield f"{row['shared']} bytes of shared memory"
+        if row["shared"] >= row["between"]:
+            yield f"{row['shared']} bytes of shared memory, a row between the filters has {row['between']}"
         if row["largest"] > row["ends"]:
             yield f"an argument of {row['largest']} elements, x and y have at most {row['ends']}"
         for kind in ("loads", "stores"):
