@@ -359,6 +359,8 @@ def filtered_slopes(
 
 def _launched(v, x, b, f1, f2, fg, first, second, gate, activation) -> Tensor | None:
     """What one launch computes, or None."""
+    if f1.dim() > 1 or f2.dim() > 1 or fg.dim() > 1:
+        return None
     first, second, gate = (tuple([tuple(s) for s in of[:3]]) + tuple(of[3:]) for of in (first, second, gate))
     v, x = (t if t is None or not t.is_neg() else t.resolve_neg() for t in (v, x))
     f1, f2, fg = packed(f1), packed(f2), packed(fg)

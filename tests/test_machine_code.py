@@ -41,7 +41,7 @@ def name(row):
 
 
 def test_every_target_dtype_and_path_was_built(document, rows):
-    kernels = ("mmd", "signs", "augment", "bias_act", "upfirdn2d")
+    kernels = ("mmd", "signs", "augment", "bias_act", "upfirdn2d", "filtered_lrelu")
     found = [*rows, *itertools.chain.from_iterable(document[kernel] for kernel in kernels)]
     built = [(row["kernel"], row["launch"], row["dtype"], row["target"]) for row in found]
     asked = machine_code.builds(list(TARGETS))
@@ -124,6 +124,14 @@ def test_bias_act_keeps_every_promise(document):
         assert (row["reads"], row["writes"]) == ((1, 1), (2, 1), (3, 2))[order], name(row)
 
 
+def test_filtered_lrelu_keeps_every_promise(document):
+    broken = {name(row): row["broken"] for row in document["filtered_lrelu"] if row["broken"]}
+    assert broken == {} and len(document["filtered_lrelu"]) == 20
+    for row in document["filtered_lrelu"]:
+        assert row["images"] == len(row["reads"]) + 1 == (3 if "backward" in row["launch"] else 2), name(row)
+        assert row["instructions"] is None or row["instructions"] < 60, name(row)
+
+
 MMD = {"target": "sm_90", "products": True, "shared": 1, "spills": 9, "spills_in_loops": 0, "matrix": 9}
 MMD |= {"loads_128": 4, "loads_narrow": 0}
 LAYER = dict(dtype="float32", reads=2, writes=1, accesses=1, loads=[128] * 4, stores=[128] * 2, spills=0, atomics=[])
@@ -132,6 +140,10 @@ SIGNS = dict(forward=True, dtype="float32", loads=[128] * 8, stores=[128], spill
 IMAGES = dict(shared_sums=True, atomics=["atom.global.gpu.acq_rel.add.u32"], spills=0, sums=[128] * 4, loads=[32] * 12)
 IMAGES |= dict(stores=[128] * 3, wide_pixels=False, wide_stores=True)
 
+FILTERED = dict(
+    spills=0, shared=512, between=5120, largest=90, ends=90, loads=8, loads_expected=8, stores=4, stores_expected=4
+)
+FILTERED |= dict(reads=[1.2, 1.1])
 RESAMPLED = dict(last=True, loads=[128] * 28 + [32] * 16, stores=[128] * 4, taps=16, spills=0)
 
 
@@ -161,6 +173,12 @@ RESAMPLED = dict(last=True, loads=[128] * 28 + [32] * 16, stores=[128] * 4, taps
         (machine_code.BiasAct, LAYER, {"stores": [128] * 4}, "stores"),
         (machine_code.BiasAct, LAYER, {"loads": []}, "expected 2 × 2 of 128"),
         (machine_code.BiasAct, LAYER, {"ticket": True}, "atomics"),
+        (machine_code.FilteredLrelu, FILTERED, {"spills": 2}, "2 spills"),
+        (machine_code.FilteredLrelu, FILTERED, {"shared": 5120}, "5120 bytes of shared memory"),
+        (machine_code.FilteredLrelu, FILTERED, {"largest": 360}, "of 360 elements"),
+        (machine_code.FilteredLrelu, FILTERED, {"loads": 9}, "9 loads a step"),
+        (machine_code.FilteredLrelu, FILTERED, {"stores": 0}, "0 stores a step"),
+        (machine_code.FilteredLrelu, FILTERED, {"reads": [1.2, 1.7]}, "read 1.70 times"),
         (machine_code.Upfirdn2d, RESAMPLED, {"spills": 2}, "2 spills"),
         (machine_code.Upfirdn2d, RESAMPLED, {"loads": []}, "no loop"),
         (machine_code.Upfirdn2d, RESAMPLED, {"loads": [128] * 27 + [32] * 17}, "17 narrower"),
@@ -213,6 +231,11 @@ ASKED = {
         machine_code.Upfirdn2d("", (n, c, size, size + odd), taps, up, down, (2, 2), last)
         for n, c, size, odd in itertools.product((1, 2), (1, 3, 16), (4, 16, 33), (0, 1))
         for taps, up, down, last in (((4, 4), 1, 1, False), ((4, 4), 2, 1, True), ((6,), 1, 2, True))
+    ],
+    "filtered_lrelu": [
+        machine_code.FilteredLrelu("", (n, c, size, size + odd), up, down, (4, 4), (4, 3), backward)
+        for n, c, size, odd in itertools.product((1, 2), (1, 3, 16), (4, 16, 33), (0, 1))
+        for up, down, backward in ((1, 1, False), (2, 1, True), (1, 2, False), (2, 2, True))
     ],
     "mmd": [machine_code.Mmd("", n, d, value=value, precision="exact" if d <= 4 else "fp32") for n, d, value in POINTS],
 }

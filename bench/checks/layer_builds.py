@@ -5,15 +5,21 @@ bias_act
   nothing spills                               float32, bfloat16, float16
   each tensor is read once and written once    every launch: x, or g and x or y, or those and h
   a ticket that orders memory                  if several programs share a channel and its sum is asked for
-upfirdn2d, which is also the two launches of filtered_lrelu
+upfirdn2d, which is also two launches of filtered_lrelu, of filters that are no vectors
   images move 128 bits at a time               channels_last, NVIDIA
   nothing spills                               every launch
+filtered_lrelu
+  nothing spills                               every launch
+  nothing is between the filters in memory     every launch: no argument is larger than x and y, no row of it in
+                                               shared memory
+  each image is read once, and its halo        NVIDIA: the accesses of a step, an element a lane, counted in the loop;
+                                               halos add at most 60 % to the elements read, and nothing to those written
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -21,6 +27,7 @@ import torch
 from bench.checks.disassembly import widths
 from bench.checks.launches import Launch, recorded
 from bench.harness.accuracy import DTYPES
+from fastgan.formulas.upfirdn2d import output_size, padding_of_gradient
 
 LAYER = (16, 64, 64, 64)
 FULL, HALVES, HALF = tuple(DTYPES), ("float32", "bfloat16"), ("float16",)
@@ -140,6 +147,100 @@ class Upfirdn2d:
     columns = BiasAct.columns
 
 
+@dataclass(frozen=True)
+class FilteredLrelu:
+    """taps: of both filters. padding: in front and behind, along both axes."""
+
+    name: str
+    shape: tuple[int, int, int, int]
+    up: int
+    down: int
+    taps: tuple[int, int]
+    padding: tuple[int, int]
+    backward: bool = False
+    dtypes: tuple[str, ...] = ("float16",)
+
+    kernel = "filtered_lrelu"
+
+    def settings(self) -> tuple[tuple, tuple]:
+        first = ((self.up,) * 2, (1, 1), self.padding * 2, False, float(self.up**2))
+        return first, ((1, 1), (self.down,) * 2, (0, 0, 0, 0), False, 1.0)
+
+    def sizes(self) -> tuple[tuple[int, int], tuple[int, int]]:
+        """(height, width) between the filters, and of y."""
+        first, second = self.settings()
+        between = output_size(self.shape[2:], self.taps[:1] * 2, *first[:3])
+        return between, output_size(between, self.taps[1:] * 2, *second[:3])
+
+    def launch(self, dtype: str, target: str) -> Launch:
+        x, fu, fd = torch.empty(self.shape, dtype=DTYPES[dtype]), *[torch.ones(taps) for taps in self.taps]
+        b = torch.empty(self.shape[1], dtype=x.dtype)
+        (first, second), (between, size) = self.settings(), self.sizes()
+        activation = 2.0**0.5, 0.2, 256.0
+
+        def transposed(settings: tuple, size: tuple, taps: int) -> tuple:
+            up, down, padding, flip, gain = settings
+            return down, up, padding_of_gradient(size, (taps, taps), up, down, padding), not flip, gain
+
+        def call(kernels) -> None:
+            if self.backward:
+                settings = transposed(second, between, self.taps[1]), transposed(first, self.shape[2:], self.taps[0])
+                g = torch.empty(*self.shape[:2], *size, dtype=x.dtype)
+                kernels.filtered_slopes(g, x, b, fd, fu, fu, *settings, first, *activation)
+            else:
+                kernels.filtered_lrelu(x, b, fu, fd, first, second, *activation)
+
+        return recorded("filtered_lrelu", call, target)
+
+    def row(self, launch: Launch, row: dict, tiles: list[list[str]] | None) -> dict:
+        given, options = dict(zip(launch.kernel.arg_names, launch.arguments)), launch.options
+        images = [given[name] for name in ("v", "x", "y") if given[name] is not None]
+        row |= {"block": f"{options['BP']} x {options['BX']} x {options['W']}", "images": len(images)}
+        row["largest"] = max(t.numel() for t in launch.arguments if isinstance(t, torch.Tensor))
+        row["ends"] = math.prod(self.shape[:2]) * max(math.prod(self.shape[2:]), math.prod(self.sizes()[1]))
+        row["between"] = 4 * options["BP"] * options["BX"] * options["W"]  # bytes of a program's row there
+        row["reads"] = []
+        for image, up, taps, of in zip(images[:-1], ("U", "UG"), ("TAPS1", "TAPSG"), ("", "gate_")):
+            own, left, above = options["W"] // options[up], given[of + "left"], given[of + "above"]
+            begins = [left + group * (options["BX"] - options["LOST"]) * own for group in range(given["groups"])]
+            columns = inside(begins, options["BX"] * own, image.shape[3])
+            begins = [above + k * given["rows"] * options["D"] // options[up] for k in range(given["strips"])]
+            count = (given["steps"] * options["PERIOD"] + options[taps]) // options[up]
+            row["reads"].append(columns * inside(begins, count, image.shape[2]) / math.prod(image.shape[2:]))
+        a_step = [options["W"] // options[up] * options["PERIOD"] // options[up] for up in ("U", "UG")]
+        row["loads_expected"] = sum(a_step[: len(images) - 1])
+        row["stores_expected"] = options["W"] // options["D"] * options["PERIOD"] // options["D"]
+        if tiles is None:
+            return row | dict.fromkeys(("loads", "stores", "instructions"))
+        body = max(tiles, key=len, default=[])
+        row |= {"loads": len(widths(body)), "stores": len(widths(body, stores=True))}
+        return row | {"instructions": len(body) / (options["W"] * options["PERIOD"])}
+
+    @staticmethod
+    def broken(row: dict) -> Iterator[str]:
+        if row["spills"]:
+            yield f"{row['spills']} spills"
+        if row["shared"] >= row["between"]:
+            yield f"{row['shared']} bytes of shared memory, a row between the filters has {row['between']}"
+        if row["largest"] > row["ends"]:
+            yield f"an argument of {row['largest']} elements, x and y have at most {row['ends']}"
+        for kind in ("loads", "stores"):
+            if row[kind] is not None and row[kind] != row[f"{kind}_expected"]:
+                yield f"{row[kind]} {kind} a step, expected {row[f'{kind}_expected']}"
+        if max(row["reads"]) > 1.6:
+            yield f"an image is read {max(row['reads']):.2f} times"
+
+    @staticmethod
+    def columns(row: dict) -> dict:
+        each = "" if row["instructions"] is None else f"{row['instructions']:.0f}"
+        return {"reads": ", ".join(f"{times:.2f}" for times in row["reads"]), "instr/element between": each}
+
+
+def inside(begins: Sequence[int], count: int, size: int) -> int:
+    """How many of `count` pixels from each begin on lie in [0, size)."""
+    return sum(max(0, min(begin + count, size) - max(begin, 0)) for begin in begins)
+
+
 CALLS = (
     BiasAct("lrelu, 64 × 64", LAYER, "lrelu", 0, dtypes=FULL),
     BiasAct("lrelu backward, 64 × 64", LAYER, "lrelu", 1, dtypes=FULL),
@@ -158,4 +259,8 @@ CALLS = (
     Upfirdn2d("blur, channels_last", (16, 64, 513, 513), (4, 4), last=True),
     Upfirdn2d("down 2, channels_last", (16, 64, 256, 256), (4, 4), down=2, last=True, dtypes=HALF),
     Upfirdn2d("up 2, 12 taps, channels_last", (16, 64, 256, 256), (12,), up=2, padding=(6, 5), last=True, dtypes=HALF),
+    FilteredLrelu("up 2, down 2, 12 taps", (16, 256, 150, 150), 2, 2, (12, 12), (9, 8), dtypes=("float32", "float16")),
+    FilteredLrelu("up 2, down 2, 12 taps, backward", (16, 256, 150, 150), 2, 2, (12, 12), (9, 8), True),
+    FilteredLrelu("up 4, down 2, 24 and 12 taps", (16, 256, 86, 86), 4, 2, (24, 12), (-7, -10)),
+    FilteredLrelu("up 4, down 2, 24 and 12 taps, backward", (16, 256, 86, 86), 4, 2, (24, 12), (-7, -10), True),
 )

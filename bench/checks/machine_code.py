@@ -19,7 +19,7 @@ signs, of feature matching
   signs move 64 bits at a time or more         NVIDIA
   nothing spills                               float32, bfloat16, float16
   a ticket that orders memory                  in the forward launch alone
-augment, bias_act, upfirdn2d: see `image_builds` and `layer_builds`
+augment, bias_act, upfirdn2d, filtered_lrelu: see `image_builds` and `layer_builds`
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from bench.checks import layer_builds
 from bench.checks.disassembly import amd, is_product, nvidia, spills, widths
 from bench.checks.image_builds import Images
 from bench.checks.launches import TARGETS, Launch, compiled, recorded
-from bench.checks.layer_builds import BiasAct, Upfirdn2d
+from bench.checks.layer_builds import BiasAct, FilteredLrelu, Upfirdn2d
 from bench.codebases import shapes
 from bench.harness import environment, report
 from bench.harness.accuracy import DTYPES
@@ -272,10 +272,13 @@ KERNELS = {
     "augment": Images,
     "bias_act": BiasAct,
     "upfirdn2d": Upfirdn2d,
+    "filtered_lrelu": FilteredLrelu,
 }
 
 
-def measure(call: Adversarial | Mmd | Signs | Images | BiasAct | Upfirdn2d, dtype: str, target: str) -> dict:
+def measure(
+    call: Adversarial | Mmd | Signs | Images | BiasAct | Upfirdn2d | FilteredLrelu, dtype: str, target: str
+) -> dict:
     launch = call.launch(dtype, target)
     binary, size = compiled(launch, target), TARGETS[target].warp_size
     row = {"launch": call.name, "dtype": dtype, "target": target, "kernel": call.kernel, "programs": launch.grid[0]}
