@@ -52,8 +52,21 @@ def _reduce_as_tree(self, given):
     return found
 
 
+def _masks_stay_masks(splat):
+    """Triton 3.9 calls what two scalars compare to an integer, spreads that over a block, and refuses it as a mask."""
+
+    def spread(self, ret_ty, arg):
+        if arg.data.dtype != np.bool_:
+            return splat(self, ret_ty, arg)
+        return interpreter.TensorHandle(np.full(ret_ty.shape, arg.data), core.int1)
+
+    return spread
+
+
 def hasten():
     """Where this version of Triton has what is replaced."""
+    if hasattr(interpreter, "InterpreterBuilder") and hasattr(interpreter.InterpreterBuilder, "create_splat"):
+        interpreter.InterpreterBuilder.create_splat = _masks_stay_masks(interpreter.InterpreterBuilder.create_splat)
     if hasattr(interpreter, "_LangPatchScope") and hasattr(interpreter, "_patch_lang"):
         interpreter._patch_lang = _patch_once(interpreter._patch_lang)
     if hasattr(interpreter, "_get_np_dtype"):
