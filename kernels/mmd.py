@@ -152,11 +152,13 @@ def blocks(n: int, m: int, d: int, differences: bool, dtype: torch.dtype, proces
     else:
         chunk = max(16, triton.next_power_of_2(d)) if d <= PRODUCTS_UP_TO else 32
         block, columns = 64 if chunk <= 32 else 32, 32
+    # more threads have more registers, but in half precision too few bytes of a chunk of 32 for loads of 128 bits
+    wide = not differences and (chunk > 32 or (d > chunk and dtype == torch.float32))
     rows = n + m
     while block > 16 and -(-rows // block) < 2 * processors:
         block //= 2
     shape = dict(CHUNKS=d > chunk, EVEN=d % chunk == 0, CHUNK=chunk, BI=block, BJ=columns)
-    return shape, dict(num_warps=4)
+    return shape, dict(num_warps=8 if wide else 4)
 
 
 @functools.lru_cache(maxsize=256)
