@@ -343,7 +343,7 @@ def test_weights_of_another_run(folder, tmp_path, monkeypatch, capsys):
     assert "is of another" in refused(capsys, *start, "1", "--init", "first", "--width", "8")
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_each_digit_on_demand(tmp_path):
     """Of 500 samples of each digit at least 0.9 are judged to be it, by a classifier that saw real ones alone."""
     run = str(tmp_path / "run")

@@ -19,13 +19,16 @@ from bench.checks.launches import TARGETS
 ROOT = Path(__file__).resolve().parents[1]
 
 
+pytestmark = pytest.mark.timeout(900)  # hundreds of builds, each of seconds
+
+
 @pytest.fixture(scope="module")
 def document(tmp_path_factory):
     """Every build, as `python -m bench machine-code` measures it; not under the interpreter, which compiles nothing."""
     file = tmp_path_factory.mktemp("machine_code") / "machine_code.json"
     variables = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     command = [sys.executable, "-m", "bench", "machine-code", "--json", str(file)]
-    done = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True, timeout=600)
+    done = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True, timeout=900)
     assert done.returncode in (0, 1) and file.exists(), done.stderr[-2000:]
     return json.loads(file.read_text())
 

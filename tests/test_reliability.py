@@ -154,6 +154,7 @@ def of_rank(process, rank):
 RANKED = [*SMALL[2:], "--save-every", "20", "--flip"]
 
 
+@pytest.mark.slow
 def test_a_killed_rank_is_restarted_from_the_last_checkpoint(tmp_path):
     """Two ranks, one writer; the numbers are those of one process that sees both batches."""
     process = torchrun("train", "digits", "--out", "run", "--steps", 120, "--batch", 16, *RANKED, restarts=1)
