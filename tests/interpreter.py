@@ -1,6 +1,8 @@
 """Makes Triton's interpreter five times faster, for the tests: what it repeats at each call is done once. No number
 changes but those of a reduction with a combine function, which is a tree, as on a GPU."""
 
+import inspect
+
 import numpy as np
 from triton.language import core
 from triton.runtime import interpreter
@@ -65,8 +67,9 @@ def _masks_stay_masks(splat):
 
 def hasten():
     """Where this version of Triton has what is replaced."""
-    if hasattr(interpreter, "InterpreterBuilder") and hasattr(interpreter.InterpreterBuilder, "create_splat"):
-        interpreter.InterpreterBuilder.create_splat = _masks_stay_masks(interpreter.InterpreterBuilder.create_splat)
+    splat = getattr(getattr(interpreter, "InterpreterBuilder", None), "create_splat", None)
+    if splat is not None and list(inspect.signature(splat).parameters) == ["self", "ret_ty", "arg"]:
+        interpreter.InterpreterBuilder.create_splat = _masks_stay_masks(splat)
     if hasattr(interpreter, "_LangPatchScope") and hasattr(interpreter, "_patch_lang"):
         interpreter._patch_lang = _patch_once(interpreter._patch_lang)
     if hasattr(interpreter, "_get_np_dtype"):
