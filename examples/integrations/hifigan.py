@@ -5,9 +5,12 @@
 Lines marked `# fastgan:` are all that changes; each takes the place of a function of UPSTREAM.
 """
 
+from contextlib import nullcontext
+
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 
 import fastgan
@@ -21,13 +24,39 @@ LR, BETAS, PERIODS = 2e-4, (0.8, 0.99), (2, 3, 5, 7, 11)
 FFT, HOP, RATE = 1024, 256, 22050
 
 
-def judged(networks, real, fake):
-    """Logits of both, a tensor a discriminator, and maps of both, a list a discriminator."""
-    found = []
+def pairs(networks, real, fake):
+    """What each network judges: of the scales, the waves at their rate, a half and a quarter of it."""
     for i, network in enumerate(networks):
         if i and not network.period:
             real, fake = (F.avg_pool1d(x, 4, 2, 2) for x in (real, fake))
-        found.append((*network(real), *network(fake)))
+        yield network, real, fake
+
+
+def judged(networks, real, fake):
+    """Logits of both, a tensor a discriminator, and maps of both, a list a discriminator."""
+    found = [(*network(r), *network(f)) for network, r, f in pairs(networks, real, fake)]
+    real_logits, real_maps, fake_logits, fake_maps = map(list, zip(*found))
+    return real_logits, fake_logits, real_maps, fake_maps
+
+
+def judged_at_once(networks, real, fake):
+    """In D's step: one pass of both, and each weight is normalised once. Spectral norms iterate once a pass: two."""
+    found = []  # fastgan: passes
+    for network, r, f in pairs(networks, real, fake):  # fastgan: passes
+        parts = (r, f) if network.iterates else (torch.cat((r, f)),)  # fastgan: passes
+        logits = [network(x)[0] for x in parts]  # fastgan: passes
+        found.append(logits if network.iterates else logits[0].chunk(2))  # fastgan: passes
+    return *map(list, zip(*found)), None, None  # fastgan: passes
+
+
+def judged_for_g(networks, real, fake):
+    """In G's step: no graph of the real samples' maps, nor of D's weights, each of which is normalised once."""
+    found = []  # fastgan: passes
+    for network, r, f in pairs(networks, real, fake):  # fastgan: passes
+        with nullcontext() if network.iterates else parametrize.cached(), torch.no_grad():  # fastgan: passes
+            known = network(r)  # fastgan: passes
+            with torch.enable_grad():  # fastgan: passes
+                found.append((*known, *network(f)))  # fastgan: passes
     real_logits, real_maps, fake_logits, fake_maps = map(list, zip(*found))
     return real_logits, fake_logits, real_maps, fake_maps
 
@@ -50,6 +79,7 @@ UPSTREAM = {
     "losses": {"discriminator_loss": discriminator_loss, "generator_loss": generator_loss},
     "matching": {"feature_loss": feature_loss},
     "generator_backward": {"backward": lambda loss, generator: loss.backward()},
+    "passes": {"judged": judged, "judged_for_g": judged},
 }
 FASTGAN = {
     "losses": {
@@ -58,6 +88,7 @@ FASTGAN = {
     },
     "matching": {"feature_loss": hifigan.feature_loss},  # fastgan: matching
     "generator_backward": {"backward": fastgan.generator_backward},  # fastgan: generator_backward
+    "passes": {"judged": judged_at_once, "judged_for_g": judged_for_g},  # fastgan: passes
 }
 
 
@@ -87,14 +118,14 @@ class Step:
         fake_mel = self.spectrogram(fake)
         self.optim_d.zero_grad()
         with self.cast():
-            loss_d = sum(f.discriminator_loss(*judged(d, y, fake.detach())[:2])[0] for d in (self.mpd, self.msd))
+            loss_d = sum(f.discriminator_loss(*f.judged(d, y, fake.detach())[:2])[0] for d in (self.mpd, self.msd))
         loss_d.backward()
         self.optim_d.step()
         self.optim_g.zero_grad()
         loss_g = 45 * F.l1_loss(self.mel, fake_mel)
         with self.cast():
             for discriminators in (self.mpd, self.msd):
-                _, logits, real_maps, maps = judged(discriminators, y, fake)
+                _, logits, real_maps, maps = f.judged_for_g(discriminators, y, fake)
                 loss_g = loss_g + f.feature_loss(real_maps, maps) + f.generator_loss(logits)[0]
         f.backward(loss_g, self.generator)
         self.optim_g.step()
@@ -102,4 +133,4 @@ class Step:
 
 
 if __name__ == "__main__":
-    main(Step, batch=1)
+    main(Step, tuple(FASTGAN), batch=1)

@@ -50,11 +50,13 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """(N, 1, T) -> logits (N, n), its feature maps: six of a period, eight of a scale, which has no period."""
+    """(N, 1, T) -> logits (N, n), its feature maps: six of a period, eight of a scale, which has no period.
+
+    iterates: each pass changes it, since a spectral norm takes a step of its power iteration."""
 
     def __init__(self, width, period=0, norm=weight_norm):
         super().__init__()
-        self.period = period
+        self.period, self.iterates = period, norm is not weight_norm
         n = [1, *(scaled(c, width) for c in (32, 128, 512, 1024, 1024))]
         layers: list[nn.Module] = [nn.Conv2d(n[i], n[i + 1], (5, 1), (1 if i == 4 else 3, 1), (2, 0)) for i in range(5)]
         layers = [*layers, nn.Conv2d(n[-1], 1, (3, 1), 1, (1, 0))]

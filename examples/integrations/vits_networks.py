@@ -14,7 +14,7 @@ class Scale(Discriminator):
 
     def __init__(self, width):
         nn.Module.__init__(self)
-        self.period, n = 0, [1, *(max(1, round(layer[0] * width)) for layer in SCALE)]
+        self.period, self.iterates, n = 0, False, [1, *(max(1, round(layer[0] * width)) for layer in SCALE)]
         groups = [max(1, round(layer[3] * width)) for layer in SCALE]
         layers = [nn.Conv1d(n[i], n[i + 1], k, s, k // 2, 1, groups[i]) for i, (_, k, s, _) in enumerate(SCALE)]
         self.layers = nn.ModuleList(map(weight_norm, [*layers, nn.Conv1d(n[-1], 1, 3, 1, 1)]))
