@@ -398,6 +398,7 @@ SUITE = Suite(
     summary=summary,
     sentence=sentence,
     pictures={"integrations.png": picture},
-    budgets=(0.5, 40.0, 20.0),
+    budgets=(0.5, 30.0, 20.0),
+    limits=(1200.0, 400.0),
     whole=True,
 )
