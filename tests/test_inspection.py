@@ -327,6 +327,13 @@ def test_report_for_people_and_programs():
         report.operators = 0
 
 
+def test_a_backward_pass_of_groups_is_counted_right():
+    x, expected = torch.randn(2, 8, 10, requires_grad=True), (2 * 2 * 10 * 16 * 2 * 5, 2 * 2 * 10 * 8 * 4 * 4)
+    for layer, flops in zip((nn.Conv1d(8, 16, 5, 1, 2, groups=4), nn.ConvTranspose1d(8, 4, 4, 2, 1)), expected):
+        backward = lambda: layer(x).sum().backward()  # noqa: B023, E731
+        assert (fastgan.inspect_step(layer, x).flops, fastgan.inspect_step(backward).flops) == (flops, 3 * flops)
+
+
 def test_operators_and_flops_are_counted():
     a, b = torch.randn(3, 5), torch.randn(5, 7)
     report = fastgan.inspect_step(lambda: (a @ b).t()[0] + 1)
