@@ -705,3 +705,19 @@ def test_the_reason_of_a_failed_capture_is_what_was_raised_first():
     except RuntimeError as error:
         assert reason(error) == "operation not permitted when stream is capturing"
     assert reason(RuntimeError()) == "RuntimeError"
+
+
+@pytest.mark.parametrize("options", [{}, {"precision": "float16"}])
+def test_training_goes_on_after_a_step_that_was_interrupted(options):
+    """In G's part, where D is frozen and its optimizer has stepped: by Ctrl-C in a notebook, or for want of memory."""
+
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    generator, discriminator = (network.float() for network in pair())
+    trainer = GANTrainer(generator, discriminator, latent_dim=LATENT, **options)
+    with pytest.raises(KeyboardInterrupt), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainer._step, "_of_generator", stopped)
+        trainer.step(POINTS[:N].float())
+    trainer.step(POINTS[:N].float())
+    assert all(p.requires_grad for p in trainer.discriminator.parameters())

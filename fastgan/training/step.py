@@ -13,8 +13,9 @@ backward pass counted once for the input's gradient and once for the weights':
 
 from __future__ import annotations
 
+import contextlib
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -126,15 +127,26 @@ class Step:
         labels, penalised = rest if len(rest) == 2 else (None, *rest)
         if self.config.channels_last and real.dim() == 4:
             real = real.contiguous(memory_format=torch.channels_last)
-        if self.config.objective == MMD:
-            values = self._moments(real, counts)
-        elif self.config.one_stage:
-            values = self._one_stage(real, labels, penalised, counts)
-        else:
-            values = self._alternating(real, labels, penalised, counts)
+        with self._scaled():
+            if self.config.objective == MMD:
+                return self._moments(real, counts)
+            if self.config.one_stage:
+                return self._one_stage(real, labels, penalised, counts)
+            return self._alternating(real, labels, penalised, counts)
+
+    @contextlib.contextmanager
+    def _scaled(self) -> Iterator[None]:
+        """The loss scale is updated at the end of a step, and of one that fails after an optimizer has stepped: else
+        the scale would refuse that optimizer's next step."""
+        try:
+            yield
+        except BaseException:
+            if self.scaler is not None:
+                with contextlib.suppress(Exception):  # none has stepped, or nothing can be computed here any more
+                    self.scaler.update()
+            raise
         if self.scaler is not None:
             self.scaler.update()
-        return values
 
     # ---- the three ways to step ------------------------------------------------------------------------------------
 
@@ -152,26 +164,22 @@ class Step:
             fakes.append(fake)
         self._update(1, discriminator)
 
-        # D only passes the gradient on, and gets none itself.
-        for p in discriminator:
-            p.requires_grad_(False)
-        if self.config.redraw:
-            parts = self._parts(real, labels, counts)
-        self.optimizers[0].zero_grad()
-        for (x, y, z), fake, of_d in zip(parts, fakes, values):
+        with _frozen(discriminator):  # it only passes the gradient on
             if self.config.redraw:
-                fake = self._forward(self.generate, z, y)
-            logits = self._discriminate(self._seen(fake), y)
-            real_logits = None
-            if self.relation:  # what a relativistic generator compares with
-                with torch.no_grad():
-                    real_logits = self._discriminate(self._seen(x), y)
-            g, grad = self._of_generator(logits.detach(), real_logits, self._scale(len(x), n, counts), counts)
-            torch.autograd.backward([logits], [grad])
-            of_d["loss_g"] = g
-        self._update(0, generator)
-        for p in discriminator:
-            p.requires_grad_(True)
+                parts = self._parts(real, labels, counts)
+            self.optimizers[0].zero_grad()
+            for (x, y, z), fake, of_d in zip(parts, fakes, values):
+                if self.config.redraw:
+                    fake = self._forward(self.generate, z, y)
+                logits = self._discriminate(self._seen(fake), y)
+                real_logits = None
+                if self.relation:  # what a relativistic generator compares with
+                    with torch.no_grad():
+                        real_logits = self._discriminate(self._seen(x), y)
+                g, grad = self._of_generator(logits.detach(), real_logits, self._scale(len(x), n, counts), counts)
+                torch.autograd.backward([logits], [grad])
+                of_d["loss_g"] = g
+            self._update(0, generator)
         return self._mean(values, [len(x) for x, _, _ in parts])
 
     def _one_stage(self, real: Tensor, labels: Tensor | None, penalised: bool, counts) -> dict[str, Tensor]:
@@ -370,6 +378,18 @@ class Step:
         if len(values) == 1:
             return values[0]
         return {k: sum(v[k] * (n / sum(sizes)) for v, n in zip(values, sizes)) for k in values[0]}
+
+
+@contextlib.contextmanager
+def _frozen(parameters: Sequence[Tensor]) -> Iterator[None]:
+    """They learn again afterwards, however it ends: after Ctrl-C or a full memory a loop may go on."""
+    for p in parameters:
+        p.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for p in parameters:
+            p.requires_grad_(True)
 
 
 class Augmented(nn.Module):
