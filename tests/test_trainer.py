@@ -7,6 +7,7 @@ import subprocess
 import sys
 from dataclasses import fields
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -495,3 +496,25 @@ def test_resume_on_the_gpu_goes_on(tmp_path):
     once = trainer.fit(DATA, steps=5, batch=16)
     trainer.load(tmp_path / "a.pt")
     assert trainer.fit(DATA, steps=5, batch=16) == once
+
+
+def test_numbers_of_numpy_are_read_again(tmp_path):
+    """As a schedule that calls NumPy makes them: `torch.load` without code knows none of them."""
+
+    def trained():
+        torch.manual_seed(0)
+        networks = mlp(4, 2, 8, 1), mlp(2, 1, 8, 1)
+        optimizers = [torch.optim.SGD(network.parameters(), lr=0.01) for network in networks]
+        schedulers = [
+            torch.optim.lr_scheduler.LambdaLR(optimizers[0], lambda step: np.cos(step / 10)),
+            torch.optim.lr_scheduler.MultiStepLR(optimizers[1], [2, 4]),
+        ]
+        return GANTrainer(*networks, latent_dim=4, optimizers=optimizers, schedulers=schedulers)
+
+    trainer, other = trained(), trained()
+    trainer.fit(DATA, steps=3, batch=8)
+    trainer.save(tmp_path / "checkpoint.pt")
+    expected = trainer.fit(DATA, steps=3, batch=8, log_every=1)
+    other.load(tmp_path / "checkpoint.pt")
+    assert other.fit(DATA, steps=3, batch=8, log_every=1) == expected
+    assert_same(state(other), state(trainer))

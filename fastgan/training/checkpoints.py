@@ -7,13 +7,18 @@ import errno
 import os
 import secrets
 import zipfile
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-__all__ = ["CHECKPOINT_FORMAT", "FORMAT_1_SETTINGS", "check_same_network", "read_checkpoint", "write_atomically"]
+__all__ = [
+    "CHECKPOINT_FORMAT", "FORMAT_1_SETTINGS", "check_same_network", "plain", "read_checkpoint", "write_atomically",
+]  # fmt: skip
 
 CHECKPOINT_FORMAT = 2
 # What a checkpoint of format 1 does not say, because there was no other way then.
@@ -80,6 +85,16 @@ def _check_archive(path: Path) -> None:
         wrong = archive.testzip()
     if wrong is not None:
         raise _Damaged(f"the checksum of its part {wrong} is wrong")
+
+
+def plain(content: Any) -> Any:
+    """The content of a checkpoint with Python's numbers in the place of NumPy's, as a schedule of `np.cos` makes them:
+    those are objects that `read_checkpoint`, which runs no code, would refuse. States of networks stay as they are."""
+    if isinstance(content, np.generic):
+        return content.item()
+    if type(content) in (dict, Counter):
+        return type(content)({key: plain(value) for key, value in content.items()})
+    return type(content)(map(plain, content)) if type(content) in (list, tuple) else content
 
 
 def check_same_network(path: str | os.PathLike, name: str, network: nn.Module, state: dict) -> None:

@@ -27,7 +27,7 @@ from fastgan.training import distributed as ranks
 from fastgan.training.average import Average
 from fastgan.training.capture import REHEARSALS, REHEARSALS_OF_RANKS, Graphs, reason, undone
 from fastgan.training.captured import made_capturable, unfit
-from fastgan.training.checkpoints import CHECKPOINT_FORMAT, check_same_network, read_checkpoint, write_atomically
+from fastgan.training.checkpoints import CHECKPOINT_FORMAT, check_same_network, plain, read_checkpoint, write_atomically
 from fastgan.training.config import PRECISIONS, TrainerConfig, check_objective, with_settings
 from fastgan.training.distributed import World, distributed
 from fastgan.training.look import FirstLook, choose_passes
@@ -340,7 +340,7 @@ class GANTrainer:
             "cuda_random": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
             **{name: part.state_dict() for name, part in self._parts().items()},
         }
-        write_atomically(path, lambda file: torch.save(checkpoint, file))
+        write_atomically(path, lambda file: torch.save(plain(checkpoint), file))
 
     def load(self, path: str | os.PathLike) -> None:
         """Go on from a checkpoint: from here on every number is the one that an uninterrupted run would have had.
