@@ -123,6 +123,7 @@ def test_mistakes_with_labels_are_named():
         (lambda: make().fit((POINTS, LABELS + 1), steps=1), "data: got the label 3, expected numbers from 0 to 2"),
         (lambda: make().fit([(POINTS, LABELS - 1)], steps=1), "data, batch 0: got the label -1, expected numbers"),
         (lambda: make().sample(4, labels=LABELS[:3]), r"labels: got shape \(3,\), expected \(4,\)"),
+        (lambda: make().sample(4, labels=LABELS[:4] + 3), "labels: got the label 3, expected numbers from 0 to 2"),
         (lambda: GANTrainer(*models.build((2,), 4, 16), classes=1), "classes: got 1, expected at least 2"),
         (lambda: GANTrainer(*models.build((2,), 4, 16, classes=3), latent_dim=4), "latent_dim: got 4, expected what"),
         (lambda: GANTrainer(*models.build((2,), 4, 16), latent_dim=4, classes=3), "and labels of shape"),
