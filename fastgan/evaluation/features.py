@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fastgan.checks import said
-from fastgan.data import needs, to_uint8
+from fastgan.data import needs, spread, to_uint8
 from fastgan.evaluation.scores import MANIFOLD_LIMIT, manifold_scores
 
 
@@ -115,7 +115,7 @@ def inception_scores(real: Tensor, fake: Tensor, seed: int = 0) -> dict[str, flo
             metric.update(fake.double(), real=False)
         kid_mean, kid_std = kid.compute()
         return {
-            **manifold_scores(real[:MANIFOLD_LIMIT], fake[:MANIFOLD_LIMIT])._asdict(),
+            **manifold_scores(spread(real, MANIFOLD_LIMIT), spread(fake, MANIFOLD_LIMIT))._asdict(),
             "fid": fid.compute().item(),
             "kid": kid_mean.item(),
             "kid_std": kid_std.item(),
