@@ -159,7 +159,7 @@ class Step:
         for x, y, z in parts:
             with torch.set_grad_enabled(not self.config.redraw):
                 fake = self._forward(self.generate, z, y)
-            d = self._backward_d(self._seen(x), self._seen(fake.detach()), y, penalised, n, counts)
+            d = self._backward_d(self._seen(x, counts), self._seen(fake.detach(), counts), y, penalised, n, counts)
             values.append(d.values)
             fakes.append(fake)
         self._update(1, discriminator)
@@ -171,11 +171,11 @@ class Step:
             for (x, y, z), fake, of_d in zip(parts, fakes, values):
                 if self.config.redraw:
                     fake = self._forward(self.generate, z, y)
-                logits = self._discriminate(self._seen(fake), y)
+                logits = self._discriminate(self._seen(fake, counts), y)
                 real_logits = None
                 if self.relation:  # what a relativistic generator compares with
                     with torch.no_grad():
-                        real_logits = self._discriminate(self._seen(x), y)
+                        real_logits = self._discriminate(self._seen(x, counts), y)
                 g, grad = self._of_generator(logits.detach(), real_logits, self._scale(len(x), n, counts), counts)
                 torch.autograd.backward([logits], [grad])
                 of_d["loss_g"] = g
@@ -191,8 +191,8 @@ class Step:
         for optimizer in self.optimizers:
             optimizer.zero_grad()
         for x, y, z in self._parts(real, labels, counts):
-            fake = self._seen(self._forward(self.generate, z, y))
-            d = self._backward_d(self._seen(x), fake, y, penalised, n, counts, nonzero=self.ratio is None)
+            fake = self._seen(self._forward(self.generate, z, y), counts)
+            d = self._backward_d(self._seen(x, counts), fake, y, penalised, n, counts, nonzero=self.ratio is None)
             if self.ratio is not None:
                 loss_g, ratio = d.loss_fake * self.ratio, self.ratio
             else:
@@ -275,8 +275,10 @@ class Step:
         if s.r2:
             values["r2"] = next(found) if r2 else self.zero
         if self.augmentation is not None and s.augment_target is not None:
-            sign = distributed.mean_over_ranks(stats.real_sign) if distributed.ranks() > 1 else stats.real_sign
-            values["augment_p"] = self.augmentation.adapt(sign, n * distributed.ranks())
+            sign, total = stats.real_sign, distributed.of_all(n, counts)[0] / (s.accumulate if counts else 1)
+            if distributed.ranks() > 1:
+                sign = distributed.mean_over_ranks(sign * (n * distributed.ranks() / total))
+            values["augment_p"] = self.augmentation.adapt(sign, round(total))
         arrived = (leaf.grad[n:] if together else leaf.grad) if s.one_stage else None
         return DiscriminatorPass(values, real_logits.detach(), fake_logits.detach(), grads[1], out.loss_fake, arrived)
 
@@ -333,9 +335,9 @@ class Step:
         check_logits(logits, x)
         return logits
 
-    def _seen(self, samples: Tensor) -> Tensor:
+    def _seen(self, samples: Tensor, counts) -> Tensor:
         """What D is shown of them."""
-        return samples if self.augmentation is None else self.augmentation(samples)
+        return samples if self.augmentation is None else self.augmentation(samples, counts)
 
     def _parts(self, real: Tensor, labels: Tensor | None, counts) -> list[tuple[Tensor, Tensor | None, Tensor]]:
         """(samples, their labels, z) of each part of a batch; z is drawn here."""
@@ -368,8 +370,7 @@ class Step:
 
     @staticmethod
     def _own_rows(rows: Tensor, n: int, counts) -> Tensor:
-        rank = distributed.rank()
-        first = sum(counts[:rank]) if counts else rank * n
+        _, first = distributed.of_all(n, counts)
         return rows[first : first + n]
 
     @staticmethod
@@ -402,9 +403,11 @@ class Augmented(nn.Module):
         self.policy, self.target, self.random = config.augment, config.augment_target, random
         self.register_buffer("p", torch.tensor(0.0 if config.augment_target is not None else config.augment_p))
 
-    def forward(self, samples: Tensor) -> Tensor:
-        drawn = draw_augmentation(len(samples), samples.shape, self.policy, self.p, generator=self.random())
-        return augment(samples, drawn)
+    def forward(self, samples: Tensor, counts: Sequence[int] | None = None) -> Tensor:
+        """counts: of each rank, if they differ. A rank's rows of what one process would draw for all samples."""
+        total, first = distributed.of_all(len(samples), counts)
+        drawn = draw_augmentation(total, samples.shape, self.policy, self.p, generator=self.random())
+        return augment(samples, drawn._make(each[first : first + len(samples)] for each in drawn))
 
     def adapt(self, sign: Tensor, batch: int) -> Tensor:
         """p after a batch of real samples whose logits have this mean sign."""

@@ -243,9 +243,7 @@ class GANTrainer:
     def latent(self, n: int, counts: Sequence[int] | None = None) -> Tensor:
         """(n, latent_dim) from N(0, I), the trainer's next. On several ranks: this one's rows of what one process would
         draw for all samples, of which each rank has n, or as many as `counts` says."""
-        total, first = n * ranks.ranks(), n * ranks.rank()
-        if counts is not None:
-            total, first = sum(counts), sum(counts[: ranks.rank()])
+        total, first = ranks.of_all(n, counts)
         z = torch.randn(total, self.latent_dim, generator=self.random, device=self.device, dtype=self.dtype)
         return z[first : first + n]
 
