@@ -548,3 +548,26 @@ def test_samples_of_a_generator_with_noise_of_its_own():
 def test_a_seed_of_samples_that_is_none(seed):
     with pytest.raises((TypeError, ValueError), match=r"^seed: got "):
         make().sample(2, seed=seed)
+
+
+OF_0_1 = (
+    *("objective", "weight", "lr", "betas", "r1", "r2", "r1_every", "latent_dim", "ema_decay", "step", "redraw"),
+    *("precision", "compile", "accumulate", "concatenate", "channels_last", "bandwidths", "device"),
+)
+
+
+def test_a_checkpoint_of_fastgan_0_1(tmp_path):
+    """Settings that came later have the value that changes nothing."""
+    whole, half, resumed = make(), make(), make()
+    whole.fit(DATA, steps=6, batch=8)
+    half.fit(DATA, steps=3, batch=8)
+    half.save(tmp_path / "new.pt")
+    old = torch.load(tmp_path / "new.pt", weights_only=True)
+    old["settings"] = {name: old["settings"][name] for name in OF_0_1}
+    del old["schedulers"]
+    torch.save(old, tmp_path / "old.pt")
+    resumed.load(tmp_path / "old.pt")
+    resumed.fit(DATA, steps=3, batch=8)
+    a, b = state(resumed), state(whole)
+    del a["torch"], b["torch"]
+    assert_same(a, b)

@@ -26,7 +26,8 @@ FORMAT_1_SETTINGS = {
     "r2": 0.0, "step": "alternating", "precision": "float32", "compile": False, "accumulate": 1,
     "concatenate": False, "channels_last": False, "redraw": True, "bandwidths": None,
 }  # fmt: skip
-
+# Nor do those of fastgan 0.1, of any format, say this. What is None if nothing is said need not stand here.
+SINCE_0_2_SETTINGS = {"augment_p": 1.0}
 
 # What every checkpoint holds, and of what type; "discriminator" and "optimizer_d" are there if there is a D.
 CONTENT = {
@@ -67,6 +68,7 @@ def read_checkpoint(path: str | os.PathLike, device: torch.device | str = "cpu")
         raise ValueError(f"{path}: is no checkpoint of fastgan (it holds {checkpoint['step']} as 'step')")
     if checkpoint["format"] == 1:
         checkpoint["settings"] = {**FORMAT_1_SETTINGS, **checkpoint["settings"]}
+    checkpoint["settings"] = {**SINCE_0_2_SETTINGS, **checkpoint["settings"]}
     return checkpoint
 
 
