@@ -296,6 +296,11 @@ def nothing():
 
 def broken():
     raise RuntimeError("not today")
+class Tuple(G):
+    def forward(self, z):
+        return (super().forward(z),)
+
+
 """
 
 
@@ -305,6 +310,7 @@ def test_networks_of_ones_own(folder, tmp_path, monkeypatch, capsys):
     (tmp_path / "mine_for_a_test.py").write_text(MINE)
     networks = ["--generator", "mine_for_a_test:G", "--discriminator", "mine_for_a_test:D"]
     options = ["--batch", "8", "--latent-dim", "3", "--device", "cpu", "--size", "8", "--metrics-samples", "16"]
+    (tmp_path / "ends_for_a_test.py").write_text("import sys\nsys.exit('not here')\n")
     assert main(["train", str(folder), "--steps", "3", "--out", "run", *options, *networks]) == 0
     again = ["train", str(folder), "--steps", "5", "--out", "run", "--resume"]
     assert "give it again to go on" in refused(capsys, *again)
@@ -312,6 +318,9 @@ def test_networks_of_ones_own(folder, tmp_path, monkeypatch, capsys):
     assert "mine_for_a_test:G, a network of your own, expected it to be given" in refused(capsys, "sample", "run")
     assert main(["sample", "run", "--count", "4", "--out", "own.npz", *networks[:2]]) == 0
     import mine_for_a_test
+    assert "mine_for_a_test:G, a network of your own: fastgan.load" in refused(
+        capsys, "export", "run", "--format", "pt2"
+    )
 
     network = fastgan.load("run", mine_for_a_test.G((1, 8, 8), 3))
     with np.load("own.npz") as own:
@@ -326,6 +335,8 @@ def test_networks_of_ones_own(folder, tmp_path, monkeypatch, capsys):
         ("mine_for_a_test:nothing", "made a NoneType, expected a torch.nn.Module"),
     ]:
         said = refused(capsys, "train", folder, "--steps", "1", *options, "--generator", named)
+        ("mine_for_a_test:Tuple", "--generator: got tuple, expected one floating tensor of samples"),
+        ("ends_for_a_test:G", "--generator: ends_for_a_test raised SystemExit at .*ends_for_a_test.*: not here"),
         assert re.search(message, said), said
 
 

@@ -379,6 +379,9 @@ number = 3
 
 def fails():
     raise ValueError("no data")
+
+def ends():
+    raise SystemExit(0)
 """
 
 
@@ -413,6 +416,8 @@ def test_doctor_looks_at_a_step(script, capsys):
         (["--step", "stranger:number"], "is of type int"),
         (["--step", "no_such_module:f"], "raised ModuleNotFoundError"),
         (["--step", "stranger:fails"], "raised ValueError at"),
+        (["--step", "stranger:ends"], "raised SystemExit at"),
+        (["--step", ""], "expected module:function"),
         (["--json"], "--json: is for --step"),
     ],
 )

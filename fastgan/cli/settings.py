@@ -97,4 +97,9 @@ def make_trainer(config: RunConfig, sample_shape: tuple[int, ...], device: torch
             pair[name] = own.network(f"--{name}", named, {"sample_shape": sample_shape, **about})
     if config.objective == MMD:
         pair["discriminator"] = None
-    return GANTrainer(**pair, device=device, **config.of_trainer())
+    try:
+        return GANTrainer(**pair, device=device, **config.of_trainer())
+    except TypeError as error:  # of what a network of one's own returns
+        if not (config.generator or config.discriminator):
+            raise
+        raise ValueError(str(error)) from error
