@@ -5,6 +5,8 @@ import json
 import re
 import sys
 import tarfile
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -351,7 +353,11 @@ def test_weights_of_another_run(folder, tmp_path, monkeypatch, capsys):
             torch.testing.assert_close(second[name][key], value, rtol=0, atol=1e-8)  # a step of 1e-9 on
     assert second["step"] == 1
     assert main(["train", str(folder), "--steps", "2", "--out", "second", "--resume"]) == 0
-    assert "there is no such checkpoint" in refused(capsys, *start, "1", "--init", "nowhere")
+    assert json.loads(Path("second/config.json").read_text())["settings"]["init"] == "first"
+    assert main(["train", str(folder), "--steps", "2", "--out", "second", "--resume", "--init", "first"]) == 0
+    assert "--init: nowhere/checkpoint.pt: there is no such checkpoint" in refused(
+        capsys, *start, "1", "--init", "nowhere"
+    )
     assert "is of another" in refused(capsys, *start, "1", "--init", "first", "--width", "8")
 
 

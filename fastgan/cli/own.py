@@ -34,11 +34,14 @@ def begin_with(run: str, parts: Mapping[str, nn.Module]) -> int:
 
     Raises ValueError or OSError if there is no checkpoint, or it is of other networks."""
     path = Path(run) / "checkpoint.pt"
-    checkpoint = read_checkpoint(path)
-    for name, part in parts.items():
-        if not isinstance(checkpoint.get(name), dict):
-            raise ValueError(f"--init: {path} holds no {name}")
-        check_same_network(path, name, part, checkpoint[name])
+    try:
+        checkpoint = read_checkpoint(path)
+        for name, part in parts.items():
+            if not isinstance(checkpoint.get(name), dict):
+                raise ValueError(f"{path} holds no {name}")
+            check_same_network(path, name, part, checkpoint[name])
+    except (FileNotFoundError, ValueError) as error:
+        raise ValueError(f"--init: {error}") from error
     for name, part in parts.items():
         part.load_state_dict(checkpoint[name])
     return checkpoint["step"]

@@ -54,6 +54,7 @@ def train(args: argparse.Namespace) -> int:
             begun = None
             if run.config and run.checkpoint.exists():
                 model.load(run.checkpoint)
+                config = replace(config, init=run.config["settings"].get("init"))  # how it began, which stays on record
             elif config.init:
                 begun = own.begin_with(config.init, model.networks)
             if model.step_number > config.steps:
