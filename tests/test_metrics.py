@@ -4,6 +4,7 @@ import math
 import os
 import subprocess
 import sys
+import warnings
 
 import pytest
 import torch
@@ -281,6 +282,11 @@ def test_fid_and_kid_are_those_of_torchmetrics_on_the_images(network_file):
     assert "FID" in metrics.described(scores)
 
 
+class Floats(torch.nn.Module):
+    def forward(self, images):
+        return images.float()
+
+
 def test_networks_that_cannot_be_used(tmp_path):
     pytest.importorskip("torchmetrics", reason="needs the extra `metrics`")
     from fastgan import data
@@ -288,11 +294,18 @@ def test_networks_that_cannot_be_used(tmp_path):
     faces = data.Dataset("faces", image_set(20, 0))
     (tmp_path / "text.pt").write_text("hello")
     torch.save({"a": torch.zeros(3)}, tmp_path / "weights.pt")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of TorchScript
+        for name, network in (("flat", torch.nn.Linear(5, 2)), ("maps", torch.nn.Identity())):
+            torch.jit.save(torch.jit.script(torch.nn.Sequential(Floats(), network)), tmp_path / f"{name}.pt")
     points = data.Dataset("points", torch.zeros(20, 2), mean=torch.zeros(2), scale=1.0)
     for options, message in [
-        ({"features": tmp_path / "text.pt"}, "text.pt: is no network in a TorchScript file"),
-        ({"features": tmp_path / "weights.pt"}, "weights.pt: is no network in a TorchScript file"),
-        ({"features": tmp_path / "nowhere.pt"}, "nowhere.pt: is no network"),
+        ({"features": tmp_path / "text.pt"}, "--features: .*text.pt is no network in a TorchScript file"),
+        ({"inception": tmp_path / "text.pt"}, "--inception: .*text.pt is no network in a TorchScript file"),
+        ({"features": tmp_path / "weights.pt"}, "weights.pt is no network in a TorchScript file"),
+        ({"features": tmp_path / "nowhere.pt"}, "--features: .*nowhere.pt does not exist"),
+        ({"features": tmp_path / "flat.pt"}, "--features: .*flat.pt does not take the images.*shapes cannot"),
+        ({"features": tmp_path / "maps.pt"}, r"maps.pt .* gives no features: features of shape \(20, 3, 16, 16\)"),
         ({"inception": tmp_path / "nowhere.pth"}, "--inception: .*nowhere.pth does not exist"),
     ]:
         with pytest.raises(ValueError, match=message) as raised:

@@ -49,17 +49,19 @@ class NetworkFile(nn.Module):
     [-1, 1], C 1 or 3.
 
     If the network has an argument `return_features`, as StyleGAN's inception-2015-12-05.pt has, it is set.
-    Raises ValueError if the file holds no such network."""
+    Raises ValueError, naming the option that the file was given by, if it holds no such network."""
 
-    def __init__(self, path: str | os.PathLike):
+    def __init__(self, path: str | os.PathLike, option: str = "--features"):
         super().__init__()
+        if not Path(path).is_file():
+            raise ValueError(f"{option}: {path} does not exist, expected a network in a TorchScript file")
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", DeprecationWarning)  # of TorchScript, in which such files are published
                 self.network = torch.jit.load(str(path), map_location="cpu").eval()
             arguments = [argument.name for argument in self.network.forward.schema.arguments]
         except Exception as error:  # whatever depends on where a file is cut or what it is instead
-            raise ValueError(f"{path}: is no network in a TorchScript file") from error
+            raise ValueError(f"{option}: {path} is no network in a TorchScript file") from error
         self.options = {"return_features": True} if "return_features" in arguments else {}
         self.name = re.sub(r"\W+", "_", Path(path).stem.lower())
 
@@ -94,7 +96,7 @@ class Inception(nn.Module):
             self.network = lambda images: network(to_uint8(images).expand(-1, 3, -1, -1))
             self.add_module("weights", network)
         else:
-            self.network = NetworkFile(path)
+            self.network = NetworkFile(path, "--inception")
 
     def forward(self, images: Tensor) -> Tensor:
         return self.network(images)
