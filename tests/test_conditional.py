@@ -296,13 +296,13 @@ def D(**about):
 def nothing():
     pass
 
-def broken():
-    raise RuntimeError("not today")
 class Tuple(G):
     def forward(self, z):
         return (super().forward(z),)
 
 
+def broken():
+    raise RuntimeError("not today")
 """
 
 
@@ -310,19 +310,19 @@ def test_networks_of_ones_own(folder, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     (tmp_path / "mine_for_a_test.py").write_text(MINE)
+    (tmp_path / "ends_for_a_test.py").write_text("import sys\nsys.exit('not here')\n")
     networks = ["--generator", "mine_for_a_test:G", "--discriminator", "mine_for_a_test:D"]
     options = ["--batch", "8", "--latent-dim", "3", "--device", "cpu", "--size", "8", "--metrics-samples", "16"]
-    (tmp_path / "ends_for_a_test.py").write_text("import sys\nsys.exit('not here')\n")
     assert main(["train", str(folder), "--steps", "3", "--out", "run", *options, *networks]) == 0
     again = ["train", str(folder), "--steps", "5", "--out", "run", "--resume"]
     assert "give it again to go on" in refused(capsys, *again)
     assert main([*again, *networks]) == 0
     assert "mine_for_a_test:G, a network of your own, expected it to be given" in refused(capsys, "sample", "run")
-    assert main(["sample", "run", "--count", "4", "--out", "own.npz", *networks[:2]]) == 0
-    import mine_for_a_test
     assert "mine_for_a_test:G, a network of your own: fastgan.load" in refused(
         capsys, "export", "run", "--format", "pt2"
     )
+    assert main(["sample", "run", "--count", "4", "--out", "own.npz", *networks[:2]]) == 0
+    import mine_for_a_test
 
     network = fastgan.load("run", mine_for_a_test.G((1, 8, 8), 3))
     with np.load("own.npz") as own:
@@ -335,10 +335,10 @@ def test_networks_of_ones_own(folder, tmp_path, monkeypatch, capsys):
         ("mine_for_a_test:broken", "broken raised RuntimeError at .*mine_for_a_test.*: not today"),
         ("math:sqrt", "math:sqrt raised TypeError"),
         ("mine_for_a_test:nothing", "made a NoneType, expected a torch.nn.Module"),
-    ]:
-        said = refused(capsys, "train", folder, "--steps", "1", *options, "--generator", named)
         ("mine_for_a_test:Tuple", "--generator: got tuple, expected one floating tensor of samples"),
         ("ends_for_a_test:G", "--generator: ends_for_a_test raised SystemExit at .*ends_for_a_test.*: not here"),
+    ]:
+        said = refused(capsys, "train", folder, "--steps", "1", *options, "--generator", named)
         assert re.search(message, said), said
 
 
@@ -372,3 +372,30 @@ def test_each_digit_on_demand(tmp_path):
         samples = generator.sample(500, seed=5, labels=torch.full((500,), digit))
         right = (classifier(samples).argmax(1) == digit).double().mean()
         assert right >= 0.9, (digit, right)
+
+
+def test_numbers_that_are_no_classes(monkeypatch):
+    """A column `label` of times or keys: a name for every number up to the largest would fill the memory."""
+    from fastgan.data import tables
+
+    class Rows:
+        def __init__(self, values):
+            self.features, self.values = {"label": SimpleNamespace(dtype="int64")}, values
+
+        def select_columns(self, _):
+            return self
+
+        def with_format(self, _):
+            return {"label": self.values}
+
+    monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(ClassLabel=type("ClassLabel", (), {})))
+    assert tables._labels(Rows([0, 2, 1])).classes == ("0", "1", "2")
+    assert tables._labels(Rows([0, 10**12])).classes == ()
+
+
+def test_one_class_is_none_to_be_told(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(datasets, "load", lambda *_, **__: datasets.Dataset(
+        "one", torch.zeros(20, 1, 8, 8, dtype=torch.uint8), labels=torch.zeros(20, dtype=torch.int64), classes=("a",)
+    ))  # fmt: skip
+    said = refused(capsys, "train", "one.parquet", "--conditional", "--steps", "1", "--out", str(tmp_path / "run"))
+    assert "--conditional: one.parquet has one class, expected" in said

@@ -51,10 +51,10 @@ def make_config(
     if known.get("objective", recipe.objective) == MMD:
         chosen |= recipes.WITHOUT_D
     if known.get("conditional"):
-        if not data.classes:
+        if len(data.classes) < 2:
+            found = f"{source} has {'one class' if data.classes else 'no classes'}"
             raise ValueError(
-                f"--conditional: {source} has no classes, expected a folder of images for each, a column of labels, or "
-                "digits"
+                f"--conditional: {found}, expected a folder of images for each, a column of labels, or digits"
             )
         chosen["classes"] = len(data.classes)
     config = replace(recipe, **{**chosen, **given, "device": device.type, "processes": processes})
