@@ -137,3 +137,10 @@ def test_points():
 def test_unsupported_size(size):
     with pytest.raises(ValueError, match=f"size: got {size}, expected one of 8, 16, 32, 64, 128, 256"):
         networks.build((1, size, size), 8, 8)
+
+
+@pytest.mark.parametrize("shape", [(1, 8), (3, 8, 16), (), (1, 3, 8, 8)])
+def test_shapes_that_are_no_samples(shape):
+    """A picture that is not square had networks of its height alone."""
+    with pytest.raises(ValueError, match=r"sample_shape: got .*, expected \(d,\), or \(channels, size, size\)"):
+        networks.build(shape, 8, 8)
