@@ -119,8 +119,10 @@ def write_atomically(path: str | os.PathLike, write: Callable) -> None:
 
     The new file's name cannot be foretold, and no file or link that is there already is opened; its mode is what the
     umask leaves of rw-rw-rw-. Raises OSError, naming `path`, if that fails; the new file is removed and the old one
-    stands."""
+    stands, and if `path` is a device, a pipe or a socket, whose place no file may take."""
     path = Path(path)
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise OSError(errno.EINVAL, f"cannot write {path}: it is no regular file")
     temporary = path.with_name(f".{secrets.token_hex(12)}.tmp")
     created = False
     try:
