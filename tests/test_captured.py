@@ -3,6 +3,7 @@ GPU the captured step: the uncaptured one's numbers to the bit."""
 
 import contextlib
 import random
+import threading
 import warnings
 from unittest import mock
 
@@ -406,3 +407,32 @@ def test_a_capture_that_fails_gives_back_the_numbers_of_the_host(monkeypatch):
             lambda _: random.random(), [], torch.device("cuda"), [None], [], contextlib.nullcontext(), rehearsals=0
         )
     assert random.getstate() == before
+
+
+def test_other_threads_may_go_on_while_a_step_is_captured(monkeypatch):
+    """By PyTorch's own mode their calls, as those of a thread that pins memory, would end the capture."""
+    asked = {}
+    monkeypatch.setattr(torch.cuda, "stream", lambda _: contextlib.nullcontext())
+    monkeypatch.setattr(torch.cuda, "graph", lambda _, **options: contextlib.nullcontext(asked.update(options)))
+    with graphs.capturing(None, (), None):
+        pass
+    assert asked["capture_error_mode"] == "thread_local"
+
+
+@pytest.mark.gpu
+def test_memory_is_pinned_while_a_step_is_captured():
+    stop, pinned, wrong = threading.Event(), [], []
+
+    def pin():
+        try:
+            while not stop.is_set():
+                pinned.append(torch.empty(2**16, dtype=torch.uint8).pin_memory())  # kept: each takes a new block
+        except RuntimeError as error:
+            wrong.append(error)
+
+    thread = threading.Thread(target=pin)
+    thread.start()
+    _, fast, _ = both()
+    stop.set()
+    thread.join()
+    assert fast.reason is None and not wrong

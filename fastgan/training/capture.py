@@ -91,9 +91,13 @@ def capturing(graph: torch.cuda.CUDAGraph, pool: tuple, stream: torch.cuda.Strea
 
     Up to PyTorch 2.11 the end of a failed capture raises before any of them is put back: the stream stays the current
     one, the allocator believes that the capture goes on and refuses the next one, the generator raises when it is used.
+
+    What other threads ask of CUDA meanwhile is no matter of the capture: PyTorch's own mode, "global", ends it, and the
+    other thread's work with an error, where a DataLoader's thread pins the memory of the next batches.
     """
+    mode = "thread_local"
     try:
-        with torch.cuda.stream(stream), torch.cuda.graph(graph, pool=pool, stream=stream):
+        with torch.cuda.stream(stream), torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode=mode):
             yield
     except BaseException:
         _end_allocations(stream.device, pool)
