@@ -3,6 +3,7 @@
 import io
 import json
 import re
+import shlex
 import sys
 import tarfile
 from pathlib import Path
@@ -20,6 +21,7 @@ import fastgan
 from fastgan import data as datasets
 from fastgan import models
 from fastgan.cli import main
+from fastgan.cli.loop import Unreadable
 from fastgan.data import to_unit
 from fastgan.evaluation.features import train_digits_classifier
 from fastgan.losses.adversarial import discriminator_value_and_grad, generator_value_and_grad
@@ -317,6 +319,14 @@ def test_networks_of_ones_own(folder, tmp_path, monkeypatch, capsys):
     again = ["train", str(folder), "--steps", "5", "--out", "run", "--resume"]
     assert "give it again to go on" in refused(capsys, *again)
     assert main([*again, *networks]) == 0
+
+    def gone(*_):
+        raise Unreadable("the disk is gone")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("fastgan.cli.train.run_steps", gone)
+        assert main([*again[:3], "6", *again[4:], *networks]) == 1
+    assert f"to go on: {shlex.join(['fastgan', *again[:2], *again[4:], *networks])}" in capsys.readouterr().err
     assert "mine_for_a_test:G, a network of your own, expected it to be given" in refused(capsys, "sample", "run")
     assert "mine_for_a_test:G, a network of your own: fastgan.load" in refused(
         capsys, "export", "run", "--format", "pt2"
