@@ -454,3 +454,25 @@ def test_on_a_gpu():
     assert of(report, __file__) == planted_in(step) and report.accelerated
     assert len([reason for reason in report.capture if "Adam is not capturable" in reason]) == 2
     assert "copies from the host" in report.capture
+
+
+@pytest.mark.parametrize("way", ["function", "method"])
+@pytest.mark.filterwarnings("ignore:Using `torch.compile")
+def test_advice_for_a_compiled_network(way):
+    """`generator_backward` would leave nothing out: autograd sees one node there."""
+    generator, discriminator, optimizer_g, optimizer_d = made()
+    if way == "function":
+        discriminator = torch.compile(discriminator, backend="eager")
+    else:
+        discriminator.compile(backend="eager")
+
+    def step():
+        optimizer_d.zero_grad()
+        discriminator(torch.ones(3, 2)).mean().backward()
+        optimizer_d.step()
+        optimizer_g.zero_grad()
+        discriminator(generator(torch.ones(3, 3))).mean().backward()
+        optimizer_g.step()
+
+    (finding,) = fastgan.inspect_step(step).findings
+    assert finding.kind == "gradients" and "requires_grad_(False) before it is called" in finding.advice
