@@ -721,3 +721,21 @@ def test_training_goes_on_after_a_step_that_was_interrupted(options):
         trainer.step(POINTS[:N].float())
     trainer.step(POINTS[:N].float())
     assert all(p.requires_grad for p in trainer.discriminator.parameters())
+
+
+def test_generator_backward_refuses_what_is_no_loss():
+    """Two losses in a tuple would be one loss, weighed by the other's value."""
+    generator, discriminator = pair()
+    fake = generator(torch.randn(N, LATENT, dtype=torch.float64))
+    loss, other = fastgan.generator_loss(discriminator(fake)), fake.abs().mean()
+    for losses, error, message in [
+        ((loss, other), ValueError, r"losses: got grads that require a gradient, expected \[loss, other\]"),
+        ((loss,), TypeError, "losses: got a tuple of 1, expected a loss, a pair"),
+        ([], ValueError, "losses: got an empty list"),
+        (None, TypeError, "losses: got NoneType, expected a loss"),
+    ]:
+        with pytest.raises(error, match=message):
+            generator_backward(losses, generator)
+    assert all(p.grad is None for p in generator.parameters())
+    with pytest.raises(ValueError, match="generator: got a module whose parameters are all frozen"):
+        GANTrainer(generator.requires_grad_(False), discriminator, latent_dim=LATENT)

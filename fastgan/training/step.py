@@ -61,7 +61,9 @@ def generator_backward(
         generator: a module, or the parameters that learn.
 
     Raises:
-        ValueError: a generator without parameters that learn, or as many gradients as there are no outputs for.
+        TypeError: losses of another kind.
+        ValueError: no loss at all, a generator without parameters that learn, as many gradients as there are no outputs
+            for, or gradients that require one, as of two losses in a tuple.
     """
     parameters = generator.parameters() if isinstance(generator, nn.Module) else generator
     inputs = [p for p in parameters if p.requires_grad]
@@ -69,10 +71,17 @@ def generator_backward(
         raise ValueError("generator: got no parameter that requires a gradient, expected one to learn")
     outputs, seeds = [], []
     for item in losses if isinstance(losses, list) else [losses]:
+        if not isinstance(item, Tensor) and not (isinstance(item, tuple) and len(item) == 2):
+            got = f"a tuple of {len(item)}" if isinstance(item, tuple) else type(item).__name__
+            raise TypeError(f"losses: got {got}, expected a loss, a pair (outputs, grads), or a list of those")
         tensors, grads = item if isinstance(item, tuple) else (item, [None])
-        found = _matched(tensors, [grads] if isinstance(grads, Tensor) else list(grads))
-        outputs += found
-        seeds += [grads] if isinstance(grads, Tensor) else grads
+        grads = [grads] if isinstance(grads, Tensor) else list(grads)
+        if any(grad.requires_grad for grad in grads if grad is not None):
+            raise ValueError("losses: got grads that require a gradient, expected [loss, other] of two losses")
+        outputs += _matched(tensors, grads)
+        seeds += grads
+    if not outputs:
+        raise ValueError("losses: got an empty list, expected at least one loss")
     torch.autograd.backward(outputs, seeds, retain_graph=retain_graph, inputs=inputs)
 
 
