@@ -295,6 +295,9 @@ class G(nn.Module):
 def D(**about):
     return nn.Sequential(nn.Flatten(), nn.Linear(torch.Size(about["sample_shape"]).numel(), 1))
 
+def Plain():
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 1))
+
 def nothing():
     pass
 
@@ -332,6 +335,11 @@ def test_networks_of_ones_own(folder, tmp_path, monkeypatch, capsys):
         capsys, "export", "run", "--format", "pt2"
     )
     assert main(["sample", "run", "--count", "4", "--out", "own.npz", *networks[:2]]) == 0
+    train = ["train", str(folder), "--steps", "1", *options, "--width", "5", *networks]
+    assert main([*train, "--out", "wide"]) == 0  # D takes it
+    assert "--width: got 5, but both networks are your own, and take none" in refused(
+        capsys, *train[:-1], "mine_for_a_test:Plain", "--out", "plain"
+    )
     import mine_for_a_test
 
     network = fastgan.load("run", mine_for_a_test.G((1, 8, 8), 3))

@@ -74,11 +74,13 @@ def _check_parts(given: dict, config: RunConfig, source: str, data: Dataset | St
     did not do. `RunConfig` knows those of the training step."""
     of_file = config.inception or config.features
     points = f"{source} holds points, whose features they are themselves"
+    named = {f"--{name}": getattr(config, name) for name in ("generator", "discriminator")}
+    no_width = all(named.values()) and "width" in given and not any(own.takes(*n, ["width"]) for n in named.items())
     for name, idle, why in (
         ("workers", not isinstance(data, Stream), f"{source} is held in memory: there is nothing to read"),
         ("capture", config.capture and config.device == "cpu", "CUDA graphs are for GPUs, and this is a CPU"),
         ("discriminator", config.objective == MMD, "MMD has no discriminator"),
-        ("width", config.generator and config.discriminator, "both networks are your own"),
+        ("width", no_width, "both networks are your own, and take none"),
         ("inception", not data.is_images, points),
         ("features", not data.is_images, points),
         ("metrics_samples", data.held_out is not None and not of_file, f"{source} are compared with all held out ones"),
