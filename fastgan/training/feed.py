@@ -99,7 +99,7 @@ def _batch(name: str, batch: Any, classes: int | None, prepare: Prepare) -> Pair
         keys = f" with {', '.join(map(repr, batch))}" if isinstance(batch, Mapping) else ""
         raise TypeError(
             f"{name}: got {type(batch).__name__}{keys}, expected a tensor of samples (N, ...) or (samples, labels); of "
-            'dicts: data = ((b["image"], b["label"]) for b in data)'
+            'dicts: for b in data: trainer.step(b["image"].to(trainer.device))'
         )
     samples = checks.samples(name, _tensor(name, samples))
     checks.pixels_or_floats(name, samples)
