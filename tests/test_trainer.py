@@ -571,3 +571,32 @@ def test_a_checkpoint_of_fastgan_0_1(tmp_path):
     a, b = state(resumed), state(whole)
     del a["torch"], b["torch"]
     assert_same(a, b)
+
+
+def test_average_of_weights_in_half_precision(tmp_path):
+    """A thousandth of a difference would be rounded away; and it goes on exactly."""
+
+    def trained():
+        torch.manual_seed(0)
+        return GANTrainer(mlp(4, 2, 8, 1).bfloat16(), mlp(2, 1, 8, 1).bfloat16(), latent_dim=4, seed=1)
+
+    whole, half = trained(), trained()
+    weights = list(whole.generator.parameters())
+    average = [p.detach().double() for p in weights]
+    for t in range(200):
+        whole.step(DATA[:8].bfloat16())
+        if t == 99:
+            half.load(saved(whole, tmp_path / "half.pt"))
+        decay = min(0.999, (t + 1) / (t + 10))
+        average = [decay * a + (1 - decay) * p.detach().double() for a, p in zip(average, weights)]
+    for a, b in zip(whole.ema.parameters(), average):
+        assert a.dtype == torch.bfloat16
+        torch.testing.assert_close(a.double(), b, rtol=2**-8, atol=1e-6)
+    for _ in range(100):
+        half.step(DATA[:8].bfloat16())
+    assert_same(state(half), state(whole))
+
+
+def saved(trainer, path):
+    trainer.save(path)
+    return path

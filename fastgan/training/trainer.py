@@ -382,7 +382,8 @@ class GANTrainer:
 
     def _parts(self) -> dict:
         parts = self.networks | dict(zip(("optimizer_g", "optimizer_d"), self._step.optimizers))
-        return parts if self._step.augmentation is None else {**parts, "augmentation": self._step.augmentation}
+        more = {"augmentation": self._step.augmentation, "average": self._average.wide}
+        return parts | {name: part for name, part in more.items() if part is not None}
 
     def _as_seen(self, samples: Tensor) -> Tensor:
         return feed.as_seen(samples, self.device, self.dtype)
