@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import os
 import secrets
 import zipfile
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ __all__ = [
 ]  # fmt: skip
 
 CHECKPOINT_FORMAT = 2
+PLAIN = (type(None), bool, int, float, complex, str, bytes)
 # What a checkpoint of format 1 does not say, because there was no other way then.
 FORMAT_1_SETTINGS = {
     "r2": 0.0, "step": "alternating", "precision": "float32", "compile": False, "accumulate": 1,
@@ -89,14 +91,49 @@ def _check_archive(path: Path) -> None:
         raise _Damaged(f"the checksum of its part {wrong} is wrong")
 
 
-def plain(content: Any) -> Any:
+def plain(content: dict) -> dict:
     """The content of a checkpoint with Python's numbers in the place of NumPy's, as a schedule of `np.cos` makes them:
-    those are objects that `read_checkpoint`, which runs no code, would refuse. States of networks stay as they are."""
+    those are objects that `read_checkpoint`, which runs no code, would refuse. States of networks stay as they are.
+
+    Raises TypeError, naming the part, if it holds another such object: what is saved must be read again."""
+    content = _with_own_numbers(content)
+    for name, part in content.items():
+        for leaf in _leaves(part):
+            if type(leaf) not in PLAIN and not isinstance(leaf, Tensor) and not _is_read(leaf):
+                raise TypeError(
+                    f"{name}: holds a {type(leaf).__name__}, expected numbers, texts and tensors in lists and "
+                    "dictionaries: a checkpoint is read without running code"
+                )
+    return content
+
+
+def _with_own_numbers(content: Any) -> Any:
     if isinstance(content, np.generic):
         return content.item()
     if type(content) in (dict, Counter):
-        return type(content)({key: plain(value) for key, value in content.items()})
-    return type(content)(map(plain, content)) if type(content) in (list, tuple) else content
+        return type(content)({key: _with_own_numbers(value) for key, value in content.items()})
+    return type(content)(map(_with_own_numbers, content)) if type(content) in (list, tuple) else content
+
+
+def _leaves(content: Any) -> Iterator[Any]:
+    if isinstance(content, dict):
+        content = list(content.values())
+    if type(content) in (list, tuple):
+        for item in content:
+            yield from _leaves(item)
+    else:
+        yield content
+
+
+def _is_read(leaf: Any) -> bool:
+    file = io.BytesIO()
+    try:
+        torch.save(leaf, file)
+        file.seek(0)
+        torch.load(file, weights_only=True)
+    except Exception:  # of pickle, by what the object is
+        return False
+    return True
 
 
 def check_same_network(path: str | os.PathLike, name: str, network: nn.Module, state: dict) -> None:

@@ -323,7 +323,7 @@ class GANTrainer:
         """Write a checkpoint, atomically: whenever this stops, `path` is either the old file or the new one, whole. On
         several ranks the first one writes, and the others do nothing.
 
-        Raises OSError if it cannot be written; the old file then still stands."""
+        Raises OSError if it cannot be written, TypeError if it would not be read; the old file then still stands."""
         if ranks.rank() > 0:
             return
         checkpoint = {
