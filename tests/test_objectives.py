@@ -746,3 +746,10 @@ def test_the_list_of_objectives_is_complete():
         assert objective.discriminator and objective.generator and objective.source
     found.clear()
     assert fastgan.objectives(), "a copy"
+
+
+def test_a_weight_of_infinity(device):
+    """A number is two float32 for a float64 kernel: infinity and nothing, not infinity and NaN."""
+    x = torch.tensor([1.0, -2.0], dtype=torch.float64, device=device)
+    for dtype in (torch.float64, torch.float32):
+        assert fastgan.generator_loss(x.to(dtype), weight=float("inf")).item() == float("inf")
