@@ -681,3 +681,14 @@ def test_gpu_memory_of_65536_points():
     assert Cuda(quick=True).peak_bytes(lambda _: fastgan.mmd_value_and_grad(x, y, 8.0)) <= x.nbytes + 4096
     out = fastgan.mmd_value_and_grad(x, y, 8.0)
     assert out.grad.isfinite().all() and 0 < out.loss.item() < 1
+
+
+def test_second_derivative_of_a_sample_and_itself():
+    """One tensor twice is two samples: each has its own part."""
+    found = []
+    for other in (lambda x: x, lambda x: x.clone()):
+        x = samples(5, 5, 2, torch.float64)[0].requires_grad_()
+        loss = fastgan.mmd_loss(x, other(x), 1.0, include_target_term=False)
+        (grad,) = torch.autograd.grad(loss, x, create_graph=True)
+        found.append(torch.autograd.grad(grad.square().sum(), x)[0])
+    torch.testing.assert_close(*found, rtol=1e-12, atol=0)
