@@ -753,3 +753,12 @@ def test_a_weight_of_infinity(device):
     x = torch.tensor([1.0, -2.0], dtype=torch.float64, device=device)
     for dtype in (torch.float64, torch.float32):
         assert fastgan.generator_loss(x.to(dtype), weight=float("inf")).item() == float("inf")
+
+
+def test_losses_of_every_logit_are_right_in_float64(device):
+    """Where PyTorch's softplus by its default threshold is the identity, and its slope 1."""
+    x = torch.tensor([-20.5, -25.0, 20.5, 36.0], dtype=torch.float64, device=device, requires_grad=True)
+    loss = fastgan.generator_loss(x, reduction="none")
+    want = F.binary_cross_entropy_with_logits(x, torch.ones_like(x), reduction="none")
+    torch.testing.assert_close(loss, want, rtol=1e-15, atol=0)
+    torch.testing.assert_close(torch.autograd.grad(loss.sum(), x)[0], -torch.sigmoid(-x), rtol=1e-15, atol=0)
