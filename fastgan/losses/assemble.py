@@ -188,8 +188,10 @@ def loss_masks(sides, logits, reduction: str) -> Sequence[Tensor]:
                 masks.append(torch.ones_like(x, dtype=dtype))
             else:
                 m = m.detach().to(dtype)
-                if reduction == "mean" or (reduction == "sample" and m.dim() > 1):
-                    m = m / (m.mean() if reduction == "mean" else m.mean(tuple(range(1, m.dim())), keepdim=True))
+                if reduction == "mean":
+                    m = m / m.mean()
+                elif reduction == "sample":  # of a sample of one logit that is its own weight
+                    m = m / (m.mean(tuple(range(1, m.dim())), keepdim=True) if m.dim() > 1 else m)
                 masks.append(m)
     return masks
 
