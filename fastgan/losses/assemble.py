@@ -121,6 +121,8 @@ def concatenated_terms(logits, objective, fake_first, split, weight, real_label,
     if split is None and rows % 2:
         raise ValueError(f"logits: got {rows} rows, expected an even number, or split=")
     split = rows // 2 if split is None else split
+    if isinstance(split, bool) or not isinstance(split, int):
+        raise TypeError(f"split: got {type(split).__name__}, expected an integer")
     for i, t in enumerate(x):
         if not t.dim() or t.shape[0] != rows or not 0 < split < rows:
             raise ValueError(
