@@ -453,3 +453,10 @@ def test_bad_input(kernel_device):
         with pytest.raises(error, match=message):
             call()
     assert kernels.launch_count() == before
+
+
+def test_gradient_in_a_filter_of_no_images(device):
+    for shape, taps in (((0, 3, 4, 4), (3, 3)), ((2, 0, 4, 4), (3,))):
+        f = taps_of(taps, device).requires_grad_()
+        layers.upfirdn2d(torch.zeros(shape, device=device), f).sum().backward()
+        assert torch.equal(f.grad, torch.zeros_like(f))
