@@ -381,3 +381,17 @@ def test_bad_input(kernel_device):
     with pytest.raises(TypeError, match="x: got list"):
         call([x])
     assert kernels.launch_count() == before
+
+
+def test_a_clamp_without_bound(device):
+    """Infinite, or beyond float32, of which a kernel's numbers are made: in float64 as in float32, no limit."""
+    for dtype in (torch.float64, torch.float32):
+        x = images((1, 1, 2, 3), dtype, device)
+        want = layers.filtered_lrelu(x)
+        for clamp in (INF, 1e39):
+            assert torch.equal(layers.filtered_lrelu(x, clamp=clamp), want)
+    for name in ("gain", "slope"):
+        with pytest.raises(ValueError, match=f"{name}: got inf, expected a finite number"):
+            layers.filtered_lrelu(x, **{name: INF})
+    with pytest.raises(ValueError, match="gain: got nan, expected a finite number"):
+        layers.upfirdn2d(x, None, gain=NAN)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fastgan.formulas.upfirdn2d import output_size
-from fastgan.layers.filters import Scale, autocast, boolean, number, scale_of, sides_of, taps_of
+from fastgan.layers.filters import Scale, autocast, boolean, clamp_of, number, scale_of, sides_of, taps_of
 from fastgan.operators import filtered_lrelu as operators
 
 
@@ -43,7 +43,7 @@ def filtered_lrelu(
         b: (C,), of the dtype of x, added to each channel; or None. Padding is 0 with or without it.
         up, down: integers from 1 on.
         padding: of the upsampled image, negative to crop: a number, (x, y) or (left, right, top, bottom).
-        gain: above 0. slope: from 0 on. clamp: from 0 on, or None.
+        gain: above 0. slope: from 0 on. Both finite. clamp: from 0 on, or None.
         flip_filter: as for `upfirdn2d`, of both filters.
 
     Returns:
@@ -62,12 +62,12 @@ def filtered_lrelu(
     first = (scale_of("up", up), (1, 1), sides_of(padding), flip_filter, float(up * up))
     second = ((1, 1), scale_of("down", down), (0, 0, 0, 0), flip_filter, 1.0)
     boolean("flip_filter", flip_filter)
-    limits = number("gain", gain), number("slope", slope), None if clamp is None else number("clamp", clamp)
-    if not limits[0] > 0:
+    gain, slope, limit = number("gain", gain), number("slope", slope), clamp_of(clamp)
+    if not gain > 0:
         raise ValueError(f"gain: got {gain}, expected a number above 0")
-    for name, limit in (("slope", limits[1]), ("clamp", limits[2])):
-        if limit is not None and not limit >= 0:
-            raise ValueError(f"{name}: got {limit}, expected at least 0")
+    if not slope >= 0:
+        raise ValueError(f"slope: got {slope}, expected at least 0")
+    activation = gain, slope, None if limit == math.inf else limit
     between = output_size((x.shape[2], x.shape[3]), taps_up, *first[:3])
     if min(between) < 1 or min(output_size(between, taps_down, *second[:3])) < 1:
         raise ValueError(
@@ -84,4 +84,4 @@ def filtered_lrelu(
         b = autocast(b)
     fu = torch.ones(1, dtype=torch.float32, device=x.device) if fu is None else fu
     fd = torch.ones(1, dtype=torch.float32, device=x.device) if fd is None else fd
-    return operators.filtered_lrelu(autocast(x), fu, fd, b, first, second, limits)
+    return operators.filtered_lrelu(autocast(x), fu, fd, b, first, second, activation)
