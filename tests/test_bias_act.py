@@ -558,3 +558,8 @@ def test_a_clamp_beyond_half_precision_is_none(device):
     y = bias_act(x, act="relu", gain=2.0, clamp=1e5)
     assert y.tolist() == [INF, 2.0]
     assert torch.autograd.grad(y, x, torch.ones_like(y))[0].tolist() == [2.0, 2.0]
+
+
+def test_a_module_names_what_it_is_given():
+    with pytest.raises(TypeError, match="x: got list"):
+        BiasAct(3)([1.0])

@@ -98,7 +98,7 @@ class BiasAct(nn.Module):
         self.bias = nn.Parameter(torch.zeros(channels, device=device, dtype=dtype)) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
-        b = None if self.bias is None else self.bias.to(x.dtype)
+        b = self.bias.to(x.dtype) if self.bias is not None and isinstance(x, Tensor) else None
         return bias_act(x, b, self.dim, self.act, self.alpha, self.gain, self.clamp)
 
     def extra_repr(self) -> str:
