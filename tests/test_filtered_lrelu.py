@@ -395,3 +395,15 @@ def test_a_clamp_without_bound(device):
             layers.filtered_lrelu(x, **{name: INF})
     with pytest.raises(ValueError, match="gain: got nan, expected a finite number"):
         layers.upfirdn2d(x, None, gain=NAN)
+
+
+def test_autocast_of_a_wide_bias(device):
+    """A float32 parameter beside what a convolution under autocast returns."""
+    x, b = images((1, 2, 3, 3), torch.bfloat16, device), images((2,), torch.float32, device)
+    with torch.autocast(device.type, dtype=torch.bfloat16):
+        y = layers.filtered_lrelu(x, b=b)
+        with pytest.raises(ValueError, match=r"b: got torch\.int64"):
+            layers.filtered_lrelu(x, b=b.long())
+    assert torch.equal(y, layers.filtered_lrelu(x, b=b.bfloat16()))
+    with pytest.raises(ValueError, match=r"b: got torch\.float32"):
+        layers.filtered_lrelu(x, b=b)

@@ -48,8 +48,8 @@ def filtered_lrelu(
 
     Returns:
         (N, C, height, width) in the dtype and layout of x. Differentiable any number of times, in x, b and the filters;
-        the slope at 0 is `slope`, and 0 where clamped, as PyTorch has it. Under autocast x is cast as for
-        `torch.nn.functional.conv2d`.
+        the slope at 0 is `slope`, and 0 where clamped, as PyTorch has it. Under autocast x and b are cast as
+        for `torch.nn.functional.conv2d`.
 
     Raises:
         TypeError, ValueError: x, a filter or b of another rank, shape, dtype or device; a number out of range; a result
@@ -79,7 +79,7 @@ def filtered_lrelu(
             raise TypeError(f"b: got {type(b).__name__}, expected a torch.Tensor or None")
         if b.shape != x.shape[1:2]:
             raise ValueError(f"b: got shape {tuple(b.shape)}, expected ({x.shape[1]},), one a channel of x")
-        if b.dtype != x.dtype or b.device != x.device:
+        if b.device != x.device or autocast(b).dtype != autocast(x).dtype:
             raise ValueError(f"b: got {b.dtype} on {b.device}, expected {x.dtype} on {x.device}, as x is")
         b = autocast(b)
     fu = torch.ones(1, dtype=torch.float32, device=x.device) if fu is None else fu

@@ -84,7 +84,7 @@ def autocast(x: Tensor) -> Tensor:
     kind = x.device.type
     if x.is_meta:  # for which there is no autocast to ask
         return x
-    if torch.is_autocast_enabled(kind) and x.dtype != torch.float64:
+    if torch.is_autocast_enabled(kind) and x.is_floating_point() and x.dtype != torch.float64:
         return x.to(torch.get_autocast_dtype(kind))
     return x
 
