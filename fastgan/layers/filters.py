@@ -9,7 +9,7 @@ from numbers import Integral, Real
 import torch
 from torch import Tensor
 
-Scale = int | Sequence[int]
+Scale = int | Sequence[int]  # one for both axes, or (x, y)
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 MOST = 3.4e38  # a kernel's number is a float32, or two
 

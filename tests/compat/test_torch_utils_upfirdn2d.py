@@ -144,3 +144,10 @@ def test_kernels_and_pads_of_the_others():
     for pad in (1, (1, 1, 1)):
         with pytest.raises(ValueError, match="pad: got "):
             rosinality_op.upfirdn2d(x, kernel, pad=pad)
+
+
+def test_what_upstreams_parsers_refuse():
+    with pytest.raises(ValueError, match="padding: got 3 numbers"):
+        ops._parse_padding([1, 2, 3])
+    with pytest.raises(ValueError, match="scaling: got 0, expected at least 1"):
+        ops._parse_scaling(0)
