@@ -407,3 +407,13 @@ def test_autocast_of_a_wide_bias(device):
     assert torch.equal(y, layers.filtered_lrelu(x, b=b.bfloat16()))
     with pytest.raises(ValueError, match=r"b: got torch\.float32"):
         layers.filtered_lrelu(x, b=b)
+
+
+@pytest.mark.parametrize("up_taps, down_taps, up, down, padding", [
+    ((2,), (1,), 2, 2, (0, 0, 0, 0)),
+    ((1,), (2,), 2, 1, (0, 0, 0, 0)),
+    ((2,), (2,), 3, 1, (0, 0, 0, 0)),
+], ids=str)  # fmt: skip
+def test_fewer_taps_than_up_or_down(device, up_taps, down_taps, up, down, padding):
+    """Some columns between the filters have no part in a result, or in a gradient."""
+    check(device, torch.float64, (1, 2, 3, 4), up_taps, down_taps, up, down, padding, 0.7, False)
