@@ -94,7 +94,7 @@ def tried(python: Path, tests: Sequence[str], targets: Sequence[str], jobs: int,
 
 
 def _tests(python: Path, tests: Sequence[str], jobs: int, minutes: float, environ: dict) -> dict:
-    files = [f"tests/test_{name}.py" for name in tests]
+    files = [str(test_file(name).relative_to(environment.ROOT)) for name in tests]
     with tempfile.TemporaryDirectory() as folder:
         xml = Path(folder) / "report.xml"
         command = [str(python), "-m", "pytest", "-p", "no:cacheprovider", "-n", str(jobs), "--dist", "worksteal"]
@@ -106,6 +106,14 @@ def _tests(python: Path, tests: Sequence[str], jobs: int, minutes: float, enviro
         if not xml.exists():
             return {"files": list(tests), "error": (done.stderr or done.stdout).strip().splitlines()[-1]}
         return {"files": list(tests)} | outcomes(xml.read_text(encoding="utf-8"))
+
+
+def test_file(name: str) -> Path:
+    """tests/ROOM/test_NAME.py, in whichever room; no two files of tests have one name."""
+    found = sorted((environment.ROOT / "tests").glob(f"*/test_{name}.py"))
+    if not found:
+        raise ValueError(f"versions: test {name!r}: there is no tests/*/test_{name}.py")
+    return found[0]
 
 
 def outcomes(junit: str) -> dict:
@@ -171,6 +179,9 @@ def run(args) -> int:
     names = [pair.name for pair in PAIRS]
     if unknown := [name for name in args.only or () if name not in names]:
         raise ValueError(f"versions: pair {unknown[0]!r}: expected one of {', '.join(names)}")
+    tests = args.tests or TESTS
+    for name in tests:
+        test_file(name)
     header = environment.describe("cpu")
     header = {key: header[key] for key in ("device", "system", "commit", "dirty", "date", "command")}
     rows = []
@@ -182,7 +193,7 @@ def run(args) -> int:
         with tempfile.TemporaryDirectory(prefix="fastgan-versions-") as folder:
             try:
                 python = made(chosen, Path(folder)) if isinstance(chosen, Pair) else chosen
-                row = tried(python, args.tests or TESTS, TARGETS, jobs, args.minutes)
+                row = tried(python, tests, TARGETS, jobs, args.minutes)
             except NotRun as error:
                 print(f"python -m bench versions: {error}", file=sys.stderr)
                 complete = False
