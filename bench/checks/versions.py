@@ -46,8 +46,9 @@ TESTED_WITH = ("accelerate", "hypothesis", "lightning-fabric", "matplotlib", "pi
 TESTED_WITH += ("pytest-timeout", "pytest-xdist", "scikit-learn", "scipy", "setuptools>=77,<82", "tensorboard")
 TESTED_WITH += ("torchmetrics", "tqdm", "wheel")
 TESTS = (  # what depends on torch or triton, of a few minutes together
-    *("accuracy", "autograd", "bad_input", "gradients", "import", "launcher", "layouts", "matching", "mmd"),
-    *("objectives", "operators", "penalties", "step"),
+    *("accuracy", "autograd", "bad_input", "criteria", "gradients", "import", "launcher", "layouts", "lists"),
+    *("matching", "matching_signs", "mmd", "mmd_machinery", "objective_arguments", "objectives", "operators"),
+    *("penalties", "step", "step_precision", "step_work"),
 )
 VERSIONS = """
 import json, platform, numpy, torch, triton

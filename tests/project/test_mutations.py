@@ -15,22 +15,25 @@ KERNEL, TILES = "kernels/adversarial.py", "kernels/tiles.py"
 CRITERION, NUMERICS = "kernels/criteria.py", "kernels/numerics.py"
 ASSEMBLE, OPERATORS = "fastgan/losses/assemble.py", "fastgan/operators/adversarial.py"
 CPU, CPU_MATCHING, CPU_MMD = "fastgan/cpu/adversarial.py", "fastgan/cpu/matching.py", "fastgan/cpu/mmd.py"
-ACCURACY, AUTOGRAD, OBJECTIVES = (
-    "tests/kernels/test_accuracy.py",
-    "tests/losses/test_autograd.py",
-    "tests/losses/test_objectives.py",
-)
-LAYOUTS = "tests/kernels/test_layouts.py"
+ACCURACY, LAYOUTS = "tests/kernels/test_accuracy.py", "tests/kernels/test_layouts.py"
+AUTOGRAD, CRITERIA = "tests/losses/test_autograd.py", "tests/losses/test_criteria.py"
+OBJECTIVES, LISTS = "tests/losses/test_objectives.py", "tests/losses/test_lists.py"
 MMD_KERNEL, PAIRS = "kernels/mmd.py", "kernels/pairs.py"
-MMD_FORMULA, MMD = "fastgan/formulas/mmd.py", "tests/losses/test_mmd.py"
+MMD_FORMULA = "fastgan/formulas/mmd.py"
+MMD, MMD_MACHINERY = "tests/losses/test_mmd.py", "tests/losses/test_mmd_machinery.py"
 LAYER_KERNEL, ACTIVATIONS, LAYERS = "kernels/bias_act.py", "kernels/activations.py", "tests/layers/test_bias_act.py"
-LAYER_OPERATORS = "fastgan/operators/bias_act.py"
-SIGNS_KERNEL, SIGNS, MATCHING = "kernels/matching.py", "fastgan/operators/matching.py", "tests/losses/test_matching.py"
+LAYER_OPERATORS, LAYER_MACHINERY = "fastgan/operators/bias_act.py", "tests/layers/test_bias_act_machinery.py"
+SIGNS_KERNEL, SIGNS, MATCHING = (
+    "kernels/matching.py",
+    "fastgan/operators/matching.py",
+    "tests/losses/test_matching_signs.py",
+)
 RESAMPLING, RESAMPLED = "kernels/upfirdn2d.py", "tests/layers/test_upfirdn2d.py"
 BETWEEN, FILTERED = "kernels/filtered_lrelu.py", "tests/layers/test_filtered_lrelu.py"
 STEP, TRAINER, AVERAGE = "fastgan/training/step.py", "fastgan/training/trainer.py", "fastgan/training/average.py"
 AUGMENT_KERNEL, AUGMENT = "kernels/augment.py", "tests/layers/test_augment.py"
-STEPS, TRAINING = "tests/training/test_step.py", "tests/training/test_trainer.py"
+STEPS, PRECISION = "tests/training/test_step.py", "tests/training/test_step_precision.py"
+TRAINING, RESUME = "tests/training/test_trainer.py", "tests/training/test_exact_resume.py"
 
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(["pytest", "torch", "torch._dynamo", "torch.testing", "triton"])
@@ -159,21 +162,21 @@ MUTANTS = {
         "ticket == end - begin - 1",
         "ticket == end - begin",
         "triton and parts_and",
-        OBJECTIVES,
+        LISTS,
     ),
     "a list: the last term left out": (
         KERNEL,
         "total += tl.load(at,",
         "total += (k < K - 1) * tl.load(at,",
         "triton and parts_and",
-        OBJECTIVES,
+        LISTS,
     ),
     "a list: one scale for all terms": (
         KERNEL,
         "tl.load(scale + term)",
         "tl.load(scale)",
         "triton and each_part",
-        OBJECTIVES,
+        LISTS,
     ),
     "a partner added": (TILES, "x -= widen(b, ACC)", "x += widen(b, ACC)", "triton and relativistic-", OBJECTIVES),
     "a partner's gradient of the wrong sign": (
@@ -183,7 +186,7 @@ MUTANTS = {
         "triton and relativistic-",
         OBJECTIVES,
     ),
-    "a shift ignored": (TILES, "x -= shift", "x -= 0 * shift", "triton and lecam", OBJECTIVES),
+    "a shift ignored": (TILES, "x -= shift", "x -= 0 * shift", "triton and lecam", LISTS),
     "an average without its gradient": (
         OPERATORS,
         "-widen(grad).sum()",
@@ -204,15 +207,15 @@ MUTANTS = {
         "order = 1 if split > 0 else -1",
         "order = 1 if split < 0 else -1",
         "triton and one_batch",
-        OBJECTIVES,
+        LISTS,
     ),
-    "the hinge's knee": (CRITERION, "tl.where(t <= 0, 0.0", "tl.where(t < 0, 0.0", "triton and knee", OBJECTIVES),
+    "the hinge's knee": (CRITERION, "tl.where(t <= 0, 0.0", "tl.where(t < 0, 0.0", "triton and knee", CRITERIA),
     "least squares without its 2": (
         CRITERION,
         "(2.0 * w) * d",
         "w * d",
         "triton and test_criterion and least",
-        OBJECTIVES,
+        CRITERIA,
     ),
     "signs: those of the tail lost": (
         SIGNS_KERNEL,
@@ -310,7 +313,7 @@ MUTANTS = {
         "self.gain > 0.5 and",
         "self.gain > 0.0 and",
         "torch-cpu and kept",
-        LAYERS,
+        LAYER_MACHINERY,
     ),
     "bias_act: no gradient of the gradient by b": (
         LAYER_OPERATORS,
@@ -437,7 +440,7 @@ MUTANTS = {
         "self.scaler.step(self.optimizers[player])",
         "self.optimizers[player].step()",
         "unscaled",
-        STEPS,
+        PRECISION,
     ),
     "trainer: an average that is a copy": (
         AVERAGE,
@@ -451,7 +454,7 @@ MUTANTS = {
         'self.random.set_state(checkpoint["random"].cpu())',
         "pass",
         "resume_is_exact",
-        TRAINING,
+        RESUME,
     ),
     "mmd: a pair counted once": (
         PAIRS,
@@ -481,7 +484,7 @@ MUTANTS = {
         "second + rate * rate * k",
         "second - rate * rate * k",
         "torch-cpu and gradcheck",
-        MMD,
+        MMD_MACHINERY,
     ),
     "augment: a program's sum left out": (
         AUGMENT_KERNEL,
@@ -524,7 +527,7 @@ MUTANTS = {
         "range(0, n, BLOCK)",
         "range(0, n - 8, BLOCK)",
         "several_blocks",
-        OBJECTIVES,
+        CRITERIA,
     ),
     "cpu: one of sixteen left out": (CPU, ".view(16, -1), 0", ".view(16, -1)[1:], 0", "several_blocks_on", ACCURACY),
     "cpu: rest dropped": (CPU, "p[n - rest :].log().sum()", "(p.sum() * 0)", "several_blocks_on", ACCURACY),
@@ -563,7 +566,7 @@ MUTANTS = {
         "grad = grad if mask is None else grad * mask",
         "pass",
         "several_blocks",
-        OBJECTIVES,
+        CRITERIA,
     ),
     "cpu matching: the other sign": (
         CPU_MATCHING,
@@ -584,14 +587,14 @@ MUTANTS = {
         "lambda x, y: 2.0 * (x - y),",
         "lambda x, y: (x - y),",
         "several_blocks and least",
-        OBJECTIVES,
+        CRITERIA,
     ),
     "criterion: the hinge's knee": (
         "fastgan/formulas/criteria.py",
         "inside = (gap > 0) | gap.isnan()",
         "inside = (gap >= 0) | gap.isnan()",
         "several_blocks and hinge",
-        OBJECTIVES,
+        CRITERIA,
     ),
     "cpu mmd: products whatever they lose": (
         CPU_MMD,
