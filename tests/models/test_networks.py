@@ -137,3 +137,13 @@ def test_points():
 def test_unsupported_size(size):
     with pytest.raises(ValueError, match=f"size: got {size}, expected one of 8, 16, 32, 64, 128, 256"):
         networks.build((1, size, size), 8, 8)
+
+
+def test_an_outline_moves_no_random_number(monkeypatch):
+    """Not even if initialisers draw for meta tensors, as PyTorch's do after some compilations."""
+    build = networks.build
+    monkeypatch.setattr(networks, "build", lambda *arguments: (torch.rand(3, device="cpu"), build(*arguments))[1])
+    before = torch.get_rng_state()
+    generator, _ = networks.outline((2,), latent_dim=5, width=16)
+    assert torch.equal(before, torch.get_rng_state())
+    assert all(p.is_meta for p in generator.parameters())
