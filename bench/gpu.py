@@ -33,6 +33,7 @@ LEAST = 8.0  # seconds: with less left, no stage is started
 
 HEADLINES = "float32:2^26,bfloat16:2^26,float32:128,float32:2^12,float32:2^16"
 QUICK_HEADLINES = "float32:2^18,bfloat16:2^18,float32:128"
+STRONGEST = "hifigan,dac"  # public steps in which fastgan gained the most on a CPU
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,7 @@ def plan(commit: str | None = None, quick: bool = False, failed: Sequence[str] =
         suite("matching compiled", 30, "matching", hifigan, "--budget", "1.5"),
         suite("mmd compiled", 30, "mmd", mmd, "--budget", "1.5"),
         suite("training compiled", 40, "training", dcgan, "--budget", "8"),
+        suite("integrations", 60, "integrations", STRONGEST, "--budget", "8"),
         suite("layers", 45, "layers", None, "--no-compile"),  # the cells that are promised first, then as many as fit
         suite("lists", 40, "lists", None, "--no-compile", "--budget", "0.5"),
         suite("more losses", 60, "losses", rest["losses"], "--no-compile", "--budget", "0.5"),

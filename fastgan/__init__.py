@@ -56,7 +56,7 @@ if TYPE_CHECKING:  # for editors and type checkers; see __getattr__
     from fastgan.training.generator import TrainedGenerator, load
     from fastgan.training.trainer import GANTrainer, generator_backward
 
-__version__ = "0.1.0"  # setup.py reads it here
+__version__ = "0.2.0"  # setup.py reads it here
 __all__ = [
     "GANTrainer",
     "MMDValueAndGrad",

@@ -240,9 +240,9 @@ def plan(
     splits = max(1, min(tiles, -(-most // together)))
     unit = math.gcd(width, 16)
     *rest, clamp = numbers
-    clamped = clamp != math.inf
     if from_y or order == 0:
         clamp = torch.tensor(clamp, dtype=dtype, device="cpu").item()  # as y has it, however it is rounded
+    clamped = clamp != math.inf
     scalars = split_floats((*rest, clamp if clamped else 0.0), dtype == torch.float64)
     integers = (outer, channels, width // unit, across, tiles, splits, together * splits)
     constants = dict(

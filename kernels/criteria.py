@@ -105,7 +105,7 @@ def _hinge_clamp_from_2_14(x, y, w):
 
 
 def _hinge_clamp():
-    """The one whose knee is that of the torch installed; asked as in `fastgan/criteria.py`."""
+    """The one whose knee is that of the torch installed; asked as in `fastgan/formulas/criteria.py`."""
     with torch.inference_mode(False), torch.enable_grad():
         x = torch.zeros((), device="cpu", requires_grad=True)
         slope = x.clamp(min=0).grad_fn(torch.ones((), device="cpu"))

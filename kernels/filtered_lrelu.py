@@ -258,7 +258,7 @@ def _one_launch(settings: Sequence[tuple], taps: Sequence[tuple[int, ...]]) -> b
 
 def _lost(w: int, down: int, taps: int, images: Sequence[_Resampled]) -> int:
     """Lanes at the end of a group that have no result, of w columns a lane."""
-    columns = w - down + taps
+    columns = max(w, w - down + taps)  # a lane makes all of its own, those that no tap of the last filter meets, too
     return max((columns - 1) // w, *[(of.reach(columns, 0) - 1) // (w // of.up) for of in images])
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import heapq
+import math
 import struct
 from collections.abc import Sequence
 
@@ -55,11 +56,12 @@ def odd(v: int) -> int:
 
 
 def split_floats(values: Sequence[float], double: bool) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Each value as a sum of two float32, since a float argument of a kernel is one; exact to 48 bits for float64."""
+    """Each value as a sum of two float32, since a float argument of a kernel is one; exact to 48 bits for float64.
+    Beyond the range of float32 it is infinite."""
     if not double:
         return tuple(values), (0.0,) * len(values)
     high = struct.unpack(f"{len(values)}f", struct.pack(f"{len(values)}f", *values))
-    return high, tuple([v - h for v, h in zip(values, high)])
+    return high, tuple([v - h if math.isfinite(h) else 0.0 for v, h in zip(values, high)])
 
 
 @functools.cache

@@ -193,6 +193,8 @@ def note(axis, x: float, y: float, text: str, left: bool = False) -> None:
 
 def speed_bars(axis, cells: Sequence[dict], colours: dict[str, str], key: str, label: str) -> None:
     """Speed-ups: a line a cell, a bar a contender, from 1 to either side."""
+    from matplotlib.ticker import LogLocator
+
     thick, ends = 0.8 / max(len(colours), 1), [1.0]
     for place, (name, colour) in enumerate(colours.items()):
         for line, cell in enumerate(cells):
@@ -211,7 +213,9 @@ def speed_bars(axis, cells: Sequence[dict], colours: dict[str, str], key: str, l
     room = (high / low) ** 0.12  # for the numbers at the ends of the bars
     axis.set_xscale("log", base=2)
     axis.set_xlim(low / room, high * room)
-    axis.xaxis.set_major_formatter(lambda x, _: f"{x:g}×" if x >= 1 else f"1/{1 / x:g}")
+    if high / low < 3:  # powers of 2 alone would be too few
+        axis.xaxis.set_major_locator(LogLocator(2, (1.0, 1.25, 1.5)))
+    axis.xaxis.set_major_formatter(lambda x, _: f"1/{1 / x:g}" if (1 / x).is_integer() and x < 1 else f"{x:g}×")
     axis.axvline(1, color=INK, linewidth=1)
     axis.set_yticks(range(len(cells)), [cell["title"] for cell in cells], fontsize=9)
     axis.set_ylim(len(cells) - 0.4, -0.6)  # the first on top

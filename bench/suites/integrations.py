@@ -19,7 +19,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import FlopCounterMode
 
 from bench.harness import promises as judged
 from bench.harness import report
@@ -30,6 +29,7 @@ from bench.harness.promises import Promise, at, at_least, times
 from bench.harness.statistics import interval, ratio
 from bench.harness.suite import Suite
 from bench.suites.training import Steps
+from fastgan.inspection import inspect_step
 
 UPSTREAM, ALL = "as upstream", "all of them"
 FORMS = {
@@ -126,20 +126,6 @@ def changed_lines(module: str, use: Sequence[str]) -> int:
     return sum(text.count(f"# fastgan: {piece}\n") for piece in use)
 
 
-def flops(call: Callable[[], object]) -> int:
-    """Of matrix products and convolutions. torch's own count of a grouped convolution's backward pass is too large."""
-
-    def of_backward(grad_shape, x_shape, w_shape, *rest, out_shape=None, **kwargs) -> int:
-        transposed, mask = rest[4], rest[7]
-        return (
-            2 * sum(mask[:2]) * math.prod(w_shape) * x_shape[0] * math.prod((x_shape if transposed else grad_shape)[2:])
-        )
-
-    with FlopCounterMode(display=False, custom_mapping={torch.ops.aten.convolution_backward: of_backward}) as counter:
-        call()
-    return counter.get_total_flops()
-
-
 class Called(TorchDispatchMode):
     """operators: those called that touch elements; one of fastgan's, and one of a list of tensors, count once.
 
@@ -201,7 +187,7 @@ def cell(setting: Setting, c: Cell) -> dict:
             call(0)
         steps[name].steps = 1
         row["operators"], row["waits"] = called.operators, waits(call) if cuda else called.reads
-        row["flops"] = flops(lambda call=call: call(0))
+        row["flops"] = inspect_step(call, 0).flops
         row["peak_bytes"] = host.peak_bytes(call) if cuda else None
         if "flops" in rows[UPSTREAM]:
             row["flops_saved"] = 1 - row["flops"] / rows[UPSTREAM]["flops"]

@@ -2,7 +2,8 @@
 
 A cell is a call and a pass: forward; forward and backward; or R1's, forward, the gradient in x with
 `create_graph=True`, and its derivative in the gradient that arrived. Eager is what an author writes in PyTorch
-(`bench.codebases.stylegan`). Nothing of NVIDIA's runs here: docs/benchmarks.md says how to add it.
+(`bench.codebases.stylegan`). NVIDIA's own operators are a contender where `torch_utils` can be imported: a checkout of
+stylegan3 on PYTHONPATH, and nvcc for its plugins.
 
 On a CPU, the fallback, calls have a batch of 1, an eighth of the channels, and float32.
 """
@@ -10,9 +11,10 @@ On a CPU, the fallback, calls have a batch of 1, an eighth of the channels, and 
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,15 +32,16 @@ from bench.harness.promises import percent
 from bench.harness.statistics import ratio
 from bench.harness.suite import Suite
 
-OURS = "fastgan"
+OURS, NVIDIA = "fastgan", "NVIDIA's"
 CONTENDERS = {
     EAGER: "the operator in plain PyTorch: adds, leaky ReLU, clamp, zeros put in, a convolution a channel",
     COMPILE: "the same, compiled for each call (dynamic=False); it refuses the double backward of R1",
     OURS: "fastgan.layers.bias_act, upfirdn2d, filtered_lrelu; so do the drop-ins of fastgan.compat",
+    NVIDIA: "`torch_utils.ops` of the checkout on PYTHONPATH: its plugins on a GPU, its plain PyTorch on a CPU",
     COPY: "a copy of as many bytes as must be read and written",
 }
 PASSES = {"forward": 1, "backward": 2, "R1": 3}  # how many times as many bytes as x and y have
-COLOURS = {COMPILE: "#2563eb", OURS: "#e11d74"}
+COLOURS = {COMPILE: "#2563eb", NVIDIA: "#65a30d", OURS: "#e11d74"}
 CALLS = {call.name: call for call in (*stylegan.stylegan2_calls(), *stylegan.stylegan3_calls())}
 HEADLINES = ("s2-lrelu-256", "s2-blur-up-256", "s2-skip-up-256", "s2-skip-down-256", "s3-12", "s3-10")
 QUICK = ("s2-lrelu-16", "s2-skip-up-16", "s2-skip-down-16", "s3-3")
@@ -105,6 +108,15 @@ def ours(call: LayerCall) -> Apply:
     return lambda x, b, f: fastgan.layers.upfirdn2d(x, f, **settings)
 
 
+def nvidias(call: LayerCall) -> Apply:
+    function = getattr(importlib.import_module(f"torch_utils.ops.{call.op}"), call.op)
+    if call.op == "filtered_lrelu":
+        settings = call.settings | {"padding": list(call.settings["padding"])}
+        return lambda x, b, fu, fd: function(x, fu, fd, b, **settings)
+    settings = {"act": "lrelu"} | call.settings if call.op == "bias_act" else call.settings
+    return lambda x, b, *f: function(x, *(f or (b,)), **settings)
+
+
 def derivatives(apply: Apply, way: str, batch: Batch) -> list[Tensor]:
     """Of a pass: y; y and the gradients in x and b; or the gradient in x and its derivative in g, along h."""
     x, b, f = batch.x.detach(), batch.b, batch.filters
@@ -144,7 +156,8 @@ def steps(call: LayerCall, way: str) -> dict[str, Callable[[], Callable]]:
 
         return stepped if way == "R1" else plain
 
-    return {EAGER: lambda: step(eager), COMPILE: compiled, OURS: lambda: step(ours)}
+    found = {EAGER: lambda: step(eager), COMPILE: compiled, OURS: lambda: step(ours)}
+    return found | ({NVIDIA: lambda: step(nvidias)} if importlib.util.find_spec("torch_utils") else {})
 
 
 @dataclass(frozen=True)
@@ -289,8 +302,31 @@ def promises(results: dict) -> list[judged.Promise]:
             ]
             what = f"bias_act and upfirdn2d, {way}: {launches} {'launches' if launches > 1 else 'launch'}"
             rows.append(judged.counted(what, found, {launches}))
+        for name in ("s2-lrelu-256 forward", "s2-blur-up-256 forward"):
+            share = judged.at(results, OURS, "share_of_copy", name=name)
+            rows.append(judged.at_least(f"{name} ≥ 80% of copy bandwidth", share, 0.8, percent))
+        for network, first in (("StyleGAN2", "s2"), ("StyleGAN3-T", "s3")):
+            found = [_together(results, first, way) for way in PASSES]
+            found = [(gain, way) for gain, way in zip(found, PASSES) if gain is not None]
+            rows.append(judged.worst(f"all of {network}'s calls ≥ 2× eager, any pass", found, lambda v: v >= 2))
+        found = [(ours / theirs, name) for name, ours, theirs in _pairs(results, NVIDIA)]
+        rows.append(judged.worst("at most 1.2× NVIDIA's time, any call", found, lambda v: v <= 1.2, largest=True))
     right = "every fastgan result right against float64, per element, in units of the sum that it is"
     return [*rows, judged.all_right(results, (OURS,), right)]
+
+
+def _pairs(results: dict, other: str) -> Iterator[tuple[str, float, float]]:
+    """(cell, our time, another's) where both were timed."""
+    for cell in results["cells"]:
+        times = {row["contender"]: row["device_us"]["median"] for row in cell["rows"] if "device_us" in row}
+        if OURS in times and other in times:
+            yield cell["name"], times[OURS], times[other]
+
+
+def _together(results: dict, network: str, way: str) -> float | None:
+    """How many times as fast as eager the calls of a network are, one after the other."""
+    found = [pair for pair in _pairs(results, EAGER) if pair[0].startswith(network) and pair[0].endswith(way)]
+    return sum(eager for *_, eager in found) / sum(ours for _, ours, _ in found) if found else None
 
 
 HOW_TO_READ = """\
@@ -323,7 +359,9 @@ def picture(results: dict, path: Path) -> None:
     """Speed-up over eager, forward and backward, by call."""
     kind, cells = report.kinds_of(results)[-1], [cell for cell in results["cells"] if cell["pass"] == "backward"]
     figure, axes = report.subplots(1, 1, 9.5, 0.45 * max(len(cells), 1) + 2.2)
-    report.speed_bars(axes[0][0], cells, COLOURS, f"{kind}_speedup", f"speed-up over eager, {kind} time")
+    there = {row["contender"] for cell in cells for row in cell["rows"]}
+    colours = {name: colour for name, colour in COLOURS.items() if name in there}
+    report.speed_bars(axes[0][0], cells, colours, f"{kind}_speedup", f"speed-up over eager, {kind} time")
     report.legend(figure, axes[0])
     report.titled(figure, "StyleGAN's layers, forward + backward", results)
     report.save(figure, path)

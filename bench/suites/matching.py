@@ -27,19 +27,23 @@ from bench.harness.statistics import ratio
 from bench.harness.suite import Suite
 from bench.suites import penalties
 
-FOREACH, DROP_IN, SIGNS, DIRECT = "foreach", "drop-in", "signs", "value_and_grad"
+FOREACH, DROP_IN, SIGNS, MAPS, DIRECT = "foreach", "drop-in", "signs", "maps", "value_and_grad"
 CONTENDERS = {
     EAGER: "the codebase's formula in PyTorch, as it is written there",
     FOREACH: "the same with `torch._foreach_sub` and `_foreach_abs` over all maps at once",
     COMPILE: "eager, compiled in the default mode",
-    DROP_IN: "the member of fastgan.compat that takes its place: both maps are read again in the backward pass",
-    SIGNS: 'fastgan.feature_matching_loss(..., save="signs"): a byte an element is saved instead of the maps',
+    DROP_IN: "the member of fastgan.compat that takes its place",
+    SIGNS: 'fastgan.feature_matching_loss(..., save="signs"), the default: a byte an element is saved, and no map',
+    MAPS: 'fastgan.feature_matching_loss(..., save="maps"): both maps are read again in the backward pass',
     DIRECT: "fastgan.feature_matching_value_and_grad: loss and gradients in one call, no autograd",
     COPY: "a copy of as many bytes as value_and_grad has to move, for scale",
 }
-OURS = (DROP_IN, SIGNS, DIRECT)
+OURS = (DROP_IN, SIGNS, MAPS, DIRECT)
 QUICK, PENALTIES = ("hifigan", "spade"), "penalties"
-COLOURS = {FOREACH: "#a16207", COMPILE: "#2563eb", DROP_IN: "#e11d74", SIGNS: "#059669", DIRECT: "#7c3aed"}
+COLOURS = {FOREACH: "#a16207", COMPILE: "#2563eb", DROP_IN: "#e11d74", SIGNS: "#059669"} | {
+    MAPS: "#0891b2",
+    DIRECT: "#7c3aed",
+}
 
 
 @dataclass(frozen=True)
@@ -105,15 +109,16 @@ def steps(c: Configuration, batch: Batch, scale: Tensor | None) -> dict[str, Cal
 
         return step
 
-    def signs(fake: Lists, real: Lists) -> Tensor:
-        return fastgan.feature_matching_loss(fake, real, **c.options, save="signs")
+    def saving(what: str) -> Callable[[Lists, Lists], Tensor]:
+        return lambda fake, real: fastgan.feature_matching_loss(fake, real, **c.options, save=what)
 
     steps = {
         EAGER: lambda: _forward_backward(c.eager, scale),
         FOREACH: lambda: _forward_backward(foreach, scale),
         COMPILE: compiled,
         DROP_IN: lambda: _forward_backward(c.drop_in, scale),
-        SIGNS: lambda: _forward_backward(signs, scale),
+        SIGNS: lambda: _forward_backward(saving("signs"), scale),
+        MAPS: lambda: _forward_backward(saving("maps"), scale),
     }
     return steps if c.attached else steps | {DIRECT: direct}  # value_and_grad has no gradients of real maps
 
@@ -178,7 +183,7 @@ def cell(setting: Setting, c: Configuration) -> dict:
     # bytes an element that have to be moved: maps read, signs written and read, gradients written
     size, written = dtype.itemsize, 1 + c.attached
     moved = {SIGNS: (2 + written) * size + 2, DIRECT: (2 + written) * size, COPY: 3 * size}
-    moved[DROP_IN] = (4 + written) * size if device == "cpu" else moved[SIGNS]
+    moved |= {DROP_IN: moved[SIGNS], MAPS: (4 + written) * size}
     for name in samples:
         if name in moved:
             row = rows[name]
@@ -218,8 +223,8 @@ def promises(results: dict) -> list[judged.Promise]:
 HOW_TO_READ = """\
 Forward and backward together: median (quartiles) in microseconds, over interleaved rounds. A speed-up is a ratio of
 medians in this run, with its 95 % interval; below 1 the contender is the slower one. *GB/s* counts the bytes that have
-to be moved: by drop-in on a CPU both maps twice and the gradient, by signs (and by drop-in on a GPU) both maps, two
-bytes, the gradient, by value_and_grad both maps and the gradient; *of copy* is that as a share of what a copy reached
+to be moved: by drop-in and signs both maps, two bytes and the gradient, by maps both maps twice and the gradient, by
+value_and_grad both maps and the gradient; *of copy* is that as a share of what a copy reached
 in the same rounds. *peak* is the most that one call holds at a time, outputs included. """
 ON_A_GPU = "*host* is the time to enqueue, *device* is between two events; *launches* is what the profiler counted."
 ON_A_CPU = "*launches* counts operators that touch elements and call no other, and compiled graphs."

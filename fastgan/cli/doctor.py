@@ -31,7 +31,7 @@ LOSS_STEPS, GRADIENT_STEPS = 32, 16
 
 
 def run_doctor(args: argparse.Namespace) -> int:
-    if args.step:
+    if args.step is not None:
         return steps.inspect(args)
     if args.json:
         raise Refused("--json: is for --step module:function")

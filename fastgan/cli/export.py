@@ -43,6 +43,10 @@ def run(args: argparse.Namespace) -> int:
             raise ValueError(f"--out: the folder {out.parent} does not exist")
         if out.is_dir():
             raise ValueError(f"--out: got {out}, which is a folder, expected a file")
+        if own := config["settings"].get("generator"):
+            raise ValueError(
+                f"{path}: its generator is {own}, a network of your own: fastgan.load(run, network) loads it"
+            )
         generator = read_generator(path, config)
     with failing():
         export.export(generator, out, args.format)

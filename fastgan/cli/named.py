@@ -42,7 +42,7 @@ def refusing_errors_of(option: str, what: str) -> Iterator[None]:
     """What the user's code raises, in one line with the line of theirs that it came from."""
     try:
         yield
-    except Exception as error:  # an import runs the module, which may raise anything
+    except (Exception, SystemExit) as error:  # an import runs the module, which may raise anything, or end
         frames = traceback.extract_tb(error.__traceback__)
         theirs = [f for f in frames if kind(f.filename) == "user"]
         at = f" at {theirs[-1].filename}:{theirs[-1].lineno}" if theirs else ""

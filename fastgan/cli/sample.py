@@ -35,7 +35,7 @@ def sample(args: argparse.Namespace) -> int:
             raise ValueError(f"--count: got {args.count}, expected at most {PNG_LIMIT} for a .png; a .npz takes more")
         if args.out is None:
             check_own_files(path, ())
-        if not out.parent.is_dir():
+        elif not out.parent.is_dir():
             raise ValueError(f"--out: the folder {out.parent} does not exist")
         if out.is_dir():
             raise ValueError(f"--out: got {out}, which is a folder, expected a file")
@@ -68,6 +68,8 @@ def sample(args: argparse.Namespace) -> int:
             told = torch.arange(args.count) % classes if labels is None and classes else labels
             np.savez_compressed(file, **_arrays(samples), **({} if told is None else {"labels": told.numpy()}))
             content = file.getvalue()
+        if args.out is None:
+            out.parent.mkdir(exist_ok=True)
         trainer.write_atomically(out, lambda file: file.write(content))
     of_step = f" of step {generator.step:,}" if network is None else ""
     print(printable(f"{out}: {args.count} samples{of_step}, seed {args.seed}"))

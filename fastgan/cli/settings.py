@@ -51,10 +51,10 @@ def make_config(
     if known.get("objective", recipe.objective) == MMD:
         chosen |= recipes.WITHOUT_D
     if known.get("conditional"):
-        if not data.classes:
+        if len(data.classes) < 2:
+            found = f"{source} has {'one class' if data.classes else 'no classes'}"
             raise ValueError(
-                f"--conditional: {source} has no classes, expected a folder of images for each, a column of labels, or "
-                "digits"
+                f"--conditional: {found}, expected a folder of images for each, a column of labels, or digits"
             )
         chosen["classes"] = len(data.classes)
     config = replace(recipe, **{**chosen, **given, "device": device.type, "processes": processes})
@@ -74,11 +74,13 @@ def _check_parts(given: dict, config: RunConfig, source: str, data: Dataset | St
     did not do. `RunConfig` knows those of the training step."""
     of_file = config.inception or config.features
     points = f"{source} holds points, whose features they are themselves"
+    named = {f"--{name}": getattr(config, name) for name in ("generator", "discriminator")}
+    no_width = all(named.values()) and "width" in given and not any(own.takes(*n, ["width"]) for n in named.items())
     for name, idle, why in (
         ("workers", not isinstance(data, Stream), f"{source} is held in memory: there is nothing to read"),
         ("capture", config.capture and config.device == "cpu", "CUDA graphs are for GPUs, and this is a CPU"),
         ("discriminator", config.objective == MMD, "MMD has no discriminator"),
-        ("width", config.generator and config.discriminator, "both networks are your own"),
+        ("width", no_width, "both networks are your own, and take none"),
         ("inception", not data.is_images, points),
         ("features", not data.is_images, points),
         ("metrics_samples", data.held_out is not None and not of_file, f"{source} are compared with all held out ones"),
@@ -97,4 +99,9 @@ def make_trainer(config: RunConfig, sample_shape: tuple[int, ...], device: torch
             pair[name] = own.network(f"--{name}", named, {"sample_shape": sample_shape, **about})
     if config.objective == MMD:
         pair["discriminator"] = None
-    return GANTrainer(**pair, device=device, **config.of_trainer())
+    try:
+        return GANTrainer(**pair, device=device, **config.of_trainer())
+    except TypeError as error:  # of what a network of one's own returns
+        if not (config.generator or config.discriminator):
+            raise
+        raise ValueError(str(error)) from error

@@ -22,6 +22,7 @@ from fastgan.cli.settings import given_settings, make_config, make_trainer
 from fastgan.training import trainer
 from fastgan.training.runs import data_record, whole_record
 
+GIVEN_ANEW = ("generator", "discriminator", *CODE)  # on --resume, as they run code
 PACKAGES = (("PIL", "pillow"), ("matplotlib",) * 2, ("tensorboard",) * 2, ("tqdm",) * 2)
 
 
@@ -54,6 +55,7 @@ def train(args: argparse.Namespace) -> int:
             begun = None
             if run.config and run.checkpoint.exists():
                 model.load(run.checkpoint)
+                config = replace(config, init=run.config["settings"].get("init"))  # how it began, which stays on record
             elif config.init:
                 begun = own.begin_with(config.init, model.networks)
             if model.step_number > config.steps:
@@ -76,7 +78,8 @@ def train(args: argparse.Namespace) -> int:
         for name in CODE:
             if run.config and run.config["settings"].get(name) and not any(map(given.get, CODE)):
                 run.say(f"the run was scored with --{name}, a file that runs code: it is used if given again")
-        again = f"fastgan train {shlex.quote(args.data)} --out {shlex.quote(str(run.path))} --resume"
+        anew = "".join(f" --{name} {shlex.quote(given[name])}" for name in GIVEN_ANEW if name in given)
+        again = f"fastgan train {shlex.quote(args.data)} --out {shlex.quote(str(run.path))} --resume{anew}"
         with failing(again):
             run.start(whole_record(config, of_data))
             many = f"{world.size} processes, " if world.size > 1 else ""

@@ -114,7 +114,7 @@ def _loss(x: Tensor, which: Callable) -> Tensor:
 
 
 def _guarded(x: Tensor, which: Callable) -> Tensor:
-    return _loss(x, which) if x.numel() else torch.zeros(1, device=x.device)
+    return torch.zeros(1, device=x.device) if isinstance(x, Tensor) and not x.numel() else _loss(x, which)
 
 
 _CRITERIA = {  # those of the generator, of real and of generated data

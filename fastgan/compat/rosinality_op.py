@@ -12,12 +12,13 @@ Importing `op` compiles CUDA C++. So that it does not, before it is imported:
 already: `fastgan.patch("rosinality_op")`.
 
 Read at bef283a (November 2021). Differences: `negative_slope` counts on a CPU, too (upstream: 0.2 whatever it is). Any
-order of derivative (upstream: two). The filter of upfirdn2d gets no gradient, as upstream.
+order of derivative (upstream: two). The filter of upfirdn2d is rounded to float32, and gets a gradient if it asks for
+one (upstream: on a CPU alone).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -57,14 +58,17 @@ class FusedLeakyReLU(nn.Module):
 
 
 def upfirdn2d(input: Tensor, kernel: Tensor, up: Pair = 1, down: Pair = 1, pad: Sequence[int] = (0, 0)) -> Tensor:
-    """up - 1 zeros after each pixel, padding, `kernel`, every down-th pixel: `fastgan.layers.upfirdn2d.upfirdn2d`.
+    """up - 1 zeros after each pixel, padding, `kernel`, every down-th pixel: `fastgan.layers.upfirdn2d`.
 
     input: (batch, channels, height, width). kernel: (rows, columns). up, down: a number, or (x, y). pad: before and
     after, on both axes; or (left, right, top, bottom).
 
     Raises:
-        TypeError, ValueError: as `fastgan.layers.upfirdn2d.upfirdn2d`.
+        TypeError, ValueError: as `fastgan.layers.upfirdn2d`; a kernel that is no tensor, a pad that is not two or four.
     """
-    before, after, *rest = pad
-    sides = (before, after, *(rest or (before, after)))
-    return _upfirdn2d(input, kernel.to(torch.float32), up, down, sides)
+    if not isinstance(kernel, Tensor):
+        raise TypeError(f"kernel: got {type(kernel).__name__}, expected a torch.Tensor")
+    sides = tuple(pad) if isinstance(pad, Iterable) else ()
+    if len(sides) not in (2, 4):
+        raise ValueError(f"pad: got {pad!r}, expected (before, after) or (left, right, top, bottom)")
+    return _upfirdn2d(input, kernel.to(torch.float32), up, down, (*sides, *sides)[:4])

@@ -108,8 +108,8 @@ def g_wasserstein(d_logit_fake: Tensor, DDP=None) -> Tensor:
 def lecam_reg(d_logit_real: Tensor, d_logit_fake: Tensor, ema: LeCamEMA) -> Tensor:
     """mean relu(r - ema.D_fake)^2 + mean relu(ema.D_real - f)^2, 0-d.
 
-    ema: anything with the attributes D_real and D_fake: 0-d tensors on the logits' device, or numbers, which are copied
-    to the device at every call. No gradient reaches them. Errors as in `d_vanilla`.
+    ema: anything with the attributes D_real and D_fake: 0-d tensors on the logits' device, or numbers. No gradient
+    reaches them. Errors as in `d_vanilla`.
     """
     check(d_logit_real=d_logit_real, d_logit_fake=d_logit_fake)
     return adversarial.lecam_regularizer(d_logit_real, d_logit_fake, ema.D_real, ema.D_fake)

@@ -30,6 +30,7 @@ import torch
 from torch import Tensor
 
 from fastgan.losses import adversarial, assemble
+from fastgan.losses.arguments import check_logits
 
 __all__ = [
     "LeCAM_EMA",
@@ -76,14 +77,13 @@ def hinge_d_loss(logits_real: Tensor, logits_fake: Tensor) -> Tensor:
 
 def vanilla_d_loss(logits_real: Tensor, logits_fake: Tensor) -> Tensor:
     """1/2 (mean softplus(-r) + mean softplus(f)). Arguments, result and errors are those of `hinge_d_loss`."""
-    sides = [("real_logits", logits_real, 1.0), ("fake_logits", logits_fake, 0.0)]
-    return adversarial.loss_of(assemble.terms_of_sides(sides, "softplus", 0.5))
+    return _d_loss(logits_real, logits_fake, "softplus")
 
 
 def non_saturating_d_loss(logits_real: Tensor, logits_fake: Tensor) -> Tensor:
     """1/2 (mean bce(r, 1) + mean bce(f, 0)), which is `vanilla_d_loss`: LlamaGen's with the order of its arguments put
     right. Arguments, result and errors are those of `hinge_d_loss`."""
-    return _d_loss(logits_real, logits_fake, "minimax")
+    return _d_loss(logits_real, logits_fake, "sigmoid_cross_entropy")
 
 
 def hinge_gen_loss(logit_fake: Tensor) -> Tensor:
@@ -120,11 +120,11 @@ def hinge_d_loss_with_exemplar_weights(logits_real: Tensor, logits_fake: Tensor,
         weights: (B,), one for each sample, of real and of generated data alike. Constants: no gradient reaches them.
 
     Raises:
-        TypeError: `weights` is not a tensor.
-        ValueError: it is not (B,), or what `hinge_d_loss` raises.
+        TypeError, ValueError: `weights` is not a tensor, or not (B,); else as `hinge_d_loss`.
     """
     if not isinstance(weights, Tensor):
         raise TypeError(f"weights: got {type(weights).__name__}, expected a torch.Tensor")
+    check_logits(("logits_real", (logits_real,)), ("logits_fake", (logits_fake,)))
     for name, x in (("logits_real", logits_real), ("logits_fake", logits_fake)):
         if tuple(weights.shape) != tuple(x.shape[:1]):
             got, wanted = tuple(weights.shape), tuple(x.shape[:1])
@@ -170,5 +170,6 @@ def lecam_reg(real_pred: Tensor, fake_pred: Tensor, lecam_ema: LeCAM_EMA) -> Ten
     return adversarial.lecam_regularizer(real_pred, fake_pred, lecam_ema.logits_real_ema, lecam_ema.logits_fake_ema)
 
 
-def _d_loss(logits_real: Tensor, logits_fake: Tensor, objective: str) -> Tensor:
-    return adversarial.discriminator_loss(logits_real, logits_fake, objective, weight=0.5)
+def _d_loss(logits_real: Tensor, logits_fake: Tensor, criterion: str) -> Tensor:
+    sides = [("logits_real", logits_real, 1.0), ("logits_fake", logits_fake, 0.0)]
+    return adversarial.loss_of(assemble.terms_of_sides(sides, criterion, 0.5))

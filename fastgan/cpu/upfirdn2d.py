@@ -19,8 +19,8 @@ def upfirdn2d(
     gain: float,
 ) -> Tensor:
     """The arguments and results of `kernels.upfirdn2d`."""
-    if not x.numel():
+    size = formula.output_size(x.shape[2:], (f.shape[0], f.shape[-1]), up, down, padding)
+    if not x.numel() or 0 in size:  # the gradient at an image of no pixels
         layout = torch.channels_last if formula.is_channels_last(x) else torch.contiguous_format
-        size = formula.output_size(x.shape[2:], (f.shape[0], f.shape[-1]), up, down, padding)
         return x.new_zeros((*x.shape[:2], *size)).contiguous(memory_format=layout)
     return formula.upfirdn2d(x, f, tuple(up), tuple(down), tuple(padding), flip, gain)

@@ -5,7 +5,7 @@
 device once, and rows are drawn there by random index); images that do not fit are read as they are drawn (`Stream`).
 """
 
-from fastgan.data.dataset import Dataset, draw, draw_rows, flipped, shown, to_points, to_uint8, to_unit
+from fastgan.data.dataset import Dataset, draw, draw_rows, flipped, shown, spread, to_points, to_uint8, to_unit
 from fastgan.data.images import SUFFIXES as IMAGE_SUFFIXES
 from fastgan.data.optional import needs, progress_bar
 from fastgan.data.sources import FOLDER_SIZE, KINDS, MEMORY_SHARE, SIZES, TOYS, free_memory, load
@@ -13,5 +13,5 @@ from fastgan.data.stream import Stream
 
 __all__ = [
     "FOLDER_SIZE", "IMAGE_SUFFIXES", "KINDS", "MEMORY_SHARE", "SIZES", "TOYS", "Dataset", "Stream", "draw", "draw_rows",
-    "flipped", "free_memory", "load", "needs", "progress_bar", "shown", "to_points", "to_uint8", "to_unit",
+    "flipped", "free_memory", "load", "needs", "progress_bar", "shown", "spread", "to_points", "to_uint8", "to_unit",
 ]  # fmt: skip

@@ -58,6 +58,8 @@ def load(
     """
     if size is not None and size not in SIZES:
         raise ValueError(f"--size: got {size}, expected one of {', '.join(map(str, SIZES))}")
+    if not source:
+        raise ValueError(f"DATA: got '', expected {KINDS}")  # and not the folder that the command is run in
     path, wanted = Path(source), _Wanted(source, size, stream, device)
     if source == "digits":
         data = _digits(size or 8)

@@ -14,6 +14,7 @@ from fastgan.checks import said
 from fastgan.data.images import Labels
 from fastgan.data.optional import needs
 
+MOST_CLASSES = 2**20  # as many as `TrainerConfig` takes
 LABELS = ("label", "labels", "class", "cls", "y")  # what a column of them is called
 
 
@@ -46,7 +47,8 @@ def _labels(rows) -> Labels:
         if named or (name in LABELS and str(getattr(kind, "dtype", "")).startswith(("int", "uint"))):
             values = rows.select_columns(name).with_format("numpy")[name]
             numbers = torch.as_tensor(np.asarray(values)).long()
-            if len(numbers) and int(numbers.min()) >= 0:  # -1 is what a split without labels has
+            # -1 is what a split without labels has, and numbers as large as a time or a key are no classes
+            if len(numbers) and int(numbers.min()) >= 0 and int(numbers.max()) < MOST_CLASSES:
                 names = kind.names if named else map(str, range(int(numbers.max()) + 1))
                 return Labels(numbers, tuple(names))
     return Labels()

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fastgan.checks import said
-from fastgan.data import needs, to_uint8
+from fastgan.data import needs, spread, to_uint8
 from fastgan.evaluation.scores import MANIFOLD_LIMIT, manifold_scores
 
 
@@ -49,17 +49,19 @@ class NetworkFile(nn.Module):
     [-1, 1], C 1 or 3.
 
     If the network has an argument `return_features`, as StyleGAN's inception-2015-12-05.pt has, it is set.
-    Raises ValueError if the file holds no such network."""
+    Raises ValueError, naming the option that the file was given by, if it holds no such network."""
 
-    def __init__(self, path: str | os.PathLike):
+    def __init__(self, path: str | os.PathLike, option: str = "--features"):
         super().__init__()
+        if not Path(path).is_file():
+            raise ValueError(f"{option}: {path} does not exist, expected a network in a TorchScript file")
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", DeprecationWarning)  # of TorchScript, in which such files are published
                 self.network = torch.jit.load(str(path), map_location="cpu").eval()
             arguments = [argument.name for argument in self.network.forward.schema.arguments]
         except Exception as error:  # whatever depends on where a file is cut or what it is instead
-            raise ValueError(f"{path}: is no network in a TorchScript file") from error
+            raise ValueError(f"{option}: {path} is no network in a TorchScript file") from error
         self.options = {"return_features": True} if "return_features" in arguments else {}
         self.name = re.sub(r"\W+", "_", Path(path).stem.lower())
 
@@ -94,7 +96,7 @@ class Inception(nn.Module):
             self.network = lambda images: network(to_uint8(images).expand(-1, 3, -1, -1))
             self.add_module("weights", network)
         else:
-            self.network = NetworkFile(path)
+            self.network = NetworkFile(path, "--inception")
 
     def forward(self, images: Tensor) -> Tensor:
         return self.network(images)
@@ -115,7 +117,7 @@ def inception_scores(real: Tensor, fake: Tensor, seed: int = 0) -> dict[str, flo
             metric.update(fake.double(), real=False)
         kid_mean, kid_std = kid.compute()
         return {
-            **manifold_scores(real[:MANIFOLD_LIMIT], fake[:MANIFOLD_LIMIT])._asdict(),
+            **manifold_scores(spread(real, MANIFOLD_LIMIT), spread(fake, MANIFOLD_LIMIT))._asdict(),
             "fid": fid.compute().item(),
             "kid": kid_mean.item(),
             "kid_std": kid_std.item(),

@@ -80,7 +80,19 @@ def judge(
         shown = [network(to_unit(part).to(device).clamp(-1, 1)).double().cpu() for part in images.split(64)]
         return torch.cat(shown)
 
-    real = extract(data.some(count))
+    shown, given = data.some(count), {"--inception": inception, "--features": features}
+    try:
+        real = extract(shown)
+        if real.ndim != 2 or not real.isfinite().all():
+            raise TypeError(f"features of shape {tuple(real.shape)}, expected finite ones of shape (N, d)")
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # of code in a file, which may raise anything
+        for option, path in given.items():
+            if path is not None:
+                said = (str(error).strip() or type(error).__name__).splitlines()[-1]
+                raise ValueError(f"{option}: {path} does not take the images, or gives no features: {said}") from error
+        raise
     if inception is not None:
         return Judge(len(real), lambda generated: inception_scores(real, extract(generated)))
     return Judge(len(real), lambda generated: feature_scores(network.name, real, extract(generated)))

@@ -7,8 +7,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from fastgan.data import spread
+
 LARGEST = 1e50  # feature: its sixth power, which `kernel_distance` takes, is a float64 number
-MANIFOLD_LIMIT = 5_000  # samples a side whose distances to each other are taken; of more, the first
+MANIFOLD_LIMIT = 5_000  # samples a side whose distances to each other are taken; of more, some spread over all
 
 
 class ManifoldScores(NamedTuple):
@@ -91,10 +93,11 @@ def feature_scores(name: str, real: Tensor, fake: Tensor, k: int = 5) -> dict[st
     are of features in units of their mean deviation over the real samples; of their size (the root of the mean square)
     if real samples do not differ."""
     unit = _unit(real.double())
+    some_real, some_fake = spread(real, MANIFOLD_LIMIT), spread(fake, MANIFOLD_LIMIT)
     return {
-        **manifold_scores(real[:MANIFOLD_LIMIT], fake[:MANIFOLD_LIMIT], k)._asdict(),
+        **manifold_scores(some_real, some_fake, k)._asdict(),
         f"fd_{name}": frechet_distance(real.double() / unit, fake.double() / unit),
-        f"kd_{name}": kernel_distance(real[:MANIFOLD_LIMIT].double() / unit, fake[:MANIFOLD_LIMIT].double() / unit),
+        f"kd_{name}": kernel_distance(some_real.double() / unit, some_fake.double() / unit),
     }
 
 

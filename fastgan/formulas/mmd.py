@@ -46,12 +46,14 @@ def second_order(x: Tensor, y: Tensor, v: Tensor, u: Tensor, settings: MMDSettin
     c_ij ( 2 K'' (a_i - b_j) . (v_i - u_j) (a_i - b_j) + K' (v_i - u_j) ), and that at b_j its negative over i.
     """
     (n, d), m = x.shape, len(y)
-    terms = [(2 / settings.pairs(n), (x, v), (x, v)), (-4 / (n * m), (x, v), (y, u))]
+    samples, moves = (x, y), (v, u)
+    terms = [(2 / settings.pairs(n), 0, 0), (-4 / (n * m), 0, 1)]
     if settings.target:
-        terms.append((2 / settings.pairs(m), (y, u), (y, u)))
+        terms.append((2 / settings.pairs(m), 1, 1))
     along: Any = 0.0
-    grads = {id(x): torch.zeros_like(x), id(y): torch.zeros_like(y)}
-    for share, (a, va), (b, vb) in terms:
+    grads = [torch.zeros_like(x), torch.zeros_like(y)]
+    for share, i, j in terms:
+        (a, va), (b, vb) = (samples[i], moves[i]), (samples[j], moves[j])
         rows, parts = max(1, _CUBE // (len(b) * d)), []
         for begin in range(0, len(a), rows):
             apart = a[begin : begin + rows, None] - b
@@ -61,9 +63,9 @@ def second_order(x: Tensor, y: Tensor, v: Tensor, u: Tensor, settings: MMDSettin
             along = along + settings.weight * share * (first * dots).sum()
             pull = (2 * second * dots)[..., None] * apart + first[..., None] * moving
             parts.append(settings.weight * share * pull.sum(1))
-            grads[id(b)] = grads[id(b)] - settings.weight * share * pull.sum(0)
-        grads[id(a)] = grads[id(a)] + torch.cat(parts)
-    return along, grads[id(x)], grads[id(y)]
+            grads[j] = grads[j] - settings.weight * share * pull.sum(0)
+        grads[i] = grads[i] + torch.cat(parts)
+    return along, grads[0], grads[1]
 
 
 def derivatives(D: Tensor, settings: MMDSettings) -> tuple[Tensor, Tensor]:

@@ -94,6 +94,8 @@ def filter_gradient(
     """The gradient in f of sum g * upfirdn2d(x, f, ...): the correlation of the upsampled x with g, whose pixels are
     `down` apart, over all images; of a separable filter, its products with f along either axis."""
     taps = f.shape[0], f.shape[-1]
+    if not g.numel():
+        return torch.zeros_like(f)
     with torch.autocast(x.device.type, enabled=False):
         u, g = upsampled(widen(x), up, padding), widen(g)
         both = F.conv2d(u.reshape(1, -1, *u.shape[2:]), g.reshape(1, -1, *g.shape[2:]), dilation=down[::-1])[

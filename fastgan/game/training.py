@@ -118,7 +118,8 @@ def play(
 ) -> Played:
     """Train, and measure at `FRAMES` moments that lie the closer the earlier they are.
 
-    on_step: called after each step. stop: asked before each; True ends the training, and what there is is measured.
+    on_step: called after each step. stop: asked before each; True ends the training, at the earliest after one step,
+    and what there is is measured.
     Raises FloatingPointError where the training diverges."""
     goal, trainer = target(settings.pair), make_trainer(settings)
     data = torch.Generator(trainer.device).manual_seed(settings.seed + 1)
@@ -127,7 +128,7 @@ def play(
     frames: list[Frame] = []
     started, progress, stopped = time.monotonic(), 0.0, False
     while progress < 1:
-        if stop():
+        if stop() and frames:
             stopped = True
             break
         lr = settings.lr * ((1 + math.cos(math.pi * progress)) / 2)

@@ -16,6 +16,8 @@ TORCH = os.path.dirname(torch.__file__) + os.sep
 OURS = os.path.dirname(fastgan.__file__) + os.sep
 KERNELS = os.path.realpath(OURS + "kernels") + os.sep
 STANDARD = sysconfig.get_path("stdlib") + os.sep
+# Installed packages that call a loop's backward and step for it: the line that is meant is the loop's.
+CALLERS = ("accelerate", "lightning", "lightning_fabric", "pytorch_lightning")
 
 
 class Place(NamedTuple):
@@ -44,7 +46,8 @@ def kind(file: str) -> str:
         return "autograd" if file == os.path.join(TORCH, "autograd", "__init__.py") else "other"
     if file.startswith((OURS, KERNELS, "<frozen")) or (file.startswith(STANDARD) and "site-packages" not in file):
         return "other"
-    return "user"
+    _, installed, name = file.rpartition(f"-packages{os.sep}")
+    return "other" if installed and name.split(os.sep)[0] in CALLERS else "user"
 
 
 def asked_by_user() -> bool:

@@ -68,6 +68,8 @@ def _gradients(trace: Trace, networks: Networks, known: Known, flops: int) -> It
             advice = f"no optimizer learns them: {names}.requires_grad_(False)"
         elif feeds:
             advice = "samples reach this loss with their graph: detach them"
+        elif any(map(_compiled, of)):
+            advice = f"{names}.requires_grad_(False) before it is called: a compiled network computes all or nothing"
         else:
             advice = "fastgan.generator_backward(loss, generator) computes none of them"
         wasted = sum(node.flops for node in trace.nodes if node.backward and not node.live and node.place == place)
@@ -75,6 +77,11 @@ def _gradients(trace: Trace, networks: Networks, known: Known, flops: int) -> It
         yield Finding(
             "gradients", True, place.file, place.line, what, advice, 1, wasted / flops if flops and wasted else None
         )
+
+
+def _compiled(module: nn.Module) -> bool:
+    """Whether torch.compile has it, or its own `compile`."""
+    return type(module).__name__ == "OptimizedModule" or getattr(module, "_compiled_call_impl", None) is not None
 
 
 def owners(networks: Networks, parameters: Iterable[Tensor]) -> list[nn.Module]:

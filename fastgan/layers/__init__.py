@@ -7,6 +7,7 @@
 See also `fastgan.compat.torch_utils_ops`: StyleGAN's under the names that NVIDIA's code has for them.
 """
 
+from . import augment
 from .bias_act import BiasAct, activations, bias_act
 from .filtered_lrelu import filtered_lrelu
 from .upfirdn2d import downsample2d, filter2d, setup_filter, upfirdn2d, upsample2d
@@ -14,6 +15,7 @@ from .upfirdn2d import downsample2d, filter2d, setup_filter, upfirdn2d, upsample
 __all__ = [
     "BiasAct",
     "activations",
+    "augment",
     "bias_act",
     "downsample2d",
     "filter2d",

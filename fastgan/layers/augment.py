@@ -18,11 +18,11 @@ from torch import Tensor
 
 from fastgan import checks
 from fastgan.formulas.augment import MOST, Augmentation
+from fastgan.layers.filters import DTYPES
 from fastgan.operators import augment as operators
 
 POLICIES = ("color", "translation", "cutout", "flip")
 TRANSLATION, CUTOUT = 1 / 8, 1 / 2  # of a side
-_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _FIELDS = {
     **dict.fromkeys(("brightness", "saturation", "contrast"), (torch.float32, ())),
     **dict.fromkeys(("translation", "cutout_centre", "cutout_size"), (torch.int32, (2,))),
@@ -57,7 +57,7 @@ def augment(x: Tensor, parameters: Augmentation) -> Tensor:
     """
     if not isinstance(x, Tensor):
         raise TypeError(f"x: got {type(x).__name__}, expected a torch.Tensor")
-    if x.dtype not in _DTYPES:
+    if x.dtype not in DTYPES:
         raise TypeError(f"x: got {x.dtype}, expected float16, bfloat16, float32 or float64")
     if x.layout is not torch.strided:
         raise ValueError(f"x: got a {x.layout} tensor, expected a dense one")
@@ -168,7 +168,7 @@ def ada_step(p: Tensor, sign: Tensor, batch: int, target: float = 0.6, images: f
         ValueError: they are not 0-d or on two devices; p requires a gradient; batch below 1, images not above 0, a
             target outside [-1, 1].
     """
-    for name, t, dtypes in (("p", p, _DTYPES[2:]), ("sign", sign, _DTYPES)):
+    for name, t, dtypes in (("p", p, DTYPES[2:]), ("sign", sign, DTYPES)):
         if not isinstance(t, Tensor):
             raise TypeError(f"{name}: got {type(t).__name__}, expected a 0-d torch.Tensor")
         if t.dtype not in dtypes:

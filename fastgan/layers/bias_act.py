@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import difflib
-import math
-from numbers import Real
 
 import torch
 from torch import Tensor, nn
 
 from fastgan.formulas.bias_act import ACTIVATIONS, Settings
+from fastgan.layers.filters import DTYPES, clamp_of, number
 from fastgan.operators import bias_act as operators
-
-_MOST = 3.4e38  # a kernel's number is a float32, or two
-_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def activations() -> list[str]:
@@ -61,7 +57,7 @@ def bias_act(
     """
     if not isinstance(x, Tensor):
         raise TypeError(f"x: got {type(x).__name__}, expected a torch.Tensor")
-    if x.dtype not in _DTYPES:
+    if x.dtype not in DTYPES:
         raise TypeError(f"x: got {x.dtype}, expected float16, bfloat16, float32 or float64")
     if x.layout is not torch.strided:
         raise ValueError(f"x: got a {x.layout} tensor, expected a dense one")
@@ -102,7 +98,7 @@ class BiasAct(nn.Module):
         self.bias = nn.Parameter(torch.zeros(channels, device=device, dtype=dtype)) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
-        b = None if self.bias is None else self.bias.to(x.dtype)
+        b = self.bias.to(x.dtype) if self.bias is not None and isinstance(x, Tensor) else None
         return bias_act(x, b, self.dim, self.act, self.alpha, self.gain, self.clamp)
 
     def extra_repr(self) -> str:
@@ -117,23 +113,12 @@ def _settings(act: str, alpha: float | None, gain: float | None, clamp: float | 
         hint = f"did you mean {_MEANT.get(close[0], close[0])!r}? " if close else ""
         raise ValueError(f"act: got {act!r}, {hint}expected one of {', '.join(map(repr, ACTIVATIONS))}")
     phi = ACTIVATIONS[act]
-    alpha = phi.alpha if alpha is None else _number("alpha", alpha)
-    gain = phi.gain if gain is None else _number("gain", gain)
-    clamp = math.inf if clamp is None else _number("clamp", clamp)
-    if not clamp >= 0.0:
-        raise ValueError(f"clamp: got {clamp}, expected a number of at least 0, or None for no limit")
-    return Settings(0, act, alpha, gain, clamp if clamp < _MOST else math.inf)
+    alpha = phi.alpha if alpha is None else number("alpha", alpha)
+    gain = phi.gain if gain is None else number("gain", gain)
+    return Settings(0, act, alpha, gain, clamp_of(clamp))
 
 
 _MEANT = {"leaky_relu": "lrelu", "leakyrelu": "lrelu", "silu": "swish", "none": "linear", "identity": "linear"}
-
-
-def _number(name: str, value: float) -> float:
-    if value.__class__ is not float and (isinstance(value, bool) or not isinstance(value, Real)):
-        raise TypeError(f"{name}: got {type(value).__name__}, expected a number")
-    if name != "clamp" and not abs(value) < _MOST:
-        raise ValueError(f"{name}: got {value}, expected a finite number")
-    return float(value)
 
 
 def _with_bias(x: Tensor, b: Tensor, dim: int) -> tuple[Tensor, Tensor, int]:
@@ -151,7 +136,7 @@ def _with_bias(x: Tensor, b: Tensor, dim: int) -> tuple[Tensor, Tensor, int]:
     if b.device != x.device:
         raise ValueError(f"b: got a tensor on {b.device}, expected {x.device}, the device of x")
     if b.dtype != x.dtype:
-        if b.dtype not in _DTYPES or not torch.is_autocast_enabled(x.device.type):
+        if b.dtype not in DTYPES or not torch.is_autocast_enabled(x.device.type):
             raise TypeError(f"b: got {b.dtype}, expected {x.dtype}, the dtype of x")
         wide = torch.promote_types(x.dtype, b.dtype)
         x, b = x.to(wide), b.to(wide)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fastgan.formulas.upfirdn2d import output_size
-from fastgan.layers.filters import Scale, autocast, boolean, number, scale_of, sides_of, taps_of
+from fastgan.layers.filters import Scale, autocast, boolean, clamp_of, number, scale_of, sides_of, taps_of
 from fastgan.operators import filtered_lrelu as operators
 
 
@@ -43,13 +43,13 @@ def filtered_lrelu(
         b: (C,), of the dtype of x, added to each channel; or None. Padding is 0 with or without it.
         up, down: integers from 1 on.
         padding: of the upsampled image, negative to crop: a number, (x, y) or (left, right, top, bottom).
-        gain: above 0. slope: from 0 on. clamp: from 0 on, or None.
+        gain: above 0. slope: from 0 on. Both finite. clamp: from 0 on, or None.
         flip_filter: as for `upfirdn2d`, of both filters.
 
     Returns:
         (N, C, height, width) in the dtype and layout of x. Differentiable any number of times, in x, b and the filters;
-        the slope at 0 is `slope`, and 0 where clamped, as PyTorch has it. Under autocast x is cast as for
-        `torch.nn.functional.conv2d`.
+        the slope at 0 is `slope`, and 0 where clamped, as PyTorch has it. Under autocast x and b are cast as
+        for `torch.nn.functional.conv2d`.
 
     Raises:
         TypeError, ValueError: x, a filter or b of another rank, shape, dtype or device; a number out of range; a result
@@ -62,12 +62,12 @@ def filtered_lrelu(
     first = (scale_of("up", up), (1, 1), sides_of(padding), flip_filter, float(up * up))
     second = ((1, 1), scale_of("down", down), (0, 0, 0, 0), flip_filter, 1.0)
     boolean("flip_filter", flip_filter)
-    limits = number("gain", gain), number("slope", slope), None if clamp is None else number("clamp", clamp)
-    if not limits[0] > 0:
+    gain, slope, limit = number("gain", gain), number("slope", slope), clamp_of(clamp)
+    if not gain > 0:
         raise ValueError(f"gain: got {gain}, expected a number above 0")
-    for name, limit in (("slope", limits[1]), ("clamp", limits[2])):
-        if limit is not None and not limit >= 0:
-            raise ValueError(f"{name}: got {limit}, expected at least 0")
+    if not slope >= 0:
+        raise ValueError(f"slope: got {slope}, expected at least 0")
+    activation = gain, slope, None if limit == math.inf else limit
     between = output_size((x.shape[2], x.shape[3]), taps_up, *first[:3])
     if min(between) < 1 or min(output_size(between, taps_down, *second[:3])) < 1:
         raise ValueError(
@@ -79,9 +79,9 @@ def filtered_lrelu(
             raise TypeError(f"b: got {type(b).__name__}, expected a torch.Tensor or None")
         if b.shape != x.shape[1:2]:
             raise ValueError(f"b: got shape {tuple(b.shape)}, expected ({x.shape[1]},), one a channel of x")
-        if b.dtype != x.dtype or b.device != x.device:
+        if b.device != x.device or autocast(b).dtype != autocast(x).dtype:
             raise ValueError(f"b: got {b.dtype} on {b.device}, expected {x.dtype} on {x.device}, as x is")
         b = autocast(b)
     fu = torch.ones(1, dtype=torch.float32, device=x.device) if fu is None else fu
     fd = torch.ones(1, dtype=torch.float32, device=x.device) if fd is None else fd
-    return operators.filtered_lrelu(autocast(x), fu, fd, b, first, second, limits)
+    return operators.filtered_lrelu(autocast(x), fu, fd, b, first, second, activation)

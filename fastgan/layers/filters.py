@@ -1,15 +1,17 @@
-"""The arguments of operators on images: what they may be, and the error for each that is not, by name."""
+"""The arguments of layers: what they may be, and the error for each that is not, by name."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from numbers import Integral, Real
 
 import torch
 from torch import Tensor
 
-Scale = int | Sequence[int]
+Scale = int | Sequence[int]  # one for both axes, or (x, y)
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+MOST = 3.4e38  # a kernel's number is a float32, or two
 
 
 def taps_of(name: str, f: Tensor | None, x: Tensor) -> tuple[int, int]:
@@ -50,9 +52,26 @@ def sides_of(padding: Scale) -> tuple[int, int, int, int]:
 
 
 def number(name: str, value: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(f"{name}: got {type(value).__name__}, expected a number")
+    """A finite number."""
+    _real(name, value)
+    if not abs(value) < MOST:
+        raise ValueError(f"{name}: got {value}, expected a finite number")
     return float(value)
+
+
+def clamp_of(value: float | None) -> float:
+    """A clamp; infinity for none, and for one that no result reaches."""
+    if value is None:
+        return math.inf
+    _real("clamp", value)
+    if not value >= 0:
+        raise ValueError(f"clamp: got {float(value)}, expected a number of at least 0, or None for no limit")
+    return float(value) if value < MOST else math.inf
+
+
+def _real(name: str, value: float) -> None:
+    if value.__class__ is not float and (isinstance(value, bool) or not isinstance(value, Real)):
+        raise TypeError(f"{name}: got {type(value).__name__}, expected a number")
 
 
 def boolean(name: str, value: bool) -> None:
@@ -65,7 +84,7 @@ def autocast(x: Tensor) -> Tensor:
     kind = x.device.type
     if x.is_meta:  # for which there is no autocast to ask
         return x
-    if torch.is_autocast_enabled(kind) and x.dtype != torch.float64:
+    if torch.is_autocast_enabled(kind) and x.is_floating_point() and x.dtype != torch.float64:
         return x.to(torch.get_autocast_dtype(kind))
     return x
 

@@ -27,7 +27,9 @@ from fastgan.losses.arguments import (
     grad_scale_of,
     listed,
     number,
+    pairs,
     refuse_weights,
+    scalar,
 )
 from fastgan.losses.assemble import (
     concatenated_terms,
@@ -232,9 +234,11 @@ def generator_value_and_grad(
 
     found, is_list = find(objective), not isinstance(fake_logits, Tensor)
     fake = listed("fake_logits", fake_logits)
-    real = []
+    real: Sequence[Tensor] = ()
     if real_logits is not None and found.relation is not None:
-        real = [x.detach() for x in listed("real_logits", real_logits)]
+        real = listed("real_logits", real_logits)
+        check_logits(("real_logits", real))
+        real = [x.detach() for x in real]
     if found.relation == "average" and real:
         return _through_autograd(make, real, fake, grad_scale, is_list, of_real=False)
     return _value_and_grad(make(real, fake), grad_scale, is_list)
@@ -362,8 +366,7 @@ def adversarial_losses(
 
     Other arguments and the errors are those of `criterion_loss`.
     """
-    named = [(f"sides[{i}]", logits, label) for i, (logits, label) in enumerate(sides)]
-    terms = terms_of_sides(named, criterion, weight, reduce_discriminators)
+    terms = terms_of_sides(pairs("sides", sides), criterion, weight, reduce_discriminators)
     loss, rows = operators.value(terms, operators.LOSSES)
     return loss, rows[:, 0]
 
@@ -384,12 +387,11 @@ def lecam_regularizer(
     weight = number("weight", weight)
     like = real[0]
     dtype = wide_dtype(like.dtype)
-    # 0-d tensors are stacked where they lie: nothing is read back to the host
-    anchors = [
-        torch.as_tensor(a if isinstance(a, Tensor) else number(name, a), dtype=dtype, device=like.device).reshape(())
-        for name, a in (("fake_anchor", fake_anchor), ("real_anchor", real_anchor))
-    ]
-    shift = torch.stack([anchors[0]] * len(real) + [anchors[1]] * len(fake))
+    of_real, of_fake = (
+        scalar(name, anchor, dtype, like.device)
+        for name, anchor in (("fake_anchor", fake_anchor), ("real_anchor", real_anchor))
+    )
+    shift = torch.stack([of_real] * len(real) + [of_fake] * len(fake))
     labels = (0.0,) * len(real) + (1.0,) * len(fake)
     terms = Terms((*real, *fake), labels, (float(weight),) * len(labels), "squared_hinge", len(real), shift=shift)
     return operators.value(terms)[0]

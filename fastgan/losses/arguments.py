@@ -80,6 +80,8 @@ def both_sides(real_logits: Logits, fake_logits: Logits) -> tuple[Sequence[Tenso
 
 def expanded(name: str, given: Tensor | Sequence[Tensor], logits: Sequence[Tensor]) -> Iterator[Tensor]:
     """Each tensor of `given` in the shape of its logits; a single one serves all of them."""
+    if not isinstance(given, (Tensor, list, tuple)):
+        raise TypeError(f"{name}: got {type(given).__name__}, expected a torch.Tensor, or a list of them")
     given = [given] * len(logits) if isinstance(given, Tensor) else list(given)
     if len(given) != len(logits):
         raise ValueError(f"{name}: got {len(given)} tensors, expected {len(logits)}, one for each tensor of logits")
@@ -119,6 +121,28 @@ def number(name: str, value: float) -> float:
     if value.__class__ is not float and (isinstance(value, bool) or not isinstance(value, Real)):
         raise TypeError(f"{name}: got {type(value).__name__}, expected a number")
     return float(value)
+
+
+def scalar(name: str, value: float | Tensor, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """A number, or a tensor of one element, as a 0-d tensor there; a number is filled in, which waits for nothing."""
+    if not isinstance(value, Tensor):
+        return torch.full((), number(name, value), dtype=dtype, device=device)
+    if value.numel() != 1:
+        raise ValueError(f"{name}: got shape {tuple(value.shape)}, expected a number or a tensor of one element")
+    return value.to(device, dtype).reshape(())
+
+
+def pairs(name: str, given: Sequence[tuple[Logits, Label]]) -> list[tuple[str, Logits, Label]]:
+    """(what an error calls it, logits, label) of each pair."""
+    expected = "(logits, label) pairs"
+    if not isinstance(given, (list, tuple)):
+        raise TypeError(f"{name}: got {type(given).__name__}, expected a list of {expected}")
+    if not given:
+        raise ValueError(f"{name}: got an empty list, expected {expected}")
+    for i, pair in enumerate(given):
+        if not isinstance(pair, (list, tuple)) or len(pair) != 2:
+            raise TypeError(f"{name}[{i}]: got {type(pair).__name__}, expected one of {expected}")
+    return [(f"{name}[{i}]", logits, label) for i, (logits, label) in enumerate(given)]
 
 
 def grad_scale_of(grad_scale, like: Tensor) -> tuple[Tensor | None, float]:

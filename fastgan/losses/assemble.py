@@ -121,6 +121,8 @@ def concatenated_terms(logits, objective, fake_first, split, weight, real_label,
     if split is None and rows % 2:
         raise ValueError(f"logits: got {rows} rows, expected an even number, or split=")
     split = rows // 2 if split is None else split
+    if isinstance(split, bool) or not isinstance(split, int):
+        raise TypeError(f"split: got {type(split).__name__}, expected an integer")
     for i, t in enumerate(x):
         if not t.dim() or t.shape[0] != rows or not 0 < split < rows:
             raise ValueError(
@@ -188,8 +190,10 @@ def loss_masks(sides, logits, reduction: str) -> Sequence[Tensor]:
                 masks.append(torch.ones_like(x, dtype=dtype))
             else:
                 m = m.detach().to(dtype)
-                if reduction == "mean" or (reduction == "sample" and m.dim() > 1):
-                    m = m / (m.mean() if reduction == "mean" else m.mean(tuple(range(1, m.dim())), keepdim=True))
+                if reduction == "mean":
+                    m = m / m.mean()
+                elif reduction == "sample":  # of a sample of one logit that is its own weight
+                    m = m / (m.mean(tuple(range(1, m.dim())), keepdim=True) if m.dim() > 1 else m)
                 masks.append(m)
     return masks
 

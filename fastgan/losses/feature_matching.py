@@ -20,7 +20,7 @@ from fastgan.formulas.terms import Terms
 from fastgan.losses.arguments import check_logits, choice, derivative_refused, grad_scale_of, index, number
 from fastgan.operators import adversarial as operators
 from fastgan.operators import matching
-from fastgan.operators.dispatch import backend_for, transforms_active
+from fastgan.operators.dispatch import transforms_active
 
 Maps = Tensor | Sequence[Tensor] | Sequence[Sequence[Tensor]]
 
@@ -51,8 +51,7 @@ def feature_matching_loss(
         reduce_discriminators: "sum", or "mean" over the discriminators.
         save: what the backward pass reads: "maps", both sides' as they are, or "signs", for p=1: a byte for each pair
             of elements, and no map, so that maps that nothing else holds are freed. Value and gradients are the same.
-            By default "signs" if the Triton kernels run and p is 1, else "maps"; under a `torch.func` transform always
-            "maps".
+            By default "signs" for p=1, "maps" for p=2; under a `torch.func` transform always "maps".
 
     Returns:
         0-d tensor, float32 (float64 for float64 maps), accumulated in float32 and across blocks in float64. The slope
@@ -69,9 +68,7 @@ def feature_matching_loss(
         terms = terms.having(partners=[x.detach() for x in terms.partners])
     if save == "signs" and p == 2:
         raise ValueError("save: got 'signs' for p=2, expected 'maps': the slope of x^2 is more than a sign")
-    if save is None and p == 1 and backend_for(terms.logits[0].device) == "triton":
-        save = "signs"
-    if save == "signs" and not transforms_active():
+    if save != "maps" and p == 1 and not transforms_active():
         return matching.value(terms.logits, terms.partners, terms.weights)
     return operators.value(terms)[0]
 

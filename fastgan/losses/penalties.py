@@ -249,9 +249,11 @@ def _slope(discriminator, name: str, samples: Tensor) -> Tensor:
         samples = samples.detach().requires_grad_()
         sums = [x.sum() for x in listed("discriminator", discriminator(samples))]
         total = sum(sums[1:], sums[0])
-        if not total.requires_grad:
+        slope = None
+        if total.requires_grad:
+            (slope,) = torch.autograd.grad(total, samples, create_graph=True, allow_unused=True)
+        if slope is None:
             raise ValueError("discriminator: got logits without a graph, expected logits that depend on the samples")
-        (slope,) = torch.autograd.grad(total, samples, create_graph=True)
     return slope
 
 

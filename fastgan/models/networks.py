@@ -196,8 +196,9 @@ def build(
 
     networks: one of `NETWORKS`; None is "mlp" for points, and "dcgan" for images, which has no batch normalisation in
     D. "dcgan-batchnorm" is the paper's pair, weights from N(0, 0.02^2). classes: None, or how many there are: then it
-    is a `ClassConditionalGenerator` and a `ProjectionDiscriminator`. Raises ValueError for a name that is unknown or
-    meant for the other kind of samples.
+    is a `ClassConditionalGenerator` and a `ProjectionDiscriminator`.
+
+    Raises ValueError for another shape, and for a name that is unknown or meant for the other kind of samples.
     """
     if classes is not None:
         generator, discriminator = build(sample_shape, 2 * latent_dim, width, networks)
@@ -205,6 +206,8 @@ def build(
         assert isinstance(layers, nn.Sequential)
         return ClassConditionalGenerator(generator, classes, latent_dim), ProjectionDiscriminator(layers, classes)
     points = len(sample_shape) == 1
+    if not points and (len(sample_shape) != 3 or sample_shape[1] != sample_shape[2]):
+        raise ValueError(f"sample_shape: got {tuple(sample_shape)}, expected (d,), or (channels, size, size) of images")
     networks = networks or ("mlp" if points else "dcgan")
     fitting = [name for name in NETWORKS if (name == "mlp") == points]
     if networks not in fitting:

@@ -251,7 +251,7 @@ def elementwise(terms: Terms, k: int) -> Tensor:
     """phi of every logit of term k, masked; by PyTorch's own operators, which autograd follows."""
     x, y, mask = list(terms.each())[k][:3]
     if terms.criterion == "sigmoid_cross_entropy" and y.__class__ is float and y in (0.0, 1.0):
-        values = F.softplus(-x if y else x)  # one operator, and what code that reduces by itself calls
+        values = F.softplus(-x if y else x, 1.0, 50.0)  # one operator; by its own threshold float64 loses digits
     else:
         values = CRITERIA[terms.criterion].value(x, y)
     return values if mask is None else values * mask

@@ -41,11 +41,12 @@ def undone(
     known = {id(t) for t in tensors}
     device = tensors[0].device
     before = [t.detach().clone() for t in tensors]
-    drawn, of_host = [g.get_state() for g in generators], (random.getstate(), np.random.get_state())
-    cpu, cuda = torch.get_rng_state(), torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+    drawn = [g.get_state() for g in generators]
+    cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
     scale = scaler.state_dict() if scaler else None
     try:
-        yield
+        with _host_undone():
+            yield
     finally:
         with torch.no_grad():
             for t, old in zip(tensors, before):
@@ -57,13 +58,22 @@ def undone(
                         t.zero_()
         for g, state in zip(generators, drawn):
             g.set_state(state)
-        random.setstate(of_host[0])
-        np.random.set_state(of_host[1])
-        torch.set_rng_state(cpu)
         if cuda is not None:
             torch.cuda.set_rng_state(cuda, device)
         if scaler:
             scaler.load_state_dict(scale)
+
+
+@contextlib.contextmanager
+def _host_undone() -> Iterator[None]:
+    """Random numbers of the host that are drawn inside come again afterwards."""
+    python, numpy, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    try:
+        yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
+        torch.set_rng_state(cpu)
 
 
 def _weights(optimizer: torch.optim.Optimizer) -> list[Tensor]:
@@ -81,9 +91,13 @@ def capturing(graph: torch.cuda.CUDAGraph, pool: tuple, stream: torch.cuda.Strea
 
     Up to PyTorch 2.11 the end of a failed capture raises before any of them is put back: the stream stays the current
     one, the allocator believes that the capture goes on and refuses the next one, the generator raises when it is used.
+
+    What other threads ask of CUDA meanwhile is no matter of the capture: PyTorch's own mode, "global", ends it, and the
+    other thread's work with an error, where a DataLoader's thread pins the memory of the next batches.
     """
+    mode = "thread_local"
     try:
-        with torch.cuda.stream(stream), torch.cuda.graph(graph, pool=pool, stream=stream):
+        with torch.cuda.stream(stream), torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode=mode):
             yield
     except BaseException:
         _end_allocations(stream.device, pool)
@@ -155,11 +169,12 @@ class Graphs:
             graph = torch.cuda.CUDAGraph()
             for generator in generators:
                 graph.register_generator_state(generator)  # torch's own is registered already
-            before = host_numbers()
-            with capturing(graph, pool, stream):
-                self.values[variant] = play(*self.inputs, variant)
-            if drawn := drawn_from(before):
-                raise RuntimeError(f"the step draws from {drawn}, which a graph would repeat")
+            with _host_undone():
+                before = host_numbers()
+                with capturing(graph, pool, stream):
+                    self.values[variant] = play(*self.inputs, variant)
+                if drawn := drawn_from(before):
+                    raise RuntimeError(f"the step draws from {drawn}, which a graph would repeat")
             self.graphs[variant] = graph
 
     def fits(self, inputs: Sequence[Tensor]) -> bool:

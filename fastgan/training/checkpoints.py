@@ -4,24 +4,32 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import os
 import secrets
 import zipfile
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-__all__ = ["CHECKPOINT_FORMAT", "FORMAT_1_SETTINGS", "check_same_network", "read_checkpoint", "write_atomically"]
+__all__ = [
+    "CHECKPOINT_FORMAT", "FORMAT_1_SETTINGS", "check_same_network", "plain", "read_checkpoint", "write_atomically",
+]  # fmt: skip
 
 CHECKPOINT_FORMAT = 2
+PLAIN = (type(None), bool, int, float, complex, str, bytes)
 # What a checkpoint of format 1 does not say, because there was no other way then.
 FORMAT_1_SETTINGS = {
     "r2": 0.0, "step": "alternating", "precision": "float32", "compile": False, "accumulate": 1,
     "concatenate": False, "channels_last": False, "redraw": True, "bandwidths": None,
 }  # fmt: skip
-
+# Nor do those of fastgan 0.1, of any format, say this. What is None if nothing is said need not stand here.
+SINCE_0_2_SETTINGS = {"augment_p": 1.0}
 
 # What every checkpoint holds, and of what type; "discriminator" and "optimizer_d" are there if there is a D.
 CONTENT = {
@@ -62,6 +70,7 @@ def read_checkpoint(path: str | os.PathLike, device: torch.device | str = "cpu")
         raise ValueError(f"{path}: is no checkpoint of fastgan (it holds {checkpoint['step']} as 'step')")
     if checkpoint["format"] == 1:
         checkpoint["settings"] = {**FORMAT_1_SETTINGS, **checkpoint["settings"]}
+    checkpoint["settings"] = {**SINCE_0_2_SETTINGS, **checkpoint["settings"]}
     return checkpoint
 
 
@@ -80,6 +89,51 @@ def _check_archive(path: Path) -> None:
         wrong = archive.testzip()
     if wrong is not None:
         raise _Damaged(f"the checksum of its part {wrong} is wrong")
+
+
+def plain(content: dict) -> dict:
+    """The content of a checkpoint with Python's numbers in the place of NumPy's, as a schedule of `np.cos` makes them:
+    those are objects that `read_checkpoint`, which runs no code, would refuse. States of networks stay as they are.
+
+    Raises TypeError, naming the part, if it holds another such object: what is saved must be read again."""
+    content = _with_own_numbers(content)
+    for name, part in content.items():
+        for leaf in _leaves(part):
+            if type(leaf) not in PLAIN and not isinstance(leaf, Tensor) and not _is_read(leaf):
+                raise TypeError(
+                    f"{name}: holds a {type(leaf).__name__}, expected numbers, texts and tensors in lists and "
+                    "dictionaries: a checkpoint is read without running code"
+                )
+    return content
+
+
+def _with_own_numbers(content: Any) -> Any:
+    if isinstance(content, np.generic):
+        return content.item()
+    if type(content) in (dict, Counter):
+        return type(content)({key: _with_own_numbers(value) for key, value in content.items()})
+    return type(content)(map(_with_own_numbers, content)) if type(content) in (list, tuple) else content
+
+
+def _leaves(content: Any) -> Iterator[Any]:
+    if isinstance(content, dict):
+        content = list(content.values())
+    if type(content) in (list, tuple):
+        for item in content:
+            yield from _leaves(item)
+    else:
+        yield content
+
+
+def _is_read(leaf: Any) -> bool:
+    file = io.BytesIO()
+    try:
+        torch.save(leaf, file)
+        file.seek(0)
+        torch.load(file, weights_only=True)
+    except Exception:  # of pickle, by what the object is
+        return False
+    return True
 
 
 def check_same_network(path: str | os.PathLike, name: str, network: nn.Module, state: dict) -> None:
@@ -102,8 +156,10 @@ def write_atomically(path: str | os.PathLike, write: Callable) -> None:
 
     The new file's name cannot be foretold, and no file or link that is there already is opened; its mode is what the
     umask leaves of rw-rw-rw-. Raises OSError, naming `path`, if that fails; the new file is removed and the old one
-    stands."""
+    stands, and if `path` is a device, a pipe or a socket, whose place no file may take."""
     path = Path(path)
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise OSError(errno.EINVAL, f"cannot write {path}: it is no regular file")
     temporary = path.with_name(f".{secrets.token_hex(12)}.tmp")
     created = False
     try:

@@ -23,7 +23,8 @@ def network(name: str, module: object) -> None:
     if lazy:
         raise ValueError(f"{name}: got parameter {lazy[0]!r} without a shape, expected a network that has run once")
     if not any(p.requires_grad for p in module.parameters()):
-        raise ValueError(f"{name}: got a module without parameters, expected one to train")
+        got = "whose parameters are all frozen" if any(True for _ in module.parameters()) else "without parameters"
+        raise ValueError(f"{name}: got a module {got}, expected one to train")
     for key, p in module.named_parameters():
         if not p.isfinite().all():
             raise ValueError(f"{name}: got NaN or infinite numbers in {key!r}, expected finite weights")

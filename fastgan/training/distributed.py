@@ -24,7 +24,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 __all__ = [
-    "World", "broadcast", "counts_of_all", "distributed", "gather_rows", "mean_over_ranks", "rank", "ranks",
+    "World", "broadcast", "counts_of_all", "distributed", "gather_rows", "mean_over_ranks", "of_all", "rank", "ranks",
     "sum_gradients",
 ]  # fmt: skip
 
@@ -112,6 +112,14 @@ def counts_of_all(n: int, device: torch.device) -> list[int]:
     if min(found) < 1:
         raise ValueError(f"real: got {found} samples on the ranks, expected at least 1 on each")
     return found
+
+
+def of_all(n: int, counts: Sequence[int] | None) -> tuple[int, int]:
+    """How many rows all ranks have together, and which of them is this one's first: each has n, or as many as `counts`
+    says."""
+    if counts is None:
+        return n * ranks(), n * rank()
+    return sum(counts), sum(counts[: rank()])
 
 
 def gather_rows(rows: Tensor, counts: Sequence[int]) -> Tensor:

@@ -99,7 +99,7 @@ def _batch(name: str, batch: Any, classes: int | None, prepare: Prepare) -> Pair
         keys = f" with {', '.join(map(repr, batch))}" if isinstance(batch, Mapping) else ""
         raise TypeError(
             f"{name}: got {type(batch).__name__}{keys}, expected a tensor of samples (N, ...) or (samples, labels); of "
-            'dicts: data = ((b["image"], b["label"]) for b in data)'
+            'dicts: for b in data: trainer.step(b["image"].to(trainer.device))'
         )
     samples = checks.samples(name, _tensor(name, samples))
     checks.pixels_or_floats(name, samples)
@@ -127,9 +127,7 @@ def _labels(name: str, samples: Tensor, labels: Any, classes: int | None) -> Ten
         )
     labels = torch.as_tensor(labels)
     check_labels(f"{name}, labels", labels, len(samples))
-    if labels.device.type == "cpu" and not ((labels >= 0) & (labels < classes)).all():
-        outside = labels[(labels < 0) | (labels >= classes)][0]
-        raise ValueError(f"{name}: got the label {outside}, expected numbers from 0 to {classes - 1}")
+    check_range(name, labels, classes)
     return labels.long()
 
 
@@ -141,6 +139,14 @@ def check_labels(name: str, labels: object, n: int) -> None:
         raise TypeError(f"{name}: got {labels.dtype}, expected torch.int64")
     if labels.shape != (n,):
         raise ValueError(f"{name}: got shape {tuple(labels.shape)}, expected ({n},), a number for each sample")
+
+
+def check_range(name: str, labels: Tensor, classes: int) -> None:
+    """Raises ValueError unless they are classes. Of labels on a GPU, for which the host would have to wait, none is
+    looked at."""
+    if labels.device.type == "cpu" and not ((labels >= 0) & (labels < classes)).all():
+        outside = labels[(labels < 0) | (labels >= classes)][0]
+        raise ValueError(f"{name}: got the label {outside}, expected numbers from 0 to {classes - 1}")
 
 
 def as_seen(samples: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:

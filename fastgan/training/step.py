@@ -13,8 +13,9 @@ backward pass counted once for the input's gradient and once for the weights':
 
 from __future__ import annotations
 
+import contextlib
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -60,7 +61,9 @@ def generator_backward(
         generator: a module, or the parameters that learn.
 
     Raises:
-        ValueError: a generator without parameters that learn, or as many gradients as there are no outputs for.
+        TypeError: losses of another kind.
+        ValueError: no loss at all, a generator without parameters that learn, as many gradients as there are no outputs
+            for, or gradients that require one, as of two losses in a tuple.
     """
     parameters = generator.parameters() if isinstance(generator, nn.Module) else generator
     inputs = [p for p in parameters if p.requires_grad]
@@ -68,10 +71,17 @@ def generator_backward(
         raise ValueError("generator: got no parameter that requires a gradient, expected one to learn")
     outputs, seeds = [], []
     for item in losses if isinstance(losses, list) else [losses]:
+        if not isinstance(item, Tensor) and not (isinstance(item, tuple) and len(item) == 2):
+            got = f"a tuple of {len(item)}" if isinstance(item, tuple) else type(item).__name__
+            raise TypeError(f"losses: got {got}, expected a loss, a pair (outputs, grads), or a list of those")
         tensors, grads = item if isinstance(item, tuple) else (item, [None])
-        found = _matched(tensors, [grads] if isinstance(grads, Tensor) else list(grads))
-        outputs += found
-        seeds += [grads] if isinstance(grads, Tensor) else grads
+        grads = [grads] if isinstance(grads, Tensor) else list(grads)
+        if any(grad.requires_grad for grad in grads if grad is not None):
+            raise ValueError("losses: got grads that require a gradient, expected [loss, other] of two losses")
+        outputs += _matched(tensors, grads)
+        seeds += grads
+    if not outputs:
+        raise ValueError("losses: got an empty list, expected at least one loss")
     torch.autograd.backward(outputs, seeds, retain_graph=retain_graph, inputs=inputs)
 
 
@@ -126,15 +136,26 @@ class Step:
         labels, penalised = rest if len(rest) == 2 else (None, *rest)
         if self.config.channels_last and real.dim() == 4:
             real = real.contiguous(memory_format=torch.channels_last)
-        if self.config.objective == MMD:
-            values = self._moments(real, counts)
-        elif self.config.one_stage:
-            values = self._one_stage(real, labels, penalised, counts)
-        else:
-            values = self._alternating(real, labels, penalised, counts)
+        with self._scaled():
+            if self.config.objective == MMD:
+                return self._moments(real, counts)
+            if self.config.one_stage:
+                return self._one_stage(real, labels, penalised, counts)
+            return self._alternating(real, labels, penalised, counts)
+
+    @contextlib.contextmanager
+    def _scaled(self) -> Iterator[None]:
+        """The loss scale is updated at the end of a step, and of one that fails after an optimizer has stepped: else
+        the scale would refuse that optimizer's next step."""
+        try:
+            yield
+        except BaseException:
+            if self.scaler is not None:
+                with contextlib.suppress(Exception):  # none has stepped, or nothing can be computed here any more
+                    self.scaler.update()
+            raise
         if self.scaler is not None:
             self.scaler.update()
-        return values
 
     # ---- the three ways to step ------------------------------------------------------------------------------------
 
@@ -147,31 +168,27 @@ class Step:
         for x, y, z in parts:
             with torch.set_grad_enabled(not self.config.redraw):
                 fake = self._forward(self.generate, z, y)
-            d = self._backward_d(self._seen(x), self._seen(fake.detach()), y, penalised, n, counts)
+            d = self._backward_d(self._seen(x, counts), self._seen(fake.detach(), counts), y, penalised, n, counts)
             values.append(d.values)
             fakes.append(fake)
         self._update(1, discriminator)
 
-        # D only passes the gradient on, and gets none itself.
-        for p in discriminator:
-            p.requires_grad_(False)
-        if self.config.redraw:
-            parts = self._parts(real, labels, counts)
-        self.optimizers[0].zero_grad()
-        for (x, y, z), fake, of_d in zip(parts, fakes, values):
+        with _frozen(discriminator):  # it only passes the gradient on
             if self.config.redraw:
-                fake = self._forward(self.generate, z, y)
-            logits = self._discriminate(self._seen(fake), y)
-            real_logits = None
-            if self.relation:  # what a relativistic generator compares with
-                with torch.no_grad():
-                    real_logits = self._discriminate(self._seen(x), y)
-            g, grad = self._of_generator(logits.detach(), real_logits, self._scale(len(x), n, counts), counts)
-            torch.autograd.backward([logits], [grad])
-            of_d["loss_g"] = g
-        self._update(0, generator)
-        for p in discriminator:
-            p.requires_grad_(True)
+                parts = self._parts(real, labels, counts)
+            self.optimizers[0].zero_grad()
+            for (x, y, z), fake, of_d in zip(parts, fakes, values):
+                if self.config.redraw:
+                    fake = self._forward(self.generate, z, y)
+                logits = self._discriminate(self._seen(fake, counts), y)
+                real_logits = None
+                if self.relation:  # what a relativistic generator compares with
+                    with torch.no_grad():
+                        real_logits = self._discriminate(self._seen(x, counts), y)
+                g, grad = self._of_generator(logits.detach(), real_logits, self._scale(len(x), n, counts), counts)
+                torch.autograd.backward([logits], [grad])
+                of_d["loss_g"] = g
+            self._update(0, generator)
         return self._mean(values, [len(x) for x, _, _ in parts])
 
     def _one_stage(self, real: Tensor, labels: Tensor | None, penalised: bool, counts) -> dict[str, Tensor]:
@@ -183,8 +200,8 @@ class Step:
         for optimizer in self.optimizers:
             optimizer.zero_grad()
         for x, y, z in self._parts(real, labels, counts):
-            fake = self._seen(self._forward(self.generate, z, y))
-            d = self._backward_d(self._seen(x), fake, y, penalised, n, counts, nonzero=self.ratio is None)
+            fake = self._seen(self._forward(self.generate, z, y), counts)
+            d = self._backward_d(self._seen(x, counts), fake, y, penalised, n, counts, nonzero=self.ratio is None)
             if self.ratio is not None:
                 loss_g, ratio = d.loss_fake * self.ratio, self.ratio
             else:
@@ -267,8 +284,10 @@ class Step:
         if s.r2:
             values["r2"] = next(found) if r2 else self.zero
         if self.augmentation is not None and s.augment_target is not None:
-            sign = distributed.mean_over_ranks(stats.real_sign) if distributed.ranks() > 1 else stats.real_sign
-            values["augment_p"] = self.augmentation.adapt(sign, n * distributed.ranks())
+            sign, total = stats.real_sign, distributed.of_all(n, counts)[0] / (s.accumulate if counts else 1)
+            if distributed.ranks() > 1:
+                sign = distributed.mean_over_ranks(sign * (n * distributed.ranks() / total))
+            values["augment_p"] = self.augmentation.adapt(sign, round(total))
         arrived = (leaf.grad[n:] if together else leaf.grad) if s.one_stage else None
         return DiscriminatorPass(values, real_logits.detach(), fake_logits.detach(), grads[1], out.loss_fake, arrived)
 
@@ -325,9 +344,9 @@ class Step:
         check_logits(logits, x)
         return logits
 
-    def _seen(self, samples: Tensor) -> Tensor:
+    def _seen(self, samples: Tensor, counts) -> Tensor:
         """What D is shown of them."""
-        return samples if self.augmentation is None else self.augmentation(samples)
+        return samples if self.augmentation is None else self.augmentation(samples, counts)
 
     def _parts(self, real: Tensor, labels: Tensor | None, counts) -> list[tuple[Tensor, Tensor | None, Tensor]]:
         """(samples, their labels, z) of each part of a batch; z is drawn here."""
@@ -360,8 +379,7 @@ class Step:
 
     @staticmethod
     def _own_rows(rows: Tensor, n: int, counts) -> Tensor:
-        rank = distributed.rank()
-        first = sum(counts[:rank]) if counts else rank * n
+        _, first = distributed.of_all(n, counts)
         return rows[first : first + n]
 
     @staticmethod
@@ -370,6 +388,18 @@ class Step:
         if len(values) == 1:
             return values[0]
         return {k: sum(v[k] * (n / sum(sizes)) for v, n in zip(values, sizes)) for k in values[0]}
+
+
+@contextlib.contextmanager
+def _frozen(parameters: Sequence[Tensor]) -> Iterator[None]:
+    """They learn again afterwards, however it ends: after Ctrl-C or a full memory a loop may go on."""
+    for p in parameters:
+        p.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for p in parameters:
+            p.requires_grad_(True)
 
 
 class Augmented(nn.Module):
@@ -382,9 +412,11 @@ class Augmented(nn.Module):
         self.policy, self.target, self.random = config.augment, config.augment_target, random
         self.register_buffer("p", torch.tensor(0.0 if config.augment_target is not None else config.augment_p))
 
-    def forward(self, samples: Tensor) -> Tensor:
-        drawn = draw_augmentation(len(samples), samples.shape, self.policy, self.p, generator=self.random())
-        return augment(samples, drawn)
+    def forward(self, samples: Tensor, counts: Sequence[int] | None = None) -> Tensor:
+        """counts: of each rank, if they differ. A rank's rows of what one process would draw for all samples."""
+        total, first = distributed.of_all(len(samples), counts)
+        drawn = draw_augmentation(total, samples.shape, self.policy, self.p, generator=self.random())
+        return augment(samples, drawn._make(each[first : first + len(samples)] for each in drawn))
 
     def adapt(self, sign: Tensor, batch: int) -> Tensor:
         """p after a batch of real samples whose logits have this mean sign."""

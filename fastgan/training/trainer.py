@@ -27,7 +27,7 @@ from fastgan.training import distributed as ranks
 from fastgan.training.average import Average
 from fastgan.training.capture import REHEARSALS, REHEARSALS_OF_RANKS, Graphs, reason, undone
 from fastgan.training.captured import made_capturable, unfit
-from fastgan.training.checkpoints import CHECKPOINT_FORMAT, check_same_network, read_checkpoint, write_atomically
+from fastgan.training.checkpoints import CHECKPOINT_FORMAT, check_same_network, plain, read_checkpoint, write_atomically
 from fastgan.training.config import PRECISIONS, TrainerConfig, check_objective, with_settings
 from fastgan.training.distributed import World, distributed
 from fastgan.training.look import FirstLook, choose_passes
@@ -243,9 +243,7 @@ class GANTrainer:
     def latent(self, n: int, counts: Sequence[int] | None = None) -> Tensor:
         """(n, latent_dim) from N(0, I), the trainer's next. On several ranks: this one's rows of what one process would
         draw for all samples, of which each rank has n, or as many as `counts` says."""
-        total, first = n * ranks.ranks(), n * ranks.rank()
-        if counts is not None:
-            total, first = sum(counts), sum(counts[: ranks.rank()])
+        total, first = ranks.of_all(n, counts)
         z = torch.randn(total, self.latent_dim, generator=self.random, device=self.device, dtype=self.dtype)
         return z[first : first + n]
 
@@ -325,7 +323,7 @@ class GANTrainer:
         """Write a checkpoint, atomically: whenever this stops, `path` is either the old file or the new one, whole. On
         several ranks the first one writes, and the others do nothing.
 
-        Raises OSError if it cannot be written; the old file then still stands."""
+        Raises OSError if it cannot be written, TypeError if it would not be read; the old file then still stands."""
         if ranks.rank() > 0:
             return
         checkpoint = {
@@ -340,7 +338,7 @@ class GANTrainer:
             "cuda_random": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
             **{name: part.state_dict() for name, part in self._parts().items()},
         }
-        write_atomically(path, lambda file: torch.save(checkpoint, file))
+        write_atomically(path, lambda file: torch.save(plain(checkpoint), file))
 
     def load(self, path: str | os.PathLike) -> None:
         """Go on from a checkpoint: from here on every number is the one that an uninterrupted run would have had.
@@ -384,7 +382,8 @@ class GANTrainer:
 
     def _parts(self) -> dict:
         parts = self.networks | dict(zip(("optimizer_g", "optimizer_d"), self._step.optimizers))
-        return parts if self._step.augmentation is None else {**parts, "augmentation": self._step.augmentation}
+        more = {"augmentation": self._step.augmentation, "average": self._average.wide}
+        return parts | {name: part for name, part in more.items() if part is not None}
 
     def _as_seen(self, samples: Tensor) -> Tensor:
         return feed.as_seen(samples, self.device, self.dtype)

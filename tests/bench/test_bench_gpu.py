@@ -15,6 +15,7 @@ from checkout import ROOT
 
 from bench import bundle, gpu
 from bench.harness import environment
+from bench.suites import integrations
 
 WRITE = """
 import json, sys, time
@@ -109,6 +110,7 @@ def test_the_plan_fits_500_seconds_and_brings_the_headlines_first():
     assert names[:5] == ["checks", "losses", "matching", "mmd", "training"]
     assert all("--no-compile" in stage.command for stage in stages[1:5])
     assert min(i for i, name in enumerate(names) if "compiled" in name) > names.index("profile")
+    assert names[ends + 1] == "integrations" and set(gpu.STRONGEST.split(",")) < set(integrations.cells("cuda"))
     assert {stage.log for stage in stages} | {"results.json", "summary.md", "sanitizer.log"} <= {
         *("results.json", "summary.md", "stages.log", "pytest.log", "ncu.log", "sanitizer.log")
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 
 import pytest
 import torch
@@ -91,7 +92,9 @@ def test_a_wrong_contender_gets_no_time(of_two_channels, monkeypatch):
 def test_every_call_is_right(one_thread, way, dtype):
     """All that fit in a second; larger ones have the same settings."""
     generator = torch.Generator().manual_seed(0)
-    for name in ("s2-mapping", "s2-lrelu-8", "s2-rgb-8", "s2-blur-up-8", "s2-blur-down-8", "s2-skip-down-8", "s3-3"):
+    names = ("s2-mapping", "s2-lrelu-8", "s2-rgb-8", "s2-blur-up-8", "s2-blur-down-8", "s2-skip-down-8", "s3-3")
+    # On CPUs with float16 arithmetic a float16 convolution of 16 taps and more, a channel each, does not end.
+    for name in names[: -1 if dtype == "float16" else None]:
         call = small(layers.CALLS[name], dtype)
         batch = layers.draw(call, "cpu", generator)
         against = layers.expected(call, way, batch)
@@ -136,7 +139,7 @@ def test_promises_are_judged_by_the_numbers():
     verdicts = [verdict for *_, verdict in layers.promises({"device_type": "cpu", "cells": cells})]
     assert verdicts == ["met", "not met", "met", "met"]
     verdicts = [verdict for *_, verdict in layers.promises({"device_type": "cuda", "cells": cells})]
-    assert verdicts == ["met", "not met", "met", "met", "met", "not met", "met"]
+    assert verdicts == ["met", "not met", "met", "met", "met", "not met", *["not measured"] * 5, "met"]
 
 
 def test_cells_by_device_and_name():
@@ -153,3 +156,43 @@ def test_compile_refuses_the_double_backward(of_two_channels):
     rows = layers.measure(Setting("cpu", True, 0.01), "s2-skip-down-8 R1")["rows"]
     assert rows[1]["contender"] == "torch.compile"
     assert rows[1]["error"] == "RuntimeError: torch.compile does not run a double backward"
+
+
+def test_nvidia_s_operators_are_a_contender_where_they_are(of_two_channels, tmp_path, monkeypatch):
+    """A checkout on the path; here one whose functions are the eager formulas."""
+    ops = tmp_path / "torch_utils" / "ops"
+    ops.mkdir(parents=True)
+    for op in ("bias_act", "upfirdn2d"):
+        (ops / f"{op}.py").write_text(f"from bench.codebases.stylegan import {op}")
+    monkeypatch.syspath_prepend(tmp_path)
+    results = layers.SUITE.run("cpu", NAMES[:2], quick=True, budget_s=0.01, compiled=False)
+    for cell in results["cells"]:
+        rows = {row["contender"]: row for row in cell["rows"]}
+        assert rows[layers.NVIDIA]["host_us"]["median"] > 0
+    for name in [name for name in sys.modules if name.split(".")[0] == "torch_utils"]:
+        monkeypatch.delitem(sys.modules, name)
+
+
+def test_promises_of_a_gpu():
+    def cell(call, way, ours, eager, nvidias, share):
+        def time(us):
+            return {"median": us, "low": us, "high": us}
+
+        rows = [
+            {"contender": "eager", "device_us": time(eager)},
+            {"contender": layers.NVIDIA, "device_us": time(nvidias)},
+        ]
+        speed = {"device_us": time(ours), "device_speedup": time(eager / ours), "launches": layers.PASSES[way]}
+        rows.append({"contender": layers.OURS, "share_of_copy": time(share), **speed})
+        return {"name": f"{call} {way}", "call": call, "pass": way, "op": "upfirdn2d", "rows": rows}
+
+    good = [
+        cell(c, way, 1.0, 3.0, 0.9, 0.9) for c in ("s2-lrelu-256", "s2-blur-up-256", "s3-12") for way in layers.PASSES
+    ]
+    bad = [
+        cell(c, way, 1.0, 0.9, 0.5, 0.5) for c in ("s2-lrelu-256", "s2-blur-up-256", "s3-12") for way in layers.PASSES
+    ]
+    for cells, expected in ((good, "met"), (bad, "not met")):
+        found = layers.promises({"device_type": "cuda", "cells": cells})
+        verdicts = {verdict for what, _, verdict in found if "launch" not in what and "right" not in what}
+        assert verdicts == {expected}, found

@@ -47,9 +47,9 @@ def test_the_file_has_every_contender_of_every_configuration_asked_for(results):
             assert "error" not in row and row["host_us"]["median"] > 0 and row["launches"] >= 1
         rows = {row["contender"]: row for row in cell["rows"]}
         n, size, written = cell["n"], 2 if cell["dtype"] == "float16" else 4, 1 + ("attached" in cell["name"])
-        assert rows["drop-in"]["bytes"] == (4 + written) * size * n
-        assert rows["signs"]["bytes"] == ((2 + written) * size + 2) * n
-        for name in ("drop-in", "signs"):
+        assert rows["maps"]["bytes"] == (4 + written) * size * n
+        assert rows["drop-in"]["bytes"] == rows["signs"]["bytes"] == ((2 + written) * size + 2) * n
+        for name in ("drop-in", "signs", "maps"):
             speed = rows[name]["bytes"] / rows[name]["host_us"]["median"]
             of_copy = speed / (rows["copy"]["bytes"] / rows["copy"]["host_us"]["median"])
             assert rows[name]["share_of_copy"]["median"] == pytest.approx(of_copy, rel=1e-6)

@@ -3,6 +3,7 @@ one line that names the option, and leaves nothing behind."""
 
 import io
 import json
+import shutil
 import subprocess
 import sys
 
@@ -209,6 +210,8 @@ def test_sample_says_what_to_give(files, capsys):
         capsys, "train", "points.npy", "--resume", "--out", "run/checkpoint.pt"
     )
     assert files() == {"run"}
+    shutil.rmtree("run/samples")  # what a run was copied without
+    assert main(["sample", "run", "--count", "3"]) == 0
 
 
 def test_a_terminal_that_knows_few_characters(monkeypatch):

@@ -177,7 +177,7 @@ def test_bad_arguments_are_named():
             "outputs_hat: got 1 tensors, expected 3",
         ),
         (lambda: coqui.MSEDLoss()(fakes[:1], reals), ValueError, "score_fake: got 1 tensors, expected 3"),
-        (lambda: taming.hinge_d_loss(reals[0], "x"), TypeError, "fake_logits: got str"),
+        (lambda: taming.hinge_d_loss(reals[0], "x"), TypeError, "logits_fake: got str"),
     ):
         with pytest.raises(kind, match=message):
             call()  # fmt: skip
@@ -195,3 +195,16 @@ def test_non_contiguous_outputs():
     reals, fakes = copied([wide]), copied([wide])
     transposed = lambda f: lambda r, g: f([x.transpose(2, 3)[..., ::2] for x in r], [x[..., 1:] for x in g])  # noqa: E731
     check(transposed(hifigan.discriminator_loss), transposed(ls_discriminator), reals, fakes)
+
+
+def test_no_tensors_are_named():
+    for call, message in (
+        (lambda: audiocraft.mse_loss([1.0]), r"logits\[0\]|logits: got"),
+        (lambda: taming.vanilla_d_loss(1.0, torch.ones(2)), "logits_real: got float"),
+        (
+            lambda: taming.hinge_d_loss_with_exemplar_weights([1.0], torch.ones(1), torch.ones(1)),
+            "logits_real: got list",
+        ),
+    ):
+        with pytest.raises(TypeError, match=message):
+            call()

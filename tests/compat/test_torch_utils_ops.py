@@ -161,3 +161,12 @@ def test_in_place_of_upstreams_files(tmp_path, monkeypatch):
     finally:
         for name in [name for name in sys.modules if name not in before and name.startswith("torch_utils")]:
             del sys.modules[name]
+
+
+def test_no_weight_gradients_under_a_transform(enabled):
+    x, w = drawn((2, 3, 5, 5), (4, 3, 3, 3), dtype=torch.float64)
+    found = [
+        torch.func.grad(lambda w, convolve=convolve: convolve(x.detach(), w).square().sum())(w.detach())
+        for convolve in (conv2d_gradfix.conv2d, F.conv2d)
+    ]
+    torch.testing.assert_close(*found, rtol=1e-12, atol=0)

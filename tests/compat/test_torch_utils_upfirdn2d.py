@@ -132,3 +132,22 @@ def test_without_a_bias():
     torch.testing.assert_close(layer(-x), -0.2 * math.sqrt(2) * x, rtol=1e-12, atol=0)
     torch.testing.assert_close(rosinality_op.fused_leaky_relu(x), math.sqrt(2) * x, rtol=1e-12, atol=0)
     assert rosinality_op.conv2d_gradfix.conv2d
+
+
+def test_kernels_and_pads_of_the_others():
+    """A kernel that asks for a gradient gets one; what is none is named as upstream names it."""
+    x, kernel = torch.ones(1, 1, 3, 3), torch.ones(2, 2, dtype=torch.float64, requires_grad=True)
+    rosinality_op.upfirdn2d(x, kernel).sum().backward()
+    assert kernel.grad.tolist() == [[4.0, 4.0], [4.0, 4.0]]
+    with pytest.raises(TypeError, match="kernel: got list"):
+        rosinality_op.upfirdn2d(x, [[1.0]])
+    for pad in (1, (1, 1, 1)):
+        with pytest.raises(ValueError, match="pad: got "):
+            rosinality_op.upfirdn2d(x, kernel, pad=pad)
+
+
+def test_what_upstreams_parsers_refuse():
+    with pytest.raises(ValueError, match="padding: got 3 numbers"):
+        ops._parse_padding([1, 2, 3])
+    with pytest.raises(ValueError, match="scaling: got 0, expected at least 1"):
+        ops._parse_scaling(0)

@@ -439,3 +439,11 @@ def test_a_hub_that_cannot_be_reached_is_one_line(tmp_path):
     assert result.returncode == 1
     last = result.stderr.strip().splitlines()[-1]
     assert "ValueError: DATA: hub:nobody/nothing cannot be read as a data set (" in last
+
+
+def test_no_name_is_not_the_current_folder(tmp_path, monkeypatch):
+    """As of `fastgan train "$DATA"` where there is no such variable."""
+    save_folder(tmp_path / "photos")
+    monkeypatch.chdir(tmp_path / "photos")
+    with pytest.raises(ValueError, match="DATA: got '', expected 'digits'"):
+        data.load("")

@@ -4,12 +4,13 @@ import math
 import os
 import subprocess
 import sys
+import warnings
 
 import pytest
 import torch
 
 from fastgan import metrics
-from fastgan.evaluation import features
+from fastgan.evaluation import features, scores
 
 # What the `train` extra brings; a machine that only measures kernels may lack it.
 pytest.importorskip("sklearn")
@@ -251,7 +252,7 @@ def test_features_of_a_network_of_yours(network_file):
     scores = metrics.judge(faces, 80, features=network_file)(data.to_unit(image_set(80, 1)))
     network = torch.jit.load(network_file)
     with torch.no_grad():
-        real, fake = (network(x, return_features=True).double() for x in (faces.samples[:80], image_set(80, 1)))
+        real, fake = (network(x, return_features=True).double() for x in (faces.some(80), image_set(80, 1)))
     unit = real.var(0).mean().sqrt()
     assert scores["fd_tiny_net_v2"] == pytest.approx(metrics.frechet_distance(real / unit, fake / unit), rel=1e-4)
     grey = data.Dataset("grey", image_set(100, 0)[:, :1].contiguous())
@@ -281,6 +282,11 @@ def test_fid_and_kid_are_those_of_torchmetrics_on_the_images(network_file):
     assert "FID" in metrics.described(scores)
 
 
+class Floats(torch.nn.Module):
+    def forward(self, images):
+        return images.float()
+
+
 def test_networks_that_cannot_be_used(tmp_path):
     pytest.importorskip("torchmetrics", reason="needs the extra `metrics`")
     from fastgan import data
@@ -288,11 +294,18 @@ def test_networks_that_cannot_be_used(tmp_path):
     faces = data.Dataset("faces", image_set(20, 0))
     (tmp_path / "text.pt").write_text("hello")
     torch.save({"a": torch.zeros(3)}, tmp_path / "weights.pt")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of TorchScript
+        for name, network in (("flat", torch.nn.Linear(5, 2)), ("maps", torch.nn.Identity())):
+            torch.jit.save(torch.jit.script(torch.nn.Sequential(Floats(), network)), tmp_path / f"{name}.pt")
     points = data.Dataset("points", torch.zeros(20, 2), mean=torch.zeros(2), scale=1.0)
     for options, message in [
-        ({"features": tmp_path / "text.pt"}, "text.pt: is no network in a TorchScript file"),
-        ({"features": tmp_path / "weights.pt"}, "weights.pt: is no network in a TorchScript file"),
-        ({"features": tmp_path / "nowhere.pt"}, "nowhere.pt: is no network"),
+        ({"features": tmp_path / "text.pt"}, "--features: .*text.pt is no network in a TorchScript file"),
+        ({"inception": tmp_path / "text.pt"}, "--inception: .*text.pt is no network in a TorchScript file"),
+        ({"features": tmp_path / "weights.pt"}, "weights.pt is no network in a TorchScript file"),
+        ({"features": tmp_path / "nowhere.pt"}, "--features: .*nowhere.pt does not exist"),
+        ({"features": tmp_path / "flat.pt"}, "--features: .*flat.pt does not take the images.*shapes cannot"),
+        ({"features": tmp_path / "maps.pt"}, r"maps.pt .* gives no features: features of shape \(20, 3, 16, 16\)"),
         ({"inception": tmp_path / "nowhere.pth"}, "--inception: .*nowhere.pth does not exist"),
     ]:
         with pytest.raises(ValueError, match=message) as raised:
@@ -340,3 +353,15 @@ def test_real_samples_that_do_not_differ(value):
     assert same["fd_x"] == pytest.approx(0.0, abs=1e-12)
     assert other["fd_x"] == pytest.approx(4 * 3**2, rel=1e-6)
     assert all(math.isfinite(score) for scores in (same, other) for score in scores.values())
+
+
+def test_what_is_compared_is_of_all_the_data(monkeypatch):
+    """Files of a folder lie in order, class after class: the first of them would all be of one class."""
+    from fastgan.data import Dataset
+
+    points = torch.cat([normal(50, 2, i, shift=20.0 * i) for i in range(6)])
+    data, mixed = Dataset("points", points), points[torch.randperm(300, generator=torch.Generator().manual_seed(0))]
+    assert torch.equal(data.some(400), points) and len(data.some(60)) == 60
+    assert metrics.judge(data, 60)(mixed[:60])["precision"] > 0.8
+    monkeypatch.setattr(scores, "MANIFOLD_LIMIT", 60)
+    assert metrics.feature_scores("own", points, mixed)["precision"] > 0.8

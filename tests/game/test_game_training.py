@@ -59,6 +59,8 @@ def test_stopping_and_time(one_thread, few):
     asked = iter([False, False, True])
     played = training.play(training.settings_for("gaussian", steps=100, batch=32), stop=lambda: next(asked))
     assert played.stopped and played.trainer.step_number == 2
+    played = training.play(training.settings_for("gaussian", steps=100, batch=32), stop=lambda: True)
+    assert played.stopped and played.trainer.step_number == len(played.frames) == 1
 
 
 def test_divergence_is_said(one_thread):

@@ -1,8 +1,7 @@
-"""`fastgan.inspect_step` finds what was planted, in its line, and raises no false alarm; `fastgan doctor --step`."""
+"""`fastgan.inspect_step` finds what was planted, in its line, and raises no false alarm."""
 
 import importlib
 import inspect
-import json
 import re
 import sys
 from pathlib import Path
@@ -13,11 +12,8 @@ import training_steps
 from torch import nn
 
 import fastgan
-from fastgan.cli import main
-from fastgan.inspection import Finding, StepReport
 
 PLANTED = re.compile(r"planted: (\w+)(?: x(\d+))?")
-
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
@@ -314,107 +310,6 @@ def test_an_error_of_the_step_comes_through_and_leaves_nothing():
         fastgan.inspect_step(torch.ones(3))
 
 
-def test_report_for_people_and_programs():
-    report = fastgan.inspect_step(training_steps.DCGAN())
-    assert isinstance(report, StepReport) and all(isinstance(f, Finding) for f in report.findings)
-    text = str(report)
-    assert text.startswith("5 findings, 3 notes\n") and "tests/training_steps.py" in text and "GFLOP" in text
-    assert max(map(len, text.splitlines())) <= 200
-    data = json.loads(json.dumps(report.to_dict()))
-    assert [f["line"] for f in data["findings"]] == [f.line for f in report.findings]
-    assert data["operators"] == report.operators and data["accelerated"] is False
-    with pytest.raises(AttributeError):
-        report.operators = 0
-
-
-def test_operators_and_flops_are_counted():
-    a, b = torch.randn(3, 5), torch.randn(5, 7)
-    report = fastgan.inspect_step(lambda: (a @ b).t()[0] + 1)
-    assert (report.operators, report.flops) == (2, 2 * 3 * 5 * 7)
-    conv, x = nn.Conv1d(4, 6, 3, groups=2), torch.randn(2, 4, 10)
-    forward = 2 * conv.weight.numel() * 2 * 8
-    assert fastgan.inspect_step(lambda: conv(x)).flops == forward
-    assert fastgan.inspect_step(lambda: conv(x).sum().backward()).flops == 2 * forward  # x needs no gradient
-
-
-def test_a_known_codebase_is_named(tmp_path, monkeypatch):
-    source = "def feature_loss(fmap_r, fmap_g): pass\ndef generator_loss(disc_outputs): pass\n"
-    (tmp_path / "models.py").write_text(
-        source + "def discriminator_loss(disc_real_outputs, disc_generated_outputs): pass\n"
-    )
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(sys.modules, "models", raising=False)
-    assert "patch" not in str(fastgan.inspect_step(training_steps.DCGAN()))
-    monkeypatch.setitem(sys.modules, "models", importlib.import_module("models"))
-    assert "fastgan.patch('hifigan') serves models" in str(fastgan.inspect_step(training_steps.DCGAN()))
-
-
-SCRIPT = """
-import torch
-from torch import nn
-
-def make_step(reads=True):
-    net = nn.Linear(2, 1)
-    optimizer = torch.optim.SGD(net.parameters(), 0.1)
-
-    def step():
-        optimizer.zero_grad()
-        loss = net(torch.ones(3, 2)).mean()
-        loss.backward()
-        optimizer.step()
-        print("a step")
-        return loss.item() if reads else loss
-
-    return step
-
-quiet = make_step(False)
-number = 3
-
-def fails():
-    raise ValueError("no data")
-"""
-
-
-@pytest.fixture
-def script(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [*sys.path])
-    (tmp_path / "stranger.py").write_text(SCRIPT)
-    yield tmp_path / "stranger.py"
-    sys.modules.pop("stranger", None)
-
-
-def test_doctor_looks_at_a_step(script, capsys):
-    assert main(["doctor", "--step", "stranger:make_step"]) == 1
-    said = capsys.readouterr()
-    line = 1 + SCRIPT.splitlines().index("        return loss.item() if reads else loss")
-    assert f"stranger.py:{line}: the host waits for the device: .item()" in said.out
-    assert said.err.count("a step") == 2 and "a step\n" not in said.out
-    assert main(["doctor", "--step", "stranger:quiet"]) == 0
-    assert capsys.readouterr().out.startswith("no findings, no notes\n")
-    assert main(["doctor", "--step", "stranger:make_step", "--json"]) == 1
-    (finding,) = json.loads(capsys.readouterr().out)["findings"]
-    assert finding["line"] == line
-
-
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        (["--step", "stranger"], "expected module:function"),
-        (["--step", ":f"], "expected module:function"),
-        (["--step", "stranger:nothing"], "stranger has no 'nothing'"),
-        (["--step", "stranger:number"], "is of type int"),
-        (["--step", "no_such_module:f"], "raised ModuleNotFoundError"),
-        (["--step", "stranger:fails"], "raised ValueError at"),
-        (["--json"], "--json: is for --step"),
-    ],
-)
-def test_doctor_refuses(script, arguments, said, capsys):
-    assert main(["doctor", *arguments]) == 2
-    error = capsys.readouterr().err
-    assert said in error and error.count("\n") == 1
-
-
 @pytest.mark.gpu
 def test_on_a_gpu():
     """Tensors of the host wait for nobody there; backward passes are found below the line that asked for them."""
@@ -442,3 +337,25 @@ def test_on_a_gpu():
     assert of(report, __file__) == planted_in(step) and report.accelerated
     assert len([reason for reason in report.capture if "Adam is not capturable" in reason]) == 2
     assert "copies from the host" in report.capture
+
+
+@pytest.mark.parametrize("way", ["function", "method"])
+@pytest.mark.filterwarnings("ignore:Using `torch.compile")
+def test_advice_for_a_compiled_network(way):
+    """`generator_backward` would leave nothing out: autograd sees one node there."""
+    generator, discriminator, optimizer_g, optimizer_d = made()
+    if way == "function":
+        discriminator = torch.compile(discriminator, backend="eager")
+    else:
+        discriminator.compile(backend="eager")
+
+    def step():
+        optimizer_d.zero_grad()
+        discriminator(torch.ones(3, 2)).mean().backward()
+        optimizer_d.step()
+        optimizer_g.zero_grad()
+        discriminator(generator(torch.ones(3, 3))).mean().backward()
+        optimizer_g.step()
+
+    (finding,) = fastgan.inspect_step(step).findings
+    assert finding.kind == "gradients" and "requires_grad_(False) before it is called" in finding.advice

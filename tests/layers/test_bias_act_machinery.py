@@ -221,3 +221,16 @@ def test_bad_input(error, message, arguments, options):
     with pytest.raises(error, match=message):
         bias_act(*arguments, **options)
     assert kernels.launch_count() == before
+
+
+def test_a_clamp_beyond_half_precision_is_none(device):
+    """It is infinity there: a result that overflows is not clamped, and keeps its gradient."""
+    x = torch.tensor([6e4, 1.0], dtype=torch.float16, device=device, requires_grad=True)
+    y = bias_act(x, act="relu", gain=2.0, clamp=1e5)
+    assert y.tolist() == [INF, 2.0]
+    assert torch.autograd.grad(y, x, torch.ones_like(y))[0].tolist() == [2.0, 2.0]
+
+
+def test_a_module_names_what_it_is_given():
+    with pytest.raises(TypeError, match="x: got list"):
+        BiasAct(3)([1.0])

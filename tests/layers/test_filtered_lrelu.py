@@ -381,3 +381,39 @@ def test_bad_input(kernel_device):
     with pytest.raises(TypeError, match="x: got list"):
         call([x])
     assert kernels.launch_count() == before
+
+
+def test_a_clamp_without_bound(device):
+    """Infinite, or beyond float32, of which a kernel's numbers are made: in float64 as in float32, no limit."""
+    for dtype in (torch.float64, torch.float32):
+        x = images((1, 1, 2, 3), dtype, device)
+        want = layers.filtered_lrelu(x)
+        for clamp in (INF, 1e39):
+            assert torch.equal(layers.filtered_lrelu(x, clamp=clamp), want)
+    for name in ("gain", "slope"):
+        with pytest.raises(ValueError, match=f"{name}: got inf, expected a finite number"):
+            layers.filtered_lrelu(x, **{name: INF})
+    with pytest.raises(ValueError, match="gain: got nan, expected a finite number"):
+        layers.upfirdn2d(x, None, gain=NAN)
+
+
+def test_autocast_of_a_wide_bias(device):
+    """A float32 parameter beside what a convolution under autocast returns."""
+    x, b = images((1, 2, 3, 3), torch.bfloat16, device), images((2,), torch.float32, device)
+    with torch.autocast(device.type, dtype=torch.bfloat16):
+        y = layers.filtered_lrelu(x, b=b)
+        with pytest.raises(ValueError, match=r"b: got torch\.int64"):
+            layers.filtered_lrelu(x, b=b.long())
+    assert torch.equal(y, layers.filtered_lrelu(x, b=b.bfloat16()))
+    with pytest.raises(ValueError, match=r"b: got torch\.float32"):
+        layers.filtered_lrelu(x, b=b)
+
+
+@pytest.mark.parametrize("up_taps, down_taps, up, down, padding", [
+    ((2,), (1,), 2, 2, (0, 0, 0, 0)),
+    ((1,), (2,), 2, 1, (0, 0, 0, 0)),
+    ((2,), (2,), 3, 1, (0, 0, 0, 0)),
+], ids=str)  # fmt: skip
+def test_fewer_taps_than_up_or_down(device, up_taps, down_taps, up, down, padding):
+    """Some columns between the filters have no part in a result, or in a gradient."""
+    check(device, torch.float64, (1, 2, 3, 4), up_taps, down_taps, up, down, padding, 0.7, False)

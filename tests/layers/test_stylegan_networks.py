@@ -78,6 +78,7 @@ def test_values_and_regularisers(case):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize("case", CASES)
 def test_on_the_kernels(case, kernel_device):
     """The real kernels: under the interpreter, on CPU tensors."""
@@ -85,7 +86,7 @@ def test_on_the_kernels(case, kernel_device):
         pytest.skip("the networks are on the CPU")
     before = launch_count()
     check(case)
-    assert launch_count() - before > 50
+    assert launch_count() - before > 40
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -136,6 +137,7 @@ def trained(ops, steps, dtype=torch.float32):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_a_training_keeps_the_loss_curve():
     """200 steps of 64 pixels: the first 50 to rounding. Then rounding has grown, as it does on any two machines, and
     means over 20 steps stay within 15 %."""

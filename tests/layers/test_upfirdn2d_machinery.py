@@ -228,3 +228,18 @@ def test_bad_input(kernel_device):
         with pytest.raises(error, match=message):
             call()
     assert kernels.launch_count() == before
+
+
+def test_gradient_in_a_filter_of_no_images(device):
+    for shape, taps in (((0, 3, 4, 4), (3, 3)), ((2, 0, 4, 4), (3,))):
+        f = taps_of(taps, device).requires_grad_()
+        layers.upfirdn2d(torch.zeros(shape, device=device), f).sum().backward()
+        assert torch.equal(f.grad, torch.zeros_like(f))
+
+
+def test_gradient_at_images_without_rows(device):
+    """Of which padding makes a result: nothing is what they get."""
+    x, f = torch.zeros(2, 1, 0, 5, device=device, requires_grad=True), taps_of((1,), device).requires_grad_()
+    y = layers.upfirdn2d(x, f, padding=(0, 0, 2, 1))
+    y.sum().backward()
+    assert y.shape == (2, 1, 3, 5) and not y.any() and x.grad.shape == x.shape and not f.grad.any()

@@ -87,3 +87,28 @@ def test_numbers_of_other_kinds_are_taken():
     for half in (numpy.float32(0.5), numpy.float64(0.5), fractions.Fraction(1, 2)):
         assert torch.equal(fastgan.discriminator_loss(GOOD, GOOD, weight=half), want)
     assert torch.equal(fastgan.discriminator_loss(GOOD, GOOD, real_label=1, fake_label=0, weight=1), want * 2)
+
+
+def test_what_is_no_pair_and_no_anchor():
+    """Named as well, where a function takes pairs, anchors, weights, or real logits that it detaches."""
+    for error, message, call in (
+        (TypeError, "sides: got Tensor, expected a list of", lambda: fastgan.adversarial_losses(GOOD, "hinge")),
+        (ValueError, "sides: got an empty list", lambda: fastgan.adversarial_losses([], "hinge")),
+        (TypeError, r"sides\[1\]: got Tensor", lambda: fastgan.adversarial_losses([(GOOD, 1.0), GOOD], "hinge")),
+        (TypeError, r"sides\[0\]: got float", lambda: fastgan.adversarial_losses([(1.0, 1.0)], "hinge")),
+        (
+            ValueError,
+            r"real_anchor: got shape \(4,\), expected a number",
+            lambda: fastgan.lecam_regularizer(GOOD, GOOD, GOOD, 0.0),
+        ),
+        (TypeError, "fake_anchor: got str", lambda: fastgan.lecam_regularizer(GOOD, GOOD, 0.0, "0")),
+        (
+            TypeError,
+            "real_logits: got float",
+            lambda: fastgan.generator_value_and_grad(GOOD, "relativistic", real_logits=[1.0]),
+        ),
+        (TypeError, "real_weights: got float", lambda: fastgan.discriminator_loss(GOOD, GOOD, real_weights=2.0)),
+        (TypeError, "split: got float", lambda: fastgan.concatenated_discriminator_loss(GOOD, split=2.0)),
+    ):
+        with pytest.raises(error, match=message):
+            call()

@@ -129,7 +129,9 @@ def test_nothing_as_large_as_a_map_is_allocated_but_the_gradients(monkeypatch):
     shapes = [[(4, 64, 5000)] * 3]  # 1.28 million elements a map
     fake, real = (flat(maps(shapes, torch.float32, "cpu", seed)) for seed in (0, 1))
     map_bytes, machine = fake[0].numel() * 4, Cpu(quick=True)
-    assert machine.peak_bytes(lambda _: fastgan.feature_matching_loss(fake, real)) < 0.05 * map_bytes
+    assert machine.peak_bytes(lambda _: fastgan.feature_matching_loss(fake, real, save="maps")) < 0.05 * map_bytes
+    of_signs = len(fake) / 4 * map_bytes  # a byte for each four of a map
+    assert machine.peak_bytes(lambda _: fastgan.feature_matching_loss(fake, real)) < of_signs + 0.05 * map_bytes
     assert machine.peak_bytes(lambda _: fastgan.feature_matching_value_and_grad(fake, real)) < 3.05 * map_bytes
     assert machine.peak_bytes(lambda _: reference.feature_matching_loss(fake, real)) > 0.9 * map_bytes, (
         "what is measured"

@@ -294,3 +294,14 @@ def test_one_target_is_enough_where_it_is_not_averaged():
     fastgan.mmd_loss(GOOD, GOOD[:1], unbiased=True, include_target_term=False)
     with pytest.raises(ValueError, match="grad_scale"):
         fastgan.mmd_value_and_grad(GOOD, GOOD, grad_scale=torch.ones(2))
+
+
+def test_second_derivative_of_a_sample_and_itself():
+    """One tensor twice is two samples: each has its own part."""
+    found = []
+    for other in (lambda x: x, lambda x: x.clone()):
+        x = samples(5, 5, 2, torch.float64)[0].requires_grad_()
+        loss = fastgan.mmd_loss(x, other(x), 1.0, include_target_term=False)
+        (grad,) = torch.autograd.grad(loss, x, create_graph=True)
+        found.append(torch.autograd.grad(grad.square().sum(), x)[0])
+    torch.testing.assert_close(*found, rtol=1e-12, atol=0)

@@ -275,3 +275,27 @@ def test_reductions(device):
     torch.testing.assert_close(nothing, (fake**2).sum(), rtol=2e-6, atol=0)
     with pytest.raises(ValueError, match=r"reduction.*\(4, 1, 5, 6\), \(2, 1, 5, 6\)"):
         fastgan.discriminator_loss(real, fake[:2], reduction="none")
+
+
+def test_losses_of_every_logit_are_right_in_float64(device):
+    """Where PyTorch's softplus by its default threshold is the identity, and its slope 1."""
+    x = torch.tensor([-20.5, -25.0, 20.5, 36.0], dtype=torch.float64, device=device, requires_grad=True)
+    loss = fastgan.generator_loss(x, reduction="none")
+    want = F.binary_cross_entropy_with_logits(x, torch.ones_like(x), reduction="none")
+    torch.testing.assert_close(loss, want, rtol=1e-15, atol=0)
+    torch.testing.assert_close(torch.autograd.grad(loss.sum(), x)[0], -torch.sigmoid(-x), rtol=1e-15, atol=0)
+
+
+def test_a_sample_of_one_logit_has_one_weight(device):
+    """(N,) is as (N, 1): sum m phi / sum m is phi."""
+    x, m = torch.randn(4, device=device), torch.arange(1.0, 5.0, device=device)
+    got = [fastgan.generator_loss(x.reshape(s), fake_weights=m.reshape(s), reduction="sample") for s in (4, (4, 1))]
+    torch.testing.assert_close(got[0], got[1], rtol=1e-6, atol=0)
+    torch.testing.assert_close(got[0], F.softplus(-x), rtol=1e-6, atol=0)
+
+
+def test_a_weight_of_infinity(device):
+    """A number is two float32 for a float64 kernel: infinity and nothing, not infinity and NaN."""
+    x = torch.tensor([1.0, -2.0], dtype=torch.float64, device=device)
+    for dtype in (torch.float64, torch.float32):
+        assert fastgan.generator_loss(x.to(dtype), weight=float("inf")).item() == float("inf")

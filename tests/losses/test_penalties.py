@@ -356,3 +356,15 @@ def test_bad_input_of_path_lengths_and_schedules():
     ):
         with pytest.raises(error, match=message):
             call()
+
+
+def test_a_discriminator_that_does_not_look():
+    """Its logits have a graph, but not to the samples."""
+    x, weight = torch.randn(3, 2), torch.randn(3, requires_grad=True)
+    for call in (
+        lambda: fastgan.r1_penalty(lambda _: 2 * weight, x),
+        lambda: fastgan.wgan_gp_penalty(lambda _: 2 * weight, x, x),
+        lambda: fastgan.dragan_penalty(lambda _: 2 * weight, x),
+    ):
+        with pytest.raises(ValueError, match="discriminator: got logits without a graph"):
+            call()

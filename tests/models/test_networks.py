@@ -139,6 +139,13 @@ def test_unsupported_size(size):
         networks.build((1, size, size), 8, 8)
 
 
+@pytest.mark.parametrize("shape", [(1, 8), (3, 8, 16), (), (1, 3, 8, 8)])
+def test_shapes_that_are_no_samples(shape):
+    """A picture that is not square had networks of its height alone."""
+    with pytest.raises(ValueError, match=r"sample_shape: got .*, expected \(d,\), or \(channels, size, size\)"):
+        networks.build(shape, 8, 8)
+
+
 def test_an_outline_moves_no_random_number(monkeypatch):
     """Not even if initialisers draw for meta tensors, as PyTorch's do after some compilations."""
     build = networks.build

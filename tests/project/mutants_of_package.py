@@ -72,11 +72,11 @@ PACKAGE = {
         *("torch-cpu and values", RESAMPLED),
     ),
     "step: G's step trains D's weights too": (
-        *(STEP, "Step._alternating", "            p.requires_grad_(False)\n", "            pass\n"),
+        *(STEP, "_frozen", "p.requires_grad_(False)", "pass"),
         *("leaves_no_gradient", TRAINING),
     ),
     "step: G against the old D": (
-        *(STEP, "Step._alternating", "        self._update(1, discriminator)\n\n        # D only", "        # D only"),
+        *(STEP, "Step._alternating", "self._update(1, discriminator)", "pass"),
         *("plain_loop and False-points-hinge", STEPS),
     ),
     "step: a penalty without its half": (

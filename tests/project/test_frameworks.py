@@ -91,3 +91,22 @@ def test_a_framework_s_autocast(framework, options):
     for a, b in zip((p.detach() for m in networks for p in m.parameters()), plain(), strict=True):
         assert a.dtype == torch.float32
         torch.testing.assert_close(a, b, rtol=0.1, atol=0.02)
+
+
+@pytest.mark.parametrize("framework", [Accelerate, Fabric])
+def test_findings_are_in_the_lines_of_the_loop(framework):
+    """And not in the framework's, which calls `loss.backward()`."""
+    framework = framework()
+    generator, discriminator, optimizer_g, optimizer_d, _ = framework.start(*parts())
+
+    def step():
+        optimizer_d.zero_grad()
+        framework.backward(discriminator(DATA[:N]).mean())
+        optimizer_d.step()
+        optimizer_g.zero_grad()
+        framework.backward(discriminator(generator(DATA[: 2 * N].reshape(N, LATENT))).mean())
+        optimizer_g.step()
+
+    (finding,) = fastgan.inspect_step(step).findings
+    assert finding.kind == "gradients" and finding.file == __file__
+    assert finding.line == step.__code__.co_firstlineno + 5

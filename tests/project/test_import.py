@@ -123,3 +123,8 @@ def test_editors_and_dir_see_every_name(module):
 def test_dir_has_what_people_look_for():
     assert {"GANTrainer", "game", "compat", "load", "patch", "TrainedGenerator"} <= set(dir(fastgan))
     assert {*compat.modules(), "modules", "patch"} <= set(dir(compat))
+
+
+def test_every_name_of_layers_is_there():
+    result = python("import fastgan; fastgan.layers.augment.augment; fastgan.layers.upfirdn2d(None, None)")
+    assert "x: got NoneType, expected a torch.Tensor" in result.stderr

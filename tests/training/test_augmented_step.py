@@ -11,7 +11,7 @@ from fastgan.layers.augment import augment, draw_augmentation
 from fastgan.losses.adversarial import discriminator_value_and_grad, generator_value_and_grad
 from fastgan.models import build
 from fastgan.trainer import GANTrainer
-from fastgan.training import recipes
+from fastgan.training import distributed, recipes
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 IMAGES = torch.rand(64, 1, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
@@ -132,3 +132,29 @@ def test_few_images_are_not_learned_by_heart():
         found[policy] = judge(trainer.sample(judge.count, seed=1))["coverage"]
     plain, augmented = found.values()
     assert augmented >= 1.3 * plain, found
+
+
+@pytest.mark.parametrize("counts", [None, [5, 3]])
+def test_ranks_share_what_one_process_draws(monkeypatch, counts):
+    """Each has its rows of it, the generators stay at the same place, and so does the probability."""
+
+    def trainer():
+        made = make(augment_target=0.6)
+        made._step.augmentation.p.fill_(0.7)
+        return made
+
+    whole, parts, places, chances = trainer()._step._seen(IMAGES[:8], None), [], [], []
+    monkeypatch.setattr(distributed, "ranks", lambda: 2)
+    monkeypatch.setattr(distributed, "mean_over_ranks", lambda values: values)
+    for rank, rows in enumerate(IMAGES[:8].split(counts or 4)):
+        monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
+        with monkeypatch.context() as patch:
+            patch.setattr(distributed, "ranks", lambda: 1)  # nothing to send when it is made
+            one = trainer()
+        parts.append(one._step._seen(rows, counts))
+        fake = one._step._seen(one.generator(one.latent(len(rows), counts)), counts)
+        one._step._backward_d(parts[-1], fake, None, False, len(rows), counts)
+        places.append(one.random.get_state())
+        chances.append(one._step.augmentation.p.item())
+    assert torch.equal(torch.cat(parts), whole) and torch.equal(*places)
+    assert [abs(p - 0.7) for p in chances] == pytest.approx([8 / 500_000] * 2, rel=0.01)

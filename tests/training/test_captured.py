@@ -1,8 +1,11 @@
 """`fastgan.capture`: on a CPU the plain step and why; what its rehearsals and changes of optimizers leave behind. On a
 GPU the captured step: the uncaptured one's numbers to the bit."""
 
+import contextlib
 import random
+import threading
 import warnings
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -10,6 +13,7 @@ import torch
 from torch import nn
 
 import fastgan
+from fastgan.training import capture as graphs
 from fastgan.training import captured as room
 from fastgan.training.capture import drawn_from, host_numbers, undone
 from fastgan.training.captured import FROM_ZERO, detached, made_capturable, unfit
@@ -390,3 +394,45 @@ def test_what_waits_runs_uncaptured_and_says_why(settings, deterministic):
     torch.manual_seed(1)
     assert got == [numbers(plain.step(x)) for x in batches(4, "cuda")]
     assert_same(ours.state(), plain.state())
+
+
+def test_a_capture_that_fails_gives_back_the_numbers_of_the_host(monkeypatch):
+    """Those that were drawn while it was captured: the uncaptured run draws them."""
+    for name in ("Stream", "current_stream", "stream", "graph_pool_handle", "CUDAGraph"):  # as if there were a GPU
+        monkeypatch.setattr(torch.cuda, name, mock.MagicMock())
+    monkeypatch.setattr(graphs, "capturing", lambda *_: contextlib.nullcontext())
+    before = random.getstate()
+    with pytest.raises(RuntimeError, match="draws from Python's random"):
+        graphs.Graphs(
+            lambda _: random.random(), [], torch.device("cuda"), [None], [], contextlib.nullcontext(), rehearsals=0
+        )
+    assert random.getstate() == before
+
+
+def test_other_threads_may_go_on_while_a_step_is_captured(monkeypatch):
+    """By PyTorch's own mode their calls, as those of a thread that pins memory, would end the capture."""
+    asked = {}
+    monkeypatch.setattr(torch.cuda, "stream", lambda _: contextlib.nullcontext())
+    monkeypatch.setattr(torch.cuda, "graph", lambda _, **options: contextlib.nullcontext(asked.update(options)))
+    with graphs.capturing(None, (), None):
+        pass
+    assert asked["capture_error_mode"] == "thread_local"
+
+
+@pytest.mark.gpu
+def test_memory_is_pinned_while_a_step_is_captured():
+    stop, pinned, wrong = threading.Event(), [], []
+
+    def pin():
+        try:
+            while not stop.is_set():
+                pinned.append(torch.empty(2**16, dtype=torch.uint8).pin_memory())  # kept: each takes a new block
+        except RuntimeError as error:
+            wrong.append(error)
+
+    thread = threading.Thread(target=pin)
+    thread.start()
+    _, fast, _ = both()
+    stop.set()
+    thread.join()
+    assert fast.reason is None and not wrong

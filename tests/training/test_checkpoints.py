@@ -160,3 +160,11 @@ def test_what_fails_leaves_the_old_file_and_nothing_else(tmp_path, error):
 def test_a_name_as_long_as_names_can_be(tmp_path):
     write_atomically(tmp_path / ("n" * 255), lambda file: file.write(b"new"))
     assert (tmp_path / ("n" * 255)).read_bytes() == b"new"
+
+
+def test_a_pipe_or_a_device_is_not_replaced(tmp_path):
+    """Whoever may write in /dev would lose /dev/null."""
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OSError, match=r"cannot write .*pipe: it is no regular file"):
+        write_atomically(tmp_path / "pipe", lambda file: file.write(b"new"))
+    assert (tmp_path / "pipe").is_fifo() and len(list(tmp_path.iterdir())) == 1

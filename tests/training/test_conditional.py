@@ -3,8 +3,11 @@
 import io
 import json
 import re
+import shlex
 import sys
 import tarfile
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,6 +21,7 @@ import fastgan
 from fastgan import data as datasets
 from fastgan import models
 from fastgan.cli import main
+from fastgan.cli.loop import Unreadable
 from fastgan.data import to_unit
 from fastgan.evaluation.features import train_digits_classifier
 from fastgan.losses.adversarial import discriminator_value_and_grad, generator_value_and_grad
@@ -123,6 +127,7 @@ def test_mistakes_with_labels_are_named():
         (lambda: make().fit((POINTS, LABELS + 1), steps=1), "data: got the label 3, expected numbers from 0 to 2"),
         (lambda: make().fit([(POINTS, LABELS - 1)], steps=1), "data, batch 0: got the label -1, expected numbers"),
         (lambda: make().sample(4, labels=LABELS[:3]), r"labels: got shape \(3,\), expected \(4,\)"),
+        (lambda: make().sample(4, labels=LABELS[:4] + 3), "labels: got the label 3, expected numbers from 0 to 2"),
         (lambda: GANTrainer(*models.build((2,), 4, 16), classes=1), "classes: got 1, expected at least 2"),
         (lambda: GANTrainer(*models.build((2,), 4, 16, classes=3), latent_dim=4), "latent_dim: got 4, expected what"),
         (lambda: GANTrainer(*models.build((2,), 4, 16), latent_dim=4, classes=3), "and labels of shape"),
@@ -290,8 +295,16 @@ class G(nn.Module):
 def D(**about):
     return nn.Sequential(nn.Flatten(), nn.Linear(torch.Size(about["sample_shape"]).numel(), 1))
 
+def Plain():
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 1))
+
 def nothing():
     pass
+
+class Tuple(G):
+    def forward(self, z):
+        return (super().forward(z),)
+
 
 def broken():
     raise RuntimeError("not today")
@@ -302,14 +315,31 @@ def test_networks_of_ones_own(folder, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     (tmp_path / "mine_for_a_test.py").write_text(MINE)
+    (tmp_path / "ends_for_a_test.py").write_text("import sys\nsys.exit('not here')\n")
     networks = ["--generator", "mine_for_a_test:G", "--discriminator", "mine_for_a_test:D"]
     options = ["--batch", "8", "--latent-dim", "3", "--device", "cpu", "--size", "8", "--metrics-samples", "16"]
     assert main(["train", str(folder), "--steps", "3", "--out", "run", *options, *networks]) == 0
     again = ["train", str(folder), "--steps", "5", "--out", "run", "--resume"]
     assert "give it again to go on" in refused(capsys, *again)
     assert main([*again, *networks]) == 0
+
+    def gone(*_):
+        raise Unreadable("the disk is gone")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("fastgan.cli.train.run_steps", gone)
+        assert main([*again[:3], "6", *again[4:], *networks]) == 1
+    assert f"to go on: {shlex.join(['fastgan', *again[:2], *again[4:], *networks])}" in capsys.readouterr().err
     assert "mine_for_a_test:G, a network of your own, expected it to be given" in refused(capsys, "sample", "run")
+    assert "mine_for_a_test:G, a network of your own: fastgan.load" in refused(
+        capsys, "export", "run", "--format", "pt2"
+    )
     assert main(["sample", "run", "--count", "4", "--out", "own.npz", *networks[:2]]) == 0
+    train = ["train", str(folder), "--steps", "1", *options, "--width", "5", *networks]
+    assert main([*train, "--out", "wide"]) == 0  # D takes it
+    assert "--width: got 5, but both networks are your own, and take none" in refused(
+        capsys, *train[:-1], "mine_for_a_test:Plain", "--out", "plain"
+    )
     import mine_for_a_test
 
     network = fastgan.load("run", mine_for_a_test.G((1, 8, 8), 3))
@@ -323,6 +353,8 @@ def test_networks_of_ones_own(folder, tmp_path, monkeypatch, capsys):
         ("mine_for_a_test:broken", "broken raised RuntimeError at .*mine_for_a_test.*: not today"),
         ("math:sqrt", "math:sqrt raised TypeError"),
         ("mine_for_a_test:nothing", "made a NoneType, expected a torch.nn.Module"),
+        ("mine_for_a_test:Tuple", "--generator: got tuple, expected one floating tensor of samples"),
+        ("ends_for_a_test:G", "--generator: ends_for_a_test raised SystemExit at .*ends_for_a_test.*: not here"),
     ]:
         said = refused(capsys, "train", folder, "--steps", "1", *options, "--generator", named)
         assert re.search(message, said), said
@@ -339,7 +371,11 @@ def test_weights_of_another_run(folder, tmp_path, monkeypatch, capsys):
             torch.testing.assert_close(second[name][key], value, rtol=0, atol=1e-8)  # a step of 1e-9 on
     assert second["step"] == 1
     assert main(["train", str(folder), "--steps", "2", "--out", "second", "--resume"]) == 0
-    assert "there is no such checkpoint" in refused(capsys, *start, "1", "--init", "nowhere")
+    assert json.loads(Path("second/config.json").read_text())["settings"]["init"] == "first"
+    assert main(["train", str(folder), "--steps", "2", "--out", "second", "--resume", "--init", "first"]) == 0
+    assert "--init: nowhere/checkpoint.pt: there is no such checkpoint" in refused(
+        capsys, *start, "1", "--init", "nowhere"
+    )
     assert "is of another" in refused(capsys, *start, "1", "--init", "first", "--width", "8")
 
 
@@ -354,3 +390,30 @@ def test_each_digit_on_demand(tmp_path):
         samples = generator.sample(500, seed=5, labels=torch.full((500,), digit))
         right = (classifier(samples).argmax(1) == digit).double().mean()
         assert right >= 0.9, (digit, right)
+
+
+def test_numbers_that_are_no_classes(monkeypatch):
+    """A column `label` of times or keys: a name for every number up to the largest would fill the memory."""
+    from fastgan.data import tables
+
+    class Rows:
+        def __init__(self, values):
+            self.features, self.values = {"label": SimpleNamespace(dtype="int64")}, values
+
+        def select_columns(self, _):
+            return self
+
+        def with_format(self, _):
+            return {"label": self.values}
+
+    monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(ClassLabel=type("ClassLabel", (), {})))
+    assert tables._labels(Rows([0, 2, 1])).classes == ("0", "1", "2")
+    assert tables._labels(Rows([0, 10**12])).classes == ()
+
+
+def test_one_class_is_none_to_be_told(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(datasets, "load", lambda *_, **__: datasets.Dataset(
+        "one", torch.zeros(20, 1, 8, 8, dtype=torch.uint8), labels=torch.zeros(20, dtype=torch.int64), classes=("a",)
+    ))  # fmt: skip
+    said = refused(capsys, "train", "one.parquet", "--conditional", "--steps", "1", "--out", str(tmp_path / "run"))
+    assert "--conditional: one.parquet has one class, expected" in said

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from checkout import ROOT, TESTS
@@ -215,3 +216,87 @@ def test_resume_on_the_gpu_goes_on(tmp_path):
     once = trainer.fit(DATA, steps=5, batch=16)
     trainer.load(tmp_path / "a.pt")
     assert trainer.fit(DATA, steps=5, batch=16) == once
+
+
+def test_numbers_of_numpy_are_read_again(tmp_path):
+    """As a schedule that calls NumPy makes them: `torch.load` without code knows none of them."""
+
+    def trained():
+        torch.manual_seed(0)
+        networks = mlp(4, 2, 8, 1), mlp(2, 1, 8, 1)
+        optimizers = [torch.optim.SGD(network.parameters(), lr=0.01) for network in networks]
+        schedulers = [
+            torch.optim.lr_scheduler.LambdaLR(optimizers[0], lambda step: np.cos(step / 10)),
+            torch.optim.lr_scheduler.MultiStepLR(optimizers[1], [2, 4]),
+        ]
+        return GANTrainer(*networks, latent_dim=4, optimizers=optimizers, schedulers=schedulers)
+
+    trainer, other = trained(), trained()
+    trainer.fit(DATA, steps=3, batch=8)
+    trainer.save(tmp_path / "checkpoint.pt")
+    expected = trainer.fit(DATA, steps=3, batch=8, log_every=1)
+    other.load(tmp_path / "checkpoint.pt")
+    assert other.fit(DATA, steps=3, batch=8, log_every=1) == expected
+    assert_same(state(other), state(trainer))
+
+
+OF_0_1 = (
+    *("objective", "weight", "lr", "betas", "r1", "r2", "r1_every", "latent_dim", "ema_decay", "step", "redraw"),
+    *("precision", "compile", "accumulate", "concatenate", "channels_last", "bandwidths", "device"),
+)
+
+
+def test_a_checkpoint_of_fastgan_0_1(tmp_path):
+    """Settings that came later have the value that changes nothing."""
+    whole, half, resumed = make(), make(), make()
+    whole.fit(DATA, steps=6, batch=8)
+    half.fit(DATA, steps=3, batch=8)
+    half.save(tmp_path / "new.pt")
+    old = torch.load(tmp_path / "new.pt", weights_only=True)
+    old["settings"] = {name: old["settings"][name] for name in OF_0_1}
+    del old["schedulers"]
+    torch.save(old, tmp_path / "old.pt")
+    resumed.load(tmp_path / "old.pt")
+    resumed.fit(DATA, steps=3, batch=8)
+    a, b = state(resumed), state(whole)
+    del a["torch"], b["torch"]
+    assert_same(a, b)
+
+
+def saved(trainer, path):
+    trainer.save(path)
+    return path
+
+
+def test_a_state_that_could_not_be_read_again_is_not_saved(tmp_path):
+    """An optimizer of one's own may keep any object; a checkpoint that is written over the last good one must load."""
+    trainer = make()
+    trainer.save(tmp_path / "checkpoint.pt")
+    trainer.optimizer_d.param_groups[0]["history"] = [{"rates": np.zeros(3)}]
+    with pytest.raises(TypeError, match="optimizer_d: holds a ndarray, expected numbers, texts and tensors"):
+        trainer.save(tmp_path / "checkpoint.pt")
+    make().load(tmp_path / "checkpoint.pt")
+
+
+def test_average_of_weights_in_half_precision(tmp_path):
+    """A thousandth of a difference would be rounded away; and it goes on exactly."""
+
+    def trained():
+        torch.manual_seed(0)
+        return GANTrainer(mlp(4, 2, 8, 1).bfloat16(), mlp(2, 1, 8, 1).bfloat16(), latent_dim=4, seed=1)
+
+    whole, half = trained(), trained()
+    weights = list(whole.generator.parameters())
+    average = [p.detach().double() for p in weights]
+    for t in range(200):
+        whole.step(DATA[:8].bfloat16())
+        if t == 99:
+            half.load(saved(whole, tmp_path / "half.pt"))
+        decay = min(0.999, (t + 1) / (t + 10))
+        average = [decay * a + (1 - decay) * p.detach().double() for a, p in zip(average, weights)]
+    for a, b in zip(whole.ema.parameters(), average):
+        assert a.dtype == torch.bfloat16
+        torch.testing.assert_close(a.double(), b, rtol=2**-8, atol=1e-6)
+    for _ in range(100):
+        half.step(DATA[:8].bfloat16())
+    assert_same(state(half), state(whole))

@@ -139,7 +139,7 @@ FIT = {
     "a number of Python": (3.0, "data: got float, expected a tensor or array"),
     "a list of numbers": (DATA.tolist(), r"data, batch 0: got list, expected a tensor of samples \(N, ...\)"),
     "no batches": ([], "data: got a list without batches, expected at least one"),
-    "dicts": ([{"image": DATA}], "data, batch 0: got dict with 'image', expected a tensor .* of dicts: data ="),
+    "dicts": ([{"image": DATA}], "data, batch 0: got dict with 'image', expected a tensor .* of dicts: for b in data"),
     "a dict": ({"image": DATA}, "data: got dict, expected a tensor or array"),
     "an array of texts": (np.array(["a", "b"]), "data: got an array of <U1, expected floats, or uint8 images"),
     "an array of whole numbers": (np.arange(8).reshape(4, 2), "data: got torch.int64, expected floats"),

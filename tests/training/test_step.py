@@ -231,3 +231,19 @@ def test_bad_arguments(options, message):
         make(**options)
     with pytest.raises(ValueError, match="discriminator: got None, expected one, for objective 'hinge'"):
         GANTrainer(pair()[0], None, objective="hinge")
+
+
+@pytest.mark.parametrize("options", [{}, {"precision": "float16"}])
+def test_training_goes_on_after_a_step_that_was_interrupted(options):
+    """In G's part, where D is frozen and its optimizer has stepped: by Ctrl-C in a notebook, or for want of memory."""
+
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    generator, discriminator = (network.float() for network in pair())
+    trainer = GANTrainer(generator, discriminator, latent_dim=LATENT, **options)
+    with pytest.raises(KeyboardInterrupt), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainer._step, "_of_generator", stopped)
+        trainer.step(POINTS[:N].float())
+    trainer.step(POINTS[:N].float())
+    assert all(p.requires_grad for p in trainer.discriminator.parameters())

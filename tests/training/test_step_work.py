@@ -7,7 +7,7 @@ from typing import NamedTuple
 import pytest
 import torch
 import torch.nn.functional as F
-from small_steps import LATENT, N
+from small_steps import LATENT, N, pair
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -217,3 +217,21 @@ def test_work_of_a_step(options):
         assert found == 2 * d + (4 * d - first) + begin * g + 2 * g
     else:
         assert found == 3 * d + (4 * d - 2 * first) + d + begin * g + 2 * g
+
+
+def test_generator_backward_refuses_what_is_no_loss():
+    """Two losses in a tuple would be one loss, weighed by the other's value."""
+    generator, discriminator = pair()
+    fake = generator(torch.randn(N, LATENT, dtype=torch.float64))
+    loss, other = fastgan.generator_loss(discriminator(fake)), fake.abs().mean()
+    for losses, error, message in [
+        ((loss, other), ValueError, r"losses: got grads that require a gradient, expected \[loss, other\]"),
+        ((loss,), TypeError, "losses: got a tuple of 1, expected a loss, a pair"),
+        ([], ValueError, "losses: got an empty list"),
+        (None, TypeError, "losses: got NoneType, expected a loss"),
+    ]:
+        with pytest.raises(error, match=message):
+            generator_backward(losses, generator)
+    assert all(p.grad is None for p in generator.parameters())
+    with pytest.raises(ValueError, match="generator: got a module whose parameters are all frozen"):
+        GANTrainer(generator.requires_grad_(False), discriminator, latent_dim=LATENT)

@@ -267,3 +267,33 @@ def test_a_step_does_not_wait_for_the_gpu():
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert all(math.isfinite(v) for v in to_numbers(values).values())
+
+
+class Noisy(nn.Module):
+    """A generator that draws numbers of its own, as StyleGAN's does."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(4, 2)
+
+    def forward(self, z):
+        return self.linear(z) + torch.randn(len(z), 1)
+
+
+def test_samples_of_a_generator_with_noise_of_its_own():
+    """The same for the same seed, whatever was drawn before; and the training draws what it would have drawn."""
+    trainer = GANTrainer(Noisy(), mlp(2, 1, 16, 2), latent_dim=4)
+    samples, before = trainer.sample(40, seed=4, batch=16), state(trainer)
+    torch.rand(3)
+    assert torch.equal(trainer.sample(40, seed=4, batch=16), samples)
+    torch.set_rng_state(before["torch"])
+    trainer.sample(40, seed=5)
+    assert_same(state(trainer), before)
+    noise = samples - trainer.ema.linear(torch.randn(40, 4, generator=torch.Generator().manual_seed(4)))
+    assert len(noise[:, 0].unique()) == 40  # nor is it the same in every part
+
+
+@pytest.mark.parametrize("seed", [2**64, "1", 1.5, None])
+def test_a_seed_of_samples_that_is_none(seed):
+    with pytest.raises((TypeError, ValueError), match=r"^seed: got "):
+        make().sample(2, seed=seed)

@@ -38,9 +38,15 @@ def no_weight_gradients(disable: bool = True) -> Iterator[None]:
 class _Gate(torch.autograd.Function):
     """The weight; no gradient goes back where weight gradients are disabled."""
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx, weight):
+    def forward(weight):
         return weight.view_as(weight)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        pass
 
     @staticmethod
     def backward(ctx, grad):

@@ -7,8 +7,8 @@ import math
 from torch import Tensor
 
 from fastgan.compat.torch_utils_ops.bias_act import check_impl
-from fastgan.compat.torch_utils_ops.upfirdn2d import Scale
 from fastgan.layers.filtered_lrelu import filtered_lrelu as _filtered_lrelu
+from fastgan.layers.filters import Scale
 
 
 def filtered_lrelu(

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
 from fastgan.compat.torch_utils_ops.bias_act import check_impl
+from fastgan.layers.filters import Scale, scale_of, sides_of
 from fastgan.layers.upfirdn2d import downsample2d as _downsample2d
 from fastgan.layers.upfirdn2d import filter2d as _filter2d
 from fastgan.layers.upfirdn2d import setup_filter as _setup_filter
 from fastgan.layers.upfirdn2d import upfirdn2d as _upfirdn2d
 from fastgan.layers.upfirdn2d import upsample2d as _upsample2d
-
-Scale = int | Sequence[int]  # one for both axes, or (x, y)
 
 
 def setup_filter(
@@ -25,7 +22,7 @@ def setup_filter(
     gain: float = 1,
     separable: bool | None = None,
 ) -> Tensor:
-    """A float32 filter of numbers, a list, an array or a tensor: `fastgan.layers.upfirdn2d.setup_filter`."""
+    """A float32 filter of numbers, a list, an array or a tensor: `fastgan.layers.setup_filter`."""
     return _setup_filter(f, device, normalize, flip_filter, gain, separable)
 
 
@@ -39,7 +36,7 @@ def upfirdn2d(
     gain: float = 1,
     impl: str = "cuda",
 ) -> Tensor:
-    """Zeros put in, padding, filter, every `down`-th kept: `fastgan.layers.upfirdn2d.upfirdn2d`. impl: no meaning."""
+    """Zeros put in, padding, filter, every `down`-th kept: `fastgan.layers.upfirdn2d`. impl: no meaning."""
     check_impl(impl)
     return _upfirdn2d(x, f, up, down, padding, flip_filter, gain)
 
@@ -47,7 +44,7 @@ def upfirdn2d(
 def filter2d(
     x: Tensor, f: Tensor | None, padding: Scale = 0, flip_filter: bool = False, gain: float = 1, impl: str = "cuda"
 ) -> Tensor:
-    """Filtered, of the same size: `fastgan.layers.upfirdn2d.filter2d`. impl: no meaning."""
+    """Filtered, of the same size: `fastgan.layers.filter2d`. impl: no meaning."""
     check_impl(impl)
     return _filter2d(x, f, padding, flip_filter, gain)
 
@@ -61,7 +58,7 @@ def upsample2d(
     gain: float = 1,
     impl: str = "cuda",
 ) -> Tensor:
-    """`up` times as large: `fastgan.layers.upfirdn2d.upsample2d`. impl: no meaning."""
+    """`up` times as large: `fastgan.layers.upsample2d`. impl: no meaning."""
     check_impl(impl)
     return _upsample2d(x, f, up, padding, flip_filter, gain)
 
@@ -75,7 +72,7 @@ def downsample2d(
     gain: float = 1,
     impl: str = "cuda",
 ) -> Tensor:
-    """`down` times as small: `fastgan.layers.upfirdn2d.downsample2d`. impl: no meaning."""
+    """`down` times as small: `fastgan.layers.downsample2d`. impl: no meaning."""
     check_impl(impl)
     return _downsample2d(x, f, down, padding, flip_filter, gain)
 
@@ -85,14 +82,12 @@ def downsample2d(
 
 def _parse_padding(padding: Scale) -> tuple[int, int, int, int]:
     """(left, right, top, bottom)."""
-    given = [padding, padding] if isinstance(padding, int) else list(padding)
-    x0, x1, y0, y1 = given if len(given) == 4 else (given[0], given[0], given[1], given[1])
-    return x0, x1, y0, y1
+    return sides_of(padding)
 
 
 def _parse_scaling(scaling: Scale) -> tuple[int, int]:
-    x, y = (scaling, scaling) if isinstance(scaling, int) else scaling
-    return x, y
+    """(x, y)."""
+    return scale_of("scaling", scaling)
 
 
 def _get_filter_size(f: Tensor | None) -> tuple[int, int]:
