@@ -206,7 +206,7 @@ def parser() -> argparse.ArgumentParser:
     option = command("versions", "tests and ahead-of-time builds on several pairs of torch and triton")
     option("--python", nargs="+", type=Path, metavar="PATH", help="of environments with fastgan in them")
     option("--only", type=words, metavar="NAME,NAME", help="of lowest,image,newest; default all")
-    option("--tests", type=words, metavar="NAME,NAME", help="of tests/test_NAME.py; default a selection")
+    option("--tests", type=words, metavar="NAME,NAME", help="of tests/*/test_NAME.py; default a selection")
     option("--jobs", **jobs)
     option("--minutes", type=positive, default=40.0, metavar="M", help="tests or builds of a pair, at most")
     option("--out", type=Path, default=RESULTS / "versions.json", metavar="FILE")

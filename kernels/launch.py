@@ -22,7 +22,7 @@ from .numerics import widen
 INTERPRETED = not isinstance(widen, triton.JITFunction)  # TRITON_INTERPRET=1: kernels run on CPU tensors
 
 # Not on AMD: there Triton also specialises on how large a tensor's storage is, which no key here says.
-TESTED = ("3.3.", "3.4.", "3.5.", "3.6.", "3.7.", "3.8.", "3.9.")  # tests/test_launcher.py passes on them
+TESTED = ("3.3.", "3.4.", "3.5.", "3.6.", "3.7.", "3.8.", "3.9.")  # tests/kernels/test_launcher.py passes on them
 CACHED = {"0": False, "1": True}.get(
     os.environ.get("FASTGAN_CACHED_LAUNCH", ""), triton.__version__.startswith(TESTED) and not torch.version.hip
 )

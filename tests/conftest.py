@@ -1,6 +1,7 @@
 import importlib.util
 import os
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 import torch
 
@@ -20,6 +21,10 @@ if not CUDA and interpreter_runs():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # the real kernels, on CPU tensors; before fastgan is imported
 
 import pytest  # noqa: E402
+
+# Helpers that check something say what was compared, as tests do.
+helpers = {path.stem for path in Path(__file__).parent.rglob("*.py") if not path.stem.startswith("test_")}
+pytest.register_assert_rewrite(*helpers - {"conftest", "interpreter"})
 
 if os.environ.get("TRITON_INTERPRET") == "1" and importlib.util.find_spec("triton"):
     import interpreter
@@ -68,6 +73,12 @@ def kernel_device(monkeypatch):
         pytest.skip("no GPU, and TRITON_INTERPRET is not 1: Triton before 3.7 interprets with NumPy below 2.4 alone")
     monkeypatch.setattr("fastgan.operators.dispatch.forced_backend", "triton")
     return torch.device("cuda" if CUDA else "cpu")
+
+
+@pytest.fixture
+def closed_form(monkeypatch):
+    """The formulas in PyTorch, chosen as backend."""
+    monkeypatch.setattr("fastgan.operators.dispatch.forced_backend", "torch")
 
 
 @pytest.fixture

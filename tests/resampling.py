@@ -4,6 +4,7 @@ import itertools
 
 import torch
 
+BLUR = [1.0, 3.0, 3.0, 1.0]  # StyleGAN2's
 EPS = {torch.float64: 2.0**-52, torch.float32: 2.0**-23, torch.float16: 2.0**-23, torch.bfloat16: 2.0**-23}
 
 

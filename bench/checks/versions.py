@@ -46,8 +46,9 @@ TESTED_WITH = ("accelerate", "hypothesis", "lightning-fabric", "matplotlib", "pi
 TESTED_WITH += ("pytest-timeout", "pytest-xdist", "scikit-learn", "scipy", "setuptools>=77,<82", "tensorboard")
 TESTED_WITH += ("torchmetrics", "tqdm", "wheel")
 TESTS = (  # what depends on torch or triton, of a few minutes together
-    *("accuracy", "autograd", "bad_input", "gradients", "import", "launcher", "layouts", "matching", "mmd"),
-    *("objectives", "operators", "penalties", "step"),
+    *("accuracy", "autograd", "bad_input", "criteria", "gradients", "import", "launcher", "layouts", "lists"),
+    *("matching", "matching_signs", "mmd", "mmd_machinery", "objective_arguments", "objectives", "operators"),
+    *("penalties", "step", "step_precision", "step_work"),
 )
 VERSIONS = """
 import json, platform, numpy, torch, triton
@@ -94,7 +95,7 @@ def tried(python: Path, tests: Sequence[str], targets: Sequence[str], jobs: int,
 
 
 def _tests(python: Path, tests: Sequence[str], jobs: int, minutes: float, environ: dict) -> dict:
-    files = [f"tests/test_{name}.py" for name in tests]
+    files = [str(test_file(name).relative_to(environment.ROOT)) for name in tests]
     with tempfile.TemporaryDirectory() as folder:
         xml = Path(folder) / "report.xml"
         command = [str(python), "-m", "pytest", "-p", "no:cacheprovider", "-n", str(jobs), "--dist", "worksteal"]
@@ -106,6 +107,14 @@ def _tests(python: Path, tests: Sequence[str], jobs: int, minutes: float, enviro
         if not xml.exists():
             return {"files": list(tests), "error": (done.stderr or done.stdout).strip().splitlines()[-1]}
         return {"files": list(tests)} | outcomes(xml.read_text(encoding="utf-8"))
+
+
+def test_file(name: str) -> Path:
+    """tests/ROOM/test_NAME.py, in whichever room; no two files of tests have one name."""
+    found = sorted((environment.ROOT / "tests").glob(f"*/test_{name}.py"))
+    if not found:
+        raise ValueError(f"versions: test {name!r}: there is no tests/*/test_{name}.py")
+    return found[0]
 
 
 def outcomes(junit: str) -> dict:
@@ -171,6 +180,9 @@ def run(args) -> int:
     names = [pair.name for pair in PAIRS]
     if unknown := [name for name in args.only or () if name not in names]:
         raise ValueError(f"versions: pair {unknown[0]!r}: expected one of {', '.join(names)}")
+    tests = args.tests or TESTS
+    for name in tests:
+        test_file(name)
     header = environment.describe("cpu")
     header = {key: header[key] for key in ("device", "system", "commit", "dirty", "date", "command")}
     rows = []
@@ -182,7 +194,7 @@ def run(args) -> int:
         with tempfile.TemporaryDirectory(prefix="fastgan-versions-") as folder:
             try:
                 python = made(chosen, Path(folder)) if isinstance(chosen, Pair) else chosen
-                row = tried(python, args.tests or TESTS, TARGETS, jobs, args.minutes)
+                row = tried(python, tests, TARGETS, jobs, args.minutes)
             except NotRun as error:
                 print(f"python -m bench versions: {error}", file=sys.stderr)
                 complete = False

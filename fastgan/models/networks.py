@@ -233,7 +233,8 @@ def outline(
     classes: int | None = None,
 ) -> tuple[nn.Module, nn.Module]:
     """The networks of `build` without memory for their weights, which could be more than there is."""
-    with torch.device("meta"):
+    # Once the compiler has been at work, PyTorch's initialisers draw numbers for meta tensors as well.
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
         return build(sample_shape, latent_dim, width, networks, classes)
 
 

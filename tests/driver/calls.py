@@ -1,4 +1,4 @@
-"""Drives the kernels' launcher over the stand-in driver, in a process of its own (see tests/test_launcher.py):
+"""Drives the kernels' launcher over the stand-in driver, in a process of its own (see tests/kernels/test_launcher.py):
 
     python calls.py FOLDER compare                every case by both ways: JSON, a line a launch
     python calls.py FOLDER keys N SEED [HOLE]     N random calls: do two of one key ever specialise differently?

@@ -1,5 +1,5 @@
 /* A CUDA driver without a device: it remembers what the last launch was given, and says that all went well.
-   Triton's launcher, which is real, is linked against it in tests/test_launcher.py. */
+   Triton's launcher, which is real, is linked against it in tests/kernels/test_launcher.py. */
 #include <cuda.h>
 #include <string.h>
 

@@ -1,0 +1,6 @@
+"""Where the checkout is, for tests that read its files or run processes in it."""
+
+from pathlib import Path
+
+TESTS = Path(__file__).resolve().parent
+ROOT = TESTS.parent
