@@ -385,6 +385,6 @@ SUITE = Suite(
     sentence=sentence,
     pictures={"integrations.png": picture},
     budgets=(0.5, 30.0, 20.0),
-    limits=(1200.0, 400.0),
+    limits=(1800.0, 400.0),
     whole=True,
 )
