@@ -2,9 +2,9 @@
 
 Two forms train the same networks from the same weights on the same rows and latents in the same order: a loop in plain
 PyTorch (`bench/codebases/plain.py`) and `GANTrainer`. Their losses of the first steps, in float64, are held to each
-other, which shows that both train the same thing. In float32 rounding grows with the steps: Adam's first step is the
-sign of a gradient, and rounding decides the sign of one that is all but 0. So the ends are compared over several seeds:
-differences of scores, paired by the seed, against their interval.
+other, which shows that both train the same thing. In float32 rounding grows with the steps: Adam moves a weight by
+about its rate however small the gradient is, and of a gradient that is all but 0 rounding decides where to. So the ends
+are compared over several seeds: differences of scores, paired by the seed, against their interval.
 """
 
 from __future__ import annotations

@@ -55,12 +55,12 @@ def cells(quick: bool = False) -> dict[str, Cell]:
     points, of_points = recipes.find(None, None), ("modes", "high_quality", "tv")
     of_digits = ("coverage", "precision", "recall", "fd_digits_cnn")
     digits = replace(recipes.find(None, 8), steps=1_500)
-    shapes = replace(recipes.find(None, 64), steps=2_000, batch=16, width=8, lr=2e-3)  # the recipe's are a GPU's
+    shapes = replace(recipes.find(None, 64), steps=3_000, batch=16, width=8, lr=2e-3)  # the recipe's are a GPU's
     found = [
         Cell("digits", "digits, 8×8", digits, of_digits, 500, 64),
         Cell("ring", "ring, 8 Gaussians", replace(points, steps=3_000), of_points, 10_000, 1_000),
         Cell("shapes", "shapes, 64×64", shapes, ("precision", "recall"), 2_000, 25),
-        Cell("grid", "grid, 25 Gaussians", replace(points, steps=4_000), of_points, 10_000, 1_000),
+        Cell("grid", "grid, 25 Gaussians", replace(points, steps=8_000), of_points, 10_000, 1_000),
     ]
     if quick:
         found = [c._replace(config=replace(c.config, steps=2 * CLOSE), count=min(c.count, 500)) for c in found]
