@@ -128,7 +128,7 @@ def every_suite(args: argparse.Namespace, arguments: list[str]) -> int:
     """Each in its own process with its share of the time left; what one leaves over, the next ones have."""
     from bench.harness import environment, processes
 
-    begin, failed, names = time.perf_counter(), [], list(SUITES)
+    begin, failed, names = time.perf_counter(), [], [name for name, (share, *_) in SUITES.items() if share]
     folder = args.out or environment.folder(args.device or environment.default_device(), args.quick)
     kept = processes.inherited(arguments, ("--minutes", "--out"))
     drawing = 5 + 3 * len(names)  # seconds

@@ -11,7 +11,8 @@ from bench.harness.environment import RESULTS
 from bench.suites import SUITES
 
 TOP = """Measures what fastgan does against eager PyTorch and torch.compile. Without a command: every suite that fits
-this machine, within --minutes, then tables, pictures and the tables in README.md and docs/."""
+this machine, within --minutes, then tables, pictures and the tables in README.md and docs/. `convergence`, which trains
+for longer than that, runs by its name alone."""
 
 EXAMPLES = """examples:
   python -m bench                                every suite, in at most 10 minutes
@@ -19,6 +20,7 @@ EXAMPLES = """examples:
   python -m bench losses                         every contender, dtype and size on the device at hand
   python -m bench losses --dtypes float32 --sizes 2^18,2^22
   python -m bench lists --only hifigan-d,vits-d --no-compile
+  python -m bench convergence                    does training end at the same place? five seeds, in at most 25 minutes
   python -m bench compare HEAD~3                 this checkout against another commit, in one run, interleaved
   python -m bench gate                           launches, bytes, operators, instructions: as the baseline has them?
   python -m bench gate --update                  they are meant to be otherwise: write the baseline again
@@ -158,7 +160,8 @@ def _suite(option, name: str) -> None:
         option("--only", type=words, metavar="NAME,NAME", help="these alone; an unknown name lists them")
     _common(option, "few cells and few rounds: does it run, not how fast is it")
     option("--budget", type=positive, metavar="S", help=f"most seconds of timing a {cell}, in all processes")
-    option("--limit", type=positive, metavar="S", help=f"start no further {cell} after so many seconds (540, GPU 400)")
+    limit = "1500" if name == "convergence" else "540, GPU 400"
+    option("--limit", type=positive, metavar="S", help=f"start no further {cell} after so many seconds ({limit})")
     processes = "repeat all in so many processes: what differs between runs is then in the intervals"
     option("--processes", type=int, choices=range(1, 33), metavar="P", help=processes)
     option("--quiet", action="store_true", help="print no table")

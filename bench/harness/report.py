@@ -59,8 +59,9 @@ def made_on(env: dict) -> str:
     return text + (f", driver {env['driver']}" if env["driver"] else "") + "."
 
 
-def header(title: str, results: dict, promised: list) -> list[str]:
-    """What a table of results begins with: where, when and how it was made, what was promised, who takes part."""
+def header(title: str, results: dict, promised: list, intervals: str | None = None) -> list[str]:
+    """What a table of results begins with: where, when and how it was made, what was promised, who takes part.
+    intervals: what an interval is, if it is not of rounds and processes."""
     env, processes = results["environment"], results.get("processes", 1)
     lines = [f"# {title} on {env['device']}", "", made_on(env)]
     lines += [
@@ -69,8 +70,8 @@ def header(title: str, results: dict, promised: list) -> list[str]:
         *(*busy(env), ""),
     ]
     if results["contenders"]:
-        lines += [INTERVALS.format(processes=processes) if processes > 1 else ONE_PROCESS, "", "## Promises", ""]
-        lines += [promises.table(promised), "", "## Contenders", ""]
+        rounds = INTERVALS.format(processes=processes) if processes > 1 else ONE_PROCESS
+        lines += [intervals or rounds, "", "## Promises", "", promises.table(promised), "", "## Contenders", ""]
         lines += [*(f"* **{name}**: {what}" for name, what in results["contenders"].items()), ""]
     return lines
 

@@ -45,6 +45,14 @@ def student(confidence: float, freedom: int) -> float:
     return float(stats.t.ppf((1 + confidence) / 2, freedom))
 
 
+def paired(first: Sequence[float], second: Sequence[float], confidence: float = 0.95) -> dict[str, float]:
+    """Mean of the differences first - second, each of one pair, and Student's interval of it; of two pairs or more."""
+    apart = np.asarray(first, dtype=float) - np.asarray(second, dtype=float)
+    mean, n = float(apart.mean()), len(apart)
+    half = student(confidence, n - 1) * float(apart.std(ddof=1)) / math.sqrt(n)
+    return {"mean": mean, "low": mean - half, "high": mean + half}
+
+
 def of_logs(logs: Sequence[float], confidence: float, least: float = 0.0) -> dict[str, float]:
     """Student's interval of exp(mean of logs), its half width at least `least`."""
     n, middle, half = len(logs), float(np.mean(logs)), least

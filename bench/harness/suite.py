@@ -34,6 +34,7 @@ class Suite:
     limits       seconds of a run: on a CPU, on a GPU
     cell         what a cell is called
     whole        no cell is started that may end after the limit
+    intervals    what tables say of intervals, if they are not of rounds and processes
     capture      how to capture a CUDA graph, for contenders whose capture may fail
     """
 
@@ -56,6 +57,7 @@ class Suite:
     limits: tuple[float, float] = (540.0, 400.0)
     cell: str = "configuration"
     whole: bool = False
+    intervals: str | None = None
     capture: Callable | None = None
 
     def chosen(self, device: str, only: Sequence[str] | None, quick: bool) -> list[str]:
@@ -114,7 +116,7 @@ class Suite:
         return results
 
     def markdown(self, results: dict) -> str:
-        lines = report.header(self.title, results, self.promises(results))
+        lines = report.header(self.title, results, self.promises(results), self.intervals)
         lines += self.tables(results, report.kinds_of(results))
         for skipped in results["skipped"]:
             lines += ["", f"Not measured: {self.where(skipped)}: {skipped['why']}."]

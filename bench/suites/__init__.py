@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:  # torch takes seconds to import, and `--help` should not
     from bench.harness.suite import Suite
 
-# name: (share of the time of a run of all, processes it is repeated in, what it is)
+# name: (share of the time of a run of all, processes it is repeated in, what it is); with no share it runs alone
 SUITES = {
     "losses": (0.28, 5, "the loss and its gradients: every contender, dtype and size"),
     "training": (0.12, 1, "whole training steps, images a second"),
@@ -20,6 +20,7 @@ SUITES = {
     "lists": (0.13, 5, "losses of HiFi-GAN, SPADE, Real-ESRGAN, ..., at their own shapes"),
     "batches": (0.08, 3, "the same losses as the batch grows from 1 to 4096"),
     "timeline": (0.03, 1, "one training step, as the profiler sees it"),
+    "convergence": (0.0, 1, "where training ends, with fastgan and without: scores over five seeds"),
 }
 
 
