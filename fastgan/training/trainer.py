@@ -224,7 +224,7 @@ class GANTrainer:
             data, self.config.classes, lambda count: self._rows(count, batch), prepare, self._resumed
         )
         history, last = [], self.step_number + steps
-        with progress_bar(total=steps, unit=" step", unit_scale=False) as bar:
+        with progress_bar(total=steps, unit=" step", unit_scale=False, hidden=ranks.rank() > 0) as bar:
             while self.step_number < last:
                 values = self.step(*next(batches))
                 bar.update(1)

@@ -36,8 +36,8 @@ def test_import_touches_no_gpu_and_no_heavy_library():
 
 
 def test_import_time():
-    """At most 0.3 s beyond `import torch`: the best of three, since others run on this machine too."""
-    code = "import time, torch; t = time.perf_counter(); import fastgan; print(time.perf_counter() - t)"
+    """At most 0.3 s of a core beyond `import torch`, whatever else runs on this machine."""
+    code = "import time, torch; t = time.process_time(); import fastgan; print(time.process_time() - t)"
     seconds = min(float(python(code).stdout) for _ in range(3))
     assert seconds < 0.3
 
