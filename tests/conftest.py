@@ -7,6 +7,9 @@ import torch
 
 CUDA = torch.cuda.is_available()
 
+with torch.device("meta"):  # PyTorch notes, once, which functions a device is for: before a test puts others in place
+    torch.empty(0)
+
 
 def interpreter_runs() -> bool:
     """Not in Triton before 3.7 with NumPy 2.4 and later, where an array of one element is no number."""

@@ -13,7 +13,6 @@ from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from fastgan.data import SIZES
 
@@ -233,22 +232,9 @@ def outline(
     networks: str | None = None,
     classes: int | None = None,
 ) -> tuple[nn.Module, nn.Module]:
-    """The networks of `build` without memory for their weights, which could be more than there is, and without a random
-    number."""
-    with torch.device("meta"), _Undrawn():
+    """The networks of `build` without memory for their weights, which could be more than there is."""
+    with torch.device("meta"):
         return build(sample_shape, latent_dim, width, networks, classes)
-
-
-class _Undrawn(TorchFunctionMode):
-    """Initialisers leave tensors as they are: once the compiler has been at work, PyTorch draws for meta tensors as
-    well, in memory, as many numbers as they have elements."""
-
-    def __torch_function__(self, function, types, args=(), kwargs=None):
-        if function in (Tensor.normal_, Tensor.uniform_) or getattr(function, "__module__", "") == "torch.nn.init":
-            return args[0] if args else kwargs["tensor"]
-        if function is torch.randn:
-            function = torch.empty
-        return function(*args, **(kwargs or {}))
 
 
 GAIN = math.sqrt(2 / (1 + SLOPE**2))  # that keeps the scale through leaky ReLU (He et al. 2015, eq. 15)

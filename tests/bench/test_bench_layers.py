@@ -170,7 +170,7 @@ def test_nvidia_s_operators_are_a_contender_where_they_are(of_two_channels, tmp_
         rows = {row["contender"]: row for row in cell["rows"]}
         assert rows[layers.NVIDIA]["host_us"]["median"] > 0
     for name in [name for name in sys.modules if name.split(".")[0] == "torch_utils"]:
-        monkeypatch.delitem(sys.modules, name)
+        del sys.modules[name]
 
 
 def test_promises_of_a_gpu():
