@@ -322,7 +322,7 @@ def mosaic(images: np.ndarray) -> np.ndarray:
 def picture(results: dict, path: Path) -> None:
     """Samples of both forms, one above the other, from the same latents, with the scores of that seed."""
     found = results["cells"]
-    figure, axes = report.subplots(2, max(len(found), 1), 4.3 * max(len(found), 1), 11)
+    figure, axes = report.subplots(2, max(len(found), 1), 4.3 * max(len(found), 2), 11)
     for cell, pair in zip(found, axes.T):
         rows = {row["contender"]: row for row in cell["rows"]}
         for axis, name in zip(pair, FORMS):
