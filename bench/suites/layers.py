@@ -91,29 +91,30 @@ def draw(call: LayerCall, device: str, generator: torch.Generator) -> Batch:
 
 
 def eager(call: LayerCall) -> Apply:
-    function, settings = getattr(stylegan, call.op), call.settings
-    if call.op == "filtered_lrelu":
-        return lambda x, b, fu, fd: function(x, fu, fd, b, **settings)
-    return lambda x, b, *f: function(x, *(f or (b,)), **settings)
+    return _applied(getattr(stylegan, call.op), call, call.settings)
 
 
 def ours(call: LayerCall) -> Apply:
-    settings = dict(call.settings)
-    if call.op == "bias_act":
-        settings = {"act": "lrelu"} | settings
-        return lambda x, b: fastgan.layers.bias_act(x, b, **settings)
-    if call.op == "filtered_lrelu":
-        padding = list(settings.pop("padding"))
-        return lambda x, b, fu, fd: fastgan.layers.filtered_lrelu(x, fu, fd, b, padding=padding, **settings)
-    return lambda x, b, f: fastgan.layers.upfirdn2d(x, f, **settings)
+    return _applied(getattr(fastgan.layers, call.op), call, _upstreams(call))
 
 
 def nvidias(call: LayerCall) -> Apply:
-    function = getattr(importlib.import_module(f"torch_utils.ops.{call.op}"), call.op)
+    module = importlib.import_module(f"torch_utils.ops.{call.op}")
+    return _applied(getattr(module, call.op), call, _upstreams(call))
+
+
+def _upstreams(call: LayerCall) -> dict:
+    """The call's settings, as NVIDIA's operators and ours take them."""
+    if call.op == "bias_act":
+        return {"act": "lrelu"} | call.settings
     if call.op == "filtered_lrelu":
-        settings = call.settings | {"padding": list(call.settings["padding"])}
+        return call.settings | {"padding": list(call.settings["padding"])}
+    return call.settings
+
+
+def _applied(function: Callable[..., Tensor], call: LayerCall, settings: dict) -> Apply:
+    if call.op == "filtered_lrelu":
         return lambda x, b, fu, fd: function(x, fu, fd, b, **settings)
-    settings = {"act": "lrelu"} | call.settings if call.op == "bias_act" else call.settings
     return lambda x, b, *f: function(x, *(f or (b,)), **settings)
 
 
