@@ -15,6 +15,7 @@ backward pass. Any network works, wrapped in nothing, and NCCL's all-reduce can 
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -70,6 +71,9 @@ def distributed(device: torch.device | str | None = None) -> Iterator[World]:
     store, number, size = next(dist.rendezvous("env://"))
     store = dist.PrefixStore(f"restart {restarts}", store)
     group = {"store": store, "rank": number, "world_size": size}
+    # Its functions have the group of import time as a default argument. Imported later, as torch.compile and optimizers
+    # do, they would hold this one, and gloo's threads would outlive destroy_process_group and abort the exit.
+    importlib.import_module("torch.distributed.nn")
     dist.init_process_group("nccl" if cuda else "gloo", device_id=place if cuda else None, **group)
     try:
         yield World(dist.get_rank(), dist.get_world_size(), place, restarts)

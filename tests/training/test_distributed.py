@@ -51,10 +51,12 @@ OPTIONS = {
 SPLITS = [[(0, 6), (6, 12)], [(0, 9), (9, 12)]]
 
 RANKS = """
+import weakref
 folder, options = pathlib.Path(sys.argv[1]), json.loads(sys.argv[2])
 SPLITS = json.loads(sys.argv[3])
 with distributed() as world:
     assert world.size == 2 and world.device.type == "cpu" and world.writes == (world.rank == 0)
+    group = weakref.ref(torch.distributed.group.WORLD)
     for name, chosen in options.items():
         for split in SPLITS:
             first, last = split[world.rank]
@@ -75,6 +77,7 @@ with distributed() as world:
         make().step(DATA[: 4 * (1 - world.rank)], uneven=True)
     except ValueError as error:
         (folder / f"empty {world.rank}").write_text(str(error))
+(folder / f"group {world.rank}").write_text("gone" if group() is None else "held")
 """
 
 
@@ -132,6 +135,11 @@ def test_ranks_train_resume_and_report_like_one_process(folder):
         assert (
             folder / f"empty {rank}"
         ).read_text() == "real: got [4, 0] samples on the ranks, expected at least 1 on each"
+
+
+def test_nothing_holds_the_group_after_training(folder):
+    """A group that is held keeps gloo's threads, which may abort a process as it ends."""
+    assert [(folder / f"group {rank}").read_text() for rank in (0, 1)] == ["gone", "gone"]
 
 
 RESTARTED = """
