@@ -251,7 +251,9 @@ def elementwise(terms: Terms, k: int) -> Tensor:
     """phi of every logit of term k, masked; by PyTorch's own operators, which autograd follows."""
     x, y, mask = list(terms.each())[k][:3]
     if terms.criterion == "sigmoid_cross_entropy" and y.__class__ is float and y in (0.0, 1.0):
-        values = F.softplus(-x if y else x, 1.0, 50.0)  # one operator; by its own threshold float64 loses digits
+        # PyTorch's BCE loses digits in the gradient, softplus by its default threshold in float64.
+        values = F.softplus(-x if y else x, 1.0, 50.0)
+        values = values + 0.0 * (x if y else x.clamp(max=0.0)).detach()  # NaN at the infinities at which BCE is NaN
     else:
         values = CRITERIA[terms.criterion].value(x, y)
     return values if mask is None else values * mask

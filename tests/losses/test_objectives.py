@@ -299,3 +299,17 @@ def test_a_weight_of_infinity(device):
     x = torch.tensor([1.0, -2.0], dtype=torch.float64, device=device)
     for dtype in (torch.float64, torch.float32):
         assert fastgan.generator_loss(x.to(dtype), weight=float("inf")).item() == float("inf")
+
+
+@pytest.mark.parametrize("label", [1.0, 0.0])
+@pytest.mark.parametrize("reduction", ["sum", "none"])
+def test_infinite_logits_that_are_not_averaged(label, reduction):
+    """NaN and the gradients of PyTorch's own loss."""
+    values = torch.tensor([float("inf"), 1.0, -float("inf"), float("nan")])
+    ours, eager = (values.clone().requires_grad_() for _ in range(2))
+    loss = fastgan.criterion_loss(ours, label, reduction=reduction)
+    want = F.binary_cross_entropy_with_logits(eager, torch.full_like(eager, label), reduction=reduction)
+    torch.testing.assert_close(loss, want, rtol=1e-6, atol=0, equal_nan=True)
+    loss.sum().backward()
+    want.sum().backward()
+    torch.testing.assert_close(ours.grad, eager.grad, rtol=1e-6, atol=0, equal_nan=True)
