@@ -23,6 +23,9 @@ def shortened(value: object) -> str:
 
 
 def number(name: str, value: object, expected: str = "a number") -> float:
+    """A number as Python's float: neither kernels nor JSON accept NumPy's."""
+    if value.__class__ is float:
+        return value
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name}: got {type(value).__name__}, expected {expected}")
     try:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 ROOMS = ("formulas", "kernels", "cpu", "operators", "losses")  # each imports others of them alone
+FILES = ("gradients.py", "checks.py")
 REPLACED = {
     "import numpy as np\n": "",
     "torch.from_numpy(np.array(rows, ": "torch.tensor(rows, dtype=(",
@@ -63,7 +64,7 @@ def public() -> str:
 def export(out: Path) -> Path:
     """Writes the folder; returns that of the package in it."""
     paths = [path for room in ROOMS for path in sorted((ROOT / "fastgan" / room).glob("*.py"))]
-    paths.append(ROOT / "fastgan" / "gradients.py")
+    paths += [ROOT / "fastgan" / name for name in FILES]
     names = [path.relative_to(ROOT / "fastgan") for path in paths]
     files = {name: relative(path.read_text(encoding="utf-8"), len(name.parts) - 1) for name, path in zip(names, paths)}
     files[Path("__init__.py")] = public()

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from numbers import Integral, Real
+from numbers import Integral
 
 import torch
 from torch import Tensor
+
+from fastgan import checks
 
 Scale = int | Sequence[int]  # one for both axes, or (x, y)
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -53,7 +55,7 @@ def sides_of(padding: Scale) -> tuple[int, int, int, int]:
 
 def number(name: str, value: float) -> float:
     """A finite number."""
-    _real(name, value)
+    checks.number(name, value)
     if not abs(value) < MOST:
         raise ValueError(f"{name}: got {value}, expected a finite number")
     return float(value)
@@ -63,15 +65,10 @@ def clamp_of(value: float | None) -> float:
     """A clamp; infinity for none, and for one that no result reaches."""
     if value is None:
         return math.inf
-    _real("clamp", value)
+    checks.number("clamp", value)
     if not value >= 0:
         raise ValueError(f"clamp: got {float(value)}, expected a number of at least 0, or None for no limit")
     return float(value) if value < MOST else math.inf
-
-
-def _real(name: str, value: float) -> None:
-    if value.__class__ is not float and (isinstance(value, bool) or not isinstance(value, Real)):
-        raise TypeError(f"{name}: got {type(value).__name__}, expected a number")
 
 
 def boolean(name: str, value: bool) -> None:

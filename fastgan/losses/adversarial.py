@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from fastgan.checks import number
 from fastgan.formulas import criteria
 from fastgan.formulas.objectives import find
 from fastgan.formulas.results import ValueAndGrad
@@ -26,7 +27,6 @@ from fastgan.losses.arguments import (
     derivative_refused,
     grad_scale_of,
     listed,
-    number,
     pairs,
     refuse_weights,
     scalar,

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from numbers import Real
 
 import torch
 from torch import Tensor
 
+from fastgan.checks import number
 from fastgan.formulas import criteria
 from fastgan.operators.dispatch import derivative_expected
 
@@ -114,13 +114,6 @@ def check_label(name: str, label: float, criterion: str) -> None:
 def choice(name: str, value: str | None, choices: Sequence[str | None]) -> None:
     if value not in choices:
         raise ValueError(f"{name}: got {value!r}, expected {' or '.join(map(repr, choices))}")
-
-
-def number(name: str, value: float) -> float:
-    """The argument as Python's float: kernels accept no NumPy number and no fraction."""
-    if value.__class__ is not float and (isinstance(value, bool) or not isinstance(value, Real)):
-        raise TypeError(f"{name}: got {type(value).__name__}, expected a number")
-    return float(value)
 
 
 def scalar(name: str, value: float | Tensor, dtype: torch.dtype, device: torch.device) -> Tensor:

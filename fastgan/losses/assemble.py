@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from fastgan.checks import number
 from fastgan.formulas import criteria
 from fastgan.formulas.objectives import Objective, find, mean_of
 from fastgan.formulas.terms import Terms, wide_dtype, widen
@@ -20,7 +21,6 @@ from fastgan.losses.arguments import (
     expanded,
     index,
     listed,
-    number,
     refuse_weights,
 )
 

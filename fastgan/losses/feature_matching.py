@@ -15,9 +15,10 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from fastgan.checks import number
 from fastgan.formulas.results import ValueAndGrad
 from fastgan.formulas.terms import Terms
-from fastgan.losses.arguments import check_logits, choice, derivative_refused, grad_scale_of, index, number
+from fastgan.losses.arguments import check_logits, choice, derivative_refused, grad_scale_of, index
 from fastgan.operators import adversarial as operators
 from fastgan.operators import matching
 from fastgan.operators.dispatch import transforms_active

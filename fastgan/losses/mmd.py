@@ -14,8 +14,9 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from fastgan.checks import number
 from fastgan.formulas.mmd import MMDSettings
-from fastgan.losses.arguments import choice, derivative_refused, floating, grad_scale_of, number
+from fastgan.losses.arguments import choice, derivative_refused, floating, grad_scale_of
 from fastgan.operators import mmd as operators
 
 KERNELS = ("gaussian", "rational_quadratic", "energy")

@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from fastgan.checks import number
 from fastgan.formulas.objectives import find
 from fastgan.losses import adversarial
-from fastgan.losses.arguments import Logits, number
+from fastgan.losses.arguments import Logits
 
 
 class _Loss(nn.Module):

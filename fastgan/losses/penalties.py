@@ -22,8 +22,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from fastgan.checks import number
 from fastgan.losses.adversarial import criterion_loss
-from fastgan.losses.arguments import Logits, listed, number
+from fastgan.losses.arguments import Logits, listed
 
 
 def r1_penalty(discriminator: Callable[[Tensor], Logits], real: Tensor, gamma: float = 1.0) -> Tensor:

@@ -15,7 +15,7 @@ ARROWS = {
     "reference": ("formulas",),
     "cpu": ("formulas",),
     "operators": ("kernels", "cpu", "formulas"),
-    "losses": ("operators", "formulas"),
+    "losses": ("operators", "formulas", "checks"),
     "layers": ("operators", "formulas", "checks"),
     "compat": ("losses", "layers", "formulas", "gradients"),
     "gradients": ("losses",),
