@@ -2,7 +2,7 @@
 
 import triton
 
-if tuple(map(int, triton.__version__.split(".")[:2])) < (3, 3):  # before: no kernel takes a tuple of tensors
+if tuple(map(int, triton.__version__.split(".")[:2])) < (3, 3):  # older ones: no tuples of tensors as arguments
     raise ImportError(f"fastgan.kernels needs triton 3.3 or newer, got triton {triton.__version__}")
 
 from .adversarial import adversarial

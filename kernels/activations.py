@@ -1,7 +1,7 @@
 """The activations of `bias_act`: value, first and second derivative, as device functions of v = x + b.
 
-A derivative comes multiplied by what it is the derivative for, so that a piecewise linear activation selects, as eager
-PyTorch does, and 0 times infinity cannot arise. Near a zero of the result nothing cancels that need not:
+The functions for derivatives multiply them by the incoming gradient. So a piecewise linear activation selects, as in
+eager PyTorch, and 0 times infinity cannot arise. Near a zero of the result these forms avoid cancellation:
 
     tanh'(v) = sech^2 v, not 1 - tanh^2 v        elu(v) = expm1(v), not e^v - 1        1 - sigmoid(v) = sigmoid(-v)
 """
@@ -77,7 +77,7 @@ def activation(v, alpha, ACT: tl.constexpr):
 
 @triton.jit
 def times_slope(g, v, alpha, ACT: tl.constexpr):
-    """g act'(v). For linear, relu and lrelu v may be anything of the same sign."""
+    """g act'(v). For linear, relu and lrelu only the sign of v counts."""
     if ACT == "relu":
         found = tl.where(v <= 0, 0.0, g)
     elif ACT == "lrelu":
@@ -106,7 +106,7 @@ def times_slope(g, v, alpha, ACT: tl.constexpr):
 
 @triton.jit
 def times_curvature(g, v, ACT: tl.constexpr):
-    """g act''(v), of the activations that have one."""
+    """g act''(v), for the activations with a curvature."""
     if ACT == "elu":
         found = tl.where(v < 0, g * exp_minus_abs(v), 0.0)
     elif ACT == "selu":

@@ -2,9 +2,10 @@
 
     L = sum_k  w_k mean_i phi(x_k[i], y_k)          dL/dx_k[i] = w_k / n_k  phi'(x_k[i], y_k)
 
-A term is (logits x_k, label y_k, weight w_k). Programs [ends[k-1], ends[k]) own term k. Each walks its tiles with a
-stride, float32 in the lanes, float64 across them; the last program to finish (a ticket) adds the partial sums in a
-fixed order, so that a result is bit-identical from run to run. Small problems run as a single program with no atomics.
+A term is (logits x_k, label y_k, weight w_k). Programs [ends[k-1], ends[k]) own term k. Each walks over its tiles with
+a stride, and sums in float32 within lanes and in float64 across them. The last program to finish, known by a ticket,
+adds the partial sums in a fixed order: a result is bit-identical from run to run. Small problems run as a single
+program with no atomics.
 """
 
 from __future__ import annotations
@@ -32,30 +33,30 @@ def adversarial_kernel(
     grads,  # K pointers of the logits' dtype: where scale * dL/dx_k goes; or None
     partners,  # K pointers: subtracted from the logits, element by element; or None
     partner_grads,  # K pointers: where the negative of the gradient goes; or None
-    targets,  # K pointers: a label for every logit; or None, then labels
+    targets,  # K pointers: a label for every logit; or None: `labels`
     masks,  # K pointers: a weight for every logit; or None
     sizes,  # K ints, each through `odd`
     ends,  # K ints, each through `odd`: programs [ends[k-1], ends[k]) own term k
-    labels,  # K floats, and what float32 dropped of them
+    labels,  # K floats, and their rounding errors in float32
     labels_lo,
-    weights,  # K floats, and what float32 dropped of them
+    weights,  # K floats, and their rounding errors in float32
     weights_lo,
-    factor,  # float and what float32 dropped of it: multiplies the gradients only
+    factor,  # float and its rounding error in float32: multiplies the gradients only
     scale,  # 0-d, or [K], on the device: multiplies the gradients only, before they are rounded; or None
     shift,  # [K] on the device: subtracted from the logits of each term; or None
-    loss,  # 0-d ACC: L; or None, then nothing is summed
+    loss,  # 0-d ACC: L; or None: no value is computed
     terms,  # [K, 3] ACC: weighted loss, mean logit, share D classifies rightly; or None
     partials,  # [3, MAX_PROGRAMS] float64 scratch
     counter,  # [MAX_TERMS + 1] int32, zero before and after
     CRITERION: tl.constexpr,
     N_REAL: tl.constexpr,  # the first N_REAL terms are real data, the others generated
     SCALE_PER_TERM: tl.constexpr,
-    SINGLE: tl.constexpr,  # one program does it all
+    SINGLE: tl.constexpr,  # one program does all the work
     BLOCK: tl.constexpr,
     AHEAD: tl.constexpr,
     MAX_PROGRAMS: tl.constexpr,
     MAX_TERMS: tl.constexpr,
-    FEW: tl.constexpr,  # terms that one program adds up; of more, each term's last program adds up its own
+    FEW: tl.constexpr,  # one program adds up at most FEW terms; of more, the last program of each term adds it up
 ):
     K: tl.constexpr = len(logits)
     GRAD: tl.constexpr = (grads is not None) or (partner_grads is not None)
@@ -99,8 +100,8 @@ def adversarial_kernel(
         if loss is not None:
             tl.store(loss, total.to(loss.dtype.element_ty))
     else:
-        # Which term is this program's: a chain of selects, so that there is one copy of the tile code and the pointers
-        # stay kernel parameters (16-byte aligned, baked into a graph's node).
+        # A chain of selects finds this program's term. So there is one copy of the tile code, and the pointers stay
+        # kernel parameters (16-byte aligned, stored in a graph's node).
         pid = tl.program_id(0)
         x_ptr = logits[0]
         g_ptr = grads[0] if grads is not None else None
@@ -147,10 +148,10 @@ def adversarial_kernel(
             CRITERION, GRAD, terms is not None, BLOCK, AHEAD, ACC,
         )  # fmt: skip
         if loss is not None:
-            tl.store(partials + pid, value)  # scalar stores: by the thread that takes the ticket below
+            tl.store(partials + pid, value)  # scalar stores: made by the thread that takes the ticket below
             tl.store(partials + MAX_PROGRAMS + pid, logit)
             tl.store(partials + 2 * MAX_PROGRAMS + pid, below)
-            tl.debug_barrier()  # Triton 3.6 puts none between a store and the atomic; needed if the stores are widened
+            tl.debug_barrier()  # Triton 3.6 inserts none between a store and the atomic; vector stores would need it
             if K <= FEW:
                 ticket = tl.atomic_add(counter, 1, sem="acq_rel", scope="gpu")
                 if ticket == plain(ends[K - 1]) - 1:  # the last program: every partial sum is visible
@@ -177,7 +178,7 @@ def adversarial_kernel(
                     value, logit, below = sum_three(values, logits_, belows)
                     part = write_term(terms, term, term < N_REAL, value, logit, below, n, weight)
                     tl.atomic_xchg(counter + 1 + term, 0, sem="relaxed")
-                    tl.store(partials + begin, part)  # where this term's first partial sum was, which is used up
+                    tl.store(partials + begin, part)  # over this term's first partial sum, which is no longer needed
                     tl.debug_barrier()
                     ticket = tl.atomic_add(counter, 1, sem="acq_rel", scope="gpu")
                     if ticket == K - 1:
@@ -189,22 +190,22 @@ def adversarial_kernel(
                         tl.atomic_xchg(counter, 0, sem="relaxed")
 
 
-SINGLE_BELOW = 8192  # logits in all; below, one program is done before a ticket would be drawn
-FEW = 4  # terms; of more, a single program's code, one copy of the tiles a term, would be too long
-LONG = 24  # terms; the selects among more terms' arguments need registers of their own
+SINGLE_BELOW = 8192  # logits in all; below, one program finishes before several would draw tickets
+FEW = 4  # terms; a single program has a copy of the tile code for each term: for more it would be too long
+LONG = 24  # terms; for more, the selects among the terms' arguments need extra registers
 
 
-@functools.lru_cache(maxsize=1024)  # to plan for 54 maps takes longer than to launch
+@functools.lru_cache(maxsize=1024)  # planning 54 maps takes longer than launching
 def blocks(
     sizes: Sequence[int], dtype: torch.dtype, processors: int, streams: int = 1
 ) -> tuple[dict, dict, tuple[int, ...]]:
-    """(SINGLE, BLOCK and AHEAD, compiler options, ends): how many programs each term gets, in proportion to its tiles.
+    """({SINGLE, BLOCK, AHEAD}, compiler options, ends). Each term gets programs in proportion to its tiles.
     streams: how many tensors are read for each logit.
 
-    A large problem gets as many programs as run at once on the multiprocessors, by the registers of their 128 threads.
-    Chosen by `python -m bench tune` on an H200 among those whose tile loop spills on no supported architecture: in
-    float32 many programs of small tiles; in half precision, where arithmetic is the limit, larger ones. Each reads a
-    tile ahead.
+    A large problem gets as many programs as fit on the multiprocessors at once, given the registers of 128 threads.
+    `python -m bench tune` chose the sizes on an H200, among those whose tile loop spills on no supported architecture:
+    in float32 many programs of small tiles; in half precision, where arithmetic is the limit, larger tiles. Each
+    program reads a tile ahead.
     """
     total, double = sum(sizes), dtype == torch.float64
     least = 128 * 16 // dtype.itemsize  # a thread reads 16 bytes at once
@@ -248,7 +249,7 @@ def plan(
     shift: torch.dtype | None,
     scale_per_term: bool,
 ) -> Plan:
-    """A plan is kept, because every step of a training has the same few: to make one takes longer than to launch."""
+    """Cached: the steps of a training repeat a few plans, and making one takes longer than launching."""
     double = dtype == torch.float64
     streams = 1 + partners + (targets is not None) + (masks is not None)
     shape, options, ends = blocks(sizes, dtype, processors(device), streams)
@@ -271,8 +272,8 @@ def plan(
 
 
 def _terms_of(batches: Sequence[Tensor], split: int) -> list[Tensor]:
-    """The real rows of batches of both sides, then the generated ones: real first in a batch for split > 0, generated
-    first for split < 0."""
+    """The real rows of each batch of both sides, then the generated rows of each. split > 0: a batch has its real rows
+    first; split < 0: its generated rows."""
     order = 1 if split > 0 else -1
     halves = [(x[: abs(split)], x[abs(split) :])[::order] for x in batches]
     return [real for real, _ in halves] + [fake for _, fake in halves]
@@ -297,18 +298,18 @@ def adversarial(
     scale: Tensor | None = None,
     factor: float = 1.0,
 ) -> tuple[Tensor | None, Tensor | None, list[Tensor] | None]:
-    """(loss, terms, grads) of the terms (logits[k], labels[k], weights[k]), each None unless asked for: one launch for
+    """(loss, terms, grads) of the terms (logits[k], labels[k], weights[k]), each None unless requested: one launch for
     every MAX_TERMS terms.
 
     logits: tensors of one floating dtype on one device, of any shapes; checked by the caller. loss is 0-d and terms is
     (K, 3), float32 (float64 for float64 logits); grads have the shapes and dtype of the logits, times `factor` and
     `scale` (one element, or one a term, on the device), both applied in float32 before rounding.
-    partners: as the logits, in shape and dtype; subtracted from them. With `partner_gradient`, their gradients come
-    after those of the logits in `grads`.
+    partners: subtracted from the logits; of the same shapes and dtype. With `partner_gradient`, their gradients follow
+    those of the logits in `grads`.
     targets, masks: a label and a weight for every logit, of one floating dtype each; they expand to the logits' shape.
     shift: one number a term, on the device; subtracted from its logits.
-    split: each of `logits` is a batch of |split| real rows and then generated ones, or for a negative `split` of that
-    many generated rows and then real ones. The terms are the real parts, then the generated ones; the gradients are
+    split: if not 0, each of `logits` is a batch of both sides. It begins with `split` real rows or, if `split` is
+    negative, with -split generated rows. The terms are the real parts, then the generated parts; the gradients are
     those of whole batches.
     """
     if len(weights) > MAX_TERMS:
@@ -329,7 +330,7 @@ def adversarial(
         logits, grads = _terms_of(logits, split), _terms_of(grads, split)
     given = [*logits, *partners, *targets, *masks]
     if split:
-        given += grads  # the second half of a batch begins anywhere
+        given += grads  # the second half of a batch may be misaligned
     if scale is not None:
         scale = packed(scale)
         given.append(scale)

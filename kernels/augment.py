@@ -1,16 +1,16 @@
-"""Differentiable augmentation of images, colour and geometry, in one launch; its derivative and that one's likewise.
+"""Differentiable augmentation of images, colour and geometry, and its derivatives of any order, each in one launch.
 
     map        out = G (K x + b)        K x = c s x + c (1 - s) m + (1 - c) M,  m: mean of a pixel's channels,
     linear     out = G K x                                                     M: mean of the sample
     transpose  out = K G' x             G: flip, translation, cutout
 
-`fastgan.formulas.augment` derives it. Each pixel that is written comes from one that is read, so a launch reads x for M
-and once more, mostly from cache, to write the result. With a contrast of 1, M is not needed and not computed.
+`fastgan.formulas.augment` derives these forms. Each written pixel comes from one read pixel. So a launch reads x once
+for M, and once more, mostly from cache, to write the result. With a contrast of 1, M is not needed and not computed.
 
-If there are many samples, a program owns one. If there are few, several programs share one, and M is a sum of theirs.
-They take tickets: the first ones add up, the later ones wait until all sums are there, and write. A program waits only
-for earlier tickets. Those programs run already and wait for nobody, so the launch ends, however few programs a GPU runs
-at once. Sums are taken in a fixed order: a result is bit-identical from run to run.
+If there are many samples, a program owns one. If there are few, several programs share one and add up parts of M. They
+take tickets: the first half computes sums; the second half waits until all sums are stored, and writes. A program waits
+only for earlier tickets, whose programs run already and do not wait. So the launch ends, however few programs a GPU
+runs at once. Sums are added in a fixed order: a result is bit-identical from run to run.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from .workspace import MAX_PROGRAMS, workspace
 
 @triton.jit
 def _place(p, W: tl.constexpr, flipped, TRANSPOSE: tl.constexpr):
-    """Row and column of pixels; of the transpose, the column before the flip."""
+    """Row and column of pixels; for the transpose, the column before the flip."""
     row = p // W
     column = p - row * W
     if TRANSPOSE:
@@ -41,7 +41,7 @@ def _place(p, W: tl.constexpr, flipped, TRANSPOSE: tl.constexpr):
 
 @triton.jit
 def _written(row, column, place, H: tl.constexpr, W: tl.constexpr):
-    """Whether pixels of the map's result show one of x: not cut out, and not moved in from outside."""
+    """Whether pixels of the map's result come from x: they are not cut out and not moved in from outside."""
     down, right, top, left, bottom, end = place
     from_row, from_column = row + down, column + right
     inside = (from_row >= 0) & (from_row < H) & (from_column >= 0) & (from_column < W)
@@ -53,8 +53,8 @@ def _tile_sum(
     x, at, inside, place, C: tl.constexpr, H: tl.constexpr, W: tl.constexpr,
     CHANNELS_LAST: tl.constexpr, TRANSPOSE: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
-    """[LANES // V]: sums of some elements of a sample; for the transpose, of those that the map writes. Loads have no
-    mask but the tail's, so that they stay wide."""
+    """[LANES // V]: sums over a tile of a sample; for the transpose, only of elements that the map writes. Only the
+    tail's loads have a mask, so that the others stay wide."""
     V: tl.constexpr = 128 // x.dtype.element_ty.primitive_bitwidth
     other: tl.constexpr = None if inside is None else 0.0
     v = widen(tl.load(x + at, mask=inside, other=other), ACC)
@@ -89,10 +89,10 @@ def _write(
     out,
     first,  # tiles first, first + stride, ... of BLOCK pixels are written
     stride,
-    total,  # of the sample, float64
+    total,  # sum of the sample, float64
     s,
     c,
-    brightness,  # this sample's; or None
+    brightness,  # pointer to this sample's; or None
     flipped,
     place,
     C: tl.constexpr,
@@ -106,10 +106,10 @@ def _write(
     ACC: tl.constexpr = s.dtype
     SC: tl.constexpr = 1 if CHANNELS_LAST else H * W
     SP: tl.constexpr = C if CHANNELS_LAST else 1
-    nothing = tl.zeros((), ACC) * -1.0  # -0.0 + v is v, to the bit; Triton reads a constant -0.0 as 0.0
-    # mean - mean: of an infinite mean eager PyTorch, which subtracts it, makes NaN.
+    minus_zero = tl.zeros((), ACC) * -1.0  # -0.0 + v is v, to the bit; Triton reads a constant -0.0 as 0.0
+    # mean - mean: NaN for an infinite mean, as in eager PyTorch, which subtracts the mean.
     mean = (total / (C * H * W)).to(ACC)
-    shift = tl.where(c != 1.0, (1.0 - c) * mean + (mean - mean), nothing)
+    shift = tl.where(c != 1.0, (1.0 - c) * mean + (mean - mean), minus_zero)
     if brightness is not None:
         b = tl.load(brightness).to(ACC)
         shift = tl.where(b != 0.0, shift + b, shift)
@@ -136,7 +136,7 @@ def _write(
             v = tl.load(x + (channel * SC + q * SP), mask=(channel < C) & inside, other=0.0)
             v = widen(v, ACC)
             sums = tl.sum(v, axis=0)
-            added = tl.where(coloured, grey * sums + (sums - sums), nothing) + shift
+            added = tl.where(coloured, grey * sums + (sums - sums), minus_zero) + shift
             v = v * scale + added
             if not TRANSPOSE:
                 v = tl.where(inside, v, 0.0)
@@ -148,7 +148,7 @@ def _write(
                     at = k + channel
                     v = tl.load(x + (at * SC + q * SP), mask=(at < C) & inside, other=0.0)
                     sums += tl.sum(widen(v, ACC), axis=0)
-            added = tl.where(coloured, grey * sums + (sums - sums), nothing) + shift
+            added = tl.where(coloured, grey * sums + (sums - sums), minus_zero) + shift
             for k in range(0, C, CHANNELS):
                 at = k + channel
                 v = tl.load(x + (at * SC + q * SP), mask=(at < C) & inside, other=0.0)
@@ -162,7 +162,7 @@ def _write(
 def augment_kernel(
     x,  # N samples of C H W elements each, one after the other, NCHW or channels_last
     out,  # likewise
-    brightness,  # [N] float32: b; or None: not the map but a linear form
+    brightness,  # [N] float32: b; or None for a linear form
     saturation,  # [N] float32: s
     contrast,  # [N] float32: c
     translation,  # [N, 2] int32: rows, columns
@@ -170,9 +170,9 @@ def augment_kernel(
     size,  # [N, 2] int32: of the cutout; 0: none
     flip,  # [N] bool
     samples,  # N
-    parts,  # programs that share the sum, and as many that share the writing, of one sample; 1: one does both
+    parts,  # programs that share a sample's sum, and as many that share its writing; 1: one program does both
     partials,  # [MAX_PROGRAMS] float64 scratch; or None for one part
-    counters,  # int32, zero before and after: tickets, and who is done with its sum or with waiting
+    counters,  # int32, zero before and after: tickets, and how many programs have stored a sum or stopped waiting
     C: tl.constexpr,
     H: tl.constexpr,
     W: tl.constexpr,
@@ -211,7 +211,7 @@ def augment_kernel(
         _write(x, out, 0, 1, total, s, c, b, flipped, place, C, H, W, CHANNELS_LAST, TRANSPOSE, CHANNELS, BLOCK)
     elif ticket < half:
         tl.store(partials + unit, total)
-        tl.debug_barrier()  # Triton 3.6 puts none between a store and the atomic
+        tl.debug_barrier()  # Triton 3.6 inserts none between a store and the atomic
         tl.atomic_add(counters + 1, 1, sem="acq_rel", scope="gpu")
     else:
         while tl.atomic_add(counters + 1, 0, sem="acquire", scope="gpu") < half:
@@ -219,9 +219,9 @@ def augment_kernel(
         i = tl.arange(0, PARTS)
         sums = tl.load(partials + n * parts + i, mask=i < parts, other=0.0, cache_modifier=".cg")
         total = tl.sum(sums, axis=0)
-        tl.debug_barrier()  # every thread has read
+        tl.debug_barrier()  # until every thread has read
         done = tl.atomic_add(counters + 1, 1, sem="acq_rel", scope="gpu")
-        if done == 2 * half - 1:  # the last one: every ticket is taken, nobody waits any more
+        if done == 2 * half - 1:  # the last one: every ticket is taken, and no program waits any more
             tl.atomic_xchg(counters, 0, sem="relaxed")
             tl.atomic_xchg(counters + 1, 0, sem="relaxed")
         _write(x, out, part, parts, total, s, c, b, flipped, place, C, H, W, CHANNELS_LAST, TRANSPOSE, CHANNELS, BLOCK)
@@ -229,7 +229,7 @@ def augment_kernel(
 
 @triton.jit
 def _below(u, count):
-    """A whole number from 0 to count - 1. u is a multiple of 2^-24 below 1, and u * count, rounded, is below count."""
+    """A whole number from 0 to count - 1. u is a multiple of 2^-24 below 1; u * count, even rounded, is below count."""
     return (u * count.to(tl.float32)).to(tl.int32)
 
 
@@ -238,7 +238,7 @@ def _below(u, count):
 )
 def draw_kernel(
     u,  # [n, 12] float32, uniform in [0, 1)
-    p,  # 0-d, floating; or None: `chance`
+    p,  # 0-d, floating; or None: `chance` is used
     chance,  # float
     brightness,  # the seven results, as `augment_kernel` reads them
     saturation,
@@ -253,7 +253,7 @@ def draw_kernel(
     right,
     rows,  # of a cutout
     columns,
-    row_places,  # of its centre
+    row_places,  # where its centre may be
     column_places,
     BLOCK: tl.constexpr,
 ):
@@ -283,18 +283,18 @@ def draw_kernel(
     tl.store(flip + i, flipped & (tl.load(u + 7, mask=inside, other=1.0) < 0.5), mask=inside)
 
 
-MOST_CHANNELS = 64  # of a tile: beyond, a pixel's channels are read in several
+MOST_CHANNELS = 64  # of a tile; a pixel with more channels is read in several tiles
 
 
 def blocks(n: int, c: int, pixels: int, dtype: torch.dtype, processors: int) -> tuple[dict, int, int]:
-    """(block sizes, programs that share a sample, warps). A thread writes four times 128 bits of a tile; of up to four
-    channels it has all, and their mean needs no other thread. Of a tile it adds up at most 16 elements: the transpose
-    computes where each one comes from, and 32 do not fit the registers."""
+    """(block sizes, programs that share a sample, warps). A thread writes four times 128 bits of a tile. It
+    has all channels of a pixel if there are up to four, so that their mean needs no other thread. For a sum it adds up
+    at most 16 elements of a tile: the transpose computes the source of each, and 32 do not fit the registers."""
     wide = 16 // dtype.itemsize
     channels = min(triton.next_power_of_2(c), MOST_CHANNELS)
     tile = 4 * 128 * wide
     tiles = -(-pixels * channels // tile)
-    # Two programs a multiprocessor are enough to own samples whole; else four of each kind.
+    # With two samples a multiprocessor, each program owns one; else there are four programs of each kind.
     parts = 1 if n >= 2 * processors else min(tiles, -(-4 * processors // n), MAX_PROGRAMS // n)
     warps = 4
     if parts == 1 and tiles >= 8:  # few programs, much work: twice the threads
@@ -310,7 +310,7 @@ def blocks(n: int, c: int, pixels: int, dtype: torch.dtype, processors: int) -> 
 
 @functools.lru_cache(maxsize=256)
 def plan(shape: torch.Size, channels_last: bool, dtype: torch.dtype, device: torch.device, form: str) -> Plan:
-    """Kept: every step of a training has the same."""
+    """Cached: every step of a training needs the same plan."""
     n, c, h, w = shape
     sizes, parts, warps = blocks(n, c, h * w, dtype, processors(device))
     programs = n if parts == 1 else 2 * n * parts
@@ -320,7 +320,7 @@ def plan(shape: torch.Size, channels_last: bool, dtype: torch.dtype, device: tor
 
 
 def images(x: Tensor) -> Tensor:
-    """`x` in one of the layouts that are read as they are, contiguous or channels_last; else a contiguous copy."""
+    """`x` if it is contiguous or channels_last, which the kernel reads directly; else a contiguous copy."""
     x = x.resolve_neg() if x.is_neg() else x
     if x.is_contiguous() or x.is_contiguous(memory_format=torch.channels_last):
         return x
@@ -341,8 +341,8 @@ def augment(
     """The augmented images, or one of the linear forms of the map, of x's dtype and layout: one launch.
 
     x: (N, C, H, W), floating, at most 2^30 elements a sample. brightness, saturation, contrast: (N,) float32.
-    translation, centre, size: (N, 2) int32. flip: (N,) bool. form: "map", "linear" or "transpose"; brightness counts in
-    the map alone. All on one device; checked by the caller."""
+    translation, centre, size: (N, 2) int32. flip: (N,) bool. form: "map", "linear" or "transpose"; only the map
+    uses the brightness. All on one device; checked by the caller."""
     x = images(x)
     out = torch.empty_like(x)
     if not x.numel():
@@ -360,11 +360,11 @@ def augment(
 def draw_augmentation(
     u: Tensor, p: Tensor | None, chance: float, policy: int, extents: list[int]
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """The parameters of `augment`, of u (n, 12), float32, uniform in [0, 1): one launch.
+    """The parameters of `augment`, from u (n, 12), float32, uniform in [0, 1): one launch.
 
-    p: 0-d on the device, the probability of each entry of the policy; or None, then it is `chance`. policy: bits, 1
+    p: 0-d on the device, the probability of each entry of the policy; or None for `chance`. policy: bits, 1
     color, 2 translation, 4 cutout, 8 flip. extents: the largest translation, a cutout's size, the number of places for
-    its centre, each of rows and columns."""
+    its centre, each for rows and columns."""
     n, device = u.shape[0], u.device
     floats = [torch.empty(n, dtype=torch.float32, device=device) for _ in range(3)]
     whole = [torch.empty(n, 2, dtype=torch.int32, device=device) for _ in range(3)]

@@ -7,11 +7,11 @@
 
 A dense tensor is [outer, channels, inner] in memory, whatever the order of its dimensions: NCHW, channels_last, a
 matrix. A program walks over tiles that have one channel (inner > 1), or a channel a column (inner = 1): no lane divides
-to find its bias. Sums over a channel leave a float64 partial sum a program; the last one to finish adds them in a fixed
-order.
+to find its bias. For sums over channels each program stores float64 partial sums; the last one to finish adds them in a
+fixed order.
 
-What the gradient reads beside g is x, or y if y tells enough (`Settings.saved` in `fastgan.formulas.bias_act`): its
-sign says where relu and lrelu have which slope, and |y| = c that the clamp holds.
+Beside g, the gradient reads x, or y if y suffices (`Settings.saved` in `fastgan.formulas.bias_act`): the sign of y
+tells the slope of relu and lrelu, and |y| = c tells that the clamp is active.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def _tile(
     out,
     curved,
     offset,
-    inside,  # the mask of a tile that sticks out, or None
+    inside,  # the mask of a tile that crosses an edge; or None
     bias,
     more,
     alpha,
@@ -52,7 +52,7 @@ def _tile(
     CLAMP: tl.constexpr,
     ACC: tl.constexpr,
 ):
-    """Reads and writes one tile; returns what is summed over channels."""
+    """Read and write one tile; return what is summed over channels."""
     other: tl.constexpr = None if inside is None else 0.0
     if g is not None:
         u = widen(tl.load(g + offset, mask=inside, other=other), ACC)
@@ -87,11 +87,11 @@ def _tile(
 
 @triton.jit(do_not_specialize=["outer", "channels", "units", "across", "tiles", "splits", "programs"])
 def bias_act_kernel(
-    x,  # [outer, channels, inner] dense: x, or y if FROM_Y; or None where the slope depends on neither
+    x,  # [outer, channels, inner] dense: x, or y if FROM_Y; or None if the slope depends on neither
     b,  # [channels] of its dtype, added to x; or None
-    g,  # like x: what arrives from above; or None for the value
+    g,  # like x: the incoming gradient; or None for the value
     k,  # [channels], added to g; or None
-    d,  # like x: what arrived at the gradient whose derivative this is; or None
+    d,  # like x: the incoming gradient of the gradient that is differentiated; or None
     out,  # like x: y, or the gradient at x, or at d; or None
     curved,  # like x: the gradient at x of the gradient; or None
     sums,  # [channels]: of `curved` if there is a d, else of `out`; or None
@@ -99,12 +99,12 @@ def bias_act_kernel(
     counter,  # int32, zero before and after; or None likewise
     outer,
     channels,
-    units,  # inner / UNIT; of COLUMNS channels / UNIT
-    across,  # tiles side by side: inner / BI, rounded up; of COLUMNS 1
-    tiles,  # of a program and those it shares its channels with
+    units,  # inner / UNIT; with COLUMNS channels / UNIT
+    across,  # tiles side by side: inner / BI, rounded up; with COLUMNS 1
+    tiles,  # of all programs that share the same channels
     splits,  # how many programs share the same channels
     programs,
-    numbers,  # alpha, gain, clamp, and what float32 dropped of them
+    numbers,  # alpha, gain, clamp, and their rounding errors in float32
     numbers_lo,
     DTYPE: tl.constexpr,  # of all but the scratch
     ACT: tl.constexpr,
@@ -187,7 +187,7 @@ def bias_act_kernel(
             own = None
         if SPLIT:
             tl.store(partials + split * channels + j, of_channel, mask=own)
-            tl.debug_barrier()  # Triton 3.6 puts none between a store and the atomic
+            tl.debug_barrier()  # Triton 3.6 inserts none between a store and the atomic
             ticket = tl.atomic_add(counter, 1, sem="acq_rel", scope="gpu")
             if ticket == programs - 1:  # the last program: every partial sum is visible
                 for channel in range(0, channels, 64):
@@ -214,8 +214,8 @@ _DTYPES = {
 
 
 def blocks(outer: int, channels: int, inner: int, dtype: torch.dtype, order: int) -> tuple[int, int]:
-    """(BR, BI): 32 bytes a thread of each tensor, two 128-bit accesses; one of the five of a second derivative, whose
-    numbers would not fit the registers on every target."""
+    """(BR, BI): a thread has 32 bytes of each tensor, two 128-bit accesses. For a second derivative it has one
+    access of each of the five tensors; two would not fit the registers on every target."""
     most = (2048 if order == 2 else 4096) // dtype.itemsize
     columns = inner == 1 and channels > 1
     wide = min(triton.next_power_of_2(channels if columns else inner), 128 if columns else most)
@@ -227,8 +227,8 @@ def plan(
     sizes: tuple[int, int, int], dtype: torch.dtype, device: torch.device, act: str, order: int, numbers: tuple,
     from_y: bool, asked: tuple[bool, ...],
 ) -> Plan:  # fmt: skip
-    """sizes: outer, channels, inner. numbers: alpha, gain, and clamp, or inf. asked: which tensors there are, of which
-    the last is whether channels are summed."""
+    """sizes: outer, channels, inner. numbers: alpha, gain, and clamp, or inf. asked: whether there is
+    each of the tensors; the last one tells whether channels are summed."""
     outer, channels, inner = sizes
     columns = inner == 1 and channels > 1
     rows, wide = blocks(*sizes, dtype, order)
@@ -236,12 +236,12 @@ def plan(
     across = 1 if columns else -(-inner // wide)
     together = -(-channels // wide) if columns else channels  # channels, or blocks of them
     tiles = -(-outer // rows) * across
-    most = 8 * processors(device) if asked[-1] else 2**30  # programs; a sum is of few parts, others walk one tile each
+    most = 8 * processors(device) if asked[-1] else 2**30  # programs: few for a sum; else each walks one tile
     splits = max(1, min(tiles, -(-most // together)))
     unit = math.gcd(width, 16)
     *rest, clamp = numbers
     if from_y or order == 0:
-        clamp = torch.tensor(clamp, dtype=dtype, device="cpu").item()  # as y has it, however it is rounded
+        clamp = torch.tensor(clamp, dtype=dtype, device="cpu").item()  # rounded as in y
     clamped = clamp != math.inf
     scalars = split_floats((*rest, clamp if clamped else 0.0), dtype == torch.float64)
     integers = (outer, channels, width // unit, across, tiles, splits, together * splits)
@@ -269,7 +269,7 @@ def bias_act_gradient(
     g: Tensor, ref: Tensor | None, b: Tensor | None, dim: int, act: str, alpha: float, gain: float, clamp: float,
     from_y: bool, of_x: bool, of_b: bool, k: Tensor | None = None,
 ) -> tuple[Tensor | None, Tensor | None]:  # fmt: skip
-    """(at x, at b) of `bias_act`, g being the gradient at its result, to which k, (channels,), is added.
+    """The gradients of `bias_act` at x and b, for a gradient g at its result. k, (channels,), is added to g.
 
     ref: x; y if `from_y`, and then b is None; or None for linear without a clamp."""
     x = dense(g if ref is None else ref)
@@ -285,8 +285,8 @@ def bias_act_second(
     h: Tensor, k: Tensor | None, g: Tensor, x: Tensor, b: Tensor | None, dim: int, act: str, alpha: float, gain: float,
     clamp: float, of_g: bool, of_x: bool, of_b: bool,
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:  # fmt: skip
-    """(at g, at x, at b) of <h, dx> + <k, db>, where (dx, db) is `bias_act_gradient(g, x, b, ...)`, of an activation
-    that has a curvature."""
+    """The gradients of <h, dx> + <k, db> at g, x and b, where (dx, db) is `bias_act_gradient(g, x, b, ...)`, for an
+    activation with a curvature."""
     x = dense(x)
     h, g = like(x, h), like(x, g)
     of_gradient = torch.empty_like(x) if of_g else None

@@ -1,10 +1,10 @@
 """The criteria: a scalar loss phi(x, y) of a logit x and its label y, with its slope d phi / dx.
 
 A criterion is one device function, (logits, label, w) -> (value, w * slope), in the dtype of `logits`; label and w are
-scalars or as large as the logits. NaN comes out of the value as NaN, and an infinite logit gives what eager PyTorch
-gives. The same formulas in PyTorch, with the curvature, are in `fastgan/formulas/criteria.py`.
+scalars or as large as the logits. For a NaN the value is NaN; for an infinite logit it is that of eager PyTorch. The
+same formulas in PyTorch, with the curvature, are in `fastgan/formulas/criteria.py`.
 
-Where a criterion knows real data and generated data only, s = 2 y - 1 is 1 for the label 1 and -1 for the label 0.
+If a criterion distinguishes only real and generated data, s = 2 y - 1: 1 for the label 1, -1 for the label 0.
 """
 
 import torch
@@ -45,8 +45,8 @@ def _sigmoid_minus(x, s, y, w):
 
 @triton.jit
 def softplus(x, y, w):
-    """phi = softplus(-s x): `sigmoid_cross_entropy` of the labels 1 and 0, but 0 of an infinite logit that is right,
-    where `BCEWithLogitsLoss` has NaN."""
+    """phi = softplus(-s x): `sigmoid_cross_entropy` for the labels 1 and 0. But an infinite logit on the right side
+    gives 0, not the NaN of `BCEWithLogitsLoss`."""
     return _softplus(x, y, w, exp_minus_abs(x))
 
 
@@ -65,8 +65,8 @@ def _softplus(x, y, w, e):
 
 @triton.jit
 def absolute_error(x, y, w):
-    """phi = (1 - y) sigmoid(x) + y sigmoid(-x): |sigmoid(x) - y| for the labels 0 and 1; for y between them what that
-    is in the mean over labels that are 1 with probability y, as with the cross-entropy."""
+    """phi = (1 - y) sigmoid(x) + y sigmoid(-x): |sigmoid(x) - y| for the labels 0 and 1; for y between them the mean of
+    that over random labels, which are 1 with probability y, as with the cross-entropy."""
     _, s = log1p_and_sigmoid(exp_minus_abs(x))
     other = 1.0 - s
     value = (1.0 - y) * tl.where(x >= 0, other, s) + y * tl.where(x >= 0, s, other)
@@ -90,7 +90,7 @@ def hinge(x, y, w):
 
 @triton.jit
 def _hinge_clamp_to_2_13(x, y, w):
-    """`hinge`, written with `clamp(min=0)`: the slope at the knee is -s, and NaN has none."""
+    """`hinge`, written with `clamp(min=0)`: the slope is -s at the knee and 0 for NaN."""
     s = 2.0 * y - 1.0
     t = 1.0 - s * x
     return tl.maximum(t, 0.0, propagate_nan=tl.PropagateNan.ALL), tl.where(t >= 0, -s * w, 0.0)
@@ -105,7 +105,7 @@ def _hinge_clamp_from_2_14(x, y, w):
 
 
 def _hinge_clamp():
-    """The one whose knee is that of the torch installed; asked as in `fastgan/formulas/criteria.py`."""
+    """The variant with the knee of the installed PyTorch, determined as in `fastgan/formulas/criteria.py`."""
     with torch.inference_mode(False), torch.enable_grad():
         x = torch.zeros((), device="cpu", requires_grad=True)
         slope = x.clamp(min=0).grad_fn(torch.ones((), device="cpu"))
@@ -130,7 +130,7 @@ def wasserstein(x, y, w):
 
 @triton.jit
 def squared_hinge(x, y, w):
-    """phi = relu(-s x)^2: what LeCam regularisation asks of x = logit - anchor (Tseng et al. 2021, eq. 5)."""
+    """phi = relu(-s x)^2: LeCam regularisation, with x = logit - anchor (Tseng et al. 2021, eq. 5)."""
     s = 2.0 * y - 1.0
     r = tl.maximum(-s * x, 0.0, propagate_nan=tl.PropagateNan.ALL)
     return r * r, (-2.0 * s * w) * r
@@ -138,7 +138,7 @@ def squared_hinge(x, y, w):
 
 @triton.jit
 def absolute(x, y, w):
-    """phi = |x - y|, slope 0 where they are equal: feature matching, x the difference of two maps."""
+    """phi = |x - y|, slope 0 if they are equal: feature matching, with x the difference of two maps."""
     d = x - y
     return tl.abs(d), tl.where(d > 0, w, tl.where(d < 0, -w, 0.0 * w))
 
@@ -146,7 +146,7 @@ def absolute(x, y, w):
 @triton.jit
 def leaky_least_squares(x, y, w):
     """phi = (leaky_relu(x, 0.05) - y)^2: MONAI's activation before the least squares."""
-    if x.dtype == tl.float64:  # a literal is float32: 1/20 has to be divided
+    if x.dtype == tl.float64:  # a literal is float32: compute 1/20 by a division
         low = x / 20.0
         slope = tl.where(x > 0, 1.0, tl.full(x.shape, 1.0, tl.float64) / 20.0)
     else:
@@ -166,7 +166,7 @@ def tanh_hinge(x, y, w):
 
 @triton.jit
 def log_sigmoid_with_eps(x, y, w):
-    """phi = -log(sigmoid(x) + 1e-8), whatever the label: mimicry's non-saturating loss, whose slope dies for x << 0."""
+    """phi = -log(sigmoid(x) + 1e-8), for any label: mimicry's non-saturating loss. Its slope vanishes for x << 0."""
     one = tl.full(x.shape, 1.0, x.dtype)
     eps = one / 100000000.0
     _, s = log1p_and_sigmoid(exp_minus_abs(x))
@@ -176,7 +176,7 @@ def log_sigmoid_with_eps(x, y, w):
 
 @triton.jit
 def cross_entropy(x, y, w):
-    """phi = -(y log x + (1 - y) log(1 - x)) of a probability x, its logarithms no less than -100: `nn.BCELoss`."""
+    """phi = -(y log x + (1 - y) log(1 - x)) of a probability x, with logarithms of at least -100: `nn.BCELoss`."""
     log = tl.maximum(tl.log(x), -100.0, propagate_nan=tl.PropagateNan.ALL)
     u = 1.0 - x  # Kahan's log1p: the rounding error of 1 - x cancels in log(u) / (u - 1)
     d = tl.where(u == 1.0, 1.0, u - 1.0)
@@ -196,12 +196,12 @@ CRITERIA = {
 } | {"hinge_clamp": _hinge_clamp()}
 
 
-OF_HALF = {  # arithmetic, not memory, is the limit there
+OF_HALF = {  # in half precision arithmetic, not memory, is the limit
     "sigmoid_cross_entropy": _sigmoid_cross_entropy_of_half,
     "softplus": _softplus_of_half,
 }
 
 
 def criterion_of(name: str, dtype: torch.dtype):
-    """The device function of a criterion, for logits of such a dtype."""
+    """The device function of a criterion, for logits of that dtype."""
     return OF_HALF.get(name, CRITERIA[name]) if dtype.itemsize == 2 else CRITERIA[name]

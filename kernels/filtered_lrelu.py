@@ -1,19 +1,19 @@
-"""A leaky ReLU between two filters in one launch: upsample, activate, downsample; nothing between them is in memory.
+"""A leaky ReLU between two filters in one launch: upsample, activate, downsample; only the result is stored.
 
     y = R2 a(R1 (x + b)),     R1, R2: `upfirdn2d`, linear;  a: leaky ReLU, gain and clamp
-    z = R2 (s * R1 v),        s: the slopes that a has at Rg (x + b)
+    z = R2 (s * R1 v),        s: the slopes of a at Rg (x + b)
 
-The derivative of y in x is R1^T (s * R2^T g), which is a z; z is linear in v, and its own transpose is a z: so every
-derivative is the second form, and the slopes are computed again from x. Along one axis, with filters as a correlation
-has them, an element between the filters and a result are
+The derivative of y in x is R1^T (s * R2^T g), which has the form of z. z is linear in v, and its transpose has that
+form, too. So z serves for every derivative, and computes the slopes again from x. Along one axis, with filters in the
+order of a correlation, an element between the filters and a result are
 
     u[t] = sum_k g1[k] v[i],  k = U i - t + pad1 in [0, taps1)       y[o] = sum_k g2[k] a[D o - pad2 + k]
 
-A lane owns P = lcm(U, D) columns of u, or a multiple W of them, the W / U columns of v and W / D of y that begin there,
-and walks down the rows, P of u at a time. It keeps a window of rows of v, and sums of the rows of y that are not
-complete. Filters along y so need nothing of other lanes; those along x read the columns of the next lanes, by `gather`
-within a warp. The last lanes of a group have no next ones, and their results are those of the group behind. Which tap
-meets what is known when the kernel is compiled, and no zero is multiplied.
+A lane owns W columns of u, a multiple of P = lcm(U, D), and the W / U columns of v and W / D columns of y that begin
+there. It walks down the rows, P rows of u at a time, and keeps a window of rows of v and the sums of incomplete rows of
+y. So filters along y need no other lanes. Filters along x read the columns of the next lanes, by `gather` within a
+warp. The last lanes of a group have no next ones: the next group computes their results. The compiler knows which tap
+meets what, so that no zero is multiplied.
 """
 
 # ruff: noqa: RUF005 (Triton before 3.7 knows no starred tuples, nor `and` of a constant and a pointer)
@@ -37,8 +37,8 @@ from .reduction import processors, split_floats
 from .upfirdn2d import activated, channels_last, slope_codes, times_slopes, upfirdn2d
 
 LANES = 128  # of a program
-MOST_KEPT = 160  # numbers that a lane keeps, of 32 bits: registers for many more would spill
-MOST_COLUMNS, MOST_WORK = 12, 1500  # columns a lane, and instructions a step: a GPU's compiler takes its time
+MOST_KEPT = 160  # 32-bit numbers that a lane keeps: many more would spill registers
+MOST_COLUMNS, MOST_WORK = 12, 1500  # columns a lane, and instructions a step: more compile slowly
 
 
 @triton.jit
@@ -55,13 +55,13 @@ def _activated(u, positive, negative, clamp, CLAMP: tl.constexpr):
 
 @triton.jit
 def _times_slopes(v, u, of_v, positive, negative, clamp, CLAMP: tl.constexpr):
-    """v times of_v times the slopes that `_activated` has at u."""
+    """v times of_v times the slopes of `_activated` at u."""
     found = ()
     for c in tl.static_range(len(v)):
         s = tl.where(u[c] > 0, positive, negative)
         a = v[c] * (s * of_v)
         if CLAMP:
-            a = tl.where(tl.abs(u[c] * s) <= clamp, a, 0.0)  # NaN has no slope there, as in PyTorch
+            a = tl.where(tl.abs(u[c] * s) <= clamp, a, 0.0)  # 0 for NaN, as in PyTorch
         found = found + (a,)
     return found
 
@@ -74,23 +74,23 @@ _SIZES += tuple(f"{name}_{of}" for name in ("v", "x", "y") for of in ("image", "
 @triton.jit(do_not_specialize=_SIZES)
 def filtered_lrelu_kernel(
     v,  # images, any strides: the source
-    x,  # images, any strides: where the slopes are computed; None: of v itself, whose leaky ReLU is taken
+    x,  # images, any strides: give the slopes; or None: the leaky ReLU of v itself is computed
     b,  # [channels], dense, of any dtype: added to x, or to v if there is no x; or None
     f1,  # float32, dense: taps of the source's filter, for both axes
-    f2,  # those of the last
-    fg,  # those of x; not used if there is no x
+    f2,  # those of the last filter
+    fg,  # those of x's filter; not used if there is no x
     y,  # the result, any strides, of the dtype of v
     planes,  # N * C
     channels,  # plane p begins at (p // channels) * image + (p % channels) * channel
     groups,  # of columns
     strips,  # of rows
     rows,  # of y a strip
-    steps,  # of PERIOD rows between the filters a strip
+    steps,  # a strip, each of PERIOD rows between the filters
     height,  # of v
     width,
     out_height,  # of y
     out_width,
-    left,  # the first column and row of v that y reads; below 0 in the padding
+    left,  # the first column and row of v that y reads; negative in the padding
     above,
     gate_height,  # of x, likewise
     gate_width,
@@ -108,8 +108,8 @@ def filtered_lrelu_kernel(
     y_channel,
     y_row,
     y_column,
-    numbers,  # floats: slopes above 0 and not, with the gain of x's filter; clamp; v's gain over that; the last gain
-    numbers_lo,  # what float32 dropped of them
+    numbers,  # floats: slopes of positive and other u, times x's gain; clamp; v's gain divided by x's; the last gain
+    numbers_lo,  # their rounding errors in float32
     U: tl.constexpr,  # v and x are upsampled by U and UG, and the result downsampled by D
     UG: tl.constexpr,
     D: tl.constexpr,
@@ -165,7 +165,7 @@ def filtered_lrelu_kernel(
     block = group * (BX - LOST) + lane
     column = block * OWN + left
     NEW: tl.constexpr = PERIOD // U  # rows of v that a step reads
-    KEPT: tl.constexpr = (PERIOD - 1 - PHASE_Y + TAPS1 - 1) // U + 1 - NEW  # and those of the steps before
+    KEPT: tl.constexpr = (PERIOD - 1 - PHASE_Y + TAPS1 - 1) // U + 1 - NEW  # rows of v kept from the steps before
     BEFORE: tl.constexpr = (KEPT + NEW - 1) // NEW
     row = strip * rows * D // U + above + KEPT - BEFORE * NEW
     at = v + image * v_image + channel * v_channel + column * step_v
@@ -231,39 +231,39 @@ def filtered_lrelu_kernel(
 
 
 class _Resampled(NamedTuple):
-    """An image that is upsampled, of one number of taps along both axes, and where its rows and columns begin."""
+    """How an image is upsampled, with as many taps along both axes, and where a result begins to read it."""
 
     up: int
     taps: int
-    start: tuple[int, int]  # the first column and row that a result reads
+    start: tuple[int, int]  # the first column and row that the first result reads
     phase: tuple[int, int]  # the tap that each of them meets
 
     def reach(self, columns: int, axis: int) -> int:
-        """How many of its columns or rows `columns` of the upsampled image read."""
+        """How many of its columns (axis 0) or rows (axis 1) are read by `columns` of the upsampled image."""
         return (columns - 1 - self.phase[axis] + self.taps - 1) // self.up + 1
 
 
 def _resampled(settings: tuple, taps: int, padding: tuple[int, ...]) -> _Resampled:
-    """padding: of the filter behind."""
+    """padding: of the last filter."""
     (up, _), pads = settings[0], (settings[2][0] + padding[0], settings[2][2] + padding[2])
     return _Resampled(up, taps, (-(pads[0] // up), -(pads[1] // up)), (pads[0] % up, pads[1] % up))
 
 
 def _one_launch(settings: Sequence[tuple], taps: Sequence[tuple[int, ...]]) -> bool:
-    """Whether the filters are separable and along both axes the same."""
+    """Whether one launch can serve: separable filters, the same along both axes."""
     (up, first_down, *_), (gate_up, gate_down, *_), (last_up, down, *_) = settings
     same = up[0] == up[1] and down[0] == down[1] and gate_up[0] == gate_up[1]
     return same and first_down == last_up == gate_down == (1, 1) and all(len(of) == 1 for of in taps)
 
 
 def _lost(w: int, down: int, taps: int, images: Sequence[_Resampled]) -> int:
-    """Lanes at the end of a group that have no result, of w columns a lane."""
-    columns = max(w, w - down + taps)  # a lane makes all of its own, those that no tap of the last filter meets, too
+    """How many lanes at the end of a group have no result, with w columns a lane."""
+    columns = max(w, w - down + taps)  # a lane computes all its columns, even if no tap of the last filter meets them
     return max((columns - 1) // w, *[(of.reach(columns, 0) - 1) // (w // of.up) for of in images])
 
 
 def _costs(w: int, period: int, down: int, taps: int, images: Sequence[_Resampled]) -> tuple[float, int]:
-    """(instructions of a lane and step, numbers that it keeps)."""
+    """(instructions a lane and step, 32-bit numbers that a lane keeps)."""
     own = w // down
     work = own * taps * (1 + 1 / down) + 2 * (taps - down) + 6 * w
     kept = own * ((taps - 1) // down + period // down) + taps + w + taps - down
@@ -278,7 +278,7 @@ def plan(
     sizes: tuple[tuple[int, ...], ...], strides: tuple[tuple[int, ...], ...], types: tuple, device: torch.device,
     taps: tuple[tuple[int, ...], ...], settings: tuple[tuple, ...], activation: tuple[float, float, float | None],
 ) -> Plan | None:  # fmt: skip
-    """Kept by everything but the tensors; None if one launch does not serve them. sizes and strides: of the source, the
+    """Cached by everything but the tensors; None if one launch cannot serve. sizes and strides: of the source, the
     gate and the result; types: dtypes of the source, the gate, or None, and b, or None; taps and settings: of the
     filters of the source, the gate and the last. Without a gate its entries are those of the source."""
     if not _one_launch(settings, taps):
@@ -347,8 +347,8 @@ def filtered_slopes(
     v: Tensor, x: Tensor, b: Tensor | None, f1: Tensor, f2: Tensor, fg: Tensor, first: tuple, second: tuple,
     gate: tuple, gain: float, slope: float, clamp: float | None,
 ) -> Tensor:  # fmt: skip
-    """z, with the slopes of a at Rg (x + b), Rg of fg and gate. One launch, or three. Where Rg has no element R1 v is
-    to be 0, as that of a transpose is."""
+    """z, with the slopes of a at Rg (x + b); fg and gate define Rg. One launch, or three. R1 v must be 0 where Rg
+    has no element, as it is for a transpose."""
     found = _launched(v, x, b, f1, f2, fg, first, second, gate, (gain, slope, clamp))
     if found is None:
         x = x if b is None else x + b[:, None, None]
@@ -358,7 +358,7 @@ def filtered_slopes(
 
 
 def _launched(v, x, b, f1, f2, fg, first, second, gate, activation) -> Tensor | None:
-    """What one launch computes, or None."""
+    """The result of one launch; None if one launch cannot serve."""
     if f1.dim() > 1 or f2.dim() > 1 or fg.dim() > 1:
         return None
     first, second, gate = (tuple([tuple(s) for s in of[:3]]) + tuple(of[3:]) for of in (first, second, gate))

@@ -1,6 +1,6 @@
-"""Tensors as a kernel reads them: one stretch of memory, element after element, nothing negated on the way.
+"""Bring tensors into layouts that a kernel can read: no gaps between elements in memory, and no negative bit.
 
-A kernel is given an address. What PyTorch keeps beside the memory (strides, the negative bit) it does not see.
+A kernel gets only an address. It sees neither the strides nor the negative bit of a PyTorch tensor.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ from torch import Tensor
 
 
 def packed(x: Tensor) -> Tensor:
-    """`x` with its elements in order of their indices, and no negative bit."""
+    """`x` as a contiguous tensor without the negative bit."""
     return (x.resolve_neg() if x.is_neg() else x).contiguous()
 
 
 def dense(x: Tensor) -> Tensor:
-    """`x`, if its elements fill one stretch of memory in any order of dimensions (channels_last); else a copy that
-    does, with the strides of `torch.empty_like`."""
+    """`x` if its elements fill a range of memory without gaps, in any order of dimensions (channels_last); else a copy
+    that does, with the strides of `torch.empty_like`."""
     if x.is_neg():
         x = x.resolve_neg()
     if x.is_contiguous():
@@ -31,14 +31,14 @@ def dense(x: Tensor) -> Tensor:
 
 
 def dense_rows(x: Tensor) -> Tensor:
-    """`dense`, with its rows, the slices of its first dimension, one after the other; else a contiguous copy."""
+    """`dense(x)` if its rows, the slices along dimension 0, follow one another in memory; else a contiguous copy."""
     x = dense(x)
     rows = x.shape[0]
     return x if rows < 2 or x.stride(0) == x.numel() // rows else x.contiguous()
 
 
 def like(x: Tensor, other: Tensor) -> Tensor:
-    """`other` expanded to the shape of the dense `x`, its elements in the order in which those of `x` lie in memory."""
+    """`other` expanded to the shape of the dense `x`, with its elements in the memory order of `x`."""
     other = other.expand(x.shape)
     if other.stride() == x.stride() and not other.is_neg():
         return other

@@ -1,10 +1,10 @@
-"""Feature matching that keeps a byte an element in place of the maps: one launch for every 64 pairs, each way.
+"""Feature matching that saves a byte an element and not the maps: for every 64 pairs a launch forward and one backward.
 
     forward    L = sum_k  w_k mean_i |a_k[i] - b_k[i]|,    s_k[i] = sign(a_k[i] - b_k[i]), an int8
     backward   dL/da_k[i] = scale w_k / n_k s_k[i] = -dL/db_k[i]
 
-The backward launch reads signs and writes gradients: neither side's maps have to be there any more. The sign of 0 and,
-as in PyTorch, of NaN is 0. Programs own pairs as they own terms in `adversarial`, and the last one to finish adds the
+The backward launch reads signs and writes gradients: the maps of both sides may have been freed. The sign of 0 and, as
+in PyTorch, of NaN is 0. Programs own pairs as they own terms in `adversarial`, and the last one to finish adds the
 partial sums in a fixed order.
 """
 
@@ -22,13 +22,13 @@ from torch import Tensor
 from .launch import Plan, launch
 from .layout import dense, like, packed
 from .numerics import widen
-from .reduction import in_thread_sum, odd, plain, processors, programs_of, split_floats
+from .reduction import decode_int, encode_int, in_thread_sum, processors, programs_of, split_floats
 from .workspace import MAX_PROGRAMS, MAX_TERMS, workspace
 
 
 @triton.jit
 def _compare(a_ptr, b_ptr, s_ptr, offset, inside, ACC: tl.constexpr):
-    """Writes a tile's signs; returns its absolute differences. `inside` is the tail's mask, or None."""
+    """Write a tile's signs; return its absolute differences. `inside` is the tail's mask, or None."""
     other: tl.constexpr = None if inside is None else 0.0
     d = widen(tl.load(a_ptr + offset, mask=inside, other=other), ACC)
     d -= widen(tl.load(b_ptr + offset, mask=inside, other=other), ACC)
@@ -54,9 +54,9 @@ def matching_kernel(
     signs,  # K pointers, int8: written forward, read backward
     grads,  # K pointers of the maps' dtype: where scale * dL/da_k goes; or None
     real_grads,  # K pointers: where scale * dL/db_k goes; or None
-    sizes,  # K ints, each through `odd`
-    ends,  # K ints, each through `odd`: programs [ends[k-1], ends[k]) own pair k
-    weights,  # K floats, and what float32 dropped of them
+    sizes,  # K ints, each from `encode_int`
+    ends,  # K ints, each from `encode_int`: programs [ends[k-1], ends[k]) own pair k
+    weights,  # K floats, and their rounding errors in float32
     weights_lo,
     scale,  # 0-d, on the device: multiplies the gradients, before they are rounded; or None
     loss,  # 0-d ACC: L; or None in the backward launch
@@ -69,19 +69,19 @@ def matching_kernel(
     K: tl.constexpr = len(signs)
     ACC: tl.constexpr = tl.float64 if tl.float64 == DTYPE else tl.float32
     zero = tl.zeros((), ACC)
-    # Which pair is this program's: a chain of selects, for the reasons given in `adversarial_kernel`.
+    # A chain of selects finds this program's pair, for the reasons given in `adversarial_kernel`.
     pid = tl.program_id(0)
     a_ptr = fakes[0] if fakes is not None else None
     b_ptr = reals[0] if reals is not None else None
     s_ptr = signs[0]
     g_ptr = grads[0] if grads is not None else None
     h_ptr = real_grads[0] if real_grads is not None else None
-    n = plain(sizes[0])
+    n = decode_int(sizes[0])
     begin = pid * 0
-    end = plain(ends[0])
+    end = decode_int(ends[0])
     weight = tl.zeros((), tl.float64) + weights[0] + weights_lo[0]
     for k in tl.static_range(1, K):
-        mine = pid >= plain(ends[k - 1])
+        mine = pid >= decode_int(ends[k - 1])
         if fakes is not None:
             a_ptr = tl.where(mine, fakes[k], a_ptr)
             b_ptr = tl.where(mine, reals[k], b_ptr)
@@ -90,9 +90,9 @@ def matching_kernel(
             g_ptr = tl.where(mine, grads[k], g_ptr)
         if real_grads is not None:
             h_ptr = tl.where(mine, real_grads[k], h_ptr)
-        n = tl.where(mine, plain(sizes[k]), n)
-        begin = tl.where(mine, plain(ends[k - 1]), begin)
-        end = tl.where(mine, plain(ends[k]), end)
+        n = tl.where(mine, decode_int(sizes[k]), n)
+        begin = tl.where(mine, decode_int(ends[k - 1]), begin)
+        end = tl.where(mine, decode_int(ends[k]), end)
         weight = tl.where(mine, tl.zeros((), tl.float64) + weights[k] + weights_lo[k], weight)
     first = (pid - begin).to(n.dtype)
     stride = (end - begin).to(n.dtype)
@@ -115,9 +115,9 @@ def matching_kernel(
         if ragged:
             values += in_thread_sum(_compare(a_ptr, b_ptr, s_ptr, tail + lane, inside, ACC), V)
         value = tl.sum(values.to(tl.float64), axis=0)
-        tl.store(partials + pid, weight * (value / n.to(tl.float64)))  # 0 / 0 = NaN for an empty map, as `mean` has it
-        tl.debug_barrier()  # Triton 3.6 puts none between a store and the atomic
-        programs = plain(ends[K - 1])
+        tl.store(partials + pid, weight * (value / n.to(tl.float64)))  # 0 / 0 = NaN for an empty map, as from `mean`
+        tl.debug_barrier()  # Triton 3.6 inserts none between a store and the atomic
+        programs = decode_int(ends[K - 1])
         ticket = tl.atomic_add(counter, 1, sem="acq_rel", scope="gpu")
         if ticket == programs - 1:  # the last program: every partial sum is visible
             i = tl.arange(0, MAX_PROGRAMS)
@@ -135,8 +135,8 @@ _DTYPES = {
 
 
 def blocks(sizes: tuple[int, ...], dtype: torch.dtype, processors: int) -> tuple[int, list[int]]:
-    """(BLOCK, ends). A thread has 16 elements of a tile: its signs are one 128-bit store, of float32 maps it has eight
-    128-bit loads under way. Twice as many bytes of float64 would not fit its registers."""
+    """(BLOCK, ends). A thread has 16 elements of a tile: their signs are one 128-bit store, and for float32 maps it has
+    eight 128-bit loads in flight. For float64 these would be twice the bytes and not fit its registers."""
     block = 1024 if dtype == torch.float64 else 2048
     most = max(len(sizes), min(MAX_PROGRAMS, 4 * processors))
     return block, list(itertools.accumulate(programs_of([max(1, -(-n // block)) for n in sizes], most)))
@@ -146,13 +146,13 @@ def blocks(sizes: tuple[int, ...], dtype: torch.dtype, processors: int) -> tuple
 def plan(
     sizes: tuple[int, ...], dtype: torch.dtype, device: torch.device, weights: tuple[float, ...], asked: tuple
 ) -> Plan:
-    """Kept: a training has few lists of shapes, and to plan for 54 maps takes longer than to launch a kernel. asked:
-    whether there are maps, gradients, gradients of the real maps; the dtype of the scale."""
+    """Cached: a training has few lists of shapes, and planning 54 maps takes longer than launching a kernel. asked:
+    whether there are maps, gradients, and gradients of the real maps; the dtype of the scale."""
     block, ends = blocks(sizes, dtype, processors(device))
-    odd_sizes, odd_ends = tuple([odd(n) for n in sizes]), tuple([odd(end) for end in ends])
-    numbers = (odd_sizes, odd_ends, *split_floats(weights, dtype == torch.float64))
+    encoded_sizes, encoded_ends = tuple([encode_int(n) for n in sizes]), tuple([encode_int(end) for end in ends])
+    numbers = (encoded_sizes, encoded_ends, *split_floats(weights, dtype == torch.float64))
     constants = dict(DTYPE=_DTYPES[dtype], BLOCK=block, MAX_PROGRAMS=MAX_PROGRAMS)
-    key = (len(sizes), dtype, block, *asked, *[n >= 2**31 for n in odd_sizes])
+    key = (len(sizes), dtype, block, *asked, *[n >= 2**31 for n in encoded_sizes])
     return Plan(matching_kernel, ends[-1], device, numbers, constants, dict(num_warps=4, maxnreg=128), key)
 
 
@@ -182,9 +182,9 @@ def matching_gradient(
     of_fakes: bool,
     of_reals: bool,
 ) -> list[Tensor]:
-    """scale times the gradients of L at the generated maps, then at the real ones, as asked for, in `dtype`.
+    """scale times the gradients of L at the generated maps, then at the real ones, if requested, in `dtype`.
 
-    signs: as `matching_signs` left them. scale: one element, on the device; applied in float32, before rounding."""
+    signs: from `matching_signs`. scale: one element, on the device; applied in float32, before rounding."""
     signs, scale = [dense(s) for s in signs], packed(scale)
     grads, real_grads = (
         [torch.empty_like(s, dtype=dtype) for s in signs] if asked else [] for asked in (of_fakes, of_reals)

@@ -6,21 +6,21 @@ With K' = dk/dD, the gradient at row x_i is a sum over all rows z_j of both samp
 
     dL/dx_i = sum_j c_ij (x_i - z_j),    c_ij = 4 w K'(D_ij) / N^2 for z = x,  -4 w K'(D_ij) / (N M) for z = y
 
-so a program that owns a block of rows and walks over tiles of columns has everything it needs: distances, kernel,
-weights, and the sum, which stays with it. No gradient is added to by two programs. Float32 in the tiles, float64 across
-them; the last program to finish (a ticket) adds the partial sums in a fixed order, so that a result is bit-identical
-from run to run.
+so a program that owns a block of rows and walks over tiles of columns computes everything itself: distances, kernel
+values, weights, and their sum. No two programs add to the same gradient. Sums are float32 in the tiles and float64
+across them. The last program to finish, known by a ticket, adds the partial sums in a fixed order: a result is
+bit-identical from run to run.
 
-Distances come in two ways:
+Distances are computed in two ways:
   differences  D = sum_k (a_k - b_k)^2, and the gradient as sum_j c_ij (a_k - b_k): exact to a few units in the last
                place of each term however close two points are. Four instructions a pair and dimension.
   products     D = |a|^2 + |b|^2 - 2 a.b and sum_j c_ij a_k - sum_j c_ij b_k by `tl.dot`, both samples shifted by the
-               mean of the block's own rows. D is off by a few eps (|a| + |b|)^2 after that shift, whatever D is.
-               A block of rows for which that is too much (see `_fit`) is walked again, by differences.
+               mean of the block's rows. The error of D is a few eps (|a| + |b|)^2 after that shift, whatever D is.
+               A block of rows for which that is too much (see `_fit`) is computed again, by differences.
 
 Up to 4 dimensions for differences and 64 for products, a row block and its gradient stay in registers. Beyond, each
-tile of columns is read twice, CHUNK dimensions at a time, and the gradient is added up in memory, by the one program
-that owns it: in the gradient itself where that is float32 or float64, else in a float32 scratch of its shape.
+tile of columns is read twice, CHUNK dimensions at a time. The program that owns a gradient then adds it up in memory:
+in the gradient itself if that is float32 or float64, else in a float32 scratch of its shape.
 """
 
 from __future__ import annotations
@@ -52,21 +52,21 @@ def mmd_kernel(
     n,
     m,
     units,  # d / UNIT
-    programs,  # how many run
-    rates,  # B floats, what the kernel multiplies D by, and what float32 dropped of them
+    programs,  # how many there are
+    rates,  # B floats, what the kernel multiplies D by, and their rounding errors in float32
     rates_lo,
-    exponent,  # float and what float32 dropped of it: of the rational quadratic kernel
+    exponent,  # float and its rounding error in float32: of the rational quadratic kernel
     exponent_lo,
-    weight,  # float and what float32 dropped of it: w
-    factor,  # float and what float32 dropped of it: multiplies the gradients only; w is in it
+    weight,  # float and its rounding error in float32: w
+    factor,  # float and its rounding error in float32: multiplies the gradients only; includes w
     scale,  # 0-d on the device: multiplies the gradients only, before they are rounded; or None
-    narrowest,  # (s,), the smallest bandwidth; 0 of the energy distance
-    loss,  # 0-d ACC: L; or None, then nothing is summed
+    narrowest,  # (s,), the smallest bandwidth; 0 for the energy distance
+    loss,  # 0-d ACC: L; or None: no value is computed
     means,  # [3] ACC: mean k(x, x'), mean k(x, y), mean k(y, y')
     partials,  # [3, MAX_PROGRAMS] float64 scratch
     counter,  # [1] int32, zero before and after
     KERNEL: tl.constexpr,
-    POWERS: tl.constexpr,  # bit b: is exponential b a power of the one before; Triton 3.3 cannot index a constant tuple
+    POWERS: tl.constexpr,  # bit b: exponential b is a power of the one before; Triton 3.3 cannot index a constant tuple
     TARGET: tl.constexpr,  # k(y, y') counts
     UNBIASED: tl.constexpr,
     DOT: tl.constexpr,
@@ -112,10 +112,10 @@ def mmd_kernel(
             )  # fmt: skip
             yy += same
     if VALUE:
-        tl.store(partials + pid, xx)  # scalar stores: by the thread that takes the ticket below
+        tl.store(partials + pid, xx)  # scalar stores: made by the thread that takes the ticket below
         tl.store(partials + MAX_PROGRAMS + pid, xy)
         tl.store(partials + 2 * MAX_PROGRAMS + pid, yy)
-        tl.debug_barrier()  # Triton 3.6 puts none between a store and the atomic
+        tl.debug_barrier()  # Triton 3.6 inserts none between a store and the atomic
         ticket = tl.atomic_add(counter, 1, sem="acq_rel", scope="gpu")
         if ticket == programs - 1:  # the last program: every partial sum is visible
             p = tl.arange(0, MAX_PROGRAMS)
@@ -145,14 +145,14 @@ MOST_PROGRAMS = MAX_PROGRAMS
 def blocks(n: int, m: int, d: int, differences: bool, dtype: torch.dtype, processors: int) -> tuple[dict, dict]:
     """(block sizes, compiler options). Small samples get small row blocks, so that every processor has one.
 
-    Products: the largest tiles of which no loop spills on sm_80, sm_90 and sm_100 with Triton 3.6, 3.7 and 3.9."""
+    Products: the largest tiles whose loops do not spill on sm_80, sm_90 and sm_100 with Triton 3.6, 3.7 and 3.9."""
     if differences:
         chunk = min(d, DIFFERENCES_UP_TO)
         block, columns = 32, 32 if dtype == torch.float64 else 64
     else:
         chunk = max(16, triton.next_power_of_2(d)) if d <= PRODUCTS_UP_TO else 32
         block, columns = 64 if chunk <= 32 else 32, 32
-    # more threads have more registers, but in half precision too few bytes of a chunk of 32 for loads of 128 bits
+    # more threads have more registers, but too few bytes each for 128-bit loads of a chunk of 32 in half precision
     wide = not differences and (chunk > 32 or (d > chunk and dtype == torch.float32))
     rows = n + m
     while block > 16 and -(-rows // block) < 2 * processors:
@@ -167,7 +167,7 @@ def plan(
     alpha: float, powers: tuple[bool, ...], unbiased: bool, target: bool, weight: float, factor: float, precision: str,
     value: bool, of_x: bool, of_y: bool, scale: torch.dtype | None,
 ) -> Plan:  # fmt: skip
-    """Kept: every step of a training has the same. scale: its dtype, if there is one."""
+    """Cached: every training step needs the same plan. scale: its dtype, if there is one."""
     double = dtype == torch.float64
     differences = double or precision == "exact"
     shape, options = blocks(n, m, d, differences, dtype, processors(device))
@@ -196,8 +196,8 @@ def plan(
 
 
 def dot_precision(precision: str) -> str:
-    """What `tl.dot` is asked for. "fp32" on NVIDIA is three passes of tf32, which lose 2^-22 of a product; AMD's matrix
-    units multiply float32."""
+    """The `input_precision` of `tl.dot`. "fp32" on NVIDIA is three passes of tf32, which lose 2^-22 of a product; AMD's
+    matrix units multiply float32."""
     if precision == "tf32":
         return "tf32"
     return "ieee" if torch.version.hip else "tf32x3"
@@ -221,13 +221,13 @@ def mmd(
     scale: Tensor | None = None,
     factor: float = 1.0,
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
-    """(L, means, gradient at x, gradient at y), each None unless asked for: one launch.
+    """(L, means, gradient at x, gradient at y), each None unless requested: one launch.
 
     x: (N, d), y: (M, d), of one floating dtype on one device; checked by the caller. L is 0-d, means is (3,): mean
     k(x, x'), k(x, y), k(y, y'), of which the last is 0 without `target`; float32 (float64 for float64 samples). The
     gradients have the shape and dtype of the samples, times `factor` and `scale` (0-d, on the device), both applied in
     float32 before rounding.
-    powers: for each bandwidth, whether it is half of the one before and its Gaussian a power of that one's.
+    powers: for each bandwidth, whether it is half of the one before and its Gaussian is taken as a power of that one's.
     precision: "exact" differences; "fp32" or "tf32" products. float64 samples are always compared by differences.
     """
     x, y = packed(x), packed(y)

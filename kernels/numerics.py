@@ -9,8 +9,8 @@ v = e q. Then sigmoid(-|x|) = v q, and because e / sqrt(1 + e) = 2 sinh(log1p(e)
 
     log1p(e) = 2 asinh(v / 2) = v P(v²),   v² in [0, 1/2]
 
-where the series of P falls by a factor of 8 a term: three coefficients reach 6e-8 relative, for every e > 0. (A
-polynomial in e itself takes eight for 1.5e-7, and log(1 + e) loses e altogether below 6e-8.)
+Each term of the series of P is 8 times smaller than the one before: three coefficients reach a relative error of 6e-8
+for every e > 0. (A polynomial in e itself needs eight for 1.5e-7, and log(1 + e) loses e altogether below 6e-8.)
 """
 
 import triton
@@ -19,8 +19,8 @@ import triton.language as tl
 
 @triton.jit
 def widen(x, ACC: tl.constexpr):
-    """To the arithmetic dtype, exactly. bfloat16 is the upper half of a float32: as integers the compiler masks the odd
-    lanes of a 32-bit register in place, where its conversion instruction would extract and shift each one."""
+    """Convert to the arithmetic dtype, exactly. bfloat16 is the upper half of a float32. With integers, the compiler
+    masks the odd lanes of a 32-bit register in place; its conversion instruction would extract and shift each lane."""
     if x.dtype == tl.bfloat16:
         return (x.to(tl.uint16, bitcast=True).to(tl.uint32) << 16).to(tl.float32, bitcast=True)
     return x.to(ACC)
@@ -28,7 +28,7 @@ def widen(x, ACC: tl.constexpr):
 
 @triton.jit
 def negative(x):
-    """1 where x < 0, else 0; of NaN either. A sign bit, which one instruction shifts and adds to a sum."""
+    """1 where x < 0, else 0; either for NaN. It is the sign bit, which one instruction shifts and adds to a sum."""
     x = tl.where(x >= 0, 0.0, x)  # -0.0 is not below 0
     if x.dtype == tl.float64:  # noqa: SIM108 (a ternary would compile both)
         sign = x.to(tl.uint64, bitcast=True) >> 63
@@ -39,8 +39,8 @@ def negative(x):
 
 @triton.jit
 def exp_minus_abs(x):
-    """exp(-|x|) to 2 ulp; NaN for NaN. Exactly 0 where float32 eager is, for |x| >= 104; on NVIDIA, whose
-    ex2.approx.ftz has no result below 2^-126, for |x| > 87.3."""
+    """exp(-|x|) to 2 ulp; NaN for NaN. Exactly 0 for |x| >= 104, like float32 in eager PyTorch; on
+    NVIDIA, whose ex2.approx.ftz has no result below 2^-126, for |x| > 87.3."""
     if x.dtype == tl.float64:
         return tl.exp(-tl.abs(x))
     a = tl.minimum(tl.abs(x), 104.0, propagate_nan=tl.PropagateNan.ALL)  # keeps inf - inf out of the residual
@@ -52,8 +52,8 @@ def exp_minus_abs(x):
 
 @triton.jit
 def exp_minus_abs_of_half(x):
-    """exp(-|x|) to |x| 2^-23, which is less than the 2^-9 |x| (bfloat16) or 2^-12 |x| (float16) that rounding the
-    logit did to it. Three instructions fewer: half precision reads so little that they are what takes the time."""
+    """exp(-|x|) to |x| 2^-23. Rounding the logit changed it by more: 2^-9 |x| (bfloat16) or 2^-12 |x| (float16). Three
+    instructions fewer, which saves time: in half precision arithmetic, not memory, is the limit."""
     return tl.exp2(tl.abs(x) * -1.4426950408889634)
 
 

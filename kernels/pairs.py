@@ -8,8 +8,8 @@ import triton.language as tl
 
 @triton.jit
 def gaussian(D, rates, rates_lo, exponent, exponent_lo, POWERS: tl.constexpr, SLOPE: tl.constexpr):
-    """(sum_b exp(-D / 2 s_b^2), its derivative by D); rates are -log2(e) / 2 s^2. Where s_b is half of the one before,
-    its exponential is the fourth power of the other."""
+    """(sum_b exp(-D / 2 s_b^2), its derivative by D); rates are -log2(e) / 2 s^2. If s_b is half of the one before, its
+    exponential is the fourth power of that one's."""
     value = tl.zeros(D.shape, D.dtype)
     slope = tl.zeros(D.shape, D.dtype)
     k = value
@@ -43,11 +43,11 @@ def rational_quadratic(D, rates, rates_lo, exponent, exponent_lo, POWERS: tl.con
 
 @triton.jit
 def energy(D, rates, rates_lo, exponent, exponent_lo, POWERS: tl.constexpr, SLOPE: tl.constexpr):
-    """(-sqrt D, its derivative by D, which is taken to be 0 at D = 0)."""
+    """(-sqrt D, its derivative by D, which is defined as 0 at D = 0)."""
     r = tl.sqrt(D)
     slope = tl.zeros(D.shape, D.dtype)
     if SLOPE:
-        slope = tl.where(r == 0, 0.0, -0.5 / r)  # not D: a subnormal number reads as 0 on some devices
+        slope = tl.where(r == 0, 0.0, -0.5 / r)  # not D == 0: a subnormal D reads as 0 on some devices
     return -r, slope
 
 
@@ -66,12 +66,12 @@ def _rows(
     block,  # which block of rows of a
     a_ptr,  # [n, d] dense: the sample whose rows these are
     z_ptr,  # [m, d] dense: the other sample
-    g_ptr,  # [n, d]: where the gradient at a goes; of no meaning unless GRAD
+    g_ptr,  # [n, d]: where the gradient at a goes; unused unless GRAD
     h_ptr,  # [n, d] of ACC: where it is added up, beyond CHUNK dimensions; may be g_ptr
     n,
     m,
     d,
-    ratio,  # weight of a pair of one sample, in units of that of a pair of two; ACC
+    ratio,  # weight of a pair within a sample, relative to a pair of both samples; ACC
     factor,  # of the gradient, ACC
     rates,
     rates_lo,
@@ -86,18 +86,18 @@ def _rows(
     UNBIASED: tl.constexpr,
     DOT: tl.constexpr,  # input_precision of products; None: differences
     CHUNKS: tl.constexpr,  # more than one chunk of dimensions
-    EVEN: tl.constexpr,  # no chunk is a part of one
+    EVEN: tl.constexpr,  # CHUNK divides d
     CHUNK: tl.constexpr,
     BI: tl.constexpr,
     BJ: tl.constexpr,
     ACC: tl.constexpr,
-    floor=0.0,  # products: above 0, the smallest D is looked for, which is to be no less than this; ACC
+    floor=0.0,  # products: if above 0, the smallest D is compared with this; ACC
 ):
-    """Float64 sums of k over the pairs of this block's rows with a, and with z; and the smallest D, or what it may be.
-    Writes the gradient at these rows.
+    """Float64 sums of k over the pairs of this block's rows with a, and with z; and whether no D is below `floor`.
+    Write the gradient at these rows.
 
-    Without a gradient each pair of one sample is met once and counts twice. Rows and columns beyond the last one are
-    the last one again, with weight 0."""
+    Without a gradient each pair within a sample is computed once and counts twice. Rows and columns beyond the last one
+    repeat it with weight 0."""
     TRIANGLE: tl.constexpr = not GRAD
     i0 = block * BI
     i = i0 + tl.arange(0, BI)
@@ -115,7 +115,7 @@ def _rows(
                 sums = sums + (tl.zeros([BI], ACC),)
                 mine = mine + (tl.load(own + row * CHUNK + q).to(ACC),)
     else:
-        total = tl.zeros([BI], ACC)  # of the weights
+        total = tl.zeros([BI], ACC)  # sum_j w_ij
         if not CHUNKS:
             a = _chunk(own, row, 0, d, CHUNK, EVEN, ACC)
             centre = tl.sum(a, axis=0) / BI
@@ -174,7 +174,7 @@ def _rows(
 
         j = j0 + tl.arange(0, BJ)
         diagonal = of_same & (j0 < i0 + BI) & (i0 < j0 + BJ)
-        if SAME and DOT is not None:  # a point's distance to itself is known
+        if SAME and DOT is not None:  # a point's distance to itself is 0
             if diagonal:
                 D = tl.where(i[:, None] == j[None, :], 0.0, D)
         if DOT is not None:
@@ -259,11 +259,11 @@ def _rows(
 
 @triton.jit
 def _fit(block, a_ptr, n, d, narrowest, EVEN: tl.constexpr, CHUNK: tl.constexpr, BI: tl.constexpr, ACC: tl.constexpr):
-    """(whether products may serve a block of rows, what no D may be less than if they do).
+    """(whether products may serve a block of rows, the smallest D that they may then have).
 
-    Let r be the largest distance from the block's middle. Points within 3 r of it have a D that is off by up to
-    8 eps (4 r)^2 = 2^-17 r^2; others have one that is right to some eps of itself. A kernel of bandwidth s changes by
-    that over 2 s^2 + D, which 2^-7 bounds where D >= 2^-10 r^2 - 2 s^2; the energy distance as if s were 0."""
+    Let r be the largest distance from the block's middle. For points within 3 r of it, the error of D is up to
+    8 eps (4 r)^2 = 2^-17 r^2; for others it is some eps of D. A kernel of bandwidth s changes by that error divided by
+    2 s^2 + D, which is at most 2^-7 if D >= 2^-10 r^2 - 2 s^2. For the energy distance take s = 0."""
     i0 = block * BI
     row = tl.minimum(tl.arange(0, BI), n - 1 - i0)
     own = a_ptr + i0.to(tl.int64) * d
@@ -273,7 +273,7 @@ def _fit(block, a_ptr, n, d, narrowest, EVEN: tl.constexpr, CHUNK: tl.constexpr,
         a -= (tl.sum(a, axis=0) / BI)[None, :]
         squares += tl.sum(a * a, axis=1)
     largest = tl.max(squares, axis=0)
-    small = largest <= 1e36  # its square, and products with it, are no infinity
+    small = largest <= 1e36  # its square, and products with it, are finite
     return small, largest * 0.0009765625 - 2.0 * narrowest[0] * narrowest[0]
 
 
@@ -284,7 +284,7 @@ def block_of_rows(
     GRAD: tl.constexpr, UNBIASED: tl.constexpr, DOT: tl.constexpr, CHUNKS: tl.constexpr, EVEN: tl.constexpr,
     CHUNK: tl.constexpr, UNIT: tl.constexpr, BI: tl.constexpr, BJ: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
-    """`_rows`, by products if they are right enough, else by differences."""
+    """`_rows`, by products if they are accurate enough, else by differences."""
     if DOT is None:
         same, cross, right = _rows(
             block, a_ptr, z_ptr, g_ptr, h_ptr, n, m, d, ratio, factor, rates, rates_lo, exponent, exponent_lo,

@@ -1,8 +1,8 @@
-"""Up- and downsampling of one lane's columns, which walks down the rows of an image: see `filtered_lrelu`.
+"""Up- and downsampling of the columns that a lane owns, while it walks down the rows: see `filtered_lrelu`.
 
-A lane has a tuple of columns, each a tensor of one number a lane. A filter is a tuple of numbers, as a correlation has
-it. Which tap meets which column or row is known when a kernel is compiled: taps that meet no pixel cost nothing. Sums
-are written as `fma`, one operation for two: Triton's compiler takes time quadratic in their number.
+The columns are a tuple of tensors, each with one number a lane. A filter is a tuple of taps, in the order of a
+correlation. The compiler knows which tap meets which column or row: taps that meet no pixel cost nothing. Sums use
+`fma`, one operation instead of two: the time of Triton's compiler is quadratic in their number.
 """
 
 # ruff: noqa: RUF005, SIM102 (Triton before 3.7 knows no starred tuples, nor `and` of a constant and a pointer)
@@ -15,7 +15,7 @@ from .numerics import widen
 
 @triton.jit
 def loaded_taps(f, TAPS: tl.constexpr, FLIP: tl.constexpr, ACC: tl.constexpr):
-    """The filter as a correlation has it: a tuple of numbers."""
+    """Load the filter as a tuple of taps, in the order of a correlation."""
     found = ()
     for k in tl.static_range(TAPS):
         found = found + (tl.load(f + (k if FLIP else TAPS - 1 - k)).to(ACC),)
@@ -34,7 +34,7 @@ def blank(COUNT: tl.constexpr, BP: tl.constexpr, BX: tl.constexpr, ACC: tl.const
 def with_rows(
     window,
     at,  # [BP, BX] pointers: each lane's first column in row 0
-    real,  # [BP, 1]: is there such a plane
+    real,  # [BP, 1]: whether the plane exists
     row,  # the first of NEW rows
     column,  # [1, BX]: the first of COUNT columns
     height,
@@ -47,7 +47,7 @@ def with_rows(
     COUNT: tl.constexpr,
     ACC: tl.constexpr,
 ):
-    """`window` with NEW rows more, COUNT columns each, plus the bias; 0 outside of the image."""
+    """`window` with NEW more rows, COUNT columns each, plus the bias; 0 outside of the image."""
     for i in tl.static_range(NEW):
         there = real & (row + i >= 0) & (row + i < height)
         to = at + (tl.zeros((), tl.int64) + row + i) * row_step
@@ -63,7 +63,7 @@ def with_rows(
 
 @triton.jit
 def with_next(columns, ahead, COUNT: tl.constexpr):
-    """Each lane's columns, and those of the next lanes, COUNT in all."""
+    """Each lane's columns, followed by those of the next lanes, COUNT in all."""
     OWN: tl.constexpr = len(columns)
     found = columns
     for c in tl.static_range(OWN, COUNT):
@@ -106,7 +106,7 @@ def upsampled(
 
 @triton.jit
 def with_row_added(sums, a, taps, TAU: tl.constexpr, D: tl.constexpr, W: tl.constexpr):
-    """`sums` of the rows of the result that are not complete, with a row more added: a, W columns and those ahead."""
+    """`sums`, the incomplete rows of the result, with one more row added: a, W columns and those ahead."""
     TAPS: tl.constexpr = len(taps)
     OWN: tl.constexpr = W // D
     row = ()

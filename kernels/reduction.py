@@ -1,7 +1,7 @@
-"""Which program does what, and how the sums of all programs become one: what every kernel here shares.
+"""How the kernels divide their work among programs, and how they add up the sums of all programs.
 
-Programs own terms (or pairs, or blocks of rows) in proportion to their tiles. Each leaves float64 partial sums. The
-last one to finish, which a ticket tells, adds them in a fixed order: a result is bit-identical from run to run.
+Programs own terms (or pairs, or blocks of rows) in proportion to their tiles. Each stores float64 partial sums. The
+last program to finish, known by a ticket, adds them in a fixed order: a result is bit-identical from run to run.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import triton.language as tl
 
 @triton.jit
 def in_thread_sum(v, V: tl.constexpr):
-    """[BLOCK] -> [BLOCK // V]: adds what one thread loaded at once, so a tile costs BLOCK // V accumulators."""
+    """[BLOCK] -> [BLOCK // V]: add the V elements of a thread's load, so that a tile has BLOCK // V accumulators."""
     return tl.sum(tl.reshape(v, [v.shape[0] // V, V]), axis=1)
 
 
@@ -30,13 +30,13 @@ def _add_three(a, b, c, x, y, z):
 
 @triton.jit
 def sum_three(a, b, c):
-    """The float64 sums of three vectors, in one pass through shared memory and not three."""
+    """The float64 sums of three vectors, in one pass through shared memory instead of three."""
     return tl.reduce((a.to(tl.float64), b.to(tl.float64), c.to(tl.float64)), 0, _add_three)
 
 
 @triton.jit
 def partial_sums(partials, i, used, MAX_PROGRAMS: tl.constexpr):
-    """What programs i left in each of three rows of `partials`; 0 where not `used`."""
+    """What programs i stored in each of the three rows of `partials`; 0 where not `used`."""
     a = tl.load(partials + i, mask=used, other=0.0, cache_modifier=".cg")
     b = tl.load(partials + MAX_PROGRAMS + i, mask=used, other=0.0, cache_modifier=".cg")
     c = tl.load(partials + 2 * MAX_PROGRAMS + i, mask=used, other=0.0, cache_modifier=".cg")
@@ -44,20 +44,23 @@ def partial_sums(partials, i, used, MAX_PROGRAMS: tl.constexpr):
 
 
 @triton.jit
-def plain(v):
-    """Undoes `odd`."""
+def decode_int(v):
+    """Invert `encode_int`."""
     return (v - 3) >> 1
 
 
-def odd(v: int) -> int:
-    """An integer as a kernel takes it in a tuple, whose items Triton always specialises: a 1 would become a constant of
-    the compiled kernel and a multiple of 16 a kernel of its own. 2 v + 3 is neither, for any v >= 0."""
+def encode_int(v: int) -> int:
+    """2 v + 3: encode an integer v >= 0 that a kernel gets in a tuple. Triton always specialises the items of a tuple:
+    it would compile a 1 as a constant, and another kernel for multiples of 16. 2 v + 3 is neither."""
     return 2 * v + 3
 
 
+odd, plain = encode_int, decode_int  # the names that `adversarial` imports
+
+
 def split_floats(values: Sequence[float], double: bool) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Each value as a sum of two float32, since a float argument of a kernel is one; exact to 48 bits for float64.
-    Beyond the range of float32 it is infinite."""
+    """Each value as a sum of two float32, the dtype of a kernel's float arguments. The sum is exact to 48 bits if
+    `double`, else the second part is 0. Beyond the range of float32 it is infinite."""
     if not double:
         return tuple(values), (0.0,) * len(values)
     high = struct.unpack(f"{len(values)}f", struct.pack(f"{len(values)}f", *values))
@@ -73,24 +76,24 @@ def processors(device: torch.device) -> int:
 
 
 def programs_of(tiles: Sequence[int], most: int) -> list[int]:
-    """How many programs own each term, of at most `most` in all (but one a term): as many as make the longest walk,
-    the most tiles that one program has, as short as it can be; what is left goes where it shortens a walk most."""
+    """How many programs own each term: at least one, and otherwise at most `most` in all. The longest walk, the most
+    tiles that one program has, is as short as possible. Spare programs go where they shorten a walk most."""
     if sum(tiles) <= most:
         return list(tiles)
     low, high = 1, max(tiles)
-    while low < high:  # the shortest longest walk for which there are enough programs
+    while low < high:  # the shortest limit of a walk that `most` programs can keep
         walk = (low + high) // 2
         if sum([-(-t // walk) for t in tiles]) <= most:
             high = walk
         else:
             low = walk + 1
-    found = [-(-t // low) for t in tiles]
-    spare = most - sum(found)
-    longest = [(-t / p, k) for k, (t, p) in enumerate(zip(tiles, found))]
+    programs = [-(-t // low) for t in tiles]
+    spare = most - sum(programs)
+    longest = [(-t / p, k) for k, (t, p) in enumerate(zip(tiles, programs))]
     heapq.heapify(longest)
     for _ in range(spare):
         k = longest[0][1]
-        if found[k] < tiles[k]:
-            found[k] += 1
-        heapq.heapreplace(longest, (-tiles[k] / found[k] if found[k] < tiles[k] else 0.0, k))
-    return found
+        if programs[k] < tiles[k]:
+            programs[k] += 1
+        heapq.heapreplace(longest, (-tiles[k] / programs[k] if programs[k] < tiles[k] else 0.0, k))
+    return programs

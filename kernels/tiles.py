@@ -8,8 +8,8 @@ from .reduction import in_thread_sum, sum_three
 
 
 @triton.jit
-def _raw(x_ptr, b_ptr, base, lane, inside):
-    """A tile of logits and, if there are partners, of those; else the logits again, which costs nothing."""
+def _load_tile(x_ptr, b_ptr, base, lane, inside):
+    """A tile of logits and one of their partners; without partners the logits again, which costs nothing."""
     other: tl.constexpr = None if inside is None else 0.0
     x = tl.load(x_ptr + base + lane, mask=inside, other=other)  # pointer + scalar first: one addition, not one a lane
     b = tl.load(b_ptr + base + lane, mask=inside, other=other) if b_ptr is not None else x
@@ -17,7 +17,7 @@ def _raw(x_ptr, b_ptr, base, lane, inside):
 
 
 @triton.jit
-def _at(
+def _evaluate_tile(
     x,
     b,
     x_ptr,
@@ -36,7 +36,7 @@ def _at(
     GRAD: tl.constexpr,
     ACC: tl.constexpr,
 ):
-    """Writes the gradients of one tile, as `_raw` read it; returns (x, criterion at x). `inside`: the tail's mask."""
+    """Write the gradients of a tile from `_load_tile`; return (x, criterion at x). inside: the tail's mask, or None."""
     other: tl.constexpr = None if inside is None else 0.0
     x = widen(x, ACC)
     if b_ptr is not None:
@@ -63,9 +63,9 @@ def _at(
 def walk_tiles(
     x_ptr,  # logits of one term
     g_ptr,  # where their gradient goes; or None
-    b_ptr,  # partner: what is subtracted from each logit; or None
+    b_ptr,  # partners, subtracted from the logits; or None
     h_ptr,  # where the partner's gradient goes; or None
-    t_ptr,  # a label for each logit; or None, then y
+    t_ptr,  # a label for each logit; or None: all are y
     m_ptr,  # a weight for each logit; or None
     n,  # how many logits
     first,  # tiles first, first + stride, ... are this program's
@@ -75,29 +75,31 @@ def walk_tiles(
     w,  # weight / n, times the gradient's scale, ACC
     CRITERION: tl.constexpr,
     GRAD: tl.constexpr,
-    STATISTICS: tl.constexpr,  # whether the last two sums are asked for, or left 0
+    STATISTICS: tl.constexpr,  # whether to compute the last two sums, else 0
     BLOCK: tl.constexpr,
     AHEAD: tl.constexpr,  # the next tile is read before this one is computed
     ACC: tl.constexpr,  # arithmetic dtype
 ):
-    """Writes the gradient tiles; returns the float64 sums of values and of logits, and how many logits are < 0."""
+    """Write the gradient tiles; return the float64 sums of values and of logits, and how many logits are < 0."""
     V: tl.constexpr = 128 // x_ptr.dtype.element_ty.primitive_bitwidth
     lane = tl.arange(0, BLOCK)
     values = tl.zeros([BLOCK // V], ACC)
     logits = tl.zeros([BLOCK // V], ACC)
     below = tl.zeros([BLOCK // V], tl.int32)
     full = n // BLOCK
-    # The next tile is on its way while this one is computed. No mask over lanes: 128-bit accesses whatever n is.
+    # The next tile is loaded while this one is computed. Full tiles have no mask: 128-bit accesses whatever n is.
     if AHEAD:
-        some = lane < (full - first) * BLOCK  # all lanes or none; the interpreter of triton 3.9 takes no scalar mask
-        x, b = _raw(x_ptr, b_ptr, first * BLOCK, lane, some)
+        some = lane < (full - first) * BLOCK  # all lanes or none; the interpreter of triton 3.9 rejects a scalar mask
+        x, b = _load_tile(x_ptr, b_ptr, first * BLOCK, lane, some)
     for tile in range(first, full, stride):
         base = tile * BLOCK
         if AHEAD:
-            x_next, b_next = _raw(x_ptr, b_ptr, tl.minimum(tile + stride, full - 1) * BLOCK, lane, None)
+            x_next, b_next = _load_tile(x_ptr, b_ptr, tl.minimum(tile + stride, full - 1) * BLOCK, lane, None)
         else:
-            x, b = _raw(x_ptr, b_ptr, base, lane, None)
-        z, v = _at(x, b, x_ptr, g_ptr, b_ptr, h_ptr, t_ptr, m_ptr, base, lane, None, shift, y, w, CRITERION, GRAD, ACC)
+            x, b = _load_tile(x_ptr, b_ptr, base, lane, None)
+        z, v = _evaluate_tile(
+            x, b, x_ptr, g_ptr, b_ptr, h_ptr, t_ptr, m_ptr, base, lane, None, shift, y, w, CRITERION, GRAD, ACC
+        )
         values += in_thread_sum(v, V)
         if STATISTICS:
             logits += in_thread_sum(z, V)
@@ -107,8 +109,8 @@ def walk_tiles(
     tail = full * BLOCK
     if (tail < n) & (full % stride == first):  # the ragged tail belongs to one program
         inside = lane < n - tail  # not tail + lane < n: that sum can pass 2^31
-        x, b = _raw(x_ptr, b_ptr, tail, lane, inside)
-        z, v = _at(
+        x, b = _load_tile(x_ptr, b_ptr, tail, lane, inside)
+        z, v = _evaluate_tile(
             x, b, x_ptr, g_ptr, b_ptr, h_ptr, t_ptr, m_ptr, tail, lane, inside, shift, y, w, CRITERION, GRAD, ACC
         )
         values += in_thread_sum(tl.where(inside, v, 0.0), V)
@@ -121,7 +123,7 @@ def walk_tiles(
 
 @triton.jit
 def write_term(terms, k, is_real, value, logit, below, n, weight):
-    """One row of statistics; returns the term's weighted loss. 0 / 0 = NaN for an empty side, as `mean` has it."""
+    """Write one row of statistics; return the term's weighted loss. For an empty side 0 / 0 = NaN, as from `mean`."""
     n = n.to(tl.float64)
     mean = logit / n
     share = tl.where(is_real, n - below, below) / n

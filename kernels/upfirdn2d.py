@@ -1,20 +1,20 @@
-"""Upsample, filter and downsample images in one launch: nothing but the result goes to memory.
+"""Upsample, filter and downsample images in one launch: only the result is stored.
 
-Along one axis, with t = down o - pad0 and the filter as a correlation has it (g = f, or f backwards):
+Along one axis, with t = down o - pad0 and the filter in the order of a correlation (g = f, or f reversed):
 
     out[o] = gain sum_k g[k] u[t + k],    u[up i] = x[i], 0 elsewhere
 
 Only the taps k = up i - t meet a sample: ceil(taps / up) of them. A program owns planes x columns of lanes and walks
-down the rows of the result, four at a time. An input row of these four is read once and added to each that it meets, so
-that a blur of 4 x 4 taps reads 7 rows for 4, and 19 for the 16 of a program: the rest are hits of the cache. A
-separable filter sums a row along x first and adds that sum to the four. Both axes are one launch: two would write and
-read an image between them, and round it.
+down the rows of the result, four at a time. An input row of these four is read once and added to each that it meets. So
+a blur of 4 x 4 taps reads 7 rows for 4. For the 16 rows of a program it reads 19 different rows; other reads hit the
+cache. A separable filter sums a row along x first and adds that sum to the four. One launch serves both axes: two would
+write, round and read an image between them.
 
-Rows are unrolled if four rows of output begin at the same phase of `up` and the code stays short; other filters loop
-over the input rows. A row of an image in channels_last is one stretch of width * channels elements, in which the next
-column is `channels` away, so that one kernel serves both layouts, and any strides.
+Input rows are unrolled if each four rows of output begin at the same phase of `up` and the code stays short; else the
+kernel loops over them. In channels_last a row of an image is width * channels adjacent elements, and the next column is
+`channels` elements away. So one kernel serves both layouts, and any strides.
 
-The gradient in x is this kernel with up and down exchanged, the filter the other way round, and other padding.
+The gradient in x is this kernel with up and down exchanged, the filter reversed, and other padding.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from .numerics import widen
 from .reduction import processors, split_floats
 
 GROUP = 4  # rows of output at a time; the kernel has as many accumulators
-MOST_UNROLLED = 320  # elements that a thread reads for one group: registers for many more would spill
+MOST_UNROLLED = 320  # elements that a thread reads for one group: many more would spill registers
 
 
 @triton.jit
@@ -53,7 +53,7 @@ def _column_tap(
 @triton.jit
 def _sample(
     at,  # [BP, BX] pointers: each lane's first sample in an input row
-    inside,  # [BP, BX]: is there such a lane and row
+    inside,  # [BP, BX]: whether the lane and the row exist
     first,  # [BP, BX]: the column of that sample
     k0,  # [BP, BX]: the tap that it meets
     width,
@@ -63,7 +63,7 @@ def _sample(
     TAPS: tl.constexpr,
     ACC: tl.constexpr,
 ):
-    """Sample M of each lane; 0 outside of the image, and where the lane has no tap for it."""
+    """Sample M of each lane; 0 outside of the image, and if the lane has no tap for it."""
     column = first + M
     used = (column >= 0) & (column < width)
     if (M + 1) * UP > TAPS:
@@ -88,7 +88,7 @@ def _add(
     SEPARABLE: tl.constexpr,
     ACC: tl.constexpr,
 ):
-    """`a` and v times the tap in row k; `a` if the filter has no such row, whatever v is."""
+    """`a` plus v times the tap in row k; only `a`, whatever v is, if the filter has no such row."""
     if STATIC:
         if K >= 0 and K < FH:
             ROW: tl.constexpr = K if FLIP else FH - 1 - K
@@ -128,7 +128,7 @@ def _input_row(
     SEPARABLE: tl.constexpr,
     ACC: tl.constexpr,
 ):
-    """Adds an input row to the four rows of output."""
+    """Add an input row to the four rows of output."""
     D: tl.constexpr = DOWNY
     SAMPLES: tl.constexpr = (FW + UPX - 1) // UPX
     v = tl.zeros(a0.shape, ACC)
@@ -157,14 +157,14 @@ def _store(
     a,
     inside,
     gain,
-    positive,  # what the activation multiplies positive numbers by, and others
+    positive,  # what the activation multiplies positive numbers by; negative: all others
     negative,
     clamp,
     MODE: tl.constexpr,
 ):
-    """Writes a row of the result: as it is ("plain"); its leaky ReLU ("activate"), then clamped ("clamp"); of these not
-    the value but a code of the slope ("code", "code clamped"), 0 clamped, 1 positive, 2 not; or times the slope that
-    its code stands for ("slopes")."""
+    """Write a row of the result. MODE: "plain", the row itself; "activate", its leaky ReLU; "clamp", that one clamped;
+    "code" and "code clamped", a code of the slope of these two: 0 clamped, 1 positive, 2 not positive; "slopes", the
+    row times the slopes that its codes stand for."""
     a *= gain
     if MODE == "slopes":
         code = tl.load(codes + at, mask=inside, other=0)
@@ -205,16 +205,16 @@ def upfirdn2d_kernel(
     x_channel,
     x_row,
     x_column,
-    gain,  # float, and what float32 dropped of it
+    gain,  # float, and its rounding error in float32
     gain_lo,
-    activation,  # what positive numbers are multiplied by, others, and the clamp; and what float32 dropped of these
+    activation,  # factors of positive and of other numbers, clamp; and their rounding errors in float32
     activation_lo,
-    MODE: tl.constexpr,  # what becomes of a result before it is written
+    MODE: tl.constexpr,  # see `_store`
     UPX: tl.constexpr,
     UPY: tl.constexpr,
     DOWNX: tl.constexpr,
     DOWNY: tl.constexpr,
-    PADX: tl.constexpr,  # in front; what comes behind is in the size of y
+    PADX: tl.constexpr,  # padding in front; the size of y tells the padding behind
     PADY: tl.constexpr,
     FW: tl.constexpr,
     FH: tl.constexpr,
@@ -223,7 +223,7 @@ def upfirdn2d_kernel(
     STATIC: tl.constexpr,  # input rows [FIRST, LAST] of a group are unrolled
     FIRST: tl.constexpr,
     LAST: tl.constexpr,
-    LEFT: tl.constexpr,  # columns and rows of padding, in pixels of x: at least this is in front of its first
+    LEFT: tl.constexpr,  # padding in front, in columns and rows of x, rounded up
     ABOVE: tl.constexpr,
     WIDE: tl.constexpr,  # offsets within a row, or planes, pass 2^31
     GROUPS: tl.constexpr,  # groups of four rows of y a program
@@ -238,7 +238,7 @@ def upfirdn2d_kernel(
     j = (pid % column_blocks).to(INT) * BX + tl.arange(0, BX)
     inside = (p < planes)[:, None] & (j < row)[None, :]
 
-    # Each lane's first sample, and its tap. Integers are divided where they are not negative: rounding is C's.
+    # Each lane's first sample, and its tap. Integers are made positive before a division, which rounds as in C.
     t = (j // inner) * DOWNX - PADX
     first = (t + (LEFT * UPX + UPX - 1)) // UPX - LEFT
     k0 = first * UPX - t
@@ -285,20 +285,20 @@ def upfirdn2d_kernel(
 
 
 def channels_last(x: Tensor) -> bool:
-    """Whether the result for `x` is laid out so."""
+    """Whether the result for `x` is in channels_last."""
     return x.stride(1) == 1 and x.shape[1] > 1 and not x.is_contiguous()
 
 
 def threads_of(last: bool) -> int:
-    """Of a program that has the most lanes. With 128 in channels_last the compiler of Triton 3.9 would give a thread 96
-    registers, so that one more program fits, and spill two; with 256 its next step is 127, which suffices."""
+    """Threads of a program with the most lanes. With 128 in channels_last, the compiler of Triton 3.9 would give a
+    thread 96 registers, to fit one more program, and spill two. With 256 its next step is 127, which suffices."""
     return 256 if last else 128
 
 
 def lanes(planes: int, row: int, last: bool, size: int) -> tuple[int, int]:
-    """(BP, BX): as few lanes beyond the image as can be, then as many columns. In channels_last a thread's elements are
-    one access of 16 bytes; else columns are not aligned to one another, and two a thread leave registers for more
-    threads. size: bytes of an element."""
+    """(BP, BX): with as few lanes outside of the image as possible, then with as many columns. In channels_last the
+    elements of a thread are one access of 16 bytes. Else columns are not aligned with one another, and two a thread
+    leave registers for more threads. size: bytes of an element."""
     most = 16 // size * threads_of(last) if last else 128 if size == 8 else 256
 
     def wasted(bx: int) -> tuple[int, int]:
@@ -317,7 +317,7 @@ def plan(
     taps: tuple[int, ...], up: tuple[int, int], down: tuple[int, int], padding: tuple[int, ...], flip: bool,
     gain: float, size: tuple[int, int], mode: str, activation: tuple[float, float, float],
 ) -> Plan:  # fmt: skip
-    """Kept by everything but the tensors. last: channels_last; size: height and width of the result."""
+    """Cached by everything but the tensors. last: channels_last; size: height and width of the result."""
     (n, c, height, width), (out_height, out_width) = shape, size
     x_image, x_channel, x_row, x_column = strides
     planes, channels, inner = (n, 1, c) if last else (n * c, c, 1)
@@ -375,7 +375,7 @@ def activated(x: Tensor, f: Tensor, settings: tuple, gain: float, slope: float, 
 
 
 def slope_codes(x: Tensor, f: Tensor, settings: tuple, gain: float, slope: float, clamp: float | None) -> Tensor:
-    """Which slope `activated` has at each element: int8, 0 clamped, 1 positive, 2 not. One launch."""
+    """The code of the slope of `activated` at each element, int8: see `_store`. One launch."""
     mode = "code" if clamp is None else "code clamped"
     return _run(x, f, settings, mode, (gain, gain * slope, clamp or 0.0))
 

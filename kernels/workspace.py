@@ -1,15 +1,15 @@
-"""Who owns the scratch memory of a launch that spans several programs.
+"""The scratch memory of a launch of several programs, and which launches share it.
 
-Such a launch leaves one partial sum a program in `partials`, and a ticket `counter` tells the last program that all are
-there. The counter is zero before and after every launch (the last program resets it), so no launch needs a memset.
+Each program stores its partial sums in `partials`. A ticket `counter` tells the last program that all are stored. The
+counter is zero before and after every launch (the last program resets it), so no launch needs a memset.
 
 * An eager launch uses the workspace of its (device, stream). Launches on one stream run one after the other, whichever
-  threads enqueue them, so they can share it; launches on two streams never do.
-* A launch that is being captured into a CUDA graph owns its workspace alone: partials come from the graph's own memory
-  pool, and the counter is a slot that is handed out once and never again. Replays of a graph on one stream, next to
-  eager launches on another, or two captured launches on parallel branches, share nothing.
+  threads enqueue them, so they can share it; launches on two streams never share one.
+* A launch that is captured into a CUDA graph shares its workspace with no other launch: partials come from the graph's
+  memory pool, and the counter is a slot that is handed out only once. So a graph may replay on one stream during eager
+  launches on another, and two captured launches may run on parallel branches.
 
-After a launch that was aborted (a device-side assert, a killed kernel) a counter may be left dirty: `reset()`.
+An aborted launch (a device-side assert, a killed kernel) may leave a counter that is not zero: call `reset()` then.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import torch
 MAX_PROGRAMS = 1024
 MAX_TERMS = 64  # of one launch: its parameters must fit in 4 KB
 _COUNTERS = MAX_TERMS + 4  # one a term and one for all; a multiple of 4 keeps every slot 16-byte aligned
-_SLOTS = 4096  # captured launches before a memset node has to be recorded instead
+_SLOTS = 4096  # for captured launches; once they are used up, a launch records a memset node
 
 _eager: dict[tuple[torch.device, int], tuple[torch.Tensor, torch.Tensor]] = {}
 _slots: dict[torch.device, tuple[torch.Tensor, list[int]]] = {}
@@ -37,7 +37,7 @@ def workspace(device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
 def _of_stream(device: torch.device, stream: int) -> tuple[torch.Tensor, torch.Tensor]:
     found = _eager.get((device, stream))
     if found is None:
-        if device not in _slots:  # made now: inside a capture, the fill with zeros would be recorded and not done
+        if device not in _slots:  # made now: a capture would record the fill with zeros and not execute it
             counters = torch.zeros(_COUNTERS * _SLOTS, dtype=torch.int32, device=device)
             _slots.setdefault(device, (counters, list(range(0, _COUNTERS * _SLOTS, _COUNTERS))))
         counter = torch.zeros(_COUNTERS, dtype=torch.int32, device=device)
@@ -59,5 +59,5 @@ def _partials(device: torch.device) -> torch.Tensor:
 
 
 def reset() -> None:
-    """Forget every eager workspace; the next launch makes a clean one. For use after an aborted launch."""
+    """Forget every eager workspace; the next launch makes a clean one. Call it after an aborted launch."""
     _eager.clear()

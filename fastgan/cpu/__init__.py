@@ -1,5 +1,5 @@
 """The functions of `fastgan.kernels` in PyTorch, for tensors that no Triton kernel runs on: values and gradients by
-formula, not by autograd. Each has the arguments and results of the kernel of its name."""
+formula, not by autograd. Each has the arguments and results of the function of the same name there."""
 
 from .adversarial import adversarial
 from .augment import augment, draw_augmentation

@@ -1,9 +1,9 @@
 """A weighted sum of means of a criterion over several tensors of logits, and its gradients: see `kernels.adversarial`.
 
-The sigmoid cross-entropy has a form of its own. For large tensors its cost is in the transcendental functions:
+The sigmoid cross-entropy has special code. For large tensors its cost is in the transcendental functions:
 
 * one sigmoid a logit, p, serves the gradient and the loss: softplus(z) = max(z, 0) - log max(p, 1 - p);
-* a logarithm is computed of one number in sixteen, a product.
+* one logarithm serves sixteen numbers: it is computed of their product.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from fastgan.formulas.criteria import CRITERIA
 from fastgan.formulas.terms import Terms, join_sides, split_sides, wide_dtype, widen
 
 AUTOGRAD_BELOW = 1 << 17  # logits: below, PyTorch's own operators and autograd are faster
-AUTOGRAD_ALWAYS = ("hinge", "hinge_clamp", "hinge_min", "wasserstein")  # of any size: a slope costs more operators
+AUTOGRAD_ALWAYS = ("hinge", "hinge_clamp", "hinge_min", "wasserstein")  # at any size: a slope needs more operators
 DOT_UP_TO = 1 << 13  # logits of a tensor: above, a dot product loses digits that a mean keeps
 _PRODUCTS_FROM = 1 << 17  # logits: below, calling more operators costs more than softplus
-_SURE = 0.1  # nats: with a mean loss below, how sure D is has to be kept as a distance from 1
+_SURE = 0.1  # nats: with a mean loss below, the distance of sigmoids from 1 must not be lost
 _CROSS_ENTROPIES = ("sigmoid_cross_entropy", "softplus")
-_EXACT_SLOPES = {  # criteria whose value autograd differentiates as exactly as their slope
+_EXACT_SLOPES = {  # criteria whose value autograd differentiates as exactly as the slope is written
     *("absolute", "cross_entropy", "hinge", "hinge_clamp", "hinge_min", "least_squares", "squared_hinge"),
     *("wasserstein", *_CROSS_ENTROPIES),
 }
@@ -52,10 +52,10 @@ def adversarial(
     scale: Tensor | None = None,
     factor: float = 1.0,
 ) -> tuple[Tensor | None, Tensor | None, list[Tensor] | None]:
-    """(loss, terms, grads); the arguments and results of `kernels.adversarial`. The last two columns of `terms` cost
-    operators here: `statistics` 1 leaves 0 in them, 2 fills them."""
+    """(loss, terms, grads); the arguments and results of `kernels.adversarial`. The last two columns of `terms` need
+    more operators here: with `statistics` 1 they are 0, with 2 they are computed."""
     dtype, slopes, loss = wide_dtype(logits[0].dtype), gradient or partner_gradient, None
-    # No graph is recorded, and entering `torch.no_grad` would cost more than these calls.
+    # So that no graph is recorded: entering `torch.no_grad` would cost more than these calls.
     batches, partners, masks = [[x.detach() for x in given] for given in (logits, partners, masks)]
     shift = None if shift is None else shift.detach()
     logits = split_sides(batches, split) if split else batches
@@ -78,9 +78,9 @@ def adversarial(
 
 
 def differentiable_value(terms: Terms) -> Tensor | None:
-    """L by PyTorch's own operators, which autograd follows; None if `adversarial` is faster or more accurate.
+    """L with PyTorch's own operators, which autograd differentiates; None if `adversarial` is faster or more accurate.
 
-    Of few logits the calls cost, not the arithmetic: an autograd node in Python costs more than the whole loss."""
+    For few logits calls take the time, not arithmetic: an autograd node in Python costs more than the whole loss."""
     criterion = terms.criterion
     if criterion not in _EXACT_SLOPES or terms.split:
         return None
@@ -97,7 +97,7 @@ def differentiable_value(terms: Terms) -> Tensor | None:
     phi, total = CRITERIA[criterion].value, None
     for x, y, mask, weight in terms.each():
         n = x.numel()
-        dotted = 0 < n <= DOT_UP_TO and criterion != "wasserstein"  # one operator, a mean and its weight are two
+        dotted = 0 < n <= DOT_UP_TO and criterion != "wasserstein"  # one operator; a mean and its weight are two
         if dotted and x.dim() != 1:
             x, y = x.reshape(-1), y.reshape(-1) if y.__class__ is Tensor else y
         if of_logits and (criterion == "softplus" or math.isfinite(x.detach().sum().item())):
@@ -115,7 +115,7 @@ def differentiable_value(terms: Terms) -> Tensor | None:
 
 
 def _constant(labels: Tensor) -> float | None:
-    """The one number that a tensor of labels holds everywhere, None if there are two."""
+    """The number that all elements of a tensor of labels are equal to; None if they differ."""
     low, high = torch.aminmax(labels) if labels.numel() else (labels.new_zeros(()),) * 2
     return low.item() if low == high else None
 
@@ -129,7 +129,7 @@ def _filled(value: float, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
 def _on_host(
     terms: Terms, factors: Sequence[float], value: bool, statistics: bool, gradient: bool
 ) -> tuple[list[tuple[float, float, float]], list[Tensor]]:
-    """([(weighted loss, mean logit, share classified rightly)], gradients) of CPU tensors, as far as asked for."""
+    """([(weighted loss, mean logit, share classified rightly)], gradients) of CPU tensors, as far as requested."""
     rows, grads = [], []
     shifts = None if terms.shift is None else terms.shift.tolist()
     of_logits = terms.criterion in _CROSS_ENTROPIES
@@ -176,7 +176,7 @@ def _by_formula(
     gradient: bool,
     out: Tensor | None,
 ) -> tuple[float, Tensor | None]:
-    """(sum of phi, slope times phi', written into `out` if there is one), as far as asked for."""
+    """(sum of phi, slope times phi', written into `out` if there is one), as far as requested."""
     phi, total, grad = CRITERIA[criterion], 0.0, None
     if gradient:
         grad = phi.slope(x, y)
@@ -198,9 +198,9 @@ def _cross_entropy(
     gradient: bool,
     out: Tensor | None,
 ) -> tuple[float, Tensor | None]:
-    """`_by_formula` of the cross-entropy with logits, whose sum is x_sum."""
-    # phi is softplus(z) - t z with z = x, t = y for a label near 0, and z = -x, t = 1 - y for one near 1: what is left
-    # of the label is at most 1/2, so nothing cancels.
+    """`_by_formula` for the cross-entropy with logits. x_sum: the sum of x."""
+    # phi is softplus(z) - t z with z = x, t = y for a label near 0, and z = -x, t = 1 - y for one near 1: t is at most
+    # 1/2, so nothing cancels.
     flip = label >= 0.5
     target, z = (1.0 - label, x.neg()) if flip else (label, x)
     total, large = 0.0, x.numel() >= _PRODUCTS_FROM
@@ -209,18 +209,18 @@ def _cross_entropy(
         z_sum = -x_sum if flip else x_sum
         total = _softplus_sum(flat(z), z_sum, flat(p)) if large else F.softplus(z, 1.0, 50.0).sum().item()
         total -= target * z_sum
-        if not math.isfinite(total) or not math.isfinite(z_sum):  # infinite logits: what eager PyTorch says of them
+        if not math.isfinite(total) or not math.isfinite(z_sum):  # infinite logits: as in eager PyTorch
             total = CRITERIA[criterion].value(x, label).sum().item()
     if not gradient:
         return total, None
     p = p.sub_(target) if target else p
-    slope = _filled(-slope if flip else slope, (), torch.float64)  # a number costs more than the product
+    slope = _filled(-slope if flip else slope, (), torch.float64)  # converting a number costs more than the product
     return total, p.mul_(slope) if out is None else torch.mul(p, slope, out=out)
 
 
 def _softplus_sum(z: Tensor, z_sum: float, p: Tensor) -> float:
-    """sum softplus(z), where p = sigmoid(z): sum z - sum log p. Of a sigmoid near 1 the distance from 1 is lost, 6e-8 a
-    logit, and the difference cancels where D is sure and right: then another form serves."""
+    """sum softplus(z), where p = sigmoid(z): sum z - sum log p. A sigmoid near 1 loses its distance from 1, 6e-8 a
+    logit, and the difference cancels if D is sure and right: then another form is used."""
     size = -_log_sum(p)
     total = size + z_sum
     if size < math.inf and total >= _SURE * max(z.numel(), size):
@@ -232,7 +232,7 @@ def _softplus_sum(z: Tensor, z_sum: float, p: Tensor) -> float:
 
 
 def _log_sum(p: Tensor) -> float:
-    """sum log p of probabilities, by products of 16; -inf where those underflow."""
+    """sum log p of probabilities, by products of 16; -inf if those underflow."""
     n, rest = p.numel(), p.numel() % 16
     products = torch.prod((p[: n - rest] if rest else p).view(16, -1), 0)
     if products.amin().item() < torch.finfo(p.dtype).tiny:

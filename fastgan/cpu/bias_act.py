@@ -28,9 +28,9 @@ def bias_act_gradient(
     """The arguments and results of `kernels.bias_act_gradient`."""
     like = g if ref is None else ref
     if from_y:
-        clamp = torch.tensor(clamp, dtype=like.dtype, device="cpu").item()  # as y has it
+        clamp = torch.tensor(clamp, dtype=like.dtype, device="cpu").item()  # rounded as in y
         if clamp != math.inf and like.numel():
-            low, high = like.aminmax()  # a pass that only reads, for three that write: mostly nothing is clamped
+            low, high = like.aminmax()  # one pass that reads may save three that write: mostly nothing is clamped
             clamp = math.inf if low > -clamp and high < clamp else clamp
     found = formulas.gradient(_sum(g, k, dim), like, b, Settings(dim, act, alpha, gain, clamp), from_y)
     sums = summed(found, dim).to(g.dtype) if of_b else None

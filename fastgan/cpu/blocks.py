@@ -1,4 +1,4 @@
-"""Dense tensors block by block: what is computed in a block stays in cache."""
+"""Process dense tensors in blocks, so that the results of a block stay in cache."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-BLOCK = 1 << 19  # elements: a few float32 buffers of this size stay in cache, and calls cost little beside a block
+BLOCK = 1 << 19  # elements: a few float32 buffers of this size stay in cache, and a block costs much more than calls
 
 
 def dense(x: Tensor) -> Tensor:
-    """`x` if its elements fill one stretch of memory in any order of dimensions (channels_last); else a copy that
-    does, with the strides of `torch.empty_like`. No negative bit."""
+    """`x` if its elements fill a range of memory without gaps, in any order of dimensions (channels_last); else a copy
+    that does, with the strides of `torch.empty_like`. No negative bit."""
     x = x.resolve_neg() if x.is_neg() else x
     if x.is_contiguous() or torch.empty_like(x, device="meta").stride() == x.stride():
         return x
@@ -20,7 +20,7 @@ def dense(x: Tensor) -> Tensor:
 
 
 def like(x: Tensor, other: Tensor) -> Tensor:
-    """`other` expanded to the shape of the dense `x`, its elements in the order in which those of `x` lie in memory."""
+    """`other` expanded to the shape of the dense `x`, with its elements in the memory order of `x`."""
     other = other.expand(x.shape)
     if other.stride() == x.stride() and not other.is_neg():
         return other
@@ -40,12 +40,12 @@ def flat(x: Tensor) -> Tensor:
 
 
 def one_block(x: Tensor) -> bool:
-    """Whether `blocks` gives all of x at once."""
+    """Whether `blocks` yields all of x at once."""
     return 0 < x.numel() <= BLOCK
 
 
 def blocks(*tensors: Tensor | None) -> Iterator[Sequence[Tensor | None]]:
-    """The same stretch of each of some dense tensors of one layout, block by block; nothing for empty tensors."""
+    """Yield the same elements of dense tensors of one layout, block by block; nothing for empty tensors."""
     n = tensors[0].numel()
     if n > BLOCK:
         tensors = [None if t is None else flat(t) for t in tensors]
@@ -55,10 +55,10 @@ def blocks(*tensors: Tensor | None) -> Iterator[Sequence[Tensor | None]]:
         yield tensors
 
 
-def per_term(of: Tensor | None, terms: int, factor: float) -> Sequence[float | Tensor]:
-    """factor times `of`, which holds one number or one a term: numbers for CPU tensors, else 0-d tensors."""
-    if of is None:
+def per_term(scale: Tensor | None, terms: int, factor: float) -> Sequence[float | Tensor]:
+    """factor * scale of each term. scale: one number or one a term. Numbers for a CPU tensor, else 0-d tensors."""
+    if scale is None:
         return (factor,) * terms
-    if of.numel() == 1:
-        return (factor * (of.item() if of.is_cpu else of.reshape(())),) * terms
-    return [factor * v for v in (of.tolist() if of.is_cpu else of.unbind())]
+    if scale.numel() == 1:
+        return (factor * (scale.item() if scale.is_cpu else scale.reshape(())),) * terms
+    return [factor * v for v in (scale.tolist() if scale.is_cpu else scale.unbind())]

@@ -1,4 +1,4 @@
-"""Feature matching that keeps a byte an element in place of the maps: see `kernels.matching`."""
+"""Feature matching that saves a byte an element and not the maps: see `kernels.matching`."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ def mmd(
     blocks = _Blocks(settings, powers, d, a, value, of_x or of_y)
     middle = torch.cat((a.mean(0, keepdim=True), b.mean(0, keepdim=True))).mean(0)
     if not blocks.differences:
-        blocks.look_at(max((s - middle).square().sum(1).max().item() for s in (a, b)))
+        blocks.set_floor(max((s - middle).square().sum(1).max().item() for s in (a, b)))
     a, b = _Sample(a, middle, blocks), _Sample(b, middle, blocks)
     zero = a.points.new_zeros((), dtype=torch.float64)
     xx = xy = yy = zero
@@ -63,11 +63,11 @@ def mmd(
 
 
 class _Sample:
-    """Points, and what is added up at each: with differences the gradient, with products sum_j w_ij (b_j, 1)."""
+    """Points, and a sum at each: with differences the gradient, with products sum_j w_ij (b_j, 1)."""
 
     def __init__(self, points: Tensor, middle: Tensor, blocks: _Blocks):
         self.differences = blocks.differences
-        self.columns = points.T.contiguous()  # (d, n): a coordinate lies in one stretch
+        self.columns = points.T.contiguous()  # (d, n): each coordinate is contiguous
         if self.differences:
             self.points = points
             self.sums = torch.zeros_like(self.columns)
@@ -86,7 +86,7 @@ class _Sample:
         return (self.sums[:, -1:] * self.points).sub_(self.sums[:, :-1])
 
     def add_difference(self, k: int, rows: slice, sums: Tensor, ratio: float) -> None:
-        """Adds ratio * sums to coordinate k of the gradient of some points."""
+        """Add ratio * sums to coordinate k of the gradient of some points."""
         if self.differences:
             self.sums[k, rows].add_(sums, alpha=ratio)
         else:
@@ -94,7 +94,7 @@ class _Sample:
 
 
 class _Blocks:
-    """Walks over the pairs of two samples, adds up kernel values, and weights at the samples."""
+    """Walk over the pairs of two samples in blocks; add up the kernel values, and the sums of each `_Sample`."""
 
     def __init__(self, settings: MMDSettings, powers: tuple[bool, ...], d: int, like: Tensor, value: bool, slope: bool):
         self.settings, self.value, self.slope = settings, value, slope
@@ -108,16 +108,18 @@ class _Blocks:
         self.scratch = [like.new_empty(_ROWS * _COLUMNS) for _ in range(4 + kept)]
         self.floor = 0.0
 
-    def look_at(self, largest: float) -> None:
-        """Chooses by the largest squared distance R^2 from the middle. By products a squared distance D is off by up
-        to 8 eps (2 R)^2 = 2^-19 R^2, and a kernel of bandwidth s by that over 2 s^2 + D: 2^-7 where D is not below
-        `floor`. A block with a smaller one is taken by differences."""
+    def set_floor(self, largest: float) -> None:
+        """Set `floor`, the smallest squared distance for products, from the largest one to the middle, R^2. If that is
+        NaN or too large, choose differences.
+
+        By products a squared distance D is off by up to 8 eps (2 R)^2 = 2^-19 R^2, and a kernel of bandwidth s by that
+        divided by 2 s^2 + D: at most 2^-7 if D >= `floor`. A block with a smaller D uses differences."""
         narrowest = min(self.settings.bandwidths, default=0.0)
         self.floor = max(0.0, largest * 2**-12 - 2 * narrowest**2)
         self.differences = not largest < 1e36  # or NaN
 
     def within(self, a: _Sample, ratio: float, gradient: bool) -> Tensor:
-        """Sum of k over pairs of a sample with itself: each pair of blocks once."""
+        """Sum of k over the pairs within a sample; each pair of blocks is computed once."""
         squares, others = [], []
         n = len(a.points)
         for begin in range(0, n, _ROWS):
@@ -141,7 +143,7 @@ class _Blocks:
         return torch.stack(sums).sum(dtype=torch.float64) if self.value and sums else 0.0
 
     def _block(self, a, rows: slice, b, columns: slice, ratio: float, of_a: bool, of_b: bool, diagonal: bool = False):
-        """Sum of k over the block; adds ratio times the weights at its rows, its columns, or both."""
+        """Sum of k over the block; add ratio times the weights to the sums of its rows, its columns, or both."""
         shape = (rows.stop - rows.start, columns.stop - columns.start)
         D, E, F, W, *apart = [buffer[: shape[0] * shape[1]].view(shape) for buffer in self.scratch]
         differences = self._distances(a, rows, b, columns, D, E, apart, diagonal)
@@ -157,10 +159,10 @@ class _Blocks:
         return total
 
     def _distances(self, a, rows, b, columns, D, E, apart, diagonal: bool) -> bool:
-        """D = rate |a_i - b_j|^2; whether by differences, which up to 4 dimensions stay in `apart`."""
+        """Fill D with rate |a_i - b_j|^2; return whether by differences, which up to 4 dimensions stay in `apart`."""
         if not self.differences:
             torch.mm(a.left[rows], b.right[columns].T, out=D)
-            if diagonal and self.floor:  # a point's distance to itself is known
+            if diagonal and self.floor:  # a point's distance to itself does not count
                 D.fill_diagonal_(self.rate * math.inf)
             nearest = (D.max() if self.rate < 0 else D.min()) / self.rate if self.floor else 0.0
             if nearest >= self.floor:
@@ -189,7 +191,7 @@ class _Blocks:
             if of_b:
                 b.add_difference(k, columns, E.sum(0), -ratio)
 
-    # (D, two buffers, W, whether W is wanted, whether the diagonal counts for nothing) -> sum of k; fills W with K'
+    # (D, two buffers, W, whether to fill W with K', whether the diagonal counts as 0) -> sum of k
 
     def _gaussian(self, D, E, F, W, slope, hollow):
         if hollow:

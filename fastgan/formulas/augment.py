@@ -7,7 +7,7 @@ mean of the sample, the three colour changes of DiffAugment, one after the other
 
 since brightness moves m and M by b, and saturation leaves M. K is symmetric. Then G moves pixels and zeroes some: flip,
 translation, cutout. So the map is G (K x + b); at fixed parameters its derivative is G K, and the transpose of that is
-K G'. Both read one pixel for each that they write, since G takes each pixel at most once.
+K G'. Both read one pixel for each that they write, since G uses each pixel at most once.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from torch import Tensor
 
 from fastgan.formulas.terms import widen
 
-# What the derivative of each form is, transposed: the map and its linear part lead to the transpose, and that back.
+# The form of each form's gradient.
 TRANSPOSED = {"map": "transpose", "linear": "transpose", "transpose": "linear"}
 MOST = 1 << 30  # elements of one sample: their offsets are 32-bit integers
 
 
 class Augmentation(NamedTuple):
-    """What is done to each of N images, on their device. float32: `brightness` (N,) is added; `saturation` (N,)
-    multiplies the distance from a pixel's mean, `contrast` (N,) that from the image's. int32, rows and columns:
-    `translation` (N, 2), out[i, j] = x[i + rows, j + columns]; `cutout_centre` and `cutout_size` (N, 2), rows [centre -
-    size // 2, centre - size // 2 + size) of the result are zero, and the columns likewise; a size of 0 cuts nothing.
-    `flip` (N,), bool: left and right exchanged, before the translation."""
+    """The parameters for N images, on their device. float32: `brightness` (N,) is added; `saturation` (N,) multiplies
+    the distance from a pixel's mean, `contrast` (N,) that from the image's. int32, (rows, columns): `translation`
+    (N, 2), out[i, j] = x[i + rows, j + columns]; `cutout_centre` and `cutout_size` (N, 2), the result is zero in the
+    rectangle of rows [centre - size // 2, centre - size // 2 + size) and likewise columns; a size of 0 cuts nothing.
+    bool: `flip` (N,) exchanges left and right, before the translation."""
 
     brightness: Tensor
     saturation: Tensor
@@ -41,7 +41,7 @@ class Augmentation(NamedTuple):
 
 
 def images(x: Tensor) -> Tensor:
-    """`x` in one of the layouts that are read as they are, contiguous or channels_last; else a contiguous copy."""
+    """`x` if it is contiguous or channels_last, which the kernel reads directly; else a contiguous copy."""
     x = x.resolve_neg() if x.is_neg() else x
     if x.is_contiguous() or x.is_contiguous(memory_format=torch.channels_last):
         return x
@@ -49,9 +49,9 @@ def images(x: Tensor) -> Tensor:
 
 
 def augment(x: Tensor, parameters: Augmentation, form: str = "map") -> Tensor:
-    """G (K x + b) of (N, C, H, W) images; "linear": G K x; "transpose": K G' x. Autograd follows it.
+    """G (K x + b) of (N, C, H, W) images; "linear": G K x; "transpose": K G' x. Differentiable by autograd.
 
-    An image whose contrast is 1 is the same however its mean comes out, NaN too: what changes nothing is not computed.
+    A step that changes nothing is not computed: with a contrast of 1 an image stays the same even if its mean is NaN.
     """
     n, _, h, w = x.shape
     if not x.numel():
@@ -64,8 +64,8 @@ def augment(x: Tensor, parameters: Augmentation, form: str = "map") -> Tensor:
     if form == "transpose":
         moved = torch.where(inside, moved, 0.0)
     mean = (moved if form == "transpose" else widen(x)).mean((1, 2, 3), keepdim=True)
-    # -0.0 is what can be added to any number, 0.0 and -0.0 among them, and change no bit.
-    # mean - mean: of an infinite mean the steps above, which subtract it, make NaN.
+    # Adding -0.0 changes no bit of any number, 0.0 and -0.0 included.
+    # mean - mean: NaN for an infinite mean, as from the separate steps, which subtract the mean.
     shift = torch.where(c != 1, (1 - c) * mean + (mean - mean), -0.0)
     if form == "map":
         shift = torch.where(brightness != 0, shift + brightness, shift)
@@ -76,7 +76,7 @@ def augment(x: Tensor, parameters: Augmentation, form: str = "map") -> Tensor:
 
 
 def drawn(u: Tensor, p: Tensor | None, chance: float, policy: int, extents: list[int]) -> Augmentation:
-    """The parameters that (N, 12) uniform numbers make: the arguments of `kernels.draw_augmentation`."""
+    """The parameters, from (N, 12) uniform numbers u: the arguments of `kernels.draw_augmentation`."""
     applied = u[:, 8:] < (chance if p is None else p)
     coloured, moved, cut, flipped = [a if policy >> k & 1 else a & False for k, a in enumerate(applied.unbind(1))]
     b, s, c = [torch.where(coloured, v - 0.5, 0.0) for v in u[:, :3].unbind(1)]
@@ -90,12 +90,12 @@ def drawn(u: Tensor, p: Tensor | None, chance: float, policy: int, extents: list
 
 
 def _below(u: Tensor, count: int) -> Tensor:
-    """A whole number from 0 to count - 1. u is a multiple of 2^-24 below 1, and u * count, rounded, is below count."""
+    """A whole number from 0 to count - 1. u is a multiple of 2^-24 below 1; u * count, even rounded, is below count."""
     return (u * count).to(torch.int32)
 
 
 def _places(parameters: Augmentation, h: int, w: int, device: torch.device, transpose: bool) -> tuple[Tensor, Tensor]:
-    """(index of the pixel each pixel comes from, whether it comes from one), both (N, H, W)."""
+    """(index of the pixel that each pixel comes from, whether there is one), both (N, H, W)."""
     rows, columns = (torch.arange(side, dtype=torch.int32, device=device).expand(1, -1) for side in (h, w))
     down, right = (parameters.translation[:, axis, None] for axis in (0, 1))
     flip = parameters.flip[:, None]

@@ -1,7 +1,7 @@
-"""StyleGAN's bias and activation in plain PyTorch, y = clamp(gain act(x + b)): value, and derivatives for any order.
+"""StyleGAN's bias and activation in plain PyTorch, y = clamp(gain act(x + b)): value, and derivatives of any order.
 
-Half precision is computed in float32 and rounded once. At |gain act(x + b)| = clamp the derivative is 0, as NVIDIA's
-kernel has it, and not 1, as `torch.clamp` has it: then y tells where the clamp holds.
+Half precision is computed in float32 and rounded once. At |gain act(x + b)| = clamp the derivative is 0, as in
+NVIDIA's kernel, and not 1, as in `torch.clamp`: so y tells where the clamp is active.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ _SELU_ALPHA, _SELU_SCALE = 1.6732632423543772848170429916717, 1.0507009873554804
 
 
 class Activation(NamedTuple):
-    """value(v, alpha) is act(v), slope(u, v, alpha) is u act'(v) and curvature(u, v) is u act''(v), each by operators
-    that autograd differentiates at any v. curvature: None if it is 0 all over. alpha, gain: the defaults."""
+    """value(v, alpha) is act(v), slope(u, v, alpha) is u act'(v) and curvature(u, v) is u act''(v), each with operators
+    that autograd differentiates at any v. curvature: None if it is 0 everywhere. alpha, gain: the defaults."""
 
     value: Callable[[Tensor, float], Tensor]
     slope: Callable[[Tensor, Tensor, float], Tensor]
@@ -31,7 +31,7 @@ class Activation(NamedTuple):
 
 
 def _exp(v: Tensor) -> Tensor:
-    return v.clamp(max=0.0).exp()  # of v > 0 nobody asks, and infinity times 0 is no derivative
+    return v.clamp(max=0.0).exp()  # v > 0 is never used, but would make infinity times 0 in a derivative
 
 
 def _both(v: Tensor) -> Tensor:
@@ -43,7 +43,7 @@ def _difference(v: Tensor) -> Tensor:
 
 
 def _slope_of_lrelu(u: Tensor, v: Tensor, alpha: float) -> Tensor:
-    if 0.0 <= alpha <= 1.0:  # 3 times as fast on a CPU as `where`, which waits for signs that it guessed wrong
+    if 0.0 <= alpha <= 1.0:  # 3 times as fast on a CPU as `where`, whose branches are often mispredicted
         return u * v.detach().sign().clamp(min=alpha)
     return torch.where(v > 0, u, u * alpha)
 
@@ -85,7 +85,7 @@ ACTIVATIONS = {
 
 
 class Settings(NamedTuple):
-    """All of `bias_act` but its tensors. dim: 0 or more. clamp: inf for none."""
+    """All arguments of `bias_act` except its tensors. dim: 0 or more. clamp: inf for none."""
 
     dim: int
     act: str
@@ -96,8 +96,8 @@ class Settings(NamedTuple):
     def saved(self) -> str:
         """What the gradient needs beside g: "y", "x" (and b), or "".
 
-        y tells enough of linear, relu and lrelu: the sign of v, and whether the clamp holds. It is the input of the
-        next layer, which keeps it anyway. A gain of at most 1/2 could round a v > 0 to 0."""
+        For linear, relu and lrelu y suffices: it tells the sign of v, and whether the clamp is active. The next layer
+        saves y anyway, as its input. A gain of at most 1/2 could round a v > 0 to 0."""
         if self.act == "linear":
             return "" if self.clamp == math.inf else "y"
         if self.act in ("relu", "lrelu") and self.gain > 0.5 and self.alpha >= 0.0:
@@ -109,39 +109,39 @@ class Settings(NamedTuple):
 
 
 def spread(vector: Tensor, x: Tensor, dim: int) -> Tensor:
-    """A number a channel, in a shape that broadcasts over x."""
+    """`vector`, a number a channel, in a shape that broadcasts over x."""
     return vector.reshape([-1 if i == dim else 1 for i in range(x.dim())])
 
 
 def summed(x: Tensor, dim: int) -> Tensor:
-    """Over all but the channels."""
+    """The sum over all dimensions but that of the channels."""
     return x.sum([i for i in range(x.dim()) if i != dim]) if x.dim() > 1 else x
 
 
 def pre_activation(x: Tensor, b: Tensor | None, dim: int) -> Tensor:
-    """v = x + b, wide."""
+    """v = x + b, in the arithmetic dtype."""
     return widen(x) if b is None else widen(x) + spread(widen(b), x, dim)
 
 
 def value(x: Tensor, b: Tensor | None, settings: Settings) -> Tensor:
-    """y = clamp(gain act(x + b)), of the dtype of x, by PyTorch's own operators."""
+    """y = clamp(gain act(x + b)), of the dtype of x, with PyTorch's own operators."""
     y = ACTIVATIONS[settings.act].value(pre_activation(x, b, settings.dim), settings.alpha)
     if settings.gain != 1.0:
         y = y * settings.gain
     if settings.clamp != math.inf:
-        clamped = y.detach().clamp(-settings.clamp, settings.clamp)  # all there is to do if nobody differentiates it
+        clamped = y.detach().clamp(-settings.clamp, settings.clamp)  # enough if no gradient is needed
         y = torch.where(y.abs() < settings.clamp, y, clamped) if torch.is_grad_enabled() else clamped
     return y.to(x.dtype)
 
 
 def gradient(u: Tensor, ref: Tensor, b: Tensor | None, settings: Settings, from_y: bool = False) -> Tensor:
-    """u gain act'(v) where the clamp does not hold, else 0: wide, differentiable in u, x and b. ref: x, or y."""
+    """u gain act'(v), but 0 where the clamp is active; arithmetic dtype, differentiable in u, x and b. ref: x, or y."""
     v = widen(ref) if from_y else pre_activation(ref, b, settings.dim)
     return ACTIVATIONS[settings.act].slope(_clamped(u, v, settings, from_y), v, settings.alpha) * settings.gain
 
 
 def second(u: Tensor, g: Tensor, x: Tensor, b: Tensor | None, settings: Settings) -> tuple[Tensor, Tensor]:
-    """(u gain act'(v), u g gain act''(v)): `gradient` and its derivative in v along u; wide, differentiable."""
+    """(u gain act'(v), u g gain act''(v)): `gradient`, and its derivative in v along u; differentiable."""
     phi, v = ACTIVATIONS[settings.act], pre_activation(x, b, settings.dim)
     assert phi.curvature is not None
     u = _clamped(u, v, settings, False)
@@ -149,7 +149,7 @@ def second(u: Tensor, g: Tensor, x: Tensor, b: Tensor | None, settings: Settings
 
 
 def _clamped(u: Tensor, v: Tensor, settings: Settings, from_y: bool) -> Tensor:
-    """u where the clamp does not hold, else 0. v: y if `from_y`."""
+    """u, but 0 where the clamp is active. v: y if `from_y`."""
     if settings.clamp == math.inf:
         return u
     y = v if from_y else ACTIVATIONS[settings.act].value(v, settings.alpha) * settings.gain

@@ -1,9 +1,9 @@
 """The criteria in PyTorch: a scalar loss phi(x, y) of a logit x and its label y, its slope and its curvature in x.
 
 The Triton form of each, with its source, is in `kernels/criteria.py`; a new criterion is a function there and three
-lines here. These serve tensors no kernel runs on, second derivatives, `vmap` and losses that are not reduced.
+lines here. These serve tensors that no kernel runs on, second derivatives, `vmap` and losses that are not reduced.
 
-Where a criterion knows real data and generated data only, s = 2 y - 1 is 1 for the label 1 and -1 for the label 0.
+If a criterion distinguishes only real and generated data, s = 2 y - 1: 1 for the label 1, -1 for the label 0.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _EPS = 1e-8
 
 
 class Criterion(NamedTuple):
-    """value, slope, curvature: (logits, label) -> a tensor as large as the logits.
+    """value, slope, curvature: (logits, label) -> a tensor of the logits' shape.
 
     labels: what a label may be. "probability": a number in [0, 1]; "side": 1 (real) or 0 (generated); "number": any.
     """
@@ -66,7 +66,7 @@ def _hinge_gap(x: Tensor, y: Label) -> Tensor:
 
 
 def _hinge_slope(x: Tensor, y: Label, knee: float, of_nan: bool) -> Tensor:
-    """-s where 1 - s x is positive, -knee s where it is 0, 0 elsewhere; of NaN -s or 0."""
+    """-s where 1 - s x is positive, -knee s where it is 0, 0 elsewhere; for NaN -s if `of_nan`, else 0."""
     gap = _hinge_gap(x, y)
     inside = (gap > 0) | gap.isnan() if of_nan else gap > 0
     share = inside.to(x.dtype)
@@ -112,10 +112,10 @@ def _hinge(positive: Callable[[Tensor], Tensor], knee: float, of_nan: bool) -> C
 
 
 def _clamp_slope_at_zero() -> float:
-    """The slope of `clamp(min=0)` at 0, of the torch installed: 1 up to 2.13, 0 from 2.14 on."""
+    """The slope of `clamp(min=0)` at 0 in the installed PyTorch: 1 up to 2.13, 0 from 2.14 on."""
     with torch.inference_mode(False), torch.enable_grad():
         x = torch.zeros((), device="cpu", requires_grad=True)
-        node: Any = x.clamp(min=0).grad_fn  # called by itself: autograd's engine would start threads
+        node: Any = x.clamp(min=0).grad_fn  # called directly: autograd's engine would start threads
         return node(torch.ones((), device="cpu")).item()
 
 

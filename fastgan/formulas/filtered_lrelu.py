@@ -21,8 +21,8 @@ def filtered_lrelu(
     clamp: float | None,
     resample=upfirdn2d,
 ) -> Tensor:
-    """first, second: (up, down, padding, flip, gain) of the two filters, as `upfirdn2d` takes them, which `resample`
-    is. Differentiable any number of times, in x, b and the filters."""
+    """first, second: (up, down, padding, flip, gain) of the two filters, as in `upfirdn2d`. resample: an `upfirdn2d`.
+    Differentiable any number of times, in x, b and the filters."""
     x = x if b is None else x + b[:, None, None]
     return resample(activation(resample(x, fu, *first), gain, slope, clamp), fd, *second)
 
@@ -33,7 +33,7 @@ def activation(u: Tensor, gain: float, slope: float, clamp: float | None) -> Ten
 
 
 def times_slopes(v: Tensor, u: Tensor, gain: float, slope: float, clamp: float | None) -> Tensor:
-    """v times the slopes that `activation` has at u: `gain * slope` at 0 and, without a clamp, at NaN; of clamped
-    elements, and of a NaN with a clamp, 0, whatever v is."""
+    """v times the slopes of `activation` at u: `gain * slope` at 0 and, without a clamp, at NaN. For clamped elements,
+    and for NaN with a clamp, 0, whatever v is."""
     found = torch.where(u > 0, v * gain, v * (gain * slope))
     return found if clamp is None else torch.where(activation(u, gain, slope, None).abs() <= clamp, found, 0.0)

@@ -12,7 +12,7 @@ _CUBE = 1 << 20  # numbers of a block of the second derivative: rows x columns x
 
 
 class MMDSettings(NamedTuple):
-    """All of a loss but its samples. bandwidths: falling; none for the energy distance."""
+    """All arguments of a loss except its samples. bandwidths: in falling order; none for the energy distance."""
 
     kernel: str
     bandwidths: tuple[float, ...]
@@ -26,12 +26,12 @@ class MMDSettings(NamedTuple):
         return self.precision == "exact" or (self.precision == "fp32" and d <= DIFFERENCES_UP_TO)
 
     def pairs(self, n: int) -> int:
-        """Of a sample of n with itself."""
+        """How many pairs count within a sample of n."""
         return n * (n - self.unbiased)
 
     def powers(self) -> tuple[bool, ...]:
-        """Which Gaussians are a fourth power of the one before, of twice the bandwidth: two in a row at most, since
-        each power multiplies the relative error by four."""
+        """Which Gaussians are computed as the fourth power of the one before, whose bandwidth is twice as large: at
+        most two in a row, since each power multiplies the relative error by four."""
         powers: list[bool] = []
         if self.kernel == "gaussian":
             for b, s in enumerate(self.bandwidths):
@@ -40,10 +40,10 @@ class MMDSettings(NamedTuple):
 
 
 def second_order(x: Tensor, y: Tensor, v: Tensor, u: Tensor, settings: MMDSettings) -> tuple[Tensor, Tensor, Tensor]:
-    """(P, dP/dx, dP/dy) of P = v . dL/dx + u . dL/dy, by operators that autograd follows.
+    """(P, dP/dx, dP/dy) of P = v . dL/dx + u . dL/dy, with operators that autograd differentiates.
 
     P = sum_ij c_ij K'(D_ij) (a_i - b_j) . (v_i - u_j), so that dP/da_i is the sum over j of
-    c_ij ( 2 K'' (a_i - b_j) . (v_i - u_j) (a_i - b_j) + K' (v_i - u_j) ), and that at b_j its negative over i.
+    c_ij ( 2 K'' (a_i - b_j) . (v_i - u_j) (a_i - b_j) + K' (v_i - u_j) ), and dP/db_j is minus the sum over i.
     """
     (n, d), m = x.shape, len(y)
     samples, moves = (x, y), (v, u)

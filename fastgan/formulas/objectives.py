@@ -1,4 +1,4 @@
-"""Which terms make a loss. A new objective is one entry of `OBJECTIVES`.
+"""The objectives: which terms make a loss. A new objective is one entry of `OBJECTIVES`.
 
 Every adversarial loss is a weighted sum of means of a scalar criterion, L = sum_k w_k mean_i phi(x_k[i], y_k).
 A term is (logits x_k, label y_k, weight w_k); the criteria are in `formulas/criteria.py` and `kernels/criteria.py`.
@@ -147,7 +147,7 @@ def objectives() -> dict[str, Objective]:
     return dict(OBJECTIVES)
 
 
-# What other papers and codebases call them; compared in small letters, without what is no letter or digit.
+# Names in other papers and codebases; only letters and digits are compared, in lower case.
 ALIASES = {
     "minimax": ("gan", "bce", "bcewithlogits", "crossentropy", "vanilla", "standard", "sgan", "original", "saturating"),
     "nonsaturating": ("ns", "nsgan", "softplus", "logistic", "stylegan", "stylegan2"),
@@ -165,7 +165,7 @@ ALIASES = {
 
 
 def find(objective: str, also: tuple[str, ...] = ()) -> Objective:
-    """Raises ValueError if there is none of that name. also: names that stand in the error beside those here."""
+    """The objective of that name; ValueError if there is none. also: other names that the error lists."""
     try:
         return OBJECTIVES[objective]
     except (KeyError, TypeError):
@@ -173,7 +173,7 @@ def find(objective: str, also: tuple[str, ...] = ()) -> Objective:
 
 
 def unknown(objective: object, known: Iterable[str]) -> str:
-    """The error that names the objective meant, if there is one, and those there are."""
+    """The error message: it suggests a similar name, if there is one, and lists all."""
     known = list(known)
     said = "".join(c for c in str(objective).lower() if c.isalnum())
     names = {name.replace("_", ""): name for name in known}

@@ -10,12 +10,12 @@ LOSS, MEAN_LOGIT, ACCURACY = range(3)  # the columns of `ValueAndGrad.terms`
 
 
 class Statistics(NamedTuple):
-    """What one pass over the logits tells of the discriminator. 0-d tensors on the logits' device, or for
+    """Statistics of the discriminator, from one pass over the logits. 0-d tensors on the logits' device, or for
     lists of logits one entry a discriminator; a side that the loss does not see is None.
 
     real_mean, fake_mean: mean logit of a side (not a probability).
-    real_accuracy, fake_accuracy: share of a side that D classifies rightly, in [0, 1]. D says *real* where its logit
-        is >= 0, that is D(x) >= 1/2. NaN where the mean logit of that side is NaN.
+    real_accuracy, fake_accuracy: share of a side that D classifies rightly, in [0, 1]. D says *real* if its logit
+        is >= 0, that is D(x) >= 1/2. NaN if the mean logit of that side is NaN.
     """
 
     real_mean: Tensor | None
@@ -26,14 +26,14 @@ class Statistics(NamedTuple):
     @property
     def error(self) -> Tensor:
         """D's expected error over real and generated data in equal parts, 1 - (real_accuracy + fake_accuracy) / 2:
-        the quantity of the theory, 1/2 when D cannot tell them apart. Over one side where there is only one."""
+        the quantity of the theory, 1/2 when D cannot tell them apart. If there is only one side, over that one."""
         sides = [side for side in (self.real_accuracy, self.fake_accuracy) if side is not None]
         return 1 - (sum(sides[1:], sides[0]) / len(sides)).mean()
 
     @property
     def real_sign(self) -> Tensor | None:
         """Mean sign of the real logits, in [-1, 1], a zero counted as positive: what adaptive augmentation (Karras et
-        al. 2020, section 3, r_t) watches."""
+        al. 2020, section 3, r_t) monitors."""
         return None if self.real_accuracy is None else 2 * self.real_accuracy - 1
 
     @property
@@ -45,13 +45,13 @@ class ValueAndGrad:
     """A loss, its parts, its statistics and its gradients at the logits.
 
     loss: 0-d; float32 (float64 for float64 logits). The sum of the first column of `terms`.
-    grads: one tensor per logits tensor, real before generated, of that tensor's shape and dtype; flat.
+    grads: a flat tuple, one tensor per logits tensor, of its shape and dtype; real before generated.
     terms: (K, 3), a row per logits tensor: weighted loss, mean logit, share that D classifies rightly.
 
     For lists of logits `losses_real`, `losses_fake`, `grad_real`, `grad_fake` and `stats` have an entry for each
     discriminator. Nothing here is attached to an autograd graph: hand the gradients to
-    `torch.autograd.backward([real_logits, fake_logits], out.grads)`. Reading a property is a view, and no launch; of
-    lists, `loss_real`, `loss_fake` and `stats.error` are sums and means, which are small ones.
+    `torch.autograd.backward([real_logits, fake_logits], out.grads)`. A property is a view, without a launch; but for
+    lists `loss_real`, `loss_fake` and `stats.error` launch small sums and means.
     """
 
     __slots__ = ("_listed", "_n_real", "_real_grads", "grads", "loss", "terms")
@@ -76,7 +76,7 @@ class ValueAndGrad:
 
     @property
     def losses_real(self) -> Tensor | None:
-        """Weighted loss of each discriminator on real data; of a relativistic pairing, of the pairs."""
+        """Weighted loss of each discriminator on real data; for a relativistic pairing, on the pairs."""
         return self._side(True, LOSS)
 
     @property

@@ -1,4 +1,4 @@
-"""The terms of a loss: what is measured against what, and with which weight."""
+"""The terms of a loss: logits, labels, weights, and what modifies them."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def widen(x: Tensor) -> Tensor:
 
 
 class Terms(NamedTuple):
-    """L = sum_k weights[k] mean_i m phi(x, y) over K terms. No autograd, no launch. The arguments of
-    `kernels.adversarial` in order; it says what each one is.
+    """L = sum_k weights[k] mean_i m phi(x, y) over K terms. No autograd, no launch. The fields are
+    the arguments of `kernels.adversarial` in order, which documents each one.
 
         x = logits[k][i] - partners[k][i] - shift[k],  y = targets[k][i] or labels[k],  m = masks[k][i] or 1
     """
@@ -46,7 +46,7 @@ class Terms(NamedTuple):
         return found
 
     def layout(self) -> tuple:
-        """All but the tensors, and how many there are of each kind: what `of` needs to put them back."""
+        """Everything except the tensors, and how many of each kind there are: `of` needs it to restore the terms."""
         counts = (len(self.logits), len(self.partners), len(self.targets), len(self.masks))
         return counts, self.labels, self.weights, self.criterion, self.n_real, self.split
 
@@ -69,10 +69,10 @@ class Terms(NamedTuple):
         return cls(tensors[:k], labels, weights, criterion, n_real, lists[0], lists[1], lists[2], shift, split)
 
     def each(self) -> Iterator[tuple[Tensor, Tensor | float, Tensor | None, float]]:
-        """(x, label, mask, weight) of each term, differentiable in what it is made of. The first dimension of a tensor
-        may be one that `torch.func.vmap` maps."""
+        """(x, label, mask, weight) of each term, differentiable in its tensors. The first dimension of a tensor may be
+        one that `torch.func.vmap` maps."""
         if self.split:
-            raise NotImplementedError("split: not under torch.func.vmap; pass the sides apart")
+            raise NotImplementedError("split: not under torch.func.vmap; pass the sides separately")
         for k, x in enumerate(self.logits):
             x = widen(x)
             if self.partners:
@@ -92,6 +92,6 @@ def split_sides(batches: Sequence[Tensor], split: int) -> list[Tensor]:
 
 
 def join_sides(parts: Sequence[Tensor], split: int) -> list[Tensor]:
-    """Undoes `split_sides`."""
+    """Undo `split_sides`."""
     order, half = 1 if split > 0 else -1, len(parts) // 2
     return [torch.cat((real, fake)[::order]) for real, fake in zip(parts[:half], parts[half:])]

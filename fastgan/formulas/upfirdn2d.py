@@ -25,8 +25,8 @@ def output_size(
 def padding_of_gradient(
     size: tuple[int, int], taps: tuple[int, int], up: tuple[int, int], down: tuple[int, int], padding: tuple[int, ...]
 ) -> tuple[int, int, int, int]:
-    """The padding with which the gradient in x is again `upfirdn2d`, of the gradient that arrives, with up and down
-    exchanged and the filter the other way round. size, taps: (height, width) of x and of the filter."""
+    """The padding with which the gradient in x is again `upfirdn2d`, of the incoming gradient, with up and down
+    exchanged and the filter reversed. size, taps: (height, width) of x and of the filter."""
     height, width = output_size(size, taps, up, down, padding)
     left, top = taps[1] - 1 - padding[0], taps[0] - 1 - padding[2]
     right = size[1] * up[0] - width * down[0] + padding[0] - up[0] + 1
@@ -35,7 +35,7 @@ def padding_of_gradient(
 
 
 def is_channels_last(x: Tensor) -> bool:
-    """Whether the result for `x` is laid out so."""
+    """Whether the result for `x` is in channels_last."""
     return x.stride(1) == 1 and x.shape[1] > 1 and not x.is_contiguous()
 
 
@@ -72,7 +72,7 @@ def upfirdn2d(
         f = f.flip(tuple(range(f.dim())))  # PyTorch's convolution is a correlation
     with torch.autocast(x.device.type, enabled=False):
         x = upsampled(widen(x), up, padding)
-        c = x.shape[1]  # groups: 4 to 12 times as fast on a CPU as channels that are images of one channel
+        c = x.shape[1]  # groups: 4 to 12 times as fast on a CPU as one image for each channel
         if f.dim() == 1:
             x = F.conv2d(x, f.expand(c, 1, 1, -1), stride=(1, down[0]), groups=c)
             x = F.conv2d(x, gain * f[:, None].expand(c, 1, -1, 1), stride=(down[1], 1), groups=c)
@@ -92,7 +92,7 @@ def filter_gradient(
     gain: float,
 ) -> Tensor:
     """The gradient in f of sum g * upfirdn2d(x, f, ...): the correlation of the upsampled x with g, whose pixels are
-    `down` apart, over all images; of a separable filter, its products with f along either axis."""
+    `down` apart, over all images; for a separable filter, the products of that with f along each axis."""
     taps = f.shape[0], f.shape[-1]
     if not g.numel():
         return torch.zeros_like(f)

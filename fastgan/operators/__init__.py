@@ -1,4 +1,4 @@
 """The losses as `torch.library` operators: opaque to `torch.compile`, differentiable, usable under `torch.func`.
 
-`dispatch` is the only place that picks a backend; one file an operation above it.
+`dispatch` is the only file that picks a backend. Each other file has one operation.
 """

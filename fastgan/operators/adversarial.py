@@ -4,9 +4,10 @@
     fastgan::gradient           -> scale * dL/dx_k
     fastgan::value_and_gradient -> both, in one launch
 
-None saves anything or knows autograd. `_Value` and `_Gradient` are the differentiable pair above them: value forward,
-gradient backward (recomputed from the logits, the only thing saved), and for `create_graph=True` the gradient is itself
-differentiable, by the criterion's curvature. Forward-mode differentiation raises: neither has a jvp.
+The operators save nothing and have no autograd formula. `_Value` and `_Gradient` make them differentiable. `_Value`
+saves only its input tensors, and its backward pass recomputes the gradient from them. With `create_graph=True` the
+gradient is `_Gradient`, which is differentiable by the criterion's curvature. Forward-mode differentiation raises:
+neither has a jvp.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from fastgan.operators.dispatch import (
     on_cpu,
 )
 
-NOTHING, LOSSES, EVERYTHING = range(3)  # what `value` leaves in the row of each term
+NOTHING, LOSSES, EVERYTHING = range(3)  # what `value` writes into the row of each term
 
 _TERMS = (
     "Tensor[] logits, float[] labels, float[] weights, str criterion, int n_real, Tensor[] partners, Tensor[] targets, "
@@ -131,7 +132,7 @@ def _gradient_of(
 
 
 class _Value(Function):
-    """L of the terms, and their rows if statistics are asked for. Differentiable: L, and the first column of the rows,
+    """L of the terms, and their rows if statistics are requested. Differentiable: L, and the first column of the rows,
     each term's weighted loss."""
 
     @staticmethod
@@ -175,7 +176,7 @@ class _Value(Function):
 def _gradients(
     terms: Terms, tensors: Sequence[Tensor], needed: Sequence[bool], scale: Tensor
 ) -> Sequence[Tensor | None]:
-    """scale * dL at each of the terms' tensors that needs it, and None for the others."""
+    """scale times the gradient of L at each tensor of the terms that needs one; None for the others."""
     k, differentiable = len(terms.logits), torch.is_grad_enabled()  # create_graph=True
     if terms.split and differentiable:  # the halves are differentiable slices
         halves = terms.having(logits=split_sides(terms.logits, terms.split), split=0)
@@ -185,7 +186,7 @@ def _gradients(
         return _gradient_of(terms, tensors, scale, True, False, differentiable)
     which, some = range(k), terms
     if not (all(needed[:k]) or terms.partners or terms.split or terms.shift is not None):
-        which = [i for i in range(k) if needed[i]]  # one side asks for gradients
+        which = [i for i in range(k) if needed[i]]  # only some logits need gradients
         some = Terms(
             *[tuple(values[i] for i in which) for values in (terms.logits, terms.labels, terms.weights)],
             terms.criterion,
@@ -211,11 +212,11 @@ def _gradients(
 
 
 class _Part(_Value):
-    """The loss of some terms, computed before: a graph of its own, for losses of one launch that go backward apart."""
+    """The loss of some terms, computed before. With its own graph each loss of a launch can go backward separately."""
 
     @staticmethod
     def forward(layout, value, *tensors):
-        return value.data  # a version of its own: it may be written in place while others are saved for backward
+        return value.data  # with its own version counter: writing it in place leaves the others valid for backward
 
     @staticmethod
     def backward(ctx, grad):
@@ -223,12 +224,12 @@ class _Part(_Value):
 
 
 def apart(terms: Terms, groups: Sequence[slice]) -> list[Tensor]:
-    """The loss of each group of terms, which are neighbours; terms without partners, masks or a shift.
+    """The loss of each group of neighbouring terms. The terms have no partners, masks or shift.
 
-    One launch forward for all of them. Each has a graph of its own and a launch backward of its own, so that each can
-    go backward by itself, and frees only what it came from. A group that asks for no gradient has no graph.
-    `torch.compile` makes one graph of whatever it compiles: there they share one. On a CPU, where there are no launches
-    to save, each is computed by itself."""
+    One forward launch computes all of them. Each loss has its own graph and its own backward launch, so that each can
+    go backward separately, and frees only its own inputs. A group without a tensor that requires a gradient has no
+    graph. Under `torch.compile` all losses share one graph. On a CPU, where there are no launches to save, each loss is
+    computed separately."""
     each = [
         Terms(terms.logits[part], terms.labels[part], terms.weights[part], terms.criterion, targets=terms.targets[part])
         for part in groups
@@ -248,12 +249,12 @@ def apart(terms: Terms, groups: Sequence[slice]) -> list[Tensor]:
 
 
 def elementwise(terms: Terms, k: int) -> Tensor:
-    """phi of every logit of term k, masked; by PyTorch's own operators, which autograd follows."""
+    """phi of every logit of term k, masked; with PyTorch's own operators, which autograd differentiates."""
     x, y, mask = list(terms.each())[k][:3]
     if terms.criterion == "sigmoid_cross_entropy" and y.__class__ is float and y in (0.0, 1.0):
-        # PyTorch's BCE loses digits in the gradient, softplus by its default threshold in float64.
+        # The gradient of PyTorch's BCE cancels; softplus with its default threshold loses digits in float64.
         values = F.softplus(-x if y else x, 1.0, 50.0)
-        values = values + 0.0 * (x if y else x.clamp(max=0.0)).detach()  # NaN at the infinities at which BCE is NaN
+        values = values + 0.0 * (x if y else x.clamp(max=0.0)).detach()  # BCE is NaN at these infinities
     else:
         values = CRITERIA[terms.criterion].value(x, y)
     return values if mask is None else values * mask
@@ -279,7 +280,7 @@ class _Gradient(Function):
         grads = [None] * len(tensors)
         of_shift = []
         for i, (x, y, m, weight) in enumerate(terms.each()):
-            upstream = 0.0  # at the gradient of x, which reaches the logits as it is and the partners negated
+            upstream = 0.0  # the incoming gradient at that of x, which the partners get negated
             if ctx.of_logits:
                 upstream = upstream + widen(grads_of_grads[i])
             if ctx.of_partners:
@@ -322,7 +323,7 @@ def _batched(info, dims, tensors: Sequence[Tensor]) -> list[Tensor]:
 
 def value(terms: Terms, statistics: int = NOTHING) -> tuple[Tensor, Any]:
     """(L, rows), differentiable in logits, partners and shift. rows: (K, 3) weighted loss, mean logit, share classified
-    rightly; None for NOTHING, and the last two of no meaning for LOSSES."""
+    rightly; None for NOTHING; for LOSSES the last two are undefined."""
     tensors = terms.tensors()
     plain = not statistics and on_cpu(tensors[0].device) and not needs_operator(tensors)
     if plain and not derivative_expected():  # forward-mode differentiation raises, whatever the size

@@ -1,10 +1,10 @@
 """Differentiable augmentation as operators.
 
     fastgan::augment            the map, its linear part or the transpose of that
-    fastgan::draw_augmentation  its parameters, of uniform numbers
+    fastgan::draw_augmentation  its parameters, from uniform numbers
 
-The map is linear in x but for the brightness, so the derivative of each form is another one: the map's gradient is the
-transpose, the transpose's is the linear part, and so on without end. See `operators.adversarial` for the pattern.
+Apart from the brightness the map is linear in x, so the gradient of each form is another form: that of the map is the
+transpose, that of the transpose is the linear part, and so on. See `operators.adversarial` for the pattern.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ for _name, _implementation, _fake in (
 
 
 class _Augment(Function):
-    """A form of the map at x; no derivative by the parameters. Nothing of the size of x is saved. Forward-mode
+    """A form of the map at x; no derivative by the parameters. It saves nothing as large as x. Forward-mode
     differentiation raises: a Function with a jvp does not compile."""
 
     @staticmethod
@@ -77,7 +77,7 @@ class _Augment(Function):
 
     @staticmethod
     def vmap(info, in_dims, form, *tensors):
-        """What is mapped joins the batch: one launch."""
+        """Merge the mapped dimension into the batch: one launch."""
         size, joined = info.batch_size, []
         for t, dim in zip(tensors, in_dims[1:]):
             t = t.expand(size, *t.shape) if dim is None else t.movedim(dim, 0)
@@ -86,11 +86,11 @@ class _Augment(Function):
 
 
 def value(x: Tensor, parameters: Augmentation) -> Tensor:
-    """The augmented images, differentiable in x as often as asked."""
+    """The augmented images, differentiable in x any number of times."""
     return applied(_Augment, ("map",), (x, *parameters))
 
 
 def drawn(u: Tensor, p: Tensor | None, chance: float, policy: int, extents: list[int]) -> Augmentation:
-    """The parameters that uniform numbers make."""
+    """The parameters, from uniform numbers."""
     call = torch.ops.fastgan.draw_augmentation if needs_operator([u] if p is None else [u, p]) else _draw
     return Augmentation(*call(u, p, chance, policy, extents))

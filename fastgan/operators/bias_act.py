@@ -1,11 +1,11 @@
 """StyleGAN's bias and activation as operators, differentiable any number of times:
 
     fastgan::bias_act            -> y = clamp(gain act(x + b))
-    fastgan::bias_act_gradient   -> its gradients at x and b, for one at y
+    fastgan::bias_act_gradient   -> its gradients at x and b, for a gradient at y
     fastgan::bias_act_second     -> the gradients of <h, dx> + <k, db> at g, x and b, for curved activations
 
-Each is one launch. Those of linear, relu and lrelu are linear in g, so that the gradient of the gradient is
-`bias_act_gradient` again. Those of the others are differentiated once by the kernel, and beyond by the formulas.
+Each is one launch. For linear, relu and lrelu the gradient is linear in g, so that its own gradient is
+`bias_act_gradient` again. For the others the kernel differentiates the gradient once, and the formulas beyond that.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def _second(h, *rest):
 
 
 def _present(like: Tensor, found: Sequence[Tensor | None]) -> tuple[Tensor, ...]:
-    """An empty tensor for what was not asked for."""
+    """`found` with an empty tensor for each None."""
     return tuple([like.new_empty(0) if t is None else t for t in found])
 
 
@@ -107,7 +107,7 @@ class _BiasAct(Function):
 
 
 def _gradients(settings: Settings, of_x: bool, of_b: bool, g: Tensor, saved: Sequence[Tensor]) -> Sequence[Tensor]:
-    """Those at x and b that are asked for. saved: what `_BiasAct` saved."""
+    """The requested gradients at x and b. saved: what `_BiasAct` saved."""
     if torch.is_grad_enabled():  # create_graph=True
         return _Gradient.apply(tuple(settings), of_x, of_b, g, *saved)
     return _gradients_of(settings, of_x, of_b, g, saved)
@@ -177,7 +177,7 @@ class _Gradient(Function):
 
 
 def _merged(info, dim: int, dims: Sequence[int | None], tensors: Sequence[Tensor]) -> list[Tensor]:
-    """Mapped tensors as one: each sample has channels of its own."""
+    """Merge the mapped dimension into the channels: each sample has its own."""
     found = []
     for x, at in zip(tensors, dims):
         x = x.expand(info.batch_size, *x.shape) if at is None else x.movedim(at, 0)
@@ -187,7 +187,7 @@ def _merged(info, dim: int, dims: Sequence[int | None], tensors: Sequence[Tensor
 
 
 def _parted(info, dim: int, x: Tensor) -> tuple[Tensor, int]:
-    """Undoes `_merged`."""
+    """Undo `_merged`."""
     return x.unflatten(dim, (info.batch_size, -1)), dim
 
 

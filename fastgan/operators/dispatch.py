@@ -1,8 +1,8 @@
-"""Which backend serves a tensor, who has to see an operator, and how a `Function` is applied.
+"""Pick the backend for a tensor, decide whether a call must use the registered operator, and apply a `Function`.
 
-The only file that picks a backend, and the only one of this package that uses private interfaces of PyTorch: whether a
-transform of `torch.func`, a dispatch mode or forward-mode differentiation is active. A PyTorch without one of them gets
-the answer that is always right, at some microseconds a call.
+Only this file picks a backend, and only this file of the package uses private interfaces of PyTorch. They tell whether
+a transform of `torch.func`, a dispatch mode or forward-mode differentiation is active. If a PyTorch lacks one, the file
+assumes the answer that is always right, which costs some microseconds a call.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def backend_for(device: torch.device) -> str:
 
 
 def on_cpu(device: torch.device) -> bool:
-    """Whether `fastgan.cpu` runs for CPU tensors on `device`."""
+    """Whether `device` is a CPU and `fastgan.cpu` runs there."""
     return device.type == "cpu" and (forced_backend is None or backend_for(device) == "torch")
 
 
@@ -84,16 +84,16 @@ def derivative_expected() -> bool:
 
 
 def needs_operator(tensors: Sequence[Tensor]) -> bool:
-    """Whether somebody must see an operator here: a compiler, a dispatch mode, a transform, a tensor subclass; or there
-    is nothing but shapes. Otherwise the implementation is called directly, which saves the dispatcher's time."""
+    """Whether a call must use the registered operator: for a compiler, a dispatch mode, a transform, a tensor subclass
+    or a meta tensor. Else the implementation is called directly, which saves the dispatcher's time."""
     if is_compiling() or _dispatch_modes() or _transforms is None or _transforms():
         return True
     return any([type(x) not in _PLAIN or x.is_meta for x in tensors])  # noqa: C419 (a generator costs twice as much)
 
 
 def applied(function: type[Function], settings: tuple, tensors: Sequence[Tensor]):
-    """`function.apply(*settings, *tensors)`, also in three cases that it refuses: under `torch.compile`, tensors of
-    which none asks for a gradient, or one tensor twice; tensors of inference mode, which it could not save."""
+    """`function.apply(*settings, *tensors)`, also in three cases that it refuses: under `torch.compile`, no tensor that
+    requires a gradient, or the same tensor twice; and inference-mode tensors, which it could not save."""
     if is_compiling():
         if transforms_active():
             raise NotImplementedError("torch.func inside torch.compile: fastgan's losses have no derivative there")
@@ -107,5 +107,5 @@ def applied(function: type[Function], settings: tuple, tensors: Sequence[Tensor]
         return function.apply(*settings, *tensors)
     if torch.is_grad_enabled() and any([x.is_inference() for x in tensors]):  # noqa: C419
         tensors = [x.clone() if x.is_inference() else x for x in tensors]
-    # What `Function.apply` does if no transform is active, less its 12 us of signature binding.
+    # What `Function.apply` does if no transform is active, without its 12 us of signature binding.
     return super(Function, function).apply(*settings, *tensors)

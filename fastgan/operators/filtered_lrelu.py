@@ -1,8 +1,8 @@
 """A leaky ReLU between two filters as operators: see `operators.upfirdn2d`, and `kernels.filtered_lrelu` for why two
-functions make every derivative.
+functions suffice for every derivative.
 
     fastgan::filtered_lrelu    -> R2 a(R1 (x + b))
-    fastgan::filtered_slopes   -> R2 (s * R1 v), with the slopes s that a has at Rg (x + b)
+    fastgan::filtered_slopes   -> R2 (s * R1 v), with the slopes s of a at Rg (x + b)
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def _slopes(v, x, b, f1, f2, fg, *settings):
 
 
 def _resampled(x, f, settings):
-    """What `upfirdn2d` returns for x, without its values."""
+    """An empty tensor of the shape and layout that `upfirdn2d` returns for x."""
     size = output_size(x.shape[2:], (f.shape[0], f.shape[-1]), *settings[:3])
     layout = torch.channels_last if is_channels_last(x) else torch.contiguous_format
     return torch.empty((*x.shape[:2], *size), dtype=x.dtype, device=x.device, memory_format=layout)
@@ -74,7 +74,7 @@ def _transposed(settings: tuple, size: Sequence[int], f: Tensor) -> tuple:
 
 
 def _gradient(first, second, gate, activation, size, g, x, f1, f2, fg, bias):
-    """R1^T (s * R2^T g), of images of `size` in front of R1."""
+    """R1^T (s * R2^T g). size: of the images that R1 gets."""
     between = _size(size, f1, first)
     settings = _transposed(second, between, f2), _transposed(first, size, f1), gate, activation
     call = _Slopes.apply if torch.is_grad_enabled() else _Slopes.forward  # create_graph=True, or not
@@ -82,7 +82,7 @@ def _gradient(first, second, gate, activation, size, g, x, f1, f2, fg, bias):
 
 
 class _Lrelu(Function):
-    """y; `bias` is of one tensor or none. What is saved is what is given."""
+    """y; `bias` is one tensor or none. Only the inputs are saved."""
 
     @staticmethod
     def forward(first, second, activation, x, f1, f2, *bias):
@@ -108,7 +108,7 @@ class _Lrelu(Function):
 
 
 class _Slopes(Function):
-    """R2 (s * R1 v), linear in v; s, of x and its bias, has no slope."""
+    """R2 (s * R1 v), linear in v. s, from x and its bias, has derivative 0."""
 
     @staticmethod
     def forward(first, second, gate, activation, v, x, f1, f2, fg, *bias):
@@ -134,7 +134,7 @@ class _Slopes(Function):
 
 
 def _images(info, dims, tensors, of_filters, of_bias, bias):
-    """Batches of batches as one, a bias or none that serves the first of them, and the two sizes that they were of."""
+    """Merge the mapped dimension into the batch: (tensors, bias of the first one or none, the two merged sizes)."""
     if any(dim is not None for dim in of_filters):
         raise NotImplementedError("filtered_lrelu: no vmap over filters; call upfirdn2d, which has one, and leaky_relu")
     moved = [t.expand(info.batch_size, *t.shape) if dim is None else t.movedim(dim, 0) for dim, t in zip(dims, tensors)]

@@ -1,10 +1,10 @@
-"""Feature matching by |x| that saves a sign of one byte an element in place of the maps, as an operator.
+"""Feature matching by |x| as operators that save a sign, one byte an element, and not the maps.
 
     fastgan::matching_signs     -> L = sum_k w_k mean |fake_k - real_k|, and the signs of the differences
     fastgan::matching_gradient  -> scale w_k / n_k sign_k for the generated maps, its negative for the real ones
 
-`operators.adversarial` has the rest: how an operator is dispatched, and why there are two Functions, the second of
-which makes the first one's gradient differentiable. L has no curvature, so that only `scale` gets a gradient there.
+`operators.adversarial` explains how an operator is dispatched, and why there is a second Function: it makes the first
+one's gradient differentiable. L has no curvature, so that only `scale` gets a gradient there.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ class _Matching(Function):
 
 
 class _Gradient(Function):
-    """The gradients that `_Matching` makes of `scale`; linear in it."""
+    """The gradients of `_Matching` for the incoming gradient `scale`; linear in it."""
 
     @staticmethod
     def forward(weights, dtype, of_fakes, of_reals, scale, *signs):

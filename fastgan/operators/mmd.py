@@ -25,7 +25,7 @@ _library.define(
 
 
 def _run(x: Tensor, y: Tensor, settings: MMDSettings, *, value: bool, of_x: bool, of_y: bool, scale=None, factor=1.0):
-    """(loss, means, gradient at x, gradient at y), an empty tensor for a gradient that is not asked for."""
+    """(loss, means, gradient at x, gradient at y), an empty tensor for a gradient that is not requested."""
     loss, means, *grads = backend(x.device).mmd(
         *(x, y, settings.bandwidths, settings.kernel),
         alpha=settings.alpha,
@@ -106,7 +106,7 @@ class _Value(Function):
     @staticmethod
     def vmap(info, in_dims, settings, x, y):
         samples = _samples(info, in_dims[1:], (x, y))
-        losses, means = zip(*[_Value.apply(settings, *sample) for sample in samples])  # a launch a sample
+        losses, means = zip(*[_Value.apply(settings, *sample) for sample in samples])  # one launch a sample
         return (torch.stack(losses), torch.stack(means)), (0, 0)
 
 

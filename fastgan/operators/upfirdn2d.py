@@ -3,7 +3,7 @@
     fastgan::upfirdn2d
 
 The operator is linear in x, and its gradient is itself with other settings: derivatives of any order are launches of
-the same kernel. The gradient in the filter, which few ask for, is a convolution of PyTorch's.
+the same kernel. The gradient in the filter, which is rarely needed, is a convolution of PyTorch.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class _Upfirdn2d(Function):
     def setup_context(ctx, inputs, output):
         ctx.settings, x, f = inputs
         ctx.size = x.shape[2:]
-        ctx.save_for_backward(x if f.requires_grad else None, f)  # x is of no use to its own gradient
+        ctx.save_for_backward(x if f.requires_grad else None, f)  # the gradient in x does not need x
 
     @staticmethod
     def backward(ctx, g):
@@ -66,15 +66,15 @@ class _Upfirdn2d(Function):
     @staticmethod
     def vmap(info, in_dims, settings, x, f):
         _, of_x, of_f = in_dims
-        if of_f is None:  # images of one filter are a batch
+        if of_f is None:  # images with one filter are a batch
             x = x.movedim(of_x, 0)
             y = _Upfirdn2d.apply(settings, x.flatten(0, 1), f)
             return y.unflatten(0, x.shape[:2]), 0
         samples = range(info.batch_size)
-        made = [
+        results = [
             _Upfirdn2d.apply(settings, x if of_x is None else x.select(of_x, i), f.select(of_f, i)) for i in samples
         ]
-        return torch.stack(made), 0
+        return torch.stack(results), 0
 
 
 def upfirdn2d(

@@ -117,7 +117,7 @@ def compare(plan, args, given):
     row = {
         "case": case, "kernel": plan.kernel.__name__, "parameters": len(asked), "same": ordinary == short,
         "right": short[0] == right, "grid": short[1][:3] == [plan.programs, 1, 1], "counted": counted == (1, 1),
-        "short": launcher.alignment(given) in plan.ways,
+        "short": launcher.alignment(given) in plan.launchers,
     }  # fmt: skip
     print(json.dumps(row), flush=True)
 

@@ -26,7 +26,7 @@ AUGMENT = "tests/layers/test_augment.py"
 # name: (file, definition, what stands there, what replaces it, backend and test, file of tests)
 KERNELS = {
     "zero gradient": (
-        *(TILES, "_at", "base + lane, slope.to(", "base + lane, (slope * 0).to("),
+        *(TILES, "_evaluate_tile", "base + lane, slope.to(", "base + lane, (slope * 0).to("),
         *("triton and discriminator", ACCURACY),
     ),
     "zero gradient in the tail": (
@@ -115,20 +115,20 @@ KERNELS = {
         *("triton and parts_and", LISTS),
     ),
     "a partner added": (
-        *(TILES, "_at", "x -= widen(b, ACC)", "x += widen(b, ACC)"),
+        *(TILES, "_evaluate_tile", "x -= widen(b, ACC)", "x += widen(b, ACC)"),
         *("triton and relativistic-", OBJECTIVES),
     ),
     "a partner's gradient of the wrong sign": (
-        *(TILES, "_at", "(-slope).to(", "slope.to("),
+        *(TILES, "_evaluate_tile", "(-slope).to(", "slope.to("),
         *("triton and relativistic-", OBJECTIVES),
     ),
-    "a shift ignored": (TILES, "_at", "x -= shift", "x -= 0 * shift", "triton and lecam", LISTS),
+    "a shift ignored": (TILES, "_evaluate_tile", "x -= shift", "x -= 0 * shift", "triton and lecam", LISTS),
     "a mask left out of the gradient": (
-        *(TILES, "_at", "CRITERION(x, y, w * m)", "CRITERION(x, y, w)"),
+        *(TILES, "_evaluate_tile", "CRITERION(x, y, w * m)", "CRITERION(x, y, w)"),
         *("triton and masks", OBJECTIVES),
     ),
     "label tensors ignored": (
-        *(TILES, "_at", "y = tl.load(t_ptr", "y = 0 * tl.load(t_ptr"),
+        *(TILES, "_evaluate_tile", "y = tl.load(t_ptr", "y = 0 * tl.load(t_ptr"),
         *("triton and label_t", OBJECTIVES),
     ),
     "the sides of a batch swapped": (

@@ -175,7 +175,7 @@ PACKAGE = {
         *("several_blocks and hinge", CRITERIA),
     ),
     "cpu mmd: products whatever they lose": (
-        *(CPU_MMD, "_Blocks.look_at", "self.floor = max(0.0,", "self.floor = min(0.0,"),
+        *(CPU_MMD, "_Blocks.set_floor", "self.floor = max(0.0,", "self.floor = min(0.0,"),
         *("torch-cpu and far_apart and row-g", MMD),
     ),
     "cpu mmd: a pair counted once": (
