@@ -1,6 +1,6 @@
 """Fused adversarial losses for PyTorch: loss, statistics and gradients of both sides in one launch.
 
-    loss = fastgan.discriminator_loss(real_logits, fake_logits)          # a drop-in; autograd follows
+    loss = fastgan.discriminator_loss(real_logits, fake_logits)          # a drop-in, differentiable
     out = fastgan.discriminator_value_and_grad(real_logits, fake_logits)  # out.loss, out.grads, out.stats
 
 CUDA tensors run on Triton kernels, others on formulas in PyTorch; FASTGAN_BACKEND=triton|torch overrides.
@@ -101,8 +101,8 @@ __all__ = [
 ]
 
 
-# Imported when they are asked for: training, and other codebases' names, are no part of a loss.
-_LATER = {
+# Imported on first use: losses need neither training nor the drop-ins.
+_LAZY_NAMES = {
     "GANTrainer": "fastgan.training.trainer",
     "generator_backward": "fastgan.training.trainer",
     "inspect_step": "fastgan.inspection",
@@ -111,18 +111,18 @@ _LATER = {
     "load": "fastgan.training.generator",
     "patch": "fastgan.compat",
 }
-_MODULES = ("compat", "data", "game", "layers", "functional", "matching", "mmd", "models", "penalties")
+_LAZY_MODULES = ("compat", "data", "game", "layers", "functional", "matching", "mmd", "models", "penalties")
 
 
-if not TYPE_CHECKING:  # which would take every name for one of them
+if not TYPE_CHECKING:  # a type checker would accept any name
 
     def __getattr__(name: str):
-        if name in _LATER:
-            return getattr(importlib.import_module(_LATER[name]), name)
-        if name in _MODULES:
+        if name in _LAZY_NAMES:
+            return getattr(importlib.import_module(_LAZY_NAMES[name]), name)
+        if name in _LAZY_MODULES:
             return importlib.import_module(f"fastgan.{name}")
         raise AttributeError(f"module 'fastgan' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__, *_MODULES})
+    return sorted({*globals(), *__all__, *_LAZY_MODULES})

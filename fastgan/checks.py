@@ -1,4 +1,4 @@
-"""Checks of values: each takes a name and a value, and returns the value or raises one line that names it."""
+"""Checks of values: each takes a name and a value, and returns the value or raises a one-line error with the name."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def said(error: BaseException) -> str:
 
 
 def shortened(value: object) -> str:
-    """At most some 60 characters of a value."""
+    """The repr of a value, at most 60 characters."""
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
 
@@ -36,10 +36,10 @@ def number(name: str, value: object, expected: str = "a number") -> float:
 
 def _real(fits: Callable[[float], bool], expected: str) -> Callable[[str, Any], float]:
     def check(name: str, value: object) -> float:
-        found = number(name, value)
-        if not fits(found):
+        as_float = number(name, value)
+        if not fits(as_float):
             raise ValueError(f"{name}: got {value}, expected {expected}")
-        return found
+        return as_float
 
     return check
 
@@ -51,7 +51,7 @@ share = _real(lambda value: 0 <= value <= 1, "a number from 0 to 1")
 
 
 def whole(name: str, value: Any, least: int | None = 1, most: int | None = None) -> int:
-    """An integer, or a float that is one, as 1e4 is."""
+    """The value as an integer. A float is accepted if it is whole, as 1e4 is."""
     if not isinstance(value, int) or isinstance(value, bool):
         number(name, value, "a whole number")
     if value != value // 1:  # infinity too
@@ -75,7 +75,7 @@ class Whole:
 
 
 class OneOf:
-    """Checks that a value is one of some."""
+    """Checks that a value is one of `choices`."""
 
     def __init__(self, *choices):
         self.choices = choices

@@ -1,4 +1,4 @@
-"""The names of `fastgan.formulas.criteria`, where earlier versions had them."""
+"""The old import path of names in `fastgan.formulas.criteria`."""
 
 from fastgan.formulas.criteria import (
     CRITERIA,

@@ -1,4 +1,4 @@
-"""The names of `fastgan.losses.adversarial`, where earlier versions had them."""
+"""The old import path of names in `fastgan.losses.adversarial`."""
 
 from fastgan.losses.adversarial import (
     adversarial_losses,

@@ -1,8 +1,8 @@
-"""The norm of many gradients, and clipping by it or by value, without waiting for the device.
+"""The norm of all gradients, and clipping by norm or by value, without a device synchronisation.
 
-Code that sums up `p.grad.norm().item()` over parameters stops the host once a parameter: 114 times a step in VITS, for
-a number that is logged. Here a few operators take all gradients of a device and dtype at once (`torch._foreach_norm`),
-and what is returned is a 0-d tensor on the device: reading it is the caller's choice, and the only wait.
+Code that sums `p.grad.norm().item()` over parameters synchronises once for each: 114 times a step in VITS, for a number
+that is only logged. Here a few operators process all gradients of a device and dtype at once (`torch._foreach_norm`)
+and return a 0-d tensor on the device. Only reading its value synchronises.
 """
 
 from __future__ import annotations
@@ -28,26 +28,26 @@ def gradient_norm(parameters: Tensor | Iterable[Tensor], norm_type: float = 2.0)
 
     Returns:
         0-d tensor on the first gradient's device, float32 for half-precision gradients, which would overflow at 65,504;
-        0 where there are no gradients. Not differentiable. NaN and infinite gradients make it NaN or infinite.
+        0 if there are no gradients. Not differentiable. NaN and infinite gradients make it NaN or infinite.
 
     Raises:
-        TypeError, ValueError: not tensors, sparse gradients, a norm_type that is no number or not > 0.
+        TypeError, ValueError: not tensors, sparse gradients, a norm_type that is not a number > 0.
     """
     return _norm(_gradients(parameters), norm_type)
 
 
 @torch.no_grad()
 def clip_gradient_norm_(parameters: Tensor | Iterable[Tensor], max_norm: float, norm_type: float = 2.0) -> Tensor:
-    """Scales gradients in place by min(1, max_norm / (norm + 1e-6)) and returns the norm there was before (Pascanu et
-    al. 2013, algorithm 1): `torch.nn.utils.clip_grad_norm_` with a norm that half precision does not overflow.
+    """Scale gradients in place by min(1, max_norm / (norm + 1e-6)) and return the norm before scaling (Pascanu et al.
+    2013, algorithm 1): `torch.nn.utils.clip_grad_norm_` with a norm that does not overflow in half precision.
 
     Args:
         max_norm: a number >= 0.
 
-    Others, result and errors as in `gradient_norm`. Where the norm is NaN or infinite the gradients end up NaN or 0, as
-    in PyTorch; nothing is read back to find out.
+    Other arguments, result and errors as in `gradient_norm`. If the norm is NaN or infinite, the gradients become NaN
+    or 0, as in PyTorch; the host does not check.
     """
-    number("max_norm", max_norm)  # not a tensor: PyTorch would read it back
+    number("max_norm", max_norm)  # not a tensor: PyTorch would synchronise to read it
     if not max_norm >= 0:
         raise ValueError(f"max_norm: got {max_norm}, expected a number >= 0")
     parameters = _listed(parameters)
@@ -60,13 +60,13 @@ def clip_gradient_norm_(parameters: Tensor | Iterable[Tensor], max_norm: float, 
 def clip_gradient_value_(
     parameters: Tensor | Iterable[Tensor], clip_value: float | None, norm_type: float = 2.0
 ) -> Tensor:
-    """Clamps gradients in place to [-clip_value, clip_value], and returns the norm there was before. With None for
-    clip_value there is nothing to clamp: it is `gradient_norm`.
+    """Clamp gradients in place to [-clip_value, clip_value] and return the norm before clamping. With clip_value=None
+    nothing is clamped: it is `gradient_norm`.
 
     Args:
         clip_value: a number >= 0, or None.
 
-    Others, result and errors as in `gradient_norm`.
+    Other arguments, result and errors as in `gradient_norm`.
     """
     if clip_value is not None:
         number("clip_value", clip_value)

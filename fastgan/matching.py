@@ -1,4 +1,4 @@
-"""The names of `fastgan.losses.feature_matching`, where earlier versions had them."""
+"""The old import path of names in `fastgan.losses.feature_matching`."""
 
 from fastgan.losses.feature_matching import (
     feature_matching_loss,

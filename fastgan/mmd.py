@@ -1,4 +1,4 @@
-"""The names of `fastgan.losses.mmd`, where earlier versions had them."""
+"""The old import path of names in `fastgan.losses.mmd`."""
 
 from fastgan.formulas.mmd import DIFFERENCES_UP_TO
 from fastgan.losses.mmd import (

@@ -1,4 +1,4 @@
-"""The names of `fastgan.formulas.objectives`, where earlier versions had them."""
+"""The old import path of names in `fastgan.formulas.objectives`."""
 
 from fastgan.formulas.objectives import (
     OBJECTIVES,

@@ -1,4 +1,4 @@
-"""The names of `fastgan.losses.penalties`, where earlier versions had them."""
+"""The old import path of names in `fastgan.losses.penalties`."""
 
 from fastgan.losses.penalties import (
     PathLength,

@@ -1,8 +1,8 @@
 """The same losses in plain eager PyTorch, as a GAN author writes them.
 
 The oracle of the tests, the baseline of the benchmarks, and the shortest definition of what the fused functions return.
-Signatures are those of `fastgan`'s functions of the same name, less what only reduces or weighs; nothing here is
-written for speed. r and f are D's logits of real and of generated data.
+Signatures are those of `fastgan`'s functions of the same name, without some options that only reduce or weigh; the code
+is not written for speed. r and f are D's logits of real and of generated data.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def _cross_entropy(x, label):
 
 
 def _absolute_error(x, label):
-    """The expected error |sigmoid(x) - Y| of a Y that is 1 with probability `label` and else 0."""
+    """The expected error |sigmoid(x) - Y|, if Y is 1 with probability `label` and else 0."""
     return ((1 - label) * torch.sigmoid(x) + label * torch.sigmoid(-x)).mean()
 
 
@@ -41,19 +41,19 @@ def _wasserstein(x, label):
     return -x.mean() if label else x.mean()
 
 
-# A player's loss is a list of parts, (logits, their loss, whether they are of real data), made of r, f and the labels.
+# A player's loss is a list of parts, (logits, their loss, whether they are real), computed from r, f and the labels.
 
 
-def _two_sides(phi: Callable, half: float = 1.0) -> Callable:
-    return lambda r, f, real, fake: [(r, half * phi(r, real), True), (f, half * phi(f, fake), False)]
+def _two_sides(phi: Callable, weight: float = 1.0) -> Callable:
+    return lambda r, f, real, fake: [(r, weight * phi(r, real), True), (f, weight * phi(f, fake), False)]
 
 
 def _as_real(phi: Callable) -> Callable:
     return lambda r, f, real, fake: [(f, phi(f, real), False)]
 
 
-def _against_fake(phi: Callable, half: float = 1.0) -> Callable:
-    return lambda r, f, real, fake: [(f, -half * phi(f, fake), False)]
+def _against_fake(phi: Callable, weight: float = 1.0) -> Callable:
+    return lambda r, f, real, fake: [(f, -weight * phi(f, fake), False)]
 
 
 def _average(phi: Callable) -> Callable:
@@ -109,7 +109,7 @@ def discriminator_loss(
     fake_label: float | Tensor | None = None,
     reduce_discriminators: str = "sum",
 ) -> Tensor:
-    """weight * (mean phi(real, real_label) + mean phi(fake, fake_label)); each side averaged by itself."""
+    """weight * (mean phi(real, real_label) + mean phi(fake, fake_label)); each side has its own mean."""
     parts = _parts(0, real_logits, fake_logits, objective, real_label, fake_label)
     count = len(_tensors(fake_logits)) if reduce_discriminators == "mean" else 1
     return weight * (sum(loss for _, loss, _ in parts) / count)
@@ -141,7 +141,7 @@ def discriminator_value_and_grad(
     fake_label: float | Tensor | None = None,
     grad_scale: Tensor | float | None = None,
 ) -> ValueAndGrad:
-    """`discriminator_loss`, its parts, and what backward leaves at the logits, times `grad_scale`."""
+    """`discriminator_loss`, its parts, and the gradients of the logits, times `grad_scale`."""
     real, fake = ([x.detach().requires_grad_() for x in _tensors(xs)] for xs in (real_logits, fake_logits))
     parts = _parts(0, real, fake, objective, real_label, fake_label)
     return _value_and_grad(parts, weight, [*real, *fake], len(real), grad_scale, not isinstance(real_logits, Tensor))
@@ -157,7 +157,7 @@ def generator_value_and_grad(
     fake_label: float | Tensor | None = None,
     grad_scale: Tensor | float | None = None,
 ) -> ValueAndGrad:
-    """`generator_loss` and what backward leaves at the logits of generated data, times `grad_scale`."""
+    """`generator_loss` and the gradients of the logits of generated data, times `grad_scale`."""
     fake = [x.detach().requires_grad_() for x in _tensors(fake_logits)]
     real = None if real_logits is None else [x.detach() for x in _tensors(real_logits)]
     parts = _parts(1, real, fake, objective, real_label, fake_label)
@@ -168,9 +168,9 @@ def _parts(player: int, real_logits, fake_logits, objective: str, real_label, fa
     """(logits, loss, of real data?) over all discriminators, real data first."""
     if objective not in LOSSES:
         raise ValueError(unknown(objective, LOSSES))
-    of_discriminator, of_generator, own = LOSSES[objective]
+    of_discriminator, of_generator, defaults = LOSSES[objective]
     formula = of_generator if player else of_discriminator
-    labels = [y if given is None else given for given, y in zip((real_label, fake_label), own)]
+    labels = [default if given is None else given for given, default in zip((real_label, fake_label), defaults)]
     fake = _tensors(fake_logits)
     real = fake if real_logits is None else _tensors(real_logits)
     parts = [part for r, f in zip(real, fake) for part in formula(r, f, *labels)]
@@ -193,9 +193,9 @@ def _value_and_grad(parts, weight, leaves, real_grads: int, grad_scale, listed: 
     rows = []
     with torch.no_grad():
         for x, part, is_real in parts:
-            right = (x >= 0) if is_real else (x < 0)
-            share = torch.where(x.mean().isnan(), torch.nan, right.to(x.dtype).mean())
-            rows.append(torch.stack([weight * part, x.mean(), share]))
+            correct = (x >= 0) if is_real else (x < 0)
+            accuracy = torch.where(x.mean().isnan(), torch.nan, correct.to(x.dtype).mean())
+            rows.append(torch.stack([weight * part, x.mean(), accuracy]))
     n_real = sum(is_real for _, _, is_real in parts)
     return ValueAndGrad(loss.detach(), torch.stack(rows), grads, n_real, listed, real_grads)
 
@@ -231,7 +231,7 @@ def mmd_loss(
     unbiased: bool = False,
     weight: float = 1.0,
 ) -> Tensor:
-    """weight * (mean k(x, x') + mean k(y, y') - 2 mean k(x, y)): three matrices of all pairs, and autograd."""
+    """weight * (mean k(x, x') + mean k(y, y') - 2 mean k(x, y)), by three matrices of all pairs."""
 
     def k(a: Tensor, b: Tensor) -> Tensor:
         distances = torch.cdist(a, b)

@@ -1,4 +1,4 @@
-"""The names of `fastgan.formulas.results`, where earlier versions had them."""
+"""The old import path of names in `fastgan.formulas.results`."""
 
 from fastgan.formulas.results import (
     Statistics,

@@ -1,10 +1,10 @@
-"""Other codebases' adversarial losses and operators, under the names, arguments, returns and quirks they have there.
+"""Drop-ins for other codebases' adversarial losses and operators, with the same names, arguments, results and quirks.
 
     from fastgan.compat.hifigan import discriminator_loss, generator_loss    # instead of: from models import ...
 
-One module a codebase, named after it; its docstring says what to change and what differs from upstream, if anything.
-`fastgan.patch("hifigan")` changes it in one line, after the import of the codebase.
-Behind them are the fused losses of `fastgan.losses` and the operators of `fastgan.layers`.
+Each codebase has one module, named after it; its docstring says what to change and what differs from upstream, if
+anything. `fastgan.patch("hifigan")` makes the change in one line, after the import of the codebase.
+The modules call the fused losses of `fastgan.losses` and the operators of `fastgan.layers`.
 """
 
 import importlib
@@ -55,11 +55,11 @@ __all__ = [
 
 
 def modules() -> list[str]:
-    """The names of the codebases served."""
+    """The names of the codebases that have a drop-in."""
     return sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
 
 
-if not TYPE_CHECKING:  # which would take every name for one of them
+if not TYPE_CHECKING:  # a type checker would accept any name
 
     def __getattr__(name: str):
         if name in ("Patch", "importable", "patch"):

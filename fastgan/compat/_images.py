@@ -1,4 +1,4 @@
-"""What the image codebases' losses share: checks of arguments, and the `GANLoss` of BasicSR and OpenMMLab."""
+"""Shared by the drop-ins of image codebases: checks of arguments, and the `GANLoss` of BasicSR and OpenMMLab."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def expect_known(
 
 
 def expect_logits(name: str, logits, lists: bool = True) -> None:
-    """A tensor with something in it; or, with `lists`, a list of them, or of lists whose last tensors they are."""
+    """Raise unless `logits` is a non-empty tensor; or, with `lists`, a list of them, or of lists that end in one."""
     if isinstance(logits, Tensor):
         _expect_tensor(name, logits)
         return
@@ -70,7 +70,7 @@ class TypedGANLoss(nn.Module):
         self.fake_label_val = fake_label_val
         self.loss_weight = loss_weight
         modules = {"vanilla": nn.BCEWithLogitsLoss, "l1": nn.L1Loss, "hinge": nn.ReLU}
-        # What code that reads `loss` finds there: upstream's own, from (input, target). Not used here.
+        # For code that reads `loss`: upstream's function of (input, target). Not used here.
         self.loss = self._one_sided if gan_type in _WITHOUT_LABELS else modules.get(gan_type, nn.MSELoss)()
 
     def _one_sided(self, input: Tensor, target: bool) -> Tensor:

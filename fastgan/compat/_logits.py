@@ -1,4 +1,4 @@
-"""What the drop-ins of unconditional GANs ask of their logits, told in the names of the codebase they replace."""
+"""Checks of logits for the drop-ins of unconditional GANs. Errors use the codebase's names of arguments."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from fastgan.losses.arguments import check_logits
 
 
 class Refused(AssertionError, ValueError):
-    """What upstream asserts, and its tests expect as an AssertionError."""
+    """An error that upstream raises by `assert`, so its tests expect an AssertionError."""
 
 
 def check(*, lists: bool = False, **logits: Any) -> None:
-    """TypeError or ValueError where one of `logits` is not a non-empty tensor of the dtype and device of the first.
+    """Raise TypeError or ValueError unless all `logits` are non-empty tensors of one dtype and device.
 
-    lists: whether a list of tensors will do as well."""
+    lists: accept lists of tensors too."""
     tensors: list[tuple[str, Tensor]] = []
     for name, given in logits.items():
         listed = lists and isinstance(given, (list, tuple))
@@ -32,7 +32,7 @@ def check(*, lists: bool = False, **logits: Any) -> None:
 
 
 def softplus_of_both(real: Tensor, fake: Tensor, weight: float = 1.0) -> Tensor:
-    """weight (mean softplus(-real) + mean softplus(fake)), 0-d; one launch. Finite of infinite logits that are right.
+    """weight (mean softplus(-real) + mean softplus(fake)), 0-d; one launch. Correct infinite logits give a finite loss.
 
-    The logits are checked already."""
+    The logits must be checked before."""
     return loss_of(Terms((real, fake), (1.0, 0.0), (weight, weight), "softplus", 1))

@@ -1,7 +1,7 @@
-"""`fastgan.patch`: the drop-ins of a codebase in the place of its own losses, in one line.
+"""`fastgan.patch`: replace a codebase's losses by its drop-ins in one line.
 
-A drop-in module says in `UPSTREAM` which names of which modules of its codebase it has, as
-{"module": names} or {"module:attribute.of.it": names} for a dictionary there, a registry say.
+`UPSTREAM` of a drop-in module lists the names that it replaces, as {"module": names}, or as
+{"module:path.of.attributes": names} for a dictionary in the module, such as a registry.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from typing import Any
 
 from fastgan import compat
 
-Arguments = dict[str, list[str]]  # of each function of a class, or of "" for a function
+Arguments = dict[str, list[str]]  # names of arguments by method of a class; the key is "" for a function
 
 
 class Patch:
-    """What `fastgan.patch` has replaced. `undo()` puts it back; so does the end of a `with` block.
+    """What `fastgan.patch` has replaced. `undo()` restores it; so does the end of a `with` block.
 
-    replaced: the places, as "models.discriminator_loss". kept: names that stay as they are, and why."""
+    replaced: the replaced names, such as "models.discriminator_loss". kept: names that were not replaced, and why."""
 
     def __init__(self, codebase: str):
         self.codebase = codebase
@@ -40,10 +40,10 @@ class Patch:
         self.replaced.append(place)
 
     def undo(self) -> None:
-        """Put the codebase's own back, wherever ours still stand. What was imported in between keeps ours."""
-        for owner, name, before, ours in reversed(self._changes):
+        """Restore the originals where the drop-ins are still in place. Modules imported later keep the drop-ins."""
+        for owner, name, original, ours in reversed(self._changes):
             if owner.get(name) is ours:
-                owner[name] = before
+                owner[name] = original
         self._changes.clear()
 
     def __enter__(self) -> Patch:
@@ -58,20 +58,20 @@ class Patch:
 
 
 def patch(codebase: str) -> Patch:
-    """Replace a codebase's losses by ours, in every module that is imported: one line after its import.
+    """Replace a codebase's losses by the drop-ins in all imported modules. Call it after the codebase is imported.
 
         import models                              # HiFi-GAN's
         print(fastgan.patch("hifigan"))            # replaced models.discriminator_loss, train.discriminator_loss, ...
 
-    codebase: a name of `fastgan.compat.modules()`. Names that other modules have from there (`from models import
-    discriminator_loss`) are replaced as well, and the entries of registries. Objects that exist already stay as they
-    are: call it before losses and models are made. A function is replaced if it has the arguments that ours has.
+    codebase: a name of `fastgan.compat.modules()`. Names that other modules import from it (`from models import
+    discriminator_loss`) and entries of registries are replaced too. Existing objects do not change: call it before
+    losses and models are created. A function is replaced only if its arguments are those of the drop-in.
 
-    Returns what was replaced: print it, `.undo()` it, or use it in a `with` block. It is logged, too, by the logger
-    "fastgan" at level INFO.
+    Returns what was replaced: print it, `.undo()` it, or use it in a `with` block. The logger "fastgan" logs it at
+    level INFO.
 
-    Raises ValueError for an unknown codebase, one whose losses have no names of their own, or modules that are another
-    codebase's; ImportError if it is not imported."""
+    Raises ValueError for an unknown codebase, one whose losses are inline, or modules of another codebase; ImportError
+    if the codebase is not imported."""
     names = compat.modules()
     if codebase not in names:
         close = difflib.get_close_matches(str(codebase).lower().replace("-", "_"), names, 1, 0.65)
@@ -80,43 +80,43 @@ def patch(codebase: str) -> Patch:
     ours = importlib.import_module(f"fastgan.compat.{codebase}")
     if not upstream_of(ours):
         raise ValueError(
-            f"codebase: {codebase!r} has its losses inline, under no name; fastgan.compat.{codebase}.__doc__ says what "
+            f"codebase: {codebase!r} has its losses inline, without names; fastgan.compat.{codebase}.__doc__ says what "
             "to change by hand"
         )
-    done, found, already = Patch(codebase), [], False
+    patched, imported, already_patched = Patch(codebase), [], False
     originals: dict[int, tuple[Any, Any]] = {}
-    for place, there in upstream_of(ours).items():
+    for place, upstream_names in upstream_of(ours).items():
         owner = _loaded(place)
         if owner is None:
             continue
-        found.append(place)
-        for name in there:
-            theirs, own = owner.get(name), getattr(owner_of(ours, place), name)
-            if theirs is own:
-                already = True
+        imported.append(place)
+        for name in upstream_names:
+            original, drop_in = owner.get(name), getattr(owner_of(ours, place), name)
+            if original is drop_in:
+                already_patched = True
             elif name in owner:
-                why = differs(arguments_of(theirs), arguments_of(own))
+                why = differs(arguments_of(original), arguments_of(drop_in))
                 if why:
-                    done.kept[f"{place}.{name}"] = why
+                    patched.kept[f"{place}.{name}"] = why
                 else:
-                    originals[id(theirs)] = (theirs, own)
+                    originals[id(original)] = (original, drop_in)
                     if ":" in place:
-                        done.replace(owner, name, own, f"{place}[{name!r}]")
-    if not found:
+                        patched.replace(owner, name, drop_in, f"{place}[{name!r}]")
+    if not imported:
         places = ", ".join(place for place in upstream_of(ours) if ":" not in place)
         raise ImportError(f"codebase: {codebase!r} is not imported ({places}); import it before fastgan.patch")
-    if not originals and not already:
-        why = "; ".join(f"{name} {why}" for name, why in done.kept.items()) or "none of its losses is there"
-        raise ValueError(f"codebase: {', '.join(found)} is not that of {codebase!r} ({why})")
+    if not originals and not already_patched:
+        why = "; ".join(f"{name} {why}" for name, why in patched.kept.items()) or "none of its losses is there"
+        raise ValueError(f"codebase: {', '.join(imported)} is not that of {codebase!r} ({why})")
     for where, module in list(sys.modules.items()):
         if isinstance(module, ModuleType) and not where.startswith("fastgan."):
-            content = object.__getattribute__(module, "__dict__")  # which loads no lazy module
+            content = object.__getattribute__(module, "__dict__")  # does not trigger lazy imports
             for name, value in list(content.items()):
-                theirs, own = originals.get(id(value), (None, None))
-                if value is theirs and own is not None:
-                    done.replace(content, name, own, f"{where}.{name}")
-    logging.getLogger("fastgan").info("%r", done)
-    return done
+                original, drop_in = originals.get(id(value), (None, None))
+                if value is original and drop_in is not None:
+                    patched.replace(content, name, drop_in, f"{where}.{name}")
+    logging.getLogger("fastgan").info("%r", patched)
+    return patched
 
 
 def upstream_of(drop_in: ModuleType) -> Mapping[str, Sequence[str]]:
@@ -124,12 +124,12 @@ def upstream_of(drop_in: ModuleType) -> Mapping[str, Sequence[str]]:
 
 
 def owner_of(drop_in: ModuleType, place: str) -> ModuleType:
-    """What has our names for those of a place: a drop-in, or the module of it that is named after the place."""
+    """The module with the drop-ins for a place: `drop_in`, or its submodule that is named after the place."""
     return getattr(drop_in, place.rpartition(".")[2]) if hasattr(drop_in, "__path__") else drop_in
 
 
 def _loaded(place: str) -> MutableMapping[str, Any] | None:
-    """What a place holds by name, if its module is imported. A script that runs is `__main__`."""
+    """The names and values of a place; None if its module is not imported. A running script is `__main__`."""
     name, _, path = place.partition(":")
     module = sys.modules.get(name)
     main = sys.modules.get("__main__")
@@ -144,13 +144,13 @@ def _loaded(place: str) -> MutableMapping[str, Any] | None:
 
 
 def arguments_of(value: Any) -> Arguments:
-    """The names of the arguments of a function, or of a class's functions."""
+    """The names of the arguments of a function, or of a class's public methods."""
     if isinstance(value, FunctionType):
         return {"": _names(value)}
     if not isinstance(value, type):
         return {}
-    own = [c for c in reversed(value.__mro__) if not c.__module__.startswith(("torch.", "builtins"))]
-    functions = {name: f for c in own for name, f in vars(c).items() if isinstance(f, FunctionType)}
+    classes = [c for c in reversed(value.__mro__) if not c.__module__.startswith(("torch.", "builtins"))]
+    functions = {name: f for c in classes for name, f in vars(c).items() if isinstance(f, FunctionType)}
     return {name: _names(f)[1:] for name, f in functions.items() if _is_public(name)}
 
 
@@ -164,9 +164,9 @@ def _names(function: FunctionType) -> list[str]:
 
 
 def differs(theirs: Arguments, ours: Arguments) -> str:
-    """Why theirs is not what ours takes the place of; empty if it is."""
+    """Why ours cannot replace theirs; empty if it can."""
     if not theirs:
-        return "is neither a function nor a class of Python"
+        return "is neither a Python function nor a class"
     if ("" in theirs) != ("" in ours):
         return "is a class" if "" in ours else "is a function"
     for name, arguments in theirs.items():
@@ -177,16 +177,16 @@ def differs(theirs: Arguments, ours: Arguments) -> str:
 
 
 def importable(path: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """(codebase, module) of those that could be imported from the folders in `path`. Their source is looked at, since
-    `models` and `losses` are many codebases' names, and nothing in it runs."""
+    """(codebase, module) of those that could be imported from the folders in `path`. The source is parsed, not run:
+    many codebases have modules named `models` or `losses`."""
     for codebase in compat.modules():
         ours = importlib.import_module(f"fastgan.compat.{codebase}")
         for place, names in upstream_of(ours).items():
             source = None if ":" in place else _source_of(place, path)
             theirs = _arguments_in(source) if source else {}
             known = [name for name in names if name in theirs]
-            own = owner_of(ours, place) if known else ours
-            if known and not any(differs(theirs[name], arguments_of(getattr(own, name))) for name in known):
+            owner = owner_of(ours, place) if known else ours
+            if known and not any(differs(theirs[name], arguments_of(getattr(owner, name))) for name in known):
                 yield codebase, place
 
 

@@ -6,22 +6,22 @@ In `audiocraft/adversarial/__init__.py`, below its own import of `.losses`:
         AdversarialLoss, FeatureMatchingLoss, get_adv_criterion, get_fake_criterion, get_real_criterion
     )
 
-The functions take one tensor each, one launch each. `AdversarialLoss` with criteria of this module takes one launch for
-all sub-adversaries, and for both sides in `train_adv`; with `FeatureMatchingLoss` it takes one for every 64 maps of
-them all. With other callables it calls them one by one, as upstream.
+Each function accepts one tensor and needs one launch. With this module's criteria, `AdversarialLoss` needs one launch
+for all sub-adversaries, and for both sides in `train_adv`; with `FeatureMatchingLoss`, one for every 64 maps of all
+sub-adversaries. Other callables are called one by one, as upstream.
 
-At the knee of the hinge the slope is that of `-min(x - 1, 0)`, as upstream: -1/2 where a real logit is 1.
+At the knee of the hinge the slope is that of `-min(x - 1, 0)`, as upstream: -1/2 if a real logit is 1.
 
-Differences: an unknown `loss_type` is a ValueError as well as an AssertionError; `hinge2_loss` of no logits lies on
-their device, not on the CPU; `AdversarialLoss` counts a sub-adversary without logits as 0, where upstream adds a
-tensor of shape (1,) to a 0-d one, which raises; `FeatureMatchingLoss` does not compute the mean of |real| that
-upstream computes and drops, and its errors are ValueErrors as well as AssertionErrors; float16 and bfloat16 logits
-give float32 losses.
+Differences: an unknown `loss_type` is a ValueError as well as an AssertionError; `hinge2_loss` of an empty tensor is on
+its device, not on the CPU; `AdversarialLoss` counts a sub-adversary without logits as 0 (upstream adds a tensor of
+shape (1,) to a 0-d one, which raises); `FeatureMatchingLoss` does not compute the mean of |real|, which upstream
+computes and drops, and its errors are ValueErrors as well as AssertionErrors; float16 and bfloat16 logits give float32
+losses.
 
-`AdversarialLoss` and `FeatureMatchingLoss` give losses of torch's default dtype, as upstream: float32 ones of float64
+`AdversarialLoss` and `FeatureMatchingLoss` give losses of torch's default dtype, as upstream: float32 for float64
 logits.
 
-Signatures were read at 896ec7c (March 2025).
+Signatures are from commit 896ec7c (March 2025).
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from fastgan.losses.feature_matching import Maps, feature_matching_loss
 
 try:
     from flashy import distrib
-except ImportError:  # what audiocraft synchronises processes with; needed for more than one process only
+except ImportError:  # audiocraft synchronises processes with it; one process does not need it
     distrib = None
 
 __all__ = [
@@ -60,22 +60,22 @@ UPSTREAM = {"audiocraft.adversarial.losses": (*__all__[1:],)}
 
 
 def mse_loss(x: Tensor) -> Tensor:
-    """mean (x - 1)^2, 0-d; of no logits a 0 of shape (1,), as upstream. TypeError where x is not a floating tensor."""
-    return _guarded(x, mse_loss)
+    """mean (x - 1)^2, 0-d; for an empty x, 0 of shape (1,), as upstream. TypeError if x is not a floating tensor."""
+    return _zero_if_empty(x, mse_loss)
 
 
 def hinge_loss(x: Tensor) -> Tensor:
     """-mean x. Result and errors are those of `mse_loss`."""
-    return _guarded(x, hinge_loss)
+    return _zero_if_empty(x, hinge_loss)
 
 
 def hinge2_loss(x: Tensor) -> Tensor:
     """-mean min(x - 1, 0). Result and errors are those of `mse_loss`."""
-    return _guarded(x, hinge2_loss)
+    return _zero_if_empty(x, hinge2_loss)
 
 
 def mse_real_loss(x: Tensor) -> Tensor:
-    """mean (x - 1)^2, 0-d; NaN of no logits. TypeError where x is not a floating tensor."""
+    """mean (x - 1)^2, 0-d; NaN for an empty x. TypeError if x is not a floating tensor."""
     return _loss(x, mse_real_loss)
 
 
@@ -105,7 +105,7 @@ _TERMS = {  # the criterion and label of each
 }
 
 
-_GUARDED = (mse_loss, hinge_loss, hinge2_loss)  # 0 of no logits
+_ZERO_IF_EMPTY = (mse_loss, hinge_loss, hinge2_loss)
 
 
 def _loss(x: Tensor, which: Callable) -> Tensor:
@@ -113,11 +113,11 @@ def _loss(x: Tensor, which: Callable) -> Tensor:
     return adversarial.criterion_loss(x, label, criterion)
 
 
-def _guarded(x: Tensor, which: Callable) -> Tensor:
+def _zero_if_empty(x: Tensor, which: Callable) -> Tensor:
     return torch.zeros(1, device=x.device) if isinstance(x, Tensor) and not x.numel() else _loss(x, which)
 
 
-_CRITERIA = {  # those of the generator, of real and of generated data
+_CRITERIA = {  # for the generator, for real and for generated data
     "mse": (mse_loss, mse_real_loss, mse_fake_loss),
     "hinge": (hinge_loss, hinge_real_loss, hinge_fake_loss),
     "hinge2": (hinge2_loss, hinge_real_loss, hinge_fake_loss),
@@ -148,11 +148,11 @@ def _find(loss_type: str) -> tuple[Callable, Callable, Callable]:
 
 
 class FeatureMatchingLoss(nn.Module):
-    """sum_k loss(fake_k, real_k) over the maps k of a sub-adversary, divided by their number where `normalize`.
+    """sum_k loss(fake_k, real_k) over the maps k of a sub-adversary, divided by their number if `normalize`.
 
     Args:
-        loss: a module of two maps. An `L1Loss` or `MSELoss` that takes the mean is fused, one launch for every 64 maps;
-            any other is called map by map.
+        loss: a module of two maps. An `L1Loss` or `MSELoss` with reduction="mean" is fused, one launch for every 64
+            maps; any other module is called map by map.
         normalize: divide by the number of maps.
     """
 
@@ -163,17 +163,17 @@ class FeatureMatchingLoss(nn.Module):
 
     @property
     def _power(self) -> int | None:
-        """The p of mean |a - b|^p, or None where `loss` is something else."""
+        """The p of mean |a - b|^p, or None if `loss` is something else."""
         powers: dict[type, int] = {nn.L1Loss: 1, nn.MSELoss: 2}
         power = powers.get(type(self.loss))
         return power if power and self.loss.reduction == "mean" else None
 
     def forward(self, fmap_fake: Maps, fmap_real: Maps) -> Tensor:
-        """fmap_fake, fmap_real: lists of as many maps, pairs of one shape; where `loss` is fused also lists of them,
-        one for each sub-adversary, whose losses are added up. Gradients flow to both, as upstream. Returns 0-d.
+        """fmap_fake, fmap_real: equally long lists of maps, pairs of one shape; if `loss` is fused also lists of them,
+        one for each sub-adversary, whose losses are summed. Gradients flow to both, as upstream. Returns 0-d.
 
-        ValueError for no maps, lists of different lengths, pairs of two shapes; TypeError for anything but tensors. The
-        messages call the arguments `fake_maps` and `real_maps`, and count the maps through."""
+        ValueError for no maps, lists of different lengths, pairs of two shapes; TypeError for anything but tensors.
+        Messages say `fake_maps` and `real_maps`, with an index over all maps."""
         if self._power is not None:
             reduce = "mean" if self.normalize else "sum"
             try:
@@ -206,7 +206,7 @@ class AdversarialLoss(nn.Module):
         normalize: divide the losses by the number of sub-adversaries.
 
     Raises:
-        RuntimeError: several processes, and no `flashy` to synchronise them with.
+        RuntimeError: several processes without `flashy`, which synchronises them.
     """
 
     def __init__(
@@ -238,7 +238,7 @@ class AdversarialLoss(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def get_adversary_pred(self, x: Tensor) -> tuple[list[Tensor], list[list[Tensor]]]:
-        """(logits, feature maps) of the adversary; TypeError where it returns anything else, ValueError for none."""
+        """(logits, feature maps) of the adversary; TypeError if it returns anything else, ValueError if no logits."""
         logits, maps = self.adversary(x)
         if not _are_tensors(logits):
             raise TypeError(f"adversary: got logits in a {type(logits).__name__}, expected a list of tensors")
@@ -252,7 +252,7 @@ class AdversarialLoss(nn.Module):
 
     def train_adv(self, fake: Tensor, real: Tensor) -> Tensor:
         """One optimizer step of the adversary. Returns its loss, 0-d: loss_fake(f_k) + loss_real(r_k), summed over
-        k, or averaged where `normalize`. No gradient reaches `fake` and `real`."""
+        k, or averaged if `normalize`. `fake` and `real` get no gradient."""
         of_fake, _ = self.get_adversary_pred(fake.detach())
         of_real, _ = self.get_adversary_pred(real.detach())
         loss = self._total((self.loss_fake, of_fake), (self.loss_real, of_real)).to(torch.get_default_dtype())
@@ -279,14 +279,14 @@ class AdversarialLoss(nn.Module):
         return adv.to(torch.get_default_dtype()), feat.to(torch.get_default_dtype())
 
     def _total(self, *sides: tuple[Callable, list[Tensor]]) -> Tensor:
-        """The losses of all sides' logits, summed or averaged; one launch where one criterion serves them all."""
+        """The losses of all sides' logits, summed or averaged; one launch if they share one criterion."""
         weight = 1.0 / len(sides[0][1]) if self.normalize else 1.0
         if any(which not in _TERMS for which, _ in sides):
             return weight * sum(which(x) for which, logits in sides for x in logits)
         by_criterion: dict[str, list] = {}
         for which, logits in sides:
             criterion, label = _TERMS[which]
-            if which in _GUARDED:
+            if which in _ZERO_IF_EMPTY:
                 logits = [x for x in logits if x.numel()]
             if logits:
                 by_criterion.setdefault(criterion, []).append((logits, label))
@@ -307,7 +307,7 @@ def _processes() -> int:
 
 @contextmanager
 def _frozen(module: nn.Module) -> Iterator[None]:
-    """No parameter of the module requires a gradient inside."""
+    """Inside the block no parameter of the module requires a gradient."""
     trained = [p for p in module.parameters() if p.requires_grad]
     for p in trained:
         p.requires_grad_(False)

@@ -1,17 +1,17 @@
-"""BasicSR (XPixelGroup), and what takes its losses from its registry: Real-ESRGAN, GFPGAN and others.
+"""BasicSR (XPixelGroup), and projects that use its registry of losses: Real-ESRGAN, GFPGAN and others.
 
-One import where training starts, and one word in the YAML file:
+Add one import where training starts, and change one word in the YAML file:
 
     import fastgan.compat.basicsr          # in train.py, after `import basicsr`
 
     gan_opt:
       type: FusedGANLoss                   # instead of GANLoss; FusedMultiScaleGANLoss instead of MultiScaleGANLoss
 
-Where BasicSR is installed, this module enters both names into its LOSS_REGISTRY. By hand:
+If BasicSR is installed, this module registers both names in its LOSS_REGISTRY. Without the registry:
 `from fastgan.compat.basicsr import GANLoss` instead of `from basicsr.losses import GANLoss`; likewise `r1_penalty` and
-`g_path_regularize`, which basicsr.losses has too. neosr has a registry of its own, which this import does not reach.
+`g_path_regularize`, which basicsr.losses has too. neosr has another registry, which this import does not change.
 
-Signatures were read at 8d56e3a (May 2024). Differences: half-precision logits give a float32 loss. For `vanilla` a
+Signatures are from commit 8d56e3a (May 2024). Differences: half-precision logits give a float32 loss. For `vanilla` a
 label outside [0, 1] is a ValueError.
 """
 
@@ -31,7 +31,7 @@ UPSTREAM = {
 
 
 class GANLoss(TypedGANLoss):
-    """`GANLoss(gan_type)(input, target_is_real, is_disc=False)`, y being the label of the side that is asked for:
+    """`GANLoss(gan_type)(input, target_is_real, is_disc=False)`. y is the label for `target_is_real`:
 
         vanilla:         mean softplus(x) - y x,  `BCEWithLogitsLoss`
         lsgan:           mean (x - y)^2
@@ -44,7 +44,7 @@ class GANLoss(TypedGANLoss):
     Args:
         gan_type: one of these five.
         real_label_val, fake_label_val: y of each side.
-        loss_weight: multiplies the generator's loss alone.
+        loss_weight: multiplies only the generator's loss.
 
     input: D's logits, a tensor. The result is 0-d. Raises NotImplementedError for another type, as upstream does, and
     TypeError or ValueError for other bad arguments.
@@ -60,8 +60,8 @@ class GANLoss(TypedGANLoss):
 class MultiScaleGANLoss(GANLoss):
     """`GANLoss` of several discriminators, the mean over them, in one launch.
 
-    input: a list of tensors, a list of lists of features whose last tensors are the logits, or a tensor. Arguments,
-    result and errors else as in `GANLoss`."""
+    input: a list of tensors, a list of lists of features whose last tensors are the logits, or a tensor. Other
+    arguments, result and errors: as in `GANLoss`."""
 
     def forward(self, input: Logits, target_is_real: bool, is_disc: bool = False) -> Tensor:
         expect_logits("input", input)
@@ -79,8 +79,8 @@ class FusedMultiScaleGANLoss(MultiScaleGANLoss):
 def g_path_regularize(
     fake_img: Tensor, latents: Tensor, mean_path_length: Tensor | float, decay: float = 0.01
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(mean_i (l_i - a)^2, mean_i l_i, a): `fastgan.compat.rosinality.g_path_regularize`, whose results come in another
-    order here."""
+    """(mean_i (l_i - a)^2, mean_i l_i, a): `fastgan.compat.rosinality.g_path_regularize` with its results in another
+    order."""
     loss, mean, lengths = penalties.path_length_penalty(fake_img, latents, mean_path_length, 1.0, decay)
     return loss, lengths.mean(), mean
 
@@ -88,7 +88,7 @@ def g_path_regularize(
 def _register() -> None:
     try:
         from basicsr.utils.registry import LOSS_REGISTRY
-    except ImportError:  # not installed: the classes are there all the same
+    except ImportError:  # not installed: the classes work without the registry
         return
     for loss in (FusedGANLoss, FusedMultiScaleGANLoss):
         if loss.__name__ not in LOSS_REGISTRY:

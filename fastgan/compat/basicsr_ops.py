@@ -4,13 +4,13 @@
     from basicsr.ops.upfirdn2d import upfirdn2d
         ->  from fastgan.compat.basicsr_ops import FusedLeakyReLU, fused_leaky_relu, upfirdn2d
 
-No BASICSR_EXT, no BASICSR_JIT, no compiler. Where BasicSR is imported already: `fastgan.patch("basicsr_ops")`. Before:
+No BASICSR_EXT, BASICSR_JIT or compiler is needed. After the import of BasicSR: `fastgan.patch("basicsr_ops")`. Before:
 
     import sys, fastgan.compat.basicsr_ops as ops
     sys.modules["basicsr.ops.fused_act"] = sys.modules["basicsr.ops.upfirdn2d"] = ops
 
-Its losses are `fastgan.compat.basicsr`. Read at 8d56e3a (May 2024). Differences: fused_leaky_relu runs on a CPU, too;
-any order of derivative (upstream: two).
+BasicSR's losses are in `fastgan.compat.basicsr`. Signatures are from commit 8d56e3a (May 2024). Differences:
+fused_leaky_relu also runs on a CPU; derivatives of any order (upstream: two).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def fused_leaky_relu(input: Tensor, bias: Tensor, negative_slope: float = 0.2, s
 
 
 class FusedLeakyReLU(rosinality_op.FusedLeakyReLU):
-    """`fused_leaky_relu` with a bias of its own, zeros at first."""
+    """`fused_leaky_relu` as a module. The bias is a parameter, initially zero."""
 
     def __init__(self, channel: int, negative_slope: float = 0.2, scale: float = 2**0.5):
         super().__init__(channel, True, negative_slope, scale)

@@ -2,9 +2,9 @@
 
     import losses                              ->  from fastgan.compat import biggan as losses
 
-in `train_fns.py`. Read at 9845943 (July 2019). The generated side comes first in the arguments and the real side first
-in the result. One launch forward serves the pair, and each goes backward by itself. Values and gradients are
-upstream's; half-precision logits give float32 losses (upstream: half).
+in `train_fns.py`. Signatures are from commit 9845943 (July 2019). The generated side comes first in the arguments and
+the real side first in the result. One launch computes both losses; each can run its backward pass alone. Values and
+gradients are upstream's; half-precision logits give float32 losses (upstream: half).
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def loss_dcgan_gen(dis_fake: Tensor) -> Tensor:
 
 
 def loss_hinge_dis(dis_fake: Tensor, dis_real: Tensor) -> tuple[Tensor, Tensor]:
-    """(mean relu(1 - dis_real), mean relu(1 + dis_fake)), slope 0 at the knee. Else as `loss_dcgan_dis`."""
+    """(mean relu(1 - dis_real), mean relu(1 + dis_fake)), slope 0 at the knee. Otherwise as `loss_dcgan_dis`."""
     return _pair(dis_fake, dis_real, "hinge")
 
 

@@ -1,4 +1,4 @@
-"""Coqui TTS (coqui-ai/TTS, idiap/coqui-ai-TTS): the losses of D in `TTS/vocoder/layers/losses.py`.
+"""Coqui TTS (coqui-ai/TTS, idiap/coqui-ai-TTS): the losses that use D in `TTS/vocoder/layers/losses.py`.
 
 In that file, below its own definitions:
 
@@ -6,19 +6,19 @@ In that file, below its own definitions:
         HingeDLoss, HingeGLoss, MelganFeatureLoss, MSEDLoss, MSEGLoss, _apply_D_loss, _apply_G_adv_loss
     )
 
-or in your script, before the model is made:
+or in your script, before the model is created:
 
     import TTS.vocoder.layers.losses as losses, fastgan.compat.coqui as fused
     for name in fused.__all__: setattr(losses, name, getattr(fused, name))
 
-The modules take a tensor, as upstream's do, or a list of them, one for each scale, in one launch: the mean over scales.
-The two functions hand them the list.
+The modules accept a tensor, as upstream's do, or a list with one tensor for each scale: one launch computes the mean
+over the scales. The two functions pass them the list.
 
 Differences: float16 and bfloat16 scores give float32 losses; lists of different lengths are an error. In coqui-ai/TTS,
-which is maintained no more, `_apply_D_loss` doubles the last scale's loss of each side and forgets the others; here, as
-in idiap/coqui-ai-TTS, they are means over the scales. The first value, which is trained on, is the same in all three.
+which is no longer maintained, `_apply_D_loss` doubles the last scale's loss of each side and drops the others; here, as
+in idiap/coqui-ai-TTS, they are means over the scales. The first value, the training loss, is the same in all three.
 
-Signatures were read at 7cde79ec (September 2025).
+Signatures are from commit 7cde79ec (September 2025).
 """
 
 from __future__ import annotations
@@ -44,15 +44,15 @@ UPSTREAM = {"TTS.vocoder.layers.losses": (*__all__,)}
 
 
 class MSEGLoss(nn.Module):
-    """mean (f - 1)^2. `score_real` are the scores of generated data that should look real; 0-d result. TypeError or
-    ValueError where it is neither a tensor of a floating dtype nor a list of them."""
+    """mean (f - 1)^2, 0-d. `score_real`: f, the scores of generated data that should look real. TypeError or ValueError
+    unless it is a tensor of a floating dtype or a list of them."""
 
     def forward(self, score_real: Logits) -> Tensor:
         return adversarial.criterion_loss(score_real, 1.0, "least_squares", reduce_discriminators="mean")
 
 
 class HingeGLoss(nn.Module):
-    """mean relu(1 - f), and not -mean f as elsewhere. Argument, result and errors are those of `MSEGLoss`."""
+    """mean relu(1 - f), not -mean f as in other codebases. Argument, result and errors are those of `MSEGLoss`."""
 
     def forward(self, score_real: Logits) -> Tensor:
         return adversarial.criterion_loss(score_real, 1.0, "hinge", reduce_discriminators="mean")
@@ -68,14 +68,15 @@ class _DLoss(nn.Module):
 
 
 class MSEDLoss(_DLoss):
-    """(a + b, a, b) of a = mean (r - 1)^2 and b = mean f^2, 0-d each; generated data is the first argument.
-    One launch. TypeError or ValueError where they are not tensors of one floating dtype and device, or as many."""
+    """(a + b, a, b) with a = mean (r - 1)^2 and b = mean f^2, 0-d each; generated data is the first argument.
+    One launch. TypeError or ValueError unless they are tensors of one floating dtype and device, or lists of one
+    length."""
 
     criterion = "least_squares"
 
 
 class HingeDLoss(_DLoss):
-    """(a + b, a, b) of a = mean relu(1 - r) and b = mean relu(1 + f). Arguments, result and errors are those of
+    """(a + b, a, b) with a = mean relu(1 - r) and b = mean relu(1 + f). Arguments, result and errors are those of
     `MSEDLoss`."""
 
     criterion = "hinge"
@@ -87,8 +88,8 @@ class MelganFeatureLoss(nn.Module):
     def forward(self, fake_feats: Maps, real_feats: Maps) -> Tensor:
         """fake_feats, real_feats: lists of lists of maps. Gradients flow to both, as upstream. Returns 0-d.
 
-        TypeError or ValueError where they are not tensors of one floating dtype and device, pairs of one shape, lists
-        of one length, or where there are none; named `fake_maps` and `real_maps`, and counted through."""
+        TypeError or ValueError unless they are tensors of one floating dtype and device, in pairs of one shape and
+        lists of one length, and at least one. Messages say `fake_maps` and `real_maps`, with an index over all maps."""
         count = 1
         if isinstance(fake_feats, (list, tuple)):
             count = sum([len(maps) if isinstance(maps, (list, tuple)) else 1 for maps in fake_feats])
@@ -96,10 +97,10 @@ class MelganFeatureLoss(nn.Module):
 
 
 def _apply_G_adv_loss(scores_fake: Logits, loss_func: Callable[[Logits], Tensor]) -> Tensor:
-    """loss_func, one of the modules above, of a tensor, or averaged over a list of scales; one launch."""
+    """loss_func, one of the modules above, for a tensor, or its mean over a list of scales; one launch."""
     return loss_func(scores_fake)
 
 
 def _apply_D_loss(scores_fake: Logits, scores_real: Logits, loss_func: Callable) -> tuple[Tensor, Tensor, Tensor]:
-    """loss_func, one of the modules above, of a tensor a side, or averaged over lists of scales; one launch."""
+    """loss_func, one of the modules above, for one tensor a side, or its mean over lists of scales; one launch."""
     return loss_func(score_fake=scores_fake, score_real=scores_real)

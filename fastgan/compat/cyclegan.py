@@ -1,16 +1,16 @@
 """CycleGAN and pix2pix (junyanz/pytorch-CycleGAN-and-pix2pix), and CUT (taesungp/contrastive-unpaired-translation).
 
-In train.py, after its imports; every model asks `models.networks` for its loss:
+In train.py, after its imports; every model gets its loss from `models.networks`:
 
     import models.networks, fastgan.compat.cyclegan
     models.networks.GANLoss = fastgan.compat.cyclegan.GANLoss
 
-`vanilla` gives float32 losses of float64 logits as well while the label buffers are float32, as upstream.
+As upstream, `vanilla` gives float32 losses even for float64 logits, as long as the label buffers are float32.
 
 Differences: half-precision logits give a float32 loss. For `vanilla` a label outside [0, 1] is a ValueError. The labels
-are taken from the constructor and from `load_state_dict`; a buffer changed by hand is not looked at again.
+are read in the constructor and in `load_state_dict`; changing a buffer by hand has no effect.
 
-Signatures were read at b3ac297 (September 2023).
+Signatures are from commit b3ac297 (September 2023).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _CRITERIA = {
 
 
 class GANLoss(nn.Module):
-    """`GANLoss(gan_mode)(prediction, target_is_real)`, y being the label of the side that is asked for:
+    """`GANLoss(gan_mode)(prediction, target_is_real)`. y is the label for `target_is_real`:
 
         lsgan:           mean (x - y)^2
         vanilla:         mean softplus(x) - y x,  `BCEWithLogitsLoss`
@@ -44,7 +44,7 @@ class GANLoss(nn.Module):
         target_real_label, target_fake_label: y of each side; buffers `real_label` and `fake_label`.
 
     prediction: D's logits, a tensor of any shape whose first dimension is the batch. The result is 0-d, and of shape
-    (batch,) for nonsaturating, where only a batch of one (CUT's own) is fused.
+    (batch,) for nonsaturating, which is fused only for a batch of one, as in CUT.
 
     Raises NotImplementedError for another mode, as upstream does, and TypeError or ValueError for other bad arguments.
     """
@@ -62,7 +62,7 @@ class GANLoss(nn.Module):
         self.register_load_state_dict_post_hook(_read_labels)
 
     def get_target_tensor(self, prediction: Tensor, target_is_real: bool) -> Tensor:
-        """The label as large as `prediction`; a view of the buffer. The loss has no use for it."""
+        """The label in the shape of `prediction`; a view of the buffer. The loss does not use it."""
         return (self.real_label if target_is_real else self.fake_label).expand_as(prediction)
 
     def forward(self, prediction: Tensor, target_is_real: bool) -> Tensor:

@@ -1,4 +1,4 @@
-"""The DCGAN of pytorch/examples (`dcgan/main.py`), of the PyTorch tutorial and of torchbench: `nn.BCELoss` of a D that
+"""The DCGAN of pytorch/examples (`dcgan/main.py`), of the PyTorch tutorial and of torchbench: `nn.BCELoss` and a D that
 ends in a Sigmoid.
 
     criterion = fastgan.compat.dcgan.BCELoss()                  # instead of nn.BCELoss(); nothing else changes
@@ -9,7 +9,7 @@ for target 0, where D is most wrong, and the loss jumps from about 16 to 100):
     criterion = fastgan.compat.dcgan.BCEWithLogitsLoss()        # instead of nn.BCELoss(),
                                                                 # and take nn.Sigmoid() out of Discriminator.main
 
-Both sides in one launch, with D without its Sigmoid:
+Both sides in one launch, if D has no Sigmoid:
 
     errD = fastgan.discriminator_loss(netD(real), netD(fake.detach()))     # one errD.backward() instead of two
 
@@ -32,7 +32,7 @@ class _TargetLoss(nn.Module):
         super().__init__()
         for name, value in (("weight", weight), ("size_average", size_average), ("reduce", reduce)):
             if value is not None:
-                raise ValueError(f"{name}: got {value!r}, expected None; `torch.nn` has it, and `reduction` serves")
+                raise ValueError(f"{name}: got {value!r}, expected None; use `torch.nn` for it, or `reduction`")
         expect_known("reduction", reduction, ("none", "mean", "sum"), ValueError)
         self.reduction = reduction
 
@@ -53,8 +53,8 @@ class BCELoss(_TargetLoss):
         -mean (y log p + (1 - y) log(1 - p)),  each logarithm no less than -100
 
     Args:
-        reduction: "mean", "sum" (both fused) or "none". `weight`, `size_average` and `reduce` stand in
-            `torch.nn.BCELoss`'s order, and are refused.
+        reduction: "mean", "sum" (both fused) or "none". `weight`, `size_average` and `reduce` are in the order of
+            `torch.nn.BCELoss`, and are refused.
 
     input: probabilities, a tensor of any shape. target: labels in [0, 1], of the same shape. The result is 0-d, or for
     "none" of input's shape. Raises TypeError or ValueError for bad arguments.
@@ -68,12 +68,12 @@ class BCEWithLogitsLoss(_TargetLoss):
 
         mean (softplus(x) - y x)
 
-    Its gradient, (sigmoid(x) - y) / N, does not die where D is sure and wrong.
+    Its gradient, (sigmoid(x) - y) / N, does not vanish if D is sure and wrong.
 
     Args:
         pos_weight: refused, like `weight`, `size_average` and `reduce`.
 
-    Other arguments, result and errors are those of `BCELoss`, of logits instead of probabilities.
+    Other arguments, result and errors are those of `BCELoss`, for logits instead of probabilities.
     """
 
     _criterion = "sigmoid_cross_entropy"
@@ -88,4 +88,4 @@ class BCEWithLogitsLoss(_TargetLoss):
     ):
         super().__init__(weight, size_average, reduce, reduction)
         if pos_weight is not None:
-            raise ValueError(f"pos_weight: got {pos_weight!r}, expected None; `torch.nn` has it")
+            raise ValueError(f"pos_weight: got {pos_weight!r}, expected None; use `torch.nn` for it")

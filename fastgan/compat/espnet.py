@@ -1,16 +1,16 @@
-"""ESPnet (espnet2/gan_tts) and ParallelWaveGAN: the losses of D in `hifigan/loss.py`, and in `adversarial_loss.py` and
-`feat_match_loss.py`.
+"""ESPnet (espnet2/gan_tts) and ParallelWaveGAN: the losses that use D in `hifigan/loss.py`, or `adversarial_loss.py`
+and `feat_match_loss.py`.
 
     from espnet2.gan_tts.hifigan.loss import DiscriminatorAdversarialLoss, FeatureMatchLoss, ...       # before
     from parallel_wavegan.losses import DiscriminatorAdversarialLoss, FeatureMatchLoss, ...            # or this; after:
     from fastgan.compat.espnet import DiscriminatorAdversarialLoss, FeatureMatchLoss, GeneratorAdversarialLoss
 
-At the knee of the hinge the slope is that of `-min(x - 1, 0)`, as upstream: -1/2 where a real logit is 1.
+At the knee of the hinge the slope is that of `-min(x - 1, 0)`, as upstream: -1/2 if a real logit is 1.
 
-Differences: lists of different lengths are an error, where upstream leaves out what is left over; empty lists are an
-error, where upstream may return the number 0.0; float16 and bfloat16 outputs give float32 losses.
+Differences: lists of different lengths are an error (upstream ignores the surplus); empty lists are an error (upstream
+may return the number 0.0); float16 and bfloat16 outputs give float32 losses.
 
-Signatures were read at ESPnet 214c50e7c and at ParallelWaveGAN 8674037 (February 2024).
+Signatures are from ESPnet 214c50e7c and ParallelWaveGAN 8674037 (February 2024).
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class GeneratorAdversarialLoss(_Loss):
 
     def forward(self, outputs: Logits) -> Tensor:
         """outputs: f, a tensor, a list of tensors, or a list of lists whose last tensors are the logits. Returns 0-d.
-        TypeError or ValueError where they are not tensors of one floating dtype and device, or a list is empty."""
+        TypeError or ValueError unless they are tensors of one floating dtype and device, and no list is empty."""
         objective = _OBJECTIVES[self.loss_type][0]
         return adversarial.generator_loss(outputs, objective, reduce_discriminators=self._reduce)
 
@@ -82,8 +82,8 @@ class DiscriminatorAdversarialLoss(_Loss):
         """outputs_hat, outputs: f and r, generated data first; each a tensor, a list of tensors, or a list of lists
         whose last tensors are the logits. Returns (loss of real data, loss of generated data), 0-d.
 
-        TypeError or ValueError where they are not tensors of one floating dtype and device, or are empty lists or lists
-        of different lengths."""
+        TypeError or ValueError if they are not tensors of one floating dtype and device, are empty lists or lists of
+        different lengths."""
         criterion = _OBJECTIVES[self.loss_type][1]
         of_real, of_fake = separate.each_side(
             *(criterion, ("outputs", outputs, 1.0), ("outputs_hat", outputs_hat, 0.0)),
@@ -98,7 +98,7 @@ class FeatureMatchLoss(nn.Module):
 
     Args:
         average_by_layers, average_by_discriminators: average, not sum.
-        include_final_outputs: take the last map of each discriminator, its logits, as well.
+        include_final_outputs: include the last map of each discriminator, its logits.
     """
 
     def __init__(
@@ -113,10 +113,10 @@ class FeatureMatchLoss(nn.Module):
 
     def forward(self, feats_hat: Maps, feats: Maps) -> Tensor:
         """feats_hat, feats: g and r, generated data first; lists of lists of maps. No gradient through r. Returns 0-d.
-        In a list of tensors each tensor counts as a list of maps, its samples, as upstream.
+        In a list of tensors, the samples of a tensor count as its list of maps, as upstream.
 
-        TypeError or ValueError where they are not tensors of one floating dtype and device, pairs of one shape, lists
-        of one length, or where there are none; named `fake_maps` and `real_maps`, and counted through."""
+        TypeError or ValueError unless they are tensors of one floating dtype and device, in pairs of one shape and
+        lists of one length, and at least one. Messages say `fake_maps` and `real_maps`, with an index over all maps."""
         return feature_matching_loss(
             _maps(feats_hat),
             _maps(feats),

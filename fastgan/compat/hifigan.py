@@ -1,14 +1,14 @@
-"""HiFi-GAN (jik876/hifi-gan): the losses of `models.py`, adversarial and of feature matching.
+"""HiFi-GAN (jik876/hifi-gan): the adversarial and feature matching losses of `models.py`.
 
     from models import ..., feature_loss, generator_loss, discriminator_loss             # before
     from fastgan.compat.hifigan import discriminator_loss, feature_loss, generator_loss  # after, or below it: the later
                                                                                          # import wins
 
-Differences: what upstream reads back to the host with `.item()` (r_losses, g_losses; 16 waits a step) are 0-d tensors
-here, detached, which print and log as numbers do; float16 and bfloat16 outputs give float32 losses; lists of different
-lengths are an error, where upstream leaves out what is left over.
+Differences: r_losses and g_losses, which upstream reads with `.item()` (16 synchronisations a step), are detached 0-d
+tensors here, which print and log as numbers do; float16 and bfloat16 outputs give float32 losses; lists of different
+lengths are an error (upstream ignores the surplus).
 
-Signatures were read at 4769534 (December 2020).
+Signatures are from commit 4769534 (December 2020).
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ UPSTREAM = {"models": (*__all__,)}
 def feature_loss(fmap_r: Maps, fmap_g: Maps) -> Tensor:
     """2 sum_k mean |r_k - g_k| over all maps k; one launch for every 64 of them.
 
-    The real maps are attached, as upstream. The gradients that D gets of them are used by nobody: `optim_d` zeroes D's
-    gradients before its own step. To save computing them, hand over real maps without a graph:
+    Gradients flow to the real maps, as upstream, but nothing uses the gradients that D gets from them: `optim_d` zeroes
+    D's gradients before its own step. To save their computation, pass real maps without a graph:
 
         feature_loss([[x.detach() for x in maps] for maps in fmap_r], fmap_g)
 
     or run D on real data under `torch.no_grad()` in the generator's step, where `y_d_r` has no other use.
 
     Args:
-        fmap_r, fmap_g: r and g, for each discriminator the list of its maps of real and of generated data, of one
+        fmap_r, fmap_g: r and g, one list of maps for each discriminator, of real and of generated data; all of one
             dtype, each pair of one shape.
 
     Returns:
@@ -42,7 +42,7 @@ def feature_loss(fmap_r: Maps, fmap_g: Maps) -> Tensor:
 
     Raises:
         TypeError, ValueError: not tensors of one floating dtype and device, pairs of two shapes, lists of different
-            lengths, no maps. The messages call the arguments `real_maps` and `fake_maps`, and count the maps through.
+            lengths, no maps. Messages say `real_maps` and `fake_maps`, with an index over all maps.
     """
     return feature_matching_loss(fmap_g, fmap_r, 2.0, detach_real=False)
 
@@ -53,7 +53,7 @@ def discriminator_loss(
     """L = sum_k ( mean (1 - r_k)^2 + mean f_k^2 ); one launch for all discriminators and both sides.
 
     Args:
-        disc_real_outputs, disc_generated_outputs: r_k and f_k, lists of as many tensors, of any shapes and one dtype.
+        disc_real_outputs, disc_generated_outputs: r_k and f_k, lists of one length, of any shapes and one dtype.
 
     Returns:
         L, 0-d; [mean (1 - r_k)^2] and [mean f_k^2], detached 0-d tensors.
@@ -61,11 +61,11 @@ def discriminator_loss(
     Raises:
         TypeError, ValueError: not tensors of one floating dtype and device, an empty list, lists of different lengths.
     """
-    loss, found = separate.total_and_values(
+    loss, values = separate.total_and_values(
         *("least_squares", ("disc_real_outputs", disc_real_outputs, 1.0)),
         ("disc_generated_outputs", disc_generated_outputs, 0.0),
     )
-    return loss, found[: len(found) // 2], found[len(found) // 2 :]
+    return loss, values[: len(values) // 2], values[len(values) // 2 :]
 
 
 def generator_loss(disc_outputs: Logits) -> tuple[Tensor, list[Tensor]]:

@@ -4,8 +4,8 @@ lightweight_gan.py: delete the functions of these names and add
 
     from fastgan.compat.lightweight_gan import dual_contrastive_loss, gen_hinge_loss, hinge_loss
 
-These are the losses of `fastgan.compat.lucidrains`, whose sign is inverted and whose differences hold here, with the
-real side first, as stylegan2-pytorch had them until August 2024.
+These are the losses of `fastgan.compat.lucidrains`, with the same inverted sign and the same differences, but with the
+real side first, as in stylegan2-pytorch until August 2024.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def hinge_loss(real: Tensor, fake: Tensor) -> Tensor:
 
 
 def dual_contrastive_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
-    """`lucidrains.dual_contrastive_loss`, 0-d, D's loss in this order. Upstream calls it as G's with the sides swapped,
-    generated logits first."""
+    """`lucidrains.dual_contrastive_loss`, 0-d, D's loss in this order. For G's loss upstream swaps the sides: generated
+    logits first."""
     check(real_logits=real_logits, fake_logits=fake_logits)
     return lucidrains.dual_contrastive_loss(fake_logits=fake_logits, real_logits=real_logits)

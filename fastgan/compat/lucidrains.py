@@ -11,11 +11,11 @@ gigagan_pytorch.py: the same with
 The sign is inverted there: D gives low values to real data, so that D minimises relu(1 + r) + relu(1 - f) and G the
 mean of f. (`dual_contrastive_loss` is not inverted.) Argument orders are those of stylegan2-pytorch 1.9.0 (ce7f830,
 January 2025): the generated side first. Before August 2024 it had the real side first in `hinge_loss` and
-`dual_contrastive_loss`, as lightweight-gan still has: for these two, `fastgan.compat.lightweight_gan`. gigagan-pytorch
-was read at 01045f0: the real side first in its `discriminator_hinge_loss`.
+`dual_contrastive_loss`, as lightweight-gan still has: use `fastgan.compat.lightweight_gan` for that order. Signatures
+of gigagan-pytorch are from 01045f0: the real side first in its `discriminator_hinge_loss`.
 
-Differences: logits of different shapes are averaged each by itself (upstream broadcasts them, or fails); half-precision
-logits give float32 losses (upstream: half); gigagan's two also take lists, one launch for all scales.
+Differences: logits of different shapes each have their own mean (upstream broadcasts them, or fails); half-precision
+logits give float32 losses (upstream: half); gigagan's two also accept lists, one launch for all scales.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ def hinge_loss(fake: Tensor, real: Tensor) -> Tensor:
         TypeError, ValueError: not a floating tensor; an empty one; two dtypes or devices.
     """
     check(fake=fake, real=real)
-    return adversarial.discriminator_loss(fake, real, "hinge")  # the sides swapped: the label 0 is the real one's
+    return adversarial.discriminator_loss(fake, real, "hinge")  # the sides swapped: real data has the label 0
 
 
 def gen_hinge_loss(fake: Tensor, real: Tensor | None) -> Tensor:
-    """G's loss, mean fake, 0-d. `real` has no part in it: upstream's training passes None. Errors as `hinge_loss`."""
+    """G's loss, mean fake, 0-d. `real` is ignored: upstream's training passes None. Errors as in `hinge_loss`."""
     check(fake=fake)
     return adversarial.criterion_loss(fake, 0.0, "wasserstein")
 
@@ -54,10 +54,10 @@ def gen_hinge_loss(fake: Tensor, real: Tensor | None) -> Tensor:
 def dual_contrastive_loss(fake_logits: Tensor, real_logits: Tensor) -> Tensor:
     """mean_i softplus(log sum_j exp f_j - r_i) + mean_j softplus(log sum_i exp(-r_i) + f_j), 0-d (Yu et al. 2021).
 
-    D's loss and, upstream, G's as well, in the same order. Upstream builds two N x N matrices of logits for two
-    cross-entropies; these are the same numbers and gradients in O(N).
+    D's loss and, upstream, also G's, in the same order. Upstream builds two N x N matrices of logits for two
+    cross-entropies; the numbers and gradients here are the same, in O(N).
 
-    fake_logits, real_logits: of any shapes, and not necessarily the same: all of a side's logits count as one list.
+    fake_logits, real_logits: of any shapes, which may differ: all logits of a side count as one list.
     Errors as in `hinge_loss`.
     """
     check(fake_logits=fake_logits, real_logits=real_logits)
@@ -65,7 +65,7 @@ def dual_contrastive_loss(fake_logits: Tensor, real_logits: Tensor) -> Tensor:
 
 
 def discriminator_hinge_loss(real: Tensor | Sequence[Tensor], fake: Tensor | Sequence[Tensor]) -> Tensor:
-    """gigagan's `hinge_loss`. Of lists (a scale each), the sum over the scales: one launch instead of a loop.
+    """gigagan's `hinge_loss`. For lists (one tensor a scale), the sum over the scales: one launch instead of a loop.
 
     Errors as in `hinge_loss`, and ValueError for lists of different lengths."""
     check(lists=True, real=real, fake=fake)
@@ -76,6 +76,6 @@ def discriminator_hinge_loss(real: Tensor | Sequence[Tensor], fake: Tensor | Seq
 
 
 def generator_hinge_loss(fake: Tensor | Sequence[Tensor]) -> Tensor:
-    """mean fake, 0-d. Of a list (a scale each), the sum over the scales. Errors as in `hinge_loss`."""
+    """mean fake, 0-d. For a list (one tensor a scale), the sum over the scales. Errors as in `hinge_loss`."""
     check(lists=True, fake=fake)
     return adversarial.criterion_loss(fake, 0.0, "wasserstein")

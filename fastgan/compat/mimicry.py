@@ -2,12 +2,12 @@
 
     from torch_mimicry.modules import losses   ->  from fastgan.compat import mimicry as losses
 
-The generated side comes first, except in `wasserstein_loss_dis`. The minimax losses are of torch's default dtype, as
+The generated side comes first, except in `wasserstein_loss_dis`. The minimax losses have torch's default dtype, as
 upstream, where the labels decide it: float64 logits give float32 losses. Differences: logits of any shape (upstream's
-labels are (batch, 1) and want the same of the logits); labels outside [0, 1] are refused; half-precision logits give
-float32 losses.
+labels are (batch, 1), so the logits must be too); labels outside [0, 1] are refused; half-precision logits give float32
+losses.
 
-Signatures were read at a7fda06 (August 2022).
+Signatures are from commit a7fda06 (August 2022).
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ UPSTREAM = {
 
 
 def minimax_loss_gen(output_fake: Tensor, real_label_val: float = 1.0, **kwargs) -> Tensor:
-    """mean bce(output_fake, real_label_val) with bce(x, y) = softplus(x) - y x; 0-d. The non-saturating loss, that is.
+    """mean bce(output_fake, real_label_val) with bce(x, y) = softplus(x) - y x; 0-d. This is the non-saturating loss.
 
     output_fake: logits, (batch, 1) upstream.
-    kwargs: of `torch.nn.functional.binary_cross_entropy_with_logits`. "sum" as `reduction` is fused, too; "none" gives
-        the logits' shape. With `weight` or `pos_weight` PyTorch's own operator runs.
+    kwargs: of `torch.nn.functional.binary_cross_entropy_with_logits`. reduction="sum" is fused too; "none" gives the
+        logits' shape. With `weight` or `pos_weight` PyTorch's own operator runs.
 
     Raises:
         TypeError, ValueError: not a floating tensor; an empty one; a label outside [0, 1]; a reduction other than
@@ -64,18 +64,18 @@ def minimax_loss_dis(
 
 
 def ns_loss_gen(output_fake: Tensor) -> Tensor:
-    """-mean log(sigmoid(output_fake) + 1e-8), 0-d: upstream's form, epsilon and all.
+    """-mean log(sigmoid(output_fake) + 1e-8), 0-d, with upstream's epsilon.
 
-    The epsilon caps the loss at 18.4 and kills the gradient where D is sure: at a logit of -20 the slope is -0.17, at
-    -25 -0.0014, where that of softplus(-x) is -1. `minimax_loss_gen` is the loss without it. The epsilon counts for
-    half-precision logits, too (in upstream's float16 arithmetic it rounds to 0). Errors as in `minimax_loss_gen`.
+    The epsilon limits the loss to 18.4, and the gradient vanishes if D is sure: at a logit of -20 the slope is -0.17,
+    at -25 it is -0.0014 (that of softplus(-x) is -1). `minimax_loss_gen` is the loss without it. The epsilon also has
+    an effect on half-precision logits (in upstream's float16 it rounds to 0). Errors as in `minimax_loss_gen`.
     """
     check(output_fake=output_fake)
     return adversarial.criterion_loss(output_fake, 1.0, "log_sigmoid_with_eps")
 
 
 def wasserstein_loss_dis(output_real: Tensor, output_fake: Tensor) -> Tensor:
-    """mean output_fake - mean output_real, 0-d. The real side comes first, here alone. Errors as elsewhere."""
+    """mean output_fake - mean output_real, 0-d. The real side is first only here. Errors: `minimax_loss_dis`."""
     check(output_real=output_real, output_fake=output_fake)
     return adversarial.discriminator_loss(output_real, output_fake, "wasserstein")
 
@@ -87,7 +87,7 @@ def wasserstein_loss_gen(output_fake: Tensor) -> Tensor:
 
 
 def hinge_loss_dis(output_fake: Tensor, output_real: Tensor) -> Tensor:
-    """mean relu(1 - output_real) + mean relu(1 + output_fake), 0-d; slope 0 at the knee. Errors as elsewhere."""
+    """mean relu(1 - output_real) + mean relu(1 + output_fake), 0-d; slope 0 at the knee. Errors: `minimax_loss_dis`."""
     check(output_fake=output_fake, output_real=output_real)
     return adversarial.discriminator_loss(output_real, output_fake, "hinge")
 

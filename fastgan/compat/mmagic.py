@@ -1,18 +1,18 @@
 """OpenMMLab's mmagic, and mmediting and mmgeneration before it.
 
-One import, and one word in the config:
+Add one import, and change one word in the config:
 
     custom_imports = dict(imports=["fastgan.compat.mmagic"], allow_failed_imports=False)
 
     gan_loss=dict(type="FusedGANLoss", gan_type="vanilla", loss_weight=0.1)     # instead of type="GANLoss"
 
-Where mmagic is installed, this module enters FusedGANLoss and FusedDiscShiftLoss into its registry MODELS. By hand:
+If mmagic is installed, this module registers FusedGANLoss and FusedDiscShiftLoss in MODELS. Without the registry:
 `from fastgan.compat.mmagic import GANLoss` instead of `from mmagic.models.losses import GANLoss`.
 
-Types and settings were read at 0a560bba (January 2024). Differences: half-precision logits give a float32 loss. For
+Types and settings are from commit 0a560bba (January 2024). Differences: half-precision logits give a float32 loss. For
 `vanilla` a label outside [0, 1] is a ValueError. The mask is blurred by two convolutions of 71 taps instead of one of
-71 x 71, which gives the same to rounding. mmgeneration's DiscShiftLoss, which picks its input out of a dictionary
-(`data_info`), is not served.
+71 x 71, which differs only by rounding. mmgeneration's DiscShiftLoss, which reads its input from a dictionary
+(`data_info`), is not supported.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ UPSTREAM = {
 
 
 class GANLoss(TypedGANLoss):
-    """`GANLoss(gan_type)(input, target_is_real, is_disc=False, mask=None)`, y being the label of the side asked for:
+    """`GANLoss(gan_type)(input, target_is_real, is_disc=False, mask=None)`. y is the label for `target_is_real`:
 
         vanilla:            mean softplus(x) - y x,  `BCEWithLogitsLoss`
         lsgan:              mean (x - y)^2
@@ -46,14 +46,14 @@ class GANLoss(TypedGANLoss):
     Args:
         gan_type: one of these seven.
         real_label_val, fake_label_val: y of each side.
-        loss_weight: multiplies the generator's loss alone.
+        loss_weight: multiplies only the generator's loss.
 
-    input: D's logits, a tensor. mask: (b, 1, h, w), 1 where the image was filled in; for smgan alone, which resizes the
-    logits to its size (bilinear, corners aligned) where they differ. No gradient goes to it.
+    input: D's logits, a tensor. mask: (b, 1, h, w), 1 where the image was filled in; only for smgan, which resizes the
+    logits to the mask's size (bilinear, corners aligned) if they differ. The mask gets no gradient.
 
     For smgan's generator upstream multiplies the mean square, already one number, by mask / mean(mask) and averages:
-    the mask cancels. So it does here, without the NaN of an empty mask. A square weighted by the mask, which may have
-    been meant, is `fastgan.criterion_loss(input, 1.0, "least_squares", weights=mask)`.
+    the mask cancels. Here too, but without the NaN of an empty mask. If you want the square weighted by the mask, use
+    `fastgan.criterion_loss(input, 1.0, "least_squares", weights=mask)`.
 
     The result is 0-d. Raises NotImplementedError for another type, as upstream does, and TypeError or ValueError for
     other bad arguments, such as smgan without a mask.
@@ -86,7 +86,7 @@ class GANLoss(TypedGANLoss):
 class GaussianBlur(nn.Module):
     """Each channel of a (b, c, h, w) tensor convolved with a Gaussian of `kernel_size` taps, zeros around it.
 
-    kernel_size: rows and columns, odd. sigma: the standard deviations, in pixels. Nothing of it is in a state_dict."""
+    kernel_size: rows and columns, odd. sigma: the standard deviations, in pixels. It has no entry in a state_dict."""
 
     rows: Tensor
     columns: Tensor
@@ -135,7 +135,7 @@ def _expect_image(name: str, x) -> None:
 def _register() -> None:
     try:
         from mmagic.registry import MODELS
-    except ImportError:  # not installed: the classes are there all the same
+    except ImportError:  # not installed: the classes work without the registry
         return
     for name, loss in (("FusedGANLoss", GANLoss), ("FusedDiscShiftLoss", DiscShiftLoss)):
         MODELS.register_module(name=name, module=loss, force=True)

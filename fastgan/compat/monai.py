@@ -2,10 +2,9 @@
 
     from fastgan.compat.monai import PatchAdversarialLoss      # instead of: from monai.losses import ...
 
-All discriminators take one launch, with the activation inside it, and no label is copied to the device. Differences
-from d388d1c6f (June 2025): half-precision logits give a float32 loss. "bce" is computed from the logits, where
-upstream's gradient is 0 once the sigmoid has rounded to 0 or 1. A criterion in capitals works, where upstream accepts
-it and then fails.
+One launch computes all discriminators, with the activation inside it, and no label is copied to the device. Differences
+from d388d1c6f (June 2025): half-precision logits give a float32 loss. "bce" is computed from the logits (upstream's
+gradient is 0 once the sigmoid has rounded to 0 or 1). A criterion in capitals works (upstream accepts it, then fails).
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ _CRITERIA = {"bce": "sigmoid_cross_entropy", "hinge": "tanh_hinge", "least_squar
 
 
 class PatchAdversarialLoss(nn.Module):
-    """`PatchAdversarialLoss()(input, target_is_real, for_discriminator)`, y being 1 for real and 0 for generated:
+    """`PatchAdversarialLoss()(input, target_is_real, for_discriminator)`. y is 1 for real and 0 for generated:
 
         least_squares:   mean (leaky_relu(x, 0.05) - y)^2;  no_activation_leastsq=True: mean (x - y)^2
         bce:             mean softplus(x) - y x
@@ -32,13 +31,13 @@ class PatchAdversarialLoss(nn.Module):
 
     Args:
         reduction: "mean" over logits and discriminators; "sum" over both; "none", a list with each discriminator's loss
-            of every logit (PyTorch's operators, not fused). The hinge is averaged over a discriminator's logits in any
-            case, as it is upstream: "sum" adds these means and "none" lists them.
+            of every logit (PyTorch's operators, not fused). The hinge is always averaged over a discriminator's logits,
+            as upstream: "sum" adds these means and "none" lists them.
         criterion: one of these three.
 
     input: D's logits before any activation, a tensor or a list of them. The result is 0-d, or a list for "none". With
-    `for_discriminator=False` the target is always real, and `target_is_real=False` brings a warning. The labels are the
-    attributes `real_label` and `fake_label`; the hinge has no use for them.
+    `for_discriminator=False` the target is always real, and `target_is_real=False` gives a warning. The labels are the
+    attributes `real_label` and `fake_label`; the hinge does not use them.
 
     Raises ValueError for another reduction or criterion, and TypeError or ValueError for other bad arguments.
     """
@@ -54,18 +53,18 @@ class PatchAdversarialLoss(nn.Module):
         self._criterion = _CRITERIA[criterion]
         if criterion == "least_squares" and no_activation_leastsq:
             self._criterion = "least_squares"
-        # What code that reads these finds there: upstream's own. Not used here.
+        # For code that reads these attributes: upstream's modules. Not used here.
         activations = {"bce": nn.Sigmoid(), "hinge": nn.Tanh(), "leaky": nn.LeakyReLU(0.05)}
         self.activation = activations.get("leaky" if self._criterion == "leaky_least_squares" else criterion)
         if criterion != "hinge":
             self.loss_fct = (nn.BCELoss if criterion == "bce" else nn.MSELoss)(reduction=reduction)
 
     def get_target_tensor(self, input: Tensor, target_is_real: bool) -> Tensor:
-        """The label as large as `input`, of its dtype and device. The loss has no use for it."""
+        """The label in the shape, dtype and device of `input`. The loss does not use it."""
         return input.new_full((), self.real_label if target_is_real else self.fake_label).expand_as(input)
 
     def get_zero_tensor(self, input: Tensor) -> Tensor:
-        """Zeros as large as `input`. The loss has no use for them."""
+        """Zeros in the shape of `input`. The loss does not use them."""
         return input.new_zeros(()).expand_as(input)
 
     def forward(
@@ -87,7 +86,7 @@ class PatchAdversarialLoss(nn.Module):
         else:
             label = self.real_label if target_is_real else self.fake_label
             if self.criterion == "bce" and label in (0.0, 1.0):
-                criterion = "softplus"  # the same, and 0 of an infinite logit that is right
+                criterion = "softplus"  # equal, and 0 if an infinite logit is correct
             if self.reduction == "none":
                 listed = [input] if isinstance(input, Tensor) else input
                 return [criterion_loss(x, label, criterion, reduction="none") for x in listed]

@@ -1,21 +1,21 @@
 """NVIDIA/pix2pixHD.
 
-In train.py, after its imports; the model asks `models.networks` for its loss:
+In train.py, after its imports; the model gets its loss from `models.networks`:
 
     import models.networks, fastgan.compat.pix2pixhd
     models.networks.GANLoss = fastgan.compat.pix2pixhd.GANLoss
 
-All scales take one launch. The feature matching of models/pix2pixHD_model.py is written out in its `forward`; one call
-takes the place of the loop, with one launch for all maps:
+One launch computes all scales. The feature matching is a loop in `forward` of models/pix2pixHD_model.py; one call
+replaces the loop, with one launch for all maps:
 
     loss_G_GAN_Feat = fastgan.compat.pix2pixhd.feature_matching_loss(
         pred_fake, pred_real, self.opt.lambda_feat, self.opt.n_layers_D
     )
 
-Differences: half-precision logits give a float32 loss. Label tensors are not kept: upstream's, kept by number of
-elements, can have another shape than the logits.
+Differences: half-precision logits give a float32 loss. Label tensors are not cached: upstream caches them by number of
+elements, so their shape can differ from the logits'.
 
-Signatures were read at 14b3b3c (September 2024).
+Signatures are from commit 14b3b3c (September 2024).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ UPSTREAM = {"models.networks": ("GANLoss",)}
 
 
 class GANLoss(nn.Module):
-    """`GANLoss(use_lsgan)(input, target_is_real)`, y being the label of the side that is asked for:
+    """`GANLoss(use_lsgan)(input, target_is_real)`. y is the label for `target_is_real`:
 
         use_lsgan=True:    sum_k mean (x_k - y)^2
         use_lsgan=False:   sum_k -mean (y log p_k + (1 - y) log(1 - p_k)),  `BCELoss` of D's probabilities
@@ -41,10 +41,10 @@ class GANLoss(nn.Module):
 
     Args:
         target_real_label, target_fake_label: y of each side.
-        tensor: not used; labels are made where and of what dtype the logits are.
+        tensor: not used; labels have the logits' dtype and device.
 
     input: a list of scales, each a list of features whose last tensor is D's output; or one such list of features. Of a
-    bare tensor the last sample counts, as upstream. The result is 0-d. TypeError or ValueError for bad arguments.
+    tensor only the last sample counts, as upstream. The result is 0-d. TypeError or ValueError for bad arguments.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class GANLoss(nn.Module):
         self._criterion = "least_squares" if use_lsgan else "cross_entropy"
 
     def get_target_tensor(self, input: Tensor, target_is_real: bool) -> Tensor:
-        """The label in a tensor of `input`'s shape, dtype and device. The loss has no use for it."""
+        """The label in a tensor of `input`'s shape, dtype and device. The loss does not use it."""
         return input.new_full(input.size(), self.real_label if target_is_real else self.fake_label)
 
     def forward(self, input: list[list[Tensor]] | list[Tensor], target_is_real: bool) -> Tensor:
@@ -71,7 +71,7 @@ class GANLoss(nn.Module):
 
 
 def feature_matching_loss(pred_fake: Maps, pred_real: Maps, lambda_feat: float = 10.0, n_layers_D: int = 3) -> Tensor:
-    """The name is ours; pix2pixHD has no function for it. Its feature matching:
+    """pix2pixHD's feature matching, for which it has no function; the name is ours:
 
         lambda_feat * 4 / (n_layers_D + 1) / num_D * sum_k mean |fake_k - real_k|
 
@@ -87,7 +87,7 @@ def feature_matching_loss(pred_fake: Maps, pred_real: Maps, lambda_feat: float =
 
     Raises:
         TypeError, ValueError: not tensors of one floating dtype and device, pairs of two shapes, lists of different
-            lengths, no maps but the last; named `fake_maps` and `real_maps`, and counted through.
+            lengths, no maps but the last. Messages say `fake_maps` and `real_maps`, with an index over all maps.
     """
     weight = lambda_feat * 4.0 / (n_layers_D + 1)
     return feature_matching.feature_matching_loss(

@@ -2,10 +2,10 @@
 
     from R3GAN.Trainer import AdversarialTraining  ->  from fastgan.compat.r3gan import AdversarialTraining
 
-in `training/loss.py`. The relativistic pairing is one launch forward and one backward; R1 and R2 are PyTorch's
-autograd. `generator_loss` and `discriminator_loss` are the pairing alone, for code with a loop of its own; upstream has
-them inline, so their names are ours. Read at 19a7ddf (January 2025). Difference: half-precision logits give float32
-losses (upstream: half).
+in `training/loss.py`. The relativistic pairing is one launch forward and one backward; R1 and R2 use PyTorch's
+autograd. `generator_loss` and `discriminator_loss` are only the pairing, for code with another loop; upstream has them
+inline, so their names are ours. Signatures are from commit 19a7ddf (January 2025). Difference: half-precision logits
+give float32 losses (upstream: half).
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ UPSTREAM = {"R3GAN.Trainer": ("AdversarialTraining",)}
 
 
 def generator_loss(real_logits: Tensor, fake_logits: Tensor, reduction: str = "mean") -> Tensor:
-    """mean softplus(-(f - r)), 0-d; with reduction="none" that of every pair, unfused, as upstream has it.
+    """mean softplus(-(f - r)), 0-d; with reduction="none" the loss of each pair, not fused, as upstream.
 
-    real_logits, fake_logits: of one shape, (batch,) upstream. Both get a gradient, if they ask for one.
+    real_logits, fake_logits: of one shape, (batch,) upstream. Each gets a gradient if it requires one.
 
     Raises:
         TypeError, ValueError: not a floating tensor; an empty one; two shapes, dtypes or devices.
@@ -35,14 +35,14 @@ def generator_loss(real_logits: Tensor, fake_logits: Tensor, reduction: str = "m
 
 
 def discriminator_loss(real_logits: Tensor, fake_logits: Tensor, reduction: str = "mean") -> Tensor:
-    """mean softplus(-(r - f)), 0-d. Else as `generator_loss`."""
+    """mean softplus(-(r - f)), 0-d. Otherwise as `generator_loss`."""
     _check_pairs(real_logits, fake_logits)
     return _pairs(real_logits, fake_logits, reduction)
 
 
 class AdversarialTraining:
     """One step's losses and backward passes of G and of D, which are called as G(noise, conditions) and
-    D(samples, conditions); D gives a logit a sample, (batch,)."""
+    D(samples, conditions); D returns one logit for each sample, (batch,)."""
 
     def __init__(self, Generator: Callable[..., Tensor], Discriminator: Callable[..., Tensor]):
         self.Generator = Generator
@@ -62,9 +62,9 @@ class AdversarialTraining:
         Scale: float = 1,
         Preprocessor: Callable[[Tensor], Tensor] = lambda x: x,
     ) -> list[Tensor]:
-        """Adds the gradients of Scale mean softplus(-(f - r)) to the parameters that ask for them.
+        """Add the gradients of Scale mean softplus(-(f - r)) to the parameters that require grad.
 
-        Returns [losses, f - r], of each sample and detached. Preprocessor is applied to what D sees.
+        Returns [losses, f - r], for each sample and detached. Preprocessor is applied to D's input.
         """
         fake = self.Discriminator(Preprocessor(self.Generator(Noise, Conditions)), Conditions)
         real = self.Discriminator(Preprocessor(RealSamples.detach()), Conditions)
@@ -80,10 +80,10 @@ class AdversarialTraining:
         Scale: float = 1,
         Preprocessor: Callable[[Tensor], Tensor] = lambda x: x,
     ) -> list[Tensor]:
-        """Adds the gradients of Scale mean (softplus(-(r - f)) + Gamma / 2 (R1 + R2)) to D's parameters.
+        """Add the gradients of Scale mean (softplus(-(r - f)) + Gamma / 2 (R1 + R2)) to D's parameters.
 
         R1 and R2 are the `ZeroCenteredGradientPenalty` of the real and of the generated samples. Returns
-        [losses, r - f, R1, R2], of each sample and detached. G runs without gradients (upstream builds its graph and
+        [losses, r - f, R1, R2], for each sample and detached. G runs without gradients (upstream builds its graph and
         drops it).
         """
         real_samples = RealSamples.detach().requires_grad_(True)

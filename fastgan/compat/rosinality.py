@@ -4,7 +4,7 @@
                                                   from fastgan.compat.rosinality import g_nonsaturating_loss
                                                   from fastgan.compat.rosinality import g_path_regularize
 
-(delete the four definitions). Signatures were read at bef283a (November 2021). Values and gradients are upstream's;
+(delete the four definitions). Signatures are from commit bef283a (November 2021). Values and gradients are upstream's;
 half-precision logits give float32 losses (upstream: half).
 """
 
@@ -20,7 +20,7 @@ UPSTREAM = {"train": ("d_logistic_loss", "d_r1_loss", "g_nonsaturating_loss", "g
 
 
 def d_logistic_loss(real_pred: Tensor, fake_pred: Tensor) -> Tensor:
-    """mean softplus(-real_pred) + mean softplus(fake_pred), 0-d, of logits (batch, 1); any shapes here.
+    """mean softplus(-real_pred) + mean softplus(fake_pred), 0-d. Logits are (batch, 1) upstream, any shapes here.
 
     Raises:
         TypeError, ValueError: not a floating tensor; an empty one; two dtypes or devices.
@@ -38,12 +38,12 @@ def g_nonsaturating_loss(fake_pred: Tensor) -> Tensor:
 def d_r1_loss(real_pred: Tensor, real_img: Tensor) -> Tensor:
     """Mean over the batch of |d sum(real_pred) / d real_img|^2, 0-d and differentiable: PyTorch's own operators.
 
-    Upstream takes the norm and squares it; here the square root is left out, which is the same number.
+    Upstream squares a norm; without the square root the number is the same.
 
     real_img: (batch, ...), with requires_grad, and part of real_pred's graph.
 
     Raises:
-        RuntimeError: from autograd, where real_pred does not depend on real_img.
+        RuntimeError: from autograd, if real_pred does not depend on real_img.
     """
     (gradient,) = torch.autograd.grad(real_pred.sum(), real_img, create_graph=True)
     return gradient.flatten(1).square().sum(1).mean()
@@ -55,8 +55,8 @@ def g_path_regularize(
     """(mean_i (l_i - a)^2, a, l): path length regularisation of G, `fastgan.path_length_penalty` with a weight of 1.
 
     fake_img: (batch, C, H, W), made of latents. latents: (batch, layers, D), with requires_grad. mean_path_length: a of
-    the step before, 0 at first; the new one is detached. The noise is upstream's for the same seed. `l` is detached
-    here: upstream logs it and no more.
+    the previous step, 0 at first; the new one is detached. The same seed gives upstream's noise. `l` is detached here:
+    upstream only logs it.
 
     Raises:
         TypeError, ValueError: see `fastgan.path_length_penalty`.

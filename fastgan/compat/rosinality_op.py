@@ -1,19 +1,19 @@
-"""stylegan2-pytorch (rosinality): the folder `op`, which at least a hundred repositories carry a copy of, without nvcc.
+"""stylegan2-pytorch (rosinality): the folder `op`, copied to at least a hundred repositories, without nvcc.
 
     from op import FusedLeakyReLU, fused_leaky_relu, upfirdn2d
         ->  from fastgan.compat.rosinality_op import FusedLeakyReLU, fused_leaky_relu, upfirdn2d
 
-Importing `op` compiles CUDA C++. So that it does not, before it is imported:
+Importing `op` compiles CUDA C++. To prevent that, before the import:
 
     import sys, fastgan.compat.rosinality_op
     sys.modules["op"] = fastgan.compat.rosinality_op
 
-`op.conv2d_gradfix` is `fastgan.compat.torch_utils_ops.conv2d_gradfix`, and named so here. Where `op` is imported
-already: `fastgan.patch("rosinality_op")`.
+`op.conv2d_gradfix` is `fastgan.compat.torch_utils_ops.conv2d_gradfix`, also available here. If `op` is already
+imported: `fastgan.patch("rosinality_op")`.
 
-Read at bef283a (November 2021). Differences: `negative_slope` counts on a CPU, too (upstream: 0.2 whatever it is). Any
-order of derivative (upstream: two). The filter of upfirdn2d is rounded to float32, and gets a gradient if it asks for
-one (upstream: on a CPU alone).
+Signatures are from commit bef283a (November 2021). Differences: `negative_slope` also has an effect on a CPU (upstream:
+always 0.2). Derivatives of any order (upstream: two). The filter of upfirdn2d is rounded to float32, and gets a
+gradient if it requires one (upstream: only on a CPU).
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ def fused_leaky_relu(
     input: (batch, channels, ...). bias: (channels,), of its dtype and device; or None.
 
     Raises:
-        TypeError, ValueError: as `fastgan.layers.bias_act`.
+        TypeError, ValueError: as in `fastgan.layers.bias_act`.
     """
     return bias_act(input, bias, 1, "lrelu", negative_slope, scale)
 
 
 class FusedLeakyReLU(nn.Module):
-    """`fused_leaky_relu` with a bias of its own, zeros at first; none with bias=False."""
+    """`fused_leaky_relu` as a module. The bias is a parameter, initially zero; bias=False leaves it out."""
 
     def __init__(self, channel: int, bias: bool = True, negative_slope: float = 0.2, scale: float = 2**0.5):
         super().__init__()
@@ -58,13 +58,14 @@ class FusedLeakyReLU(nn.Module):
 
 
 def upfirdn2d(input: Tensor, kernel: Tensor, up: Pair = 1, down: Pair = 1, pad: Sequence[int] = (0, 0)) -> Tensor:
-    """up - 1 zeros after each pixel, padding, `kernel`, every down-th pixel: `fastgan.layers.upfirdn2d`.
+    """Add up - 1 zeros after each pixel, pad, apply `kernel`, keep every down-th pixel: `fastgan.layers.upfirdn2d`.
 
     input: (batch, channels, height, width). kernel: (rows, columns). up, down: a number, or (x, y). pad: before and
     after, on both axes; or (left, right, top, bottom).
 
     Raises:
-        TypeError, ValueError: as `fastgan.layers.upfirdn2d`; a kernel that is no tensor, a pad that is not two or four.
+        TypeError, ValueError: as in `fastgan.layers.upfirdn2d`; a kernel that is not a tensor, a pad that is not two or
+            four numbers.
     """
     if not isinstance(kernel, Tensor):
         raise TypeError(f"kernel: got {type(kernel).__name__}, expected a torch.Tensor")

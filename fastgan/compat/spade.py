@@ -1,26 +1,26 @@
 """NVlabs/SPADE.
 
-In train.py, after its imports; the model asks `models.networks` for its loss:
+In train.py, after its imports; the model gets its loss from `models.networks`:
 
     import models.networks, fastgan.compat.spade
     models.networks.GANLoss = fastgan.compat.spade.GANLoss
 
-All scales take one launch. To take both sides in it as well, and neither slice the batch nor fill its gradient with
-zeros, let `discriminate` return `discriminator_out` before `divide_pred`, and in `compute_discriminator_loss`:
+One launch computes all scales. To compute both sides in it too, without slicing the batch and zero-filling its
+gradient, let `discriminate` return `discriminator_out` before `divide_pred`, and in `compute_discriminator_loss`:
 
     D_losses["D"] = fastgan.compat.spade.discriminator_loss(discriminator_out, self.opt.gan_mode)
-    # instead of "D_Fake" and "D_real", whose sum this is; the trainer adds up what is in the dictionary
+    # instead of "D_Fake" and "D_real", whose sum this is; the trainer sums all entries
 
-The feature matching of models/pix2pix_model.py is written out in `compute_generator_loss`; one call takes the place of
-the loop, with one launch for all maps:
+The feature matching is a loop in `compute_generator_loss` of models/pix2pix_model.py; one call replaces the loop, with
+one launch for all maps:
 
     G_losses["GAN_Feat"] = fastgan.compat.spade.feature_matching_loss(pred_fake, pred_real, self.opt.lambda_feat)
 
-`original` gives float32 losses of float64 logits as well: upstream's labels are float32, and decide it.
+`original` gives float32 losses even for float64 logits, as upstream, where float32 labels decide it.
 
 Difference: half-precision logits give a float32 loss.
 
-Signatures were read at fecacc9 (September 2021).
+Signatures are from commit fecacc9 (September 2021).
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _CRITERIA = {
 
 
 class GANLoss(nn.Module):
-    """`GANLoss(gan_mode)(input, target_is_real, for_discriminator=True)`, y being the label of the side asked for:
+    """`GANLoss(gan_mode)(input, target_is_real, for_discriminator=True)`. y is the label for `target_is_real`:
 
         ls:         mean (x - y)^2
         original:   mean softplus(x) - y x,  `binary_cross_entropy_with_logits`
@@ -58,11 +58,11 @@ class GANLoss(nn.Module):
 
     Args:
         target_real_label, target_fake_label: y of each side.
-        tensor, opt: not used; labels are made where and of what dtype the logits are.
+        tensor, opt: not used; labels have the logits' dtype and device.
 
     input: a tensor, a list of tensors, or a list of lists of features whose last tensors are the logits. The result is
     0-d for a tensor and of shape (1,) for a list. Raises ValueError for another mode, and for a generator's hinge loss
-    that does not aim for real; the latter is an AssertionError as well, as upstream.
+    with target_is_real=False; the latter is also an AssertionError, as upstream.
     """
 
     def __init__(
@@ -79,15 +79,15 @@ class GANLoss(nn.Module):
         self.Tensor, self.gan_mode, self.opt = tensor, gan_mode, opt
 
     def get_target_tensor(self, input: Tensor, target_is_real: bool) -> Tensor:
-        """The label as large as `input`, of its dtype and device. The loss has no use for it."""
+        """The label in the shape, dtype and device of `input`. The loss does not use it."""
         return input.new_full((1,), self.real_label if target_is_real else self.fake_label).expand_as(input)
 
     def get_zero_tensor(self, input: Tensor) -> Tensor:
-        """Zeros as large as `input`. The loss has no use for them."""
+        """Zeros in the shape of `input`. The loss does not use them."""
         return input.new_zeros(1).expand_as(input)
 
     def loss(self, input: Logits, target_is_real: bool, for_discriminator: bool = True) -> Tensor:
-        """The same, 0-d whatever `input` is."""
+        """As `forward`, but always 0-d."""
         expect_logits("input", input)
         criterion = _CRITERIA[self.gan_mode]
         if self.gan_mode in ("ls", "original"):
@@ -109,7 +109,7 @@ class GANLoss(nn.Module):
 def discriminator_loss(
     pred: Logits, gan_mode: str = "hinge", target_real_label: float = 1.0, target_fake_label: float = 0.0
 ) -> Tensor:
-    """Ours, not SPADE's: D's loss of both sides, from D's output on the concatenated batch, generated half first.
+    """Not in SPADE: D's loss for both sides, from D's output for the concatenated batch, generated half first.
 
         criterion(fake_half, False) + criterion(real_half, True)        criterion = GANLoss(gan_mode, ...)
 
@@ -128,7 +128,7 @@ def discriminator_loss(
 
 
 def feature_matching_loss(pred_fake: Maps, pred_real: Maps, lambda_feat: float = 10.0) -> Tensor:
-    """The name is ours; SPADE has no function for it. Its feature matching:
+    """SPADE's feature matching, for which it has no function; the name is ours:
 
         lambda_feat / num_D * sum_k mean |fake_k - real_k|
 
@@ -144,7 +144,7 @@ def feature_matching_loss(pred_fake: Maps, pred_real: Maps, lambda_feat: float =
 
     Raises:
         TypeError, ValueError: not tensors of one floating dtype and device, pairs of two shapes, lists of different
-            lengths, no maps but the last; named `fake_maps` and `real_maps`, and counted through.
+            lengths, no maps but the last. Messages say `fake_maps` and `real_maps`, with an index over all maps.
     """
     return feature_matching.feature_matching_loss(
         pred_fake, pred_real, lambda_feat, exclude_last=True, reduce_discriminators="mean"

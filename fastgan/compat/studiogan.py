@@ -12,7 +12,7 @@ In `src/worker.py`, for LeCam:
 
 The multi-hinge loss (`crammer_singer_loss`: a maximum over classes) is not here; keep upstream's.
 
-The losses were read at 947b35e (August 2023). Differences: `DDP`, which upstream never reads, may be left out, as in
+Signatures are from commit 947b35e (August 2023). Differences: `DDP`, which upstream never reads, may be left out, as in
 its earlier versions; the two sides may have different sizes; half-precision logits give float32 losses (upstream:
 half). The `d_vanilla` of those earlier versions took log sigmoid(1 - f) for the generated side, which was wrong and is
 not reproduced.
@@ -48,7 +48,7 @@ def _generator(d_logit_fake: Tensor, objective: str, weight: float = 1.0) -> Ten
 
 
 def d_vanilla(d_logit_real: Tensor, d_logit_fake: Tensor, DDP=None) -> Tensor:
-    """mean softplus(-r) + mean softplus(f), 0-d, of logits (batch,); any shapes here.
+    """mean softplus(-r) + mean softplus(f), 0-d. Logits are (batch,) upstream, any shapes here.
 
     Raises:
         TypeError, ValueError: not a floating tensor; an empty one; two dtypes or devices.
@@ -118,8 +118,8 @@ def lecam_reg(d_logit_real: Tensor, d_logit_fake: Tensor, ema: LeCamEMA) -> Tens
 class LeCamEMA:
     """Moving averages a <- decay a + (1 - decay) cur of five quantities, by name; all of them `init` at first.
 
-    As upstream's, its state is its `__dict__`, which the training loop saves and restores. Unlike upstream's it takes
-    0-d tensors as well as numbers, and with tensors never leaves the device: no `.item()`.
+    As upstream, its state is its `__dict__`, which the training loop saves and restores. Unlike upstream it accepts 0-d
+    tensors as well as numbers; tensors stay on the device, without `.item()`.
     """
 
     def __init__(self, init: float = 7777, decay: float = 0.9, start_iter: int = 0):
@@ -130,8 +130,8 @@ class LeCamEMA:
     def update(self, cur: Tensor | float, mode: str, itr: int) -> None:
         """Average `cur` into the quantity `mode`: "G_loss", "D_loss_real", "D_loss_fake", "D_real" or "D_fake".
 
-        Before iteration `start_itr` the quantity becomes `cur` itself. Gradients of `cur` are cut; half precision is
-        averaged in float32.
+        Before iteration `start_itr` the quantity becomes `cur` itself. `cur` is detached; half precision is averaged in
+        float32.
 
         Raises:
             ValueError: another `mode` (upstream ignores it), or a tensor of several elements.

@@ -1,22 +1,22 @@
 """stylegan2-ada-pytorch and stylegan3 (NVlabs): the adversarial terms of `StyleGAN2Loss`, in `training/loss.py`.
 
-Upstream has them inline, so the names here are ours. There are three ways in, from least to most change; each starts
-with `from fastgan.compat import stylegan` at the top of `training/loss.py`.
+Upstream has them inline, so the names here are ours. There are three ways to use them, from the smallest change to the
+largest; each starts with `from fastgan.compat import stylegan` at the top of `training/loss.py`.
 
-(1) The terms of every logit, where the softplus stands; everything after it (`training_stats`, `.mean().mul(gain)`)
-   stays as it is. Nothing is fused:
+(1) The terms of every logit replace the softplus; the code after it (`training_stats`, `.mean().mul(gain)`) does not
+   change. Nothing is fused:
 
     loss_Gmain = ...softplus...    ->  loss_Gmain = stylegan.generator_term(gen_logits)
     loss_Dgen = ...softplus...     ->  loss_Dgen = stylegan.discriminator_fake_term(gen_logits)
     loss_Dreal = ...softplus...    ->  loss_Dreal = stylegan.discriminator_real_term(real_logits)
 
-(2) Reduced, a launch forward and a launch backward, for loops that see both sides of D at once:
+(2) Reduced losses, one launch forward and one backward, for loops that have both sides of D at once:
 
     stylegan.generator_loss(gen_logits, gain).backward()
     stylegan.discriminator_loss(real_logits, gen_logits, gain).backward()
 
-(3) Loss, gradient and what `training_stats.report` wants of it from one launch (and two of one number, for the signs),
-   nothing read back to the host. In Gmain, in place of the softplus, the three reports and the backward:
+(3) Loss, gradient and the numbers for `training_stats.report` from one launch (and two of one number, for the signs),
+   without a device synchronisation. In Gmain, instead of the softplus, the three reports and the backward:
 
     out = stylegan.generator_value_and_grad(gen_logits, gain)
     training_stats.report("Loss/scores/fake", out.scores)
@@ -26,20 +26,20 @@ with `from fastgan.compat import stylegan` at the top of `training/loss.py`.
 
    Likewise in Dmain, `discriminator_fake_value_and_grad(gen_logits, gain)`, then
    `discriminator_real_value_and_grad(real_logits, gain)`, whose losses add up to "Loss/D/loss". In the phase that adds
-   R1 ("Dboth"), the two roots go into one backward pass:
+   R1 ("Dboth"), one backward pass starts from both tensors:
 
     torch.autograd.backward([real_logits, loss_Dr1.mean().mul(gain)], [out.grad, None])
 
-   In "Dreg", R1 alone, stylegan2-ada-pytorch adds `real_logits * 0`, so that D's last bias, which R1 does not see, has
-   a gradient of 0 and not none, and Adam goes on moving it. Keep that line, or pass zeros in place of `out.grad`:
+   In "Dreg", only R1, stylegan2-ada-pytorch adds `real_logits * 0`: D's last bias, on which R1 does not depend, then
+   has a gradient of 0, not None, and Adam still updates it. Keep that line, or pass zeros instead of `out.grad`:
 
     torch.autograd.backward([real_logits, loss_Dr1.mean().mul(gain)], [torch.zeros_like(real_logits), None])
 
-Differences: in (3) `training_stats` counts a batch as one sample, its mean. The means it keeps are the same where all
-batches are equally large, as they are upstream; standard deviations become those of batch means. A sign of exactly 0
-counts as 1. Half-precision logits give float32 losses; upstream's D ends in float32 anyway.
+Differences: in (3) `training_stats` counts a batch as one sample, its mean. Its means are the same if all batches are
+equally large, as upstream; its standard deviations become those of batch means. A sign of exactly 0 counts as 1.
+Half-precision logits give float32 losses; upstream's D ends in float32 anyway.
 
-The lines quoted were read at stylegan3 c233a91 (April 2023).
+The quoted lines are from stylegan3 c233a91 (April 2023).
 """
 
 from __future__ import annotations
@@ -54,10 +54,10 @@ from fastgan.losses.arguments import number
 
 
 class ValueAndGrad(NamedTuple):
-    """A term of the loss after one launch; none of it has a graph.
+    """A term of the loss, from one launch; no field has a graph.
 
     loss: its mean without the gain, 0-d. grad: the gradient of gain times that mean, of the logits' shape and dtype.
-    scores: the mean logit. signs: the mean sign, in [-1, 1], what adaptive augmentation watches. Both 0-d.
+    scores: the mean logit. signs: the mean sign, in [-1, 1], which adaptive augmentation uses. Both 0-d.
     """
 
     loss: Tensor
@@ -116,13 +116,13 @@ def generator_value_and_grad(gen_logits: Tensor, gain: float | Tensor = 1.0) -> 
 
 
 def discriminator_fake_value_and_grad(gen_logits: Tensor, gain: float | Tensor = 1.0) -> ValueAndGrad:
-    """The same of `discriminator_fake_term`."""
+    """`generator_value_and_grad` for `discriminator_fake_term`."""
     check(gen_logits=gen_logits)
     return _one_side(gen_logits, gain, 0.0)
 
 
 def discriminator_real_value_and_grad(real_logits: Tensor, gain: float | Tensor = 1.0) -> ValueAndGrad:
-    """The same of `discriminator_real_term`."""
+    """`generator_value_and_grad` for `discriminator_real_term`."""
     check(real_logits=real_logits)
     return _one_side(real_logits, gain, 1.0)
 

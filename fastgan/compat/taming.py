@@ -1,4 +1,4 @@
-"""taming-transformers, and what took its losses over: latent-diffusion, Stable Diffusion, diffusers' autoencoder
+"""taming-transformers, and projects that copied its losses: latent-diffusion, Stable Diffusion, diffusers' autoencoder
 example, LlamaGen, Open-MAGVIT2, Open-Sora-Plan.
 
 Where the losses are imported:
@@ -12,14 +12,14 @@ below the definitions, with the names that file has:
     from fastgan.compat.taming import hinge_d_loss, vanilla_d_loss
 
 `-torch.mean(logits_fake)`, which these projects write inline, is `hinge_gen_loss`. The adaptive weight (two
-`autograd.grad(..., retain_graph=True)` to the last layer) works as it is: the losses stand several backward passes.
+`autograd.grad(..., retain_graph=True)` to the last layer) needs no change: the losses allow several backward passes.
 
 Differences: LlamaGen's `non_saturating_*` pass logits and labels to the cross-entropy in the wrong order (its issue
-#84: D's gradient for real data is constant and there is none for generated data); here they do not, so training with
-them changes. `hinge_d_loss_with_exemplar_weights` also takes video logits, and its weights are constants. `LeCAM_EMA`
-keeps 0-d tensors, not numbers read back with `.item()`. float16 and bfloat16 logits give float32 losses.
+#84: D's gradient for real data is constant and there is none for generated data); here the order is right, so training
+with them changes. `hinge_d_loss_with_exemplar_weights` also accepts video logits, and its weights are constants.
+`LeCAM_EMA` keeps 0-d tensors, not numbers from `.item()`. float16 and bfloat16 logits give float32 losses.
 
-Signatures were read at taming-transformers 3ba01b2 (November 2022) and LlamaGen ce98ec4 (June 2024).
+Signatures are from taming-transformers 3ba01b2 (November 2022) and LlamaGen ce98ec4 (June 2024).
 """
 
 from __future__ import annotations
@@ -67,10 +67,8 @@ def hinge_d_loss(logits_real: Tensor, logits_fake: Tensor) -> Tensor:
     """1/2 (mean relu(1 - r) + mean relu(1 + f)), 0-d; one launch.
 
     Args:
-        logits_real, logits_fake: r and f, tensors of any shapes, (B, 1, 30, 30) say, of one dtype and device.
-
-    Raises:
-        TypeError, ValueError: they are not.
+        logits_real, logits_fake: r and f, floating tensors of any shapes, such as (B, 1, 30, 30), of one dtype and
+            device; else TypeError or ValueError.
     """
     return _d_loss(logits_real, logits_fake, "hinge")
 
@@ -81,19 +79,19 @@ def vanilla_d_loss(logits_real: Tensor, logits_fake: Tensor) -> Tensor:
 
 
 def non_saturating_d_loss(logits_real: Tensor, logits_fake: Tensor) -> Tensor:
-    """1/2 (mean bce(r, 1) + mean bce(f, 0)), which is `vanilla_d_loss`: LlamaGen's with the order of its arguments put
-    right. Arguments, result and errors are those of `hinge_d_loss`."""
+    """1/2 (mean bce(r, 1) + mean bce(f, 0)), which is `vanilla_d_loss`: LlamaGen's with its arguments in the right
+    order. Arguments, result and errors are those of `hinge_d_loss`."""
     return _d_loss(logits_real, logits_fake, "sigmoid_cross_entropy")
 
 
 def hinge_gen_loss(logit_fake: Tensor) -> Tensor:
-    """-mean f, 0-d; one launch. TypeError or ValueError where f is not a dense tensor of a floating dtype."""
+    """-mean f, 0-d; one launch. TypeError or ValueError if f is not a dense tensor of a floating dtype."""
     return adversarial.generator_loss(logit_fake, "hinge")
 
 
 def non_saturating_gen_loss(logit_fake: Tensor) -> Tensor:
-    """mean bce(f, 1) = mean softplus(-f): LlamaGen's with the order of its arguments put right. Result and errors are
-    those of `hinge_gen_loss`."""
+    """mean bce(f, 1) = mean softplus(-f): LlamaGen's with its arguments in the right order. Result and errors are those
+    of `hinge_gen_loss`."""
     return adversarial.generator_loss(logit_fake, "nonsaturating")
 
 
@@ -115,12 +113,12 @@ def hinge_d_loss_with_exemplar_weights(logits_real: Tensor, logits_fake: Tensor,
     """1/2 ( sum_b w_b mean relu(1 - r_b) + sum_b w_b mean relu(1 + f_b) ) / sum_b w_b, 0-d.
 
     Args:
-        logits_real, logits_fake: (B, ...), of as many dimensions as you like: upstream's mean over dimensions 1 to 3 is
-            right for (B, 1, H, W) alone, and mixes samples and columns for video, (B, 1, T, H, W).
-        weights: (B,), one for each sample, of real and of generated data alike. Constants: no gradient reaches them.
+        logits_real, logits_fake: (B, ...), of any number of dimensions: upstream's mean over dimensions 1 to 3 is right
+            only for (B, 1, H, W), and mixes samples and columns for video, (B, 1, T, H, W).
+        weights: (B,), one for each sample, used for real and for generated data. They get no gradient.
 
     Raises:
-        TypeError, ValueError: `weights` is not a tensor, or not (B,); else as `hinge_d_loss`.
+        TypeError, ValueError: `weights` is not a tensor, or not (B,); others as in `hinge_d_loss`.
     """
     if not isinstance(weights, Tensor):
         raise TypeError(f"weights: got {type(weights).__name__}, expected a torch.Tensor")
@@ -140,8 +138,8 @@ class LeCAM_EMA:
 
         logits_real_ema <- decay logits_real_ema + (1 - decay) mean r,   logits_fake_ema likewise
 
-    Numbers until the first `update`, then 0-d tensors on the logits' device, float32 (float64 for float64 logits):
-    nothing is read back to the host.
+    Numbers until the first `update`, then 0-d tensors on the logits' device, float32 (float64 for float64 logits),
+    which are never read on the host.
     """
 
     def __init__(self, init: float = 0.0, decay: float = 0.999):
@@ -165,7 +163,7 @@ def lecam_reg(real_pred: Tensor, fake_pred: Tensor, lecam_ema: LeCAM_EMA) -> Ten
 
     Args:
         real_pred, fake_pred: r and f. TypeError or ValueError as in `hinge_d_loss`.
-        lecam_ema: a `LeCAM_EMA`, or what else has its two averages as numbers or 0-d tensors.
+        lecam_ema: a `LeCAM_EMA`, or any object with its two averages, as numbers or 0-d tensors.
     """
     return adversarial.lecam_regularizer(real_pred, fake_pred, lecam_ema.logits_real_ema, lecam_ema.logits_fake_ema)
 

@@ -3,15 +3,15 @@
     from fastgan.compat.torchgan import minimax_generator_loss  # instead of: from torchgan.losses.functional import ...
     from fastgan.compat.torchgan import MinimaxGeneratorLoss    # instead of: from torchgan.losses import ...
 
-The modules have `forward` alone: `train_ops`, which runs torchgan's steps, stays torchgan's. To use these losses under
-its Trainer, put the functions where torchgan's modules look for them:
+The modules have only `forward`, not `train_ops`, which runs torchgan's training steps. To use these losses in its
+Trainer, replace the functions in torchgan's modules:
 
     import torchgan.losses.minimax
     torchgan.losses.minimax.minimax_discriminator_loss = fastgan.compat.torchgan.minimax_discriminator_loss
 
-The functions were read at fe86d7c (September 2020). A reduction of None is "none", for least squares and Wasserstein,
-as upstream. Differences: half-precision logits give a float32 loss, and the two sides may differ in shape where the
-loss is reduced (the minimax loss upstream swaps the shapes of its labels and fails).
+Signatures are from commit fe86d7c (September 2020). A reduction of None is "none", for least squares and Wasserstein,
+as upstream. Differences: half-precision logits give a float32 loss, and the two sides may differ in shape if the loss
+is reduced (upstream's minimax loss swaps the shapes of its labels and fails).
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def minimax_discriminator_loss(
 
     Args:
         dx, dgz: D's logits r of real and f of generated data, tensors; of one shape for "none".
-        label_smoothing: in [0, 1], taken from the real label alone.
+        label_smoothing: in [0, 1], subtracted from the real label only.
 
     Reduction, result and errors are those of `minimax_generator_loss`.
     """
@@ -60,7 +60,7 @@ def minimax_discriminator_loss(
 
 
 def least_squares_generator_loss(dgz: Tensor, c: float = 1.0, reduction: str | None = "mean") -> Tensor:
-    """1/2 mean (f - c)^2. Arguments, result and errors else as in `minimax_generator_loss`."""
+    """1/2 mean (f - c)^2. Other arguments, result and errors: as in `minimax_generator_loss`."""
     reduction = reduction or "none"
     _check(reduction, dgz=dgz)
     return generator_loss(dgz, "least_squares", weight=0.5, real_label=c, reduction=reduction)
@@ -69,21 +69,21 @@ def least_squares_generator_loss(dgz: Tensor, c: float = 1.0, reduction: str | N
 def least_squares_discriminator_loss(
     dx: Tensor, dgz: Tensor, a: float = 0.0, b: float = 1.0, reduction: str | None = "mean"
 ) -> Tensor:
-    """1/2 (mean (r - b)^2 + mean (f - a)^2). Arguments, result and errors else as in `minimax_discriminator_loss`."""
+    """1/2 (mean (r - b)^2 + mean (f - a)^2). Other arguments, result and errors: `minimax_discriminator_loss`."""
     reduction = reduction or "none"
     _check(reduction, dx=dx, dgz=dgz)
     return discriminator_loss(dx, dgz, "least_squares", weight=0.5, real_label=b, fake_label=a, reduction=reduction)
 
 
 def wasserstein_generator_loss(fgz: Tensor, reduction: str | None = "mean") -> Tensor:
-    """-mean f. Arguments, result and errors else as in `minimax_generator_loss`."""
+    """-mean f. Arguments, result and errors: as in `minimax_generator_loss`."""
     reduction = reduction or "none"
     _check(reduction, fgz=fgz)
     return generator_loss(fgz, "wasserstein", reduction=reduction)
 
 
 def wasserstein_discriminator_loss(fx: Tensor, fgz: Tensor, reduction: str | None = "mean") -> Tensor:
-    """mean f - mean r. Arguments, result and errors else as in `minimax_discriminator_loss`."""
+    """mean f - mean r. Arguments, result and errors: as in `minimax_discriminator_loss`."""
     reduction = reduction or "none"
     _check(reduction, fx=fx, fgz=fgz)
     return discriminator_loss(fx, fgz, "wasserstein", reduction=reduction)
@@ -101,7 +101,7 @@ class _Loss(nn.Module):
 
 
 class MinimaxGeneratorLoss(_Loss):
-    """`minimax_generator_loss`, its settings fixed."""
+    """`minimax_generator_loss` with fixed settings."""
 
     def __init__(self, reduction: str = "mean", nonsaturating: bool = True, override_train_ops=None):
         super().__init__(reduction, override_train_ops)
@@ -112,7 +112,7 @@ class MinimaxGeneratorLoss(_Loss):
 
 
 class MinimaxDiscriminatorLoss(_Loss):
-    """`minimax_discriminator_loss`, its settings fixed."""
+    """`minimax_discriminator_loss` with fixed settings."""
 
     def __init__(self, label_smoothing: float = 0.0, reduction: str = "mean", override_train_ops=None):
         super().__init__(reduction, override_train_ops)
@@ -123,7 +123,7 @@ class MinimaxDiscriminatorLoss(_Loss):
 
 
 class LeastSquaresGeneratorLoss(_Loss):
-    """`least_squares_generator_loss`, its settings fixed."""
+    """`least_squares_generator_loss` with fixed settings."""
 
     def __init__(self, reduction: str = "mean", c: float = 1.0, override_train_ops=None):
         super().__init__(reduction, override_train_ops)
@@ -134,7 +134,7 @@ class LeastSquaresGeneratorLoss(_Loss):
 
 
 class LeastSquaresDiscriminatorLoss(_Loss):
-    """`least_squares_discriminator_loss`, its settings fixed."""
+    """`least_squares_discriminator_loss` with fixed settings."""
 
     def __init__(self, reduction: str = "mean", a: float = 0.0, b: float = 1.0, override_train_ops=None):
         super().__init__(reduction, override_train_ops)
@@ -145,15 +145,15 @@ class LeastSquaresDiscriminatorLoss(_Loss):
 
 
 class WassersteinGeneratorLoss(_Loss):
-    """`wasserstein_generator_loss`, its settings fixed."""
+    """`wasserstein_generator_loss` with fixed settings."""
 
     def forward(self, fgz: Tensor) -> Tensor:
         return wasserstein_generator_loss(fgz, self.reduction)
 
 
 class WassersteinDiscriminatorLoss(_Loss):
-    """`wasserstein_discriminator_loss`, its settings fixed. `clip` is kept, a pair or None: clamping D's parameters
-    is `train_ops`'s."""
+    """`wasserstein_discriminator_loss` with fixed settings. `clip`, a pair or None, is only stored: torchgan's
+    `train_ops` clamps D's parameters."""
 
     def __init__(self, reduction: str = "mean", clip: tuple[float, float] | None = None, override_train_ops=None):
         super().__init__(reduction, override_train_ops)

@@ -1,18 +1,18 @@
-"""VITS (jaywalnut310/vits) and what is made of it, RVC, GPT-SoVITS, so-vits-svc: the losses of D in `losses.py`.
+"""VITS (jaywalnut310/vits) and its forks RVC, GPT-SoVITS, so-vits-svc: the losses that use D in `losses.py`.
 
     from losses import generator_loss, discriminator_loss, feature_loss, ...           # before (RVC:
                                       # `from train.losses`, GPT-SoVITS: `from module.losses`)
     from fastgan.compat.vits import discriminator_loss, feature_loss, generator_loss   # after, or below it: the later
                                                                                        # import wins
 
-`clip_grad_value_` is that of `commons.py`. Upstream widens half precision with `.float()` and computes in float32; the
-kernel does so as it reads, so float16 and bfloat16 outputs and maps, from under autocast, give the same float32 losses
-and no copies are made. float64 ones give float32 losses, too. Call them under `autocast(enabled=False)` as before, or
-not: autocast does not touch them.
+`clip_grad_value_` is that of `commons.py`. Upstream converts half precision with `.float()` and computes in float32.
+The kernel converts as it reads, so float16 and bfloat16 outputs and maps (from autocast) give the same float32 losses
+without copies. float64 ones also give float32 losses. `autocast(enabled=False)` around the calls is optional: autocast
+does not change them.
 
-Differences: those of `fastgan.compat.hifigan`, but for half precision.
+Differences: those of `fastgan.compat.hifigan`, except for half precision.
 
-Signatures were read at vits 2e561ba (June 2021) and Retrieval-based-Voice-Conversion-WebUI 4338f12 (July 2026).
+Signatures are from vits 2e561ba (June 2021) and Retrieval-based-Voice-Conversion-WebUI 4338f12 (July 2026).
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ UPSTREAM = {**dict.fromkeys(_FORKS, _LOSSES), "commons": ("clip_grad_value_",)}
 
 
 def clip_grad_value_(parameters: Tensor | Iterable[Tensor], clip_value: float | None, norm_type: float = 2) -> Tensor:
-    """`commons.clip_grad_value_`: clamps gradients to [-clip_value, clip_value], or does not, for None, and returns the
-    norm of all of them before.
+    """`commons.clip_grad_value_`: clamp gradients to [-clip_value, clip_value] (None: do not clamp) and return the norm
+    of all of them before clamping.
 
         commons.clip_grad_value_ = fastgan.compat.vits.clip_grad_value_      # in train.py, after `import commons`
 
-    Differences: the norm is a 0-d tensor on the device, which prints and logs as a number does, where upstream waits
-    for the device once a parameter to make a float of it; half-precision gradients have a float32 norm; norm_type may
-    be infinite.
+    Differences: the norm is a 0-d tensor on the device, which prints and logs as a number does (upstream's is a float,
+    for which it synchronises once for each parameter); half-precision gradients have a float32 norm; norm_type may be
+    infinite.
 
     Raises:
         TypeError, ValueError: not tensors, sparse gradients, a clip_value < 0, a norm_type not > 0.
@@ -65,7 +65,7 @@ def feature_loss(fmap_r: Maps, fmap_g: Maps) -> Tensor:
     upstream.
 
     Args, result and errors are those of `fastgan.compat.hifigan.feature_loss`; the loss is float32. Half-precision maps
-    are read as they are. The gradients are of the maps' dtype.
+    are read without a copy. The gradients have the maps' dtype.
     """
     return feature_matching_loss(fmap_g, fmap_r, 2.0).float()
 

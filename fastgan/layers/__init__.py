@@ -1,10 +1,10 @@
-"""Operators of networks and of their inputs: Triton launches, on a CPU PyTorch's own operators.
+"""Operators of networks and of their inputs: Triton kernels on a GPU, PyTorch's operators on a CPU.
 
     y = fastgan.layers.bias_act(x, b, act="lrelu")     # StyleGAN's bias, activation, gain and clamp
     y = fastgan.layers.upfirdn2d(x, f, up=2)           # resampling by a filter
-    x = fastgan.layers.augment.augment(x, parameters)  # changed images, for training on few
+    x = fastgan.layers.augment.augment(x, parameters)  # changed images, for small data sets
 
-See also `fastgan.compat.torch_utils_ops`: StyleGAN's under the names that NVIDIA's code has for them.
+See also `fastgan.compat.torch_utils_ops`: the operators of StyleGAN under the names in NVIDIA's code.
 """
 
 from . import augment

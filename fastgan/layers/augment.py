@@ -1,11 +1,11 @@
-"""Differentiable augmentation of what the discriminator sees: for training on few images.
+"""Differentiable augmentation of the discriminator's input, for training on few images.
 
-D memorises a small data set. If real and generated images pass through random, differentiable changes before D, it
-cannot, and G still learns the images as they are (Zhao et al. 2020, "Differentiable Augmentation for Data-Efficient GAN
-Training"). `ada_step` adapts the probability of the changes to how sure D is of real images (Karras et al. 2020,
+D memorises a small data set. Random changes of real and generated images before D prevent that; they are
+differentiable, so G still learns unchanged images (Zhao et al. 2020, "Differentiable Augmentation for Data-Efficient
+GAN Training"). `ada_step` adapts the probability of the changes to how sure D is of real images (Karras et al. 2020,
 "Training Generative Adversarial Networks with Limited Data").
 
-Nothing here draws on the host, waits for the device or depends on a number there: a CUDA graph can hold all of it.
+Nothing here draws on the host, synchronises or reads a device's number on the host: a CUDA graph can capture all of it.
 """
 
 from __future__ import annotations
@@ -38,20 +38,20 @@ def augment(x: Tensor, parameters: Augmentation) -> Tensor:
         x3 = c (x2 - mean x2) + mean x2                     contrast: the mean of the sample
         out[i, j] = x4[i + rows, j + columns], 0 outside    x4: x3, or its mirror image; 0 in the cutout
 
-    with one b, s, c, ... a sample. At b = 0 and s = c = 1 colours stay as they are, to the bit; NaN then stays in its
-    place, otherwise it goes where a mean takes it, into its pixel or its sample.
+    with one b, s, c, ... a sample. If b = 0 and s = c = 1, colours stay bitwise equal and NaN stays in its place;
+    otherwise a mean spreads NaN over its pixel or its sample.
 
     Args:
         x: (N, C, H, W), float16, bfloat16, float32 or float64; C is any number. Contiguous and channels_last images are
-            read as they are, others are copied first. Arithmetic in float32 (float64 for float64).
-        parameters: of N samples, on the device of x; what `draw_augmentation` returns. They get no gradient. A loss of
-            several calls has the same map in all of them if it passes the same parameters.
+            read in place; others are copied first. Arithmetic in float32 (float64 for float64).
+        parameters: the result of `draw_augmentation` for N samples, on the device of x. They get no gradient. Calls
+            with the same parameters make the same changes.
 
     Returns:
-        A tensor of the shape, dtype and layout of x, differentiable in x as often as asked.
+        A tensor of the shape, dtype and layout of x, differentiable in x any number of times.
 
     Raises:
-        TypeError: x is not a floating tensor; parameters that are no `Augmentation`, or of another dtype.
+        TypeError: x is not a floating tensor; parameters that are not an `Augmentation`, or of another dtype.
         ValueError: x has not four dimensions or more than 2^30 elements a sample; parameters of another batch or
             device, or that require a gradient.
     """
@@ -92,26 +92,26 @@ def draw_augmentation(
     generator: torch.Generator | None = None,
     device: torch.device | str | None = None,
 ) -> Augmentation:
-    """Draws what `augment` does to n images, on their device: one `torch.rand`, one launch.
+    """Draw the parameters of `augment` for n images, on their device: one `torch.rand`, one launch.
 
         color          b ~ U(-0.5, 0.5), s ~ U(0, 2), c ~ U(0.5, 1.5)
-        translation    rows and columns up to 1/8 of the side, rounded to whole pixels, either way
+        translation    rows and columns up to 1/8 of the side, rounded to whole pixels, in both directions
         cutout         half of each side, its centre anywhere in the image
-        flip           left and right exchanged, in one of two cases
+        flip           left and right exchanged, with probability 1/2
 
-    Each sample has each entry of the policy with probability p, else the identity. p = 1 without "flip" is DiffAugment
-    (Zhao et al. 2020, section 3 and its code); a device's p is that of ADA (Karras et al. 2020, section 3).
+    Each entry of the policy is applied to each sample with probability p. p = 1 without "flip" is DiffAugment (Zhao et
+    al. 2020, section 3 and its code); a tensor p on the device is for ADA (Karras et al. 2020, section 3).
 
-    All numbers are from one `torch.rand` of 12 a sample, whatever the policy and p: a captured graph and a plain loop
-    take as many from the generator. The result carries no gradient by p.
+    One `torch.rand` draws 12 numbers a sample for every policy and p: a captured graph and a plain loop advance the
+    generator equally. The result is not differentiable in p.
 
     Args:
-        n: samples.
+        n: number of samples.
         shape: of the images; the last two entries are height and width, as in `x.shape`.
         policy: one or several of "color", "translation", "cutout" and "flip".
-        p: a number from 0 to 1, or a 0-d floating tensor on the device, which nobody reads on the host.
-        generator: of the device; by default PyTorch's own there.
-        device: by default that of p, else that of the generator, else the CPU.
+        p: a number from 0 to 1, or a 0-d floating tensor on the device, which is never read on the host.
+        generator: on the device; by default the device's default generator.
+        device: by default the device of p, else of the generator, else the CPU.
 
     Raises:
         TypeError: n, an entry of the policy, p or the generator of another type.
@@ -120,7 +120,7 @@ def draw_augmentation(
     """
     n = checks.whole("n", n, 0)
     height, width = _sides(shape)
-    policy = _checked(policy)
+    policy = _policy_names(policy)
     if generator is not None and not isinstance(generator, torch.Generator):
         raise TypeError(f"generator: got {type(generator).__name__}, expected a torch.Generator")
     if isinstance(p, Tensor):
@@ -134,12 +134,12 @@ def draw_augmentation(
         device = p.device if isinstance(p, Tensor) else "cpu" if generator is None else generator.device
     device = torch.device(device)
     for name, given in (("p", p), ("generator", generator)):
-        if isinstance(given, (Tensor, torch.Generator)) and not _same(given.device, device):
+        if isinstance(given, (Tensor, torch.Generator)) and not _same_device(given.device, device):
             raise ValueError(f"{name}: got one on {given.device}, expected {device}, the device of the images")
     u = torch.rand(n, 12, generator=generator, device=device, dtype=torch.float32)
     moves = [int(side * TRANSLATION + 0.5) for side in (height, width)]
     sizes = [int(side * CUTOUT + 0.5) for side in (height, width)]
-    # An even size has its centre between two pixels: one more place.
+    # An even size has its centre between two pixels: one more position.
     places = [side + 1 - size % 2 for side, size in zip((height, width), sizes)]
     bits = sum(1 << k for k, name in enumerate(POLICIES) if name in policy)
     given, chance = (p.detach(), 1.0) if isinstance(p, Tensor) else (None, p)
@@ -148,12 +148,12 @@ def draw_augmentation(
 
 @torch.no_grad()
 def ada_step(p: Tensor, sign: Tensor, batch: int, target: float = 0.6, images: float = 500_000) -> Tensor:
-    """Moves p, in place, towards the probability at which D is as sure of real images as it should be.
+    """Move p, in place, towards the probability at which D's certainty about real images, r_t, is `target`.
 
         p <- clip(p + sign(r_t - target) batch / images, 0, 1),    r_t = mean sign D(real)
 
-    (Karras et al. 2020, section 3.1 and eq. 1). r_t of 1 says that D is sure of every real image: it overfits, and p
-    rises; p needs `images` images from 0 to 1. NaN moves nothing.
+    (Karras et al. 2020, section 3.1 and eq. 1). If r_t is 1, D is sure of every real image: it overfits, and p rises. p
+    needs `images` images to rise from 0 to 1. NaN leaves p unchanged.
 
     Args:
         p: 0-d, float32 or float64, on the device.
@@ -193,7 +193,7 @@ def _sides(shape: Sequence[int]) -> tuple[int, int]:
     return height, width
 
 
-def _checked(policy: Sequence[str] | str) -> tuple[str, ...]:
+def _policy_names(policy: Sequence[str] | str) -> tuple[str, ...]:
     names = (policy,) if isinstance(policy, str) else tuple(checks.list_of(checks.text)("policy", policy))
     for name in names:
         if name not in POLICIES:
@@ -203,6 +203,6 @@ def _checked(policy: Sequence[str] | str) -> tuple[str, ...]:
     return names
 
 
-def _same(given: torch.device, device: torch.device) -> bool:
-    """cuda is any cuda:0 here: PyTorch itself says when a generator is another GPU's."""
+def _same_device(given: torch.device, device: torch.device) -> bool:
+    """A device without an index equals any index: PyTorch itself raises if a generator is on another GPU."""
     return given.type == device.type and (device.index is None or given.index in (None, device.index))

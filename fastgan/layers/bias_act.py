@@ -39,21 +39,21 @@ def bias_act(
             rounded once.
         b: (x.shape[dim],), of the dtype and on the device of x; or None. Under autocast it may be of another dtype:
             then both become the wider one, as in `x + b`.
-        dim: the dimension of x that b belongs to; may be negative. Of no meaning without b.
+        dim: the dimension of x that b belongs to; may be negative. Ignored without b.
         act: one of these nine.
         alpha: the slope of lrelu below 0; 0.2 by default. Others ignore it.
         gain: multiplies the result; by default the square root of 2 for relu, lrelu and swish, else 1.
         clamp: results are kept within [-clamp, clamp]; None for no limit.
 
     Returns:
-        Of the shape, dtype and layout of x. Differentiable in x and b, any number of times; a launch forward and a
-        launch backward, which also sums the gradient of b. The gradient reads y for linear, relu and lrelu, so that
-        x need not be kept, else x (for relu and lrelu also if gain <= 1/2 or alpha < 0). It is 0 where |y| = clamp.
-        NaN and infinities are as in PyTorch. x itself if there is nothing to do.
+        A tensor of the shape, dtype and layout of x; x itself if there is nothing to do. Differentiable in x and b any
+        number of times; one launch forward and one backward, which also sums the gradient of b. For linear, relu and
+        lrelu the backward pass reads y, so x can be freed; for the others, and for relu and lrelu with gain <= 1/2 or
+        alpha < 0, it reads x. The gradient is 0 where |y| = clamp. NaN and infinities are as in PyTorch.
 
     Raises:
         TypeError, ValueError: x not a floating tensor; b not a vector of its dtype and device, of the length of
-            dimension dim; no such dimension; an unknown activation; alpha, gain or clamp no numbers; clamp below 0.
+            dimension dim; no such dimension; an unknown activation; alpha, gain or clamp not numbers; clamp below 0.
     """
     if not isinstance(x, Tensor):
         raise TypeError(f"x: got {type(x).__name__}, expected a torch.Tensor")
@@ -71,12 +71,12 @@ def bias_act(
 
 
 class BiasAct(nn.Module):
-    """`bias_act` with a bias of its own, zeros at first, which is cast to the dtype of x.
+    """`bias_act` as a module. Its bias is a parameter, initially zero, and is cast to the dtype of x.
 
     Args:
-        channels: the length of dimension `dim` of what comes in.
-        act, dim, alpha, gain, clamp: as of `bias_act`; lrelu by default.
-        bias: whether there is one.
+        channels: the length of dimension `dim` of the input.
+        act, dim, alpha, gain, clamp: as for `bias_act`; lrelu by default.
+        bias: whether there is a bias.
     """
 
     def __init__(
@@ -109,8 +109,8 @@ class BiasAct(nn.Module):
 
 def _settings(act: str, alpha: float | None, gain: float | None, clamp: float | None) -> Settings:
     if act not in ACTIVATIONS:
-        close = difflib.get_close_matches(str(act).lower(), [*ACTIVATIONS, *_MEANT], 1, 0.6)
-        hint = f"did you mean {_MEANT.get(close[0], close[0])!r}? " if close else ""
+        close = difflib.get_close_matches(str(act).lower(), [*ACTIVATIONS, *_SYNONYMS], 1, 0.6)
+        hint = f"did you mean {_SYNONYMS.get(close[0], close[0])!r}? " if close else ""
         raise ValueError(f"act: got {act!r}, {hint}expected one of {', '.join(map(repr, ACTIVATIONS))}")
     phi = ACTIVATIONS[act]
     alpha = phi.alpha if alpha is None else number("alpha", alpha)
@@ -118,11 +118,11 @@ def _settings(act: str, alpha: float | None, gain: float | None, clamp: float | 
     return Settings(0, act, alpha, gain, clamp_of(clamp))
 
 
-_MEANT = {"leaky_relu": "lrelu", "leakyrelu": "lrelu", "silu": "swish", "none": "linear", "identity": "linear"}
+_SYNONYMS = {"leaky_relu": "lrelu", "leakyrelu": "lrelu", "silu": "swish", "none": "linear", "identity": "linear"}
 
 
 def _with_bias(x: Tensor, b: Tensor, dim: int) -> tuple[Tensor, Tensor, int]:
-    """(x, b, dim) of one dtype, dim from 0 on."""
+    """(x, b, dim): x and b of one dtype, dim >= 0."""
     if not isinstance(b, Tensor):
         raise TypeError(f"b: got {type(b).__name__}, expected a torch.Tensor or None")
     if isinstance(dim, bool) or not isinstance(dim, int):

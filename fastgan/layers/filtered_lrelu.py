@@ -31,24 +31,24 @@ def filtered_lrelu(
         a = clamp(gain * leaky_relu(u, slope), -clamp, clamp)
         y = upfirdn2d(a, fd, down=down)
 
-    One launch forward and one for each derivative in x, with nothing of the size of u in memory: x is kept, and the
-    slopes are computed again. Two launches forward and three for a derivative if a filter is a matrix, or if very many
-    taps or a period of up and down of 12 ask for more registers than there are. By `upfirdn2d` and PyTorch's leaky ReLU
-    if a filter requires a gradient.
+    One launch forward and one for each derivative in x. No tensor of the size of u is allocated: x is saved, and the
+    slopes are recomputed. Two launches forward and three for a derivative if a filter is a matrix, or if very many taps
+    or a period of up and down of 12 need more registers than there are. If a filter requires a gradient, `upfirdn2d`
+    and PyTorch's leaky ReLU run instead.
 
     Args:
         x: (N, C, H, W); float16, bfloat16, float32 or float64. Half precision is computed in float32, and rounded once
             (twice by two launches).
         fu, fd: float32 filters on the device of x, as for `upfirdn2d`; None for a tap of 1.
-        b: (C,), of the dtype of x, added to each channel; or None. Padding is 0 with or without it.
-        up, down: integers from 1 on.
+        b: (C,), of the dtype of x, added to each channel; or None. It is not added to the padding, which is 0.
+        up, down: integers >= 1.
         padding: of the upsampled image, negative to crop: a number, (x, y) or (left, right, top, bottom).
-        gain: above 0. slope: from 0 on. Both finite. clamp: from 0 on, or None.
-        flip_filter: as for `upfirdn2d`, of both filters.
+        gain: > 0. slope: >= 0. Both finite. clamp: >= 0, or None.
+        flip_filter: as for `upfirdn2d`, for both filters.
 
     Returns:
         (N, C, height, width) in the dtype and layout of x. Differentiable any number of times, in x, b and the filters;
-        the slope at 0 is `slope`, and 0 where clamped, as PyTorch has it. Under autocast x and b are cast as
+        the slope at 0 is `slope`, and 0 where clamped, as in PyTorch. Under autocast x and b are cast as
         for `torch.nn.functional.conv2d`.
 
     Raises:

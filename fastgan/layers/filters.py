@@ -1,4 +1,4 @@
-"""The arguments of layers: what they may be, and the error for each that is not, by name."""
+"""Checks of the layers' arguments. Errors name the argument."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from fastgan import checks
 
 Scale = int | Sequence[int]  # one for both axes, or (x, y)
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-MOST = 3.4e38  # a kernel's number is a float32, or two
+MOST = 3.4e38  # kernels hold a number as one float32, or two
 
 
 def taps_of(name: str, f: Tensor | None, x: Tensor) -> tuple[int, int]:
-    """(rows, columns) of a filter; errors unless x is of images and f, called `name`, a filter for them, or None."""
+    """(rows, columns) of the filter f. Raises unless x is images and f, which errors call `name`, fits or is None."""
     if not isinstance(x, Tensor):
         raise TypeError(f"x: got {type(x).__name__}, expected a torch.Tensor")
     if x.dtype not in DTYPES:
@@ -39,18 +39,18 @@ def taps_of(name: str, f: Tensor | None, x: Tensor) -> tuple[int, int]:
 
 def scale_of(name: str, value: Scale) -> tuple[int, int]:
     """(x, y) of `up` or `down`."""
-    found = _integers(name, value, (1, 2), "an integer or two, (x, y)")
-    if min(found) < 1:
+    scales = _integers(name, value, (1, 2), "an integer or two, (x, y)")
+    if min(scales) < 1:
         raise ValueError(f"{name}: got {value!r}, expected at least 1")
-    return found[0], found[-1]
+    return scales[0], scales[-1]
 
 
 def sides_of(padding: Scale) -> tuple[int, int, int, int]:
     """(left, right, top, bottom)."""
-    found = _integers("padding", padding, (1, 2, 4), "an integer, two, (x, y), or four, (left, right, top, bottom)")
-    if len(found) == 4:
-        return found[0], found[1], found[2], found[3]
-    return found[0], found[0], found[-1], found[-1]
+    sides = _integers("padding", padding, (1, 2, 4), "an integer, two, (x, y), or four, (left, right, top, bottom)")
+    if len(sides) == 4:
+        return sides[0], sides[1], sides[2], sides[3]
+    return sides[0], sides[0], sides[-1], sides[-1]
 
 
 def number(name: str, value: float) -> float:
@@ -62,7 +62,7 @@ def number(name: str, value: float) -> float:
 
 
 def clamp_of(value: float | None) -> float:
-    """A clamp; infinity for none, and for one that no result reaches."""
+    """The clamp; infinity for None, and for a clamp that no result reaches."""
     if value is None:
         return math.inf
     checks.number("clamp", value)
@@ -77,9 +77,9 @@ def boolean(name: str, value: bool) -> None:
 
 
 def autocast(x: Tensor) -> Tensor:
-    """`x` in the dtype that a convolution of PyTorch would have it in."""
+    """`x`, cast as autocast casts the input of a convolution."""
     kind = x.device.type
-    if x.is_meta:  # for which there is no autocast to ask
+    if x.is_meta:  # PyTorch has no autocast for meta tensors
         return x
     if torch.is_autocast_enabled(kind) and x.is_floating_point() and x.dtype != torch.float64:
         return x.to(torch.get_autocast_dtype(kind))

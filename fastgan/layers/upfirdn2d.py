@@ -1,8 +1,8 @@
 """Resampling of images by FIR filters: upsample, pad or crop, filter, downsample, in one launch.
 
 The functions of StyleGAN's `torch_utils.ops.upfirdn2d` (Karras et al. 2020, section 5.1 and appendix B of 2021, for the
-filters), with nothing to compile: CUDA tensors run on a Triton kernel, others on PyTorch's convolutions. They are
-differentiable any number of times, in x and, unlike there, in the filter.
+filters), without a compiler: CUDA tensors run on a Triton kernel, others on PyTorch's convolutions. They are
+differentiable any number of times, in x and, unlike StyleGAN's, in the filter.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ def setup_filter(
     """A filter as the other functions expect it: float32, on `device` (the CPU by default).
 
     Args:
-        f: a number or a list or tensor of them, for both axes; one of (rows, columns); or None for one tap of 1.
+        f: a number, or a list or tensor of taps for both axes or of (rows, columns); or None for one tap of 1.
         normalize: divide by the sum, so that an image keeps its mean.
-        flip_filter: turn the taps round.
-        gain: what a filtered image is multiplied by; each of the two filters of a separable one by its square root.
-        separable: keep a 1-D filter as it is, to be used along each axis in turn, or make it a 2-D one, the product of
-            its taps. By default it is kept from 8 taps on.
+        flip_filter: reverse the taps.
+        gain: multiplies a filtered image. A separable filter is applied twice, so its taps get the square root.
+        separable: True keeps a 1-D filter, to be applied along each axis in turn; False makes it 2-D, the outer product
+            of its taps. By default True for a 1-D filter from 8 taps on.
 
     Raises:
         TypeError, ValueError: f is not of numbers, has no taps or more than two dimensions; a 2-D f with
@@ -58,7 +58,7 @@ def setup_filter(
         taps = torch.outer(taps, taps)
     if gain < 0 and taps.dim() == 1:
         raise ValueError(
-            f"gain: got {gain}, expected at least 0 for a separable filter, which has its square root twice"
+            f"gain: got {gain}, expected at least 0 for a separable filter, whose taps get its square root"
         )
     if normalize:
         taps = taps / taps.sum()
@@ -85,7 +85,7 @@ def upfirdn2d(
         x: (N, C, H, W); float16, bfloat16, float32 or float64. Half precision is computed in float32. Any strides are
             read in place.
         f: float32 filter on the device of x: (rows, columns), (taps,) for both axes, or None for a tap of 1.
-        up, down: integers from 1 on, or (x, y).
+        up, down: integers >= 1, or (x, y).
         padding: zeros around the upsampled image, negative to crop: a number, (x, y) or (left, right, top, bottom).
         flip_filter: False: a convolution, as above; True: a correlation, f[k, l] in place of f[taps - 1 - k, ...].
         gain: multiplies the result.
@@ -103,7 +103,7 @@ def upfirdn2d(
 
 
 def filter2d(x: Tensor, f: Tensor | None, padding: Scale = 0, flip_filter: bool = False, gain: float = 1) -> Tensor:
-    """`upfirdn2d` with up = down = 1 and padding that keeps the size of x; `padding` comes on top of that."""
+    """`upfirdn2d` with up = down = 1 and padding that keeps the size of x; `padding` is added to that."""
     left, right, top, bottom = sides_of(padding)
     rows, columns = taps_of("f", f, x)
     padded = (left + columns // 2, right + (columns - 1) // 2, top + rows // 2, bottom + (rows - 1) // 2)
@@ -113,9 +113,9 @@ def filter2d(x: Tensor, f: Tensor | None, padding: Scale = 0, flip_filter: bool 
 def upsample2d(
     x: Tensor, f: Tensor | None, up: Scale = 2, padding: Scale = 0, flip_filter: bool = False, gain: float = 1
 ) -> Tensor:
-    """`upfirdn2d` to `up` times the size of x; `padding`, in pixels of the result, comes on top of that.
+    """`upfirdn2d` to `up` times the size of x; `padding`, in pixels of the result, is added to that.
 
-    gain: of the image, which the zeros between its pixels do not darken: multiplied by up_x up_y."""
+    gain: is multiplied by up_x up_y, so that the zeros between pixels do not darken the image."""
     (up_x, up_y), (left, right, top, bottom) = scale_of("up", up), sides_of(padding)
     rows, columns = taps_of("f", f, x)
     across = left + (columns + up_x - 1) // 2, right + (columns - up_x) // 2
@@ -126,7 +126,7 @@ def upsample2d(
 def downsample2d(
     x: Tensor, f: Tensor | None, down: Scale = 2, padding: Scale = 0, flip_filter: bool = False, gain: float = 1
 ) -> Tensor:
-    """`upfirdn2d` to a `down`-th of the size of x; `padding`, in pixels of x, comes on top of that."""
+    """`upfirdn2d` to 1 / `down` of the size of x; `padding`, in pixels of x, is added to that."""
     (down_x, down_y), (left, right, top, bottom) = scale_of("down", down), sides_of(padding)
     rows, columns = taps_of("f", f, x)
     across = left + (columns - down_x + 1) // 2, right + (columns - down_x) // 2

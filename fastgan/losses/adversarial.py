@@ -1,7 +1,7 @@
-"""The adversarial losses as functions: check the arguments, name the terms, run them.
+"""The adversarial losses as functions: check the arguments, build the terms, run them.
 
 Logits are a tensor, a list of tensors (several discriminators), or a list of lists of tensors (a discriminator's
-features, its logits last). A list takes one launch, like a tensor; above 64 tensors, one for every 64.
+features, its logits last). A list needs one launch for every 64 tensors.
 """
 
 from __future__ import annotations
@@ -60,46 +60,46 @@ def discriminator_loss(
     average_over: str = "all",
     detach_average: bool = False,
 ) -> Tensor:
-    """The discriminator's loss; one launch forward, one backward, nothing saved but the logits.
+    """The discriminator's loss: one launch forward, one backward; only the logits are saved.
 
         L = weight * sum_k ( mean_i phi(r_k[i], real_label) + mean_j phi(f_k[j], fake_label) )
 
     phi is the criterion of the objective; `fastgan.objectives()` lists every formula with its source. For "minimax" it
     is bce(x, y) = softplus(x) - y x, and L = mean softplus(-r) + mean softplus(f), the negative of what D maximises in
-    eq. 1 of Goodfellow et al. (2014). Each side is averaged by itself, so unequal batches count as equal proportions;
-    `weight=0.5` gives the average over both, ln 2 where D cannot tell the sides apart.
+    eq. 1 of Goodfellow et al. (2014). Each side has its own mean, so batches of different sizes count equally;
+    `weight=0.5` gives the average of both means, ln 2 if D cannot tell the sides apart.
 
     Args:
         real_logits, fake_logits: D's outputs before the sigmoid; float16, bfloat16, float32 or float64, one dtype and
             one device, any shapes. A tensor, a list of tensors, or a list of lists whose last tensors are the logits.
-            Dense layouts (channels_last) are read in place, others through a copy.
+            Dense layouts (channels_last) are read in place; others are copied first.
         objective: a name of `fastgan.objectives()`.
         weight: multiplies the loss.
-        real_label, fake_label: the labels, the objective's own (1 and 0) by default. For the cross-entropies and the
-            absolute error a probability in [0, 1]; other than 1 and 0 it is label smoothing, one-sided (Salimans et
-            al. 2016, section 3.4) or two-sided: y phi(x, 1) + (1 - y) phi(x, 0). For least squares any number: b and a
-            of Mao et al. (2017). A tensor that expands to the logits' shape (a list of them for a list of logits) gives
-            every logit its label: soft, noisy or blurred. The numbers in a tensor are not checked.
-        real_weights, fake_weights: a weight for every logit, or a mask: a tensor that expands to the logits' shape.
-            The mean becomes sum_i m_i phi_i / sum_i m_i, of every sample with reduction="sample"; the sum becomes
+        real_label, fake_label: the labels, by default the objective's own (1 and 0). For the cross-entropies and the
+            absolute error: a probability in [0, 1]; values other than 1 and 0 are label smoothing, one-sided (Salimans
+            et al. 2016, section 3.4) or two-sided: y phi(x, 1) + (1 - y) phi(x, 0). For least squares: any number, b
+            and a of Mao et al. (2017). A tensor that expands to the logits' shape (a list of them for a list of logits)
+            gives each logit its own label: soft, noisy or blurred. The values in a tensor are not checked.
+        real_weights, fake_weights: a weight for each logit, or a mask: a tensor that expands to the logits' shape.
+            "mean" becomes sum_i m_i phi_i / sum_i m_i, and "sample" the same within each sample; "sum" becomes
             sum_i m_i phi_i, and "none" gives m_i phi_i.
-        reduction: "mean"; "sum" over a tensor's logits; "none", the loss of every logit, or "sample", that of every
-            sample (the mean over all dimensions but the first), where both sides have one shape. Nothing is fused in
-            the last two: they are PyTorch's own operators.
+        reduction: "mean"; "sum" over a tensor's logits; "none": the loss of each logit; "sample": the loss of each
+            sample, the mean over all dimensions but the first. The last two need sides of one shape, and are not fused:
+            they run PyTorch's own operators.
         reduce_discriminators: "sum" or "mean" over the tensors of a list.
         patch_mean: average each sample's logits before the criterion (Luo et al. 2024, Open-MAGVIT2).
-        average_over: for the relativistic averages, "all" logits of the other side, or its "batch" dimension alone.
-        detach_average: let no gradient through those averages.
+        average_over: relativistic averages run over "all" logits of the other side, or only over its "batch" dimension.
+        detach_average: stop the gradient through those averages.
 
     Returns:
         0-d tensor, float32 (float64 for float64 logits), cross-entropies in nats; differentiable in the logits, twice
-        and more with `create_graph=True`. An empty side makes it NaN, as `mean` does. NaN and infinite logits give what
-        eager PyTorch gives. Relativistic averages take a launch more for each mean and each difference of gradients.
+        and more with `create_graph=True`. An empty side gives NaN, as `mean` does. NaN and infinite logits give the
+        result of eager PyTorch. Relativistic averages need one more launch for each mean and difference of gradients.
 
     Raises:
         TypeError: an argument of the wrong type, or logits of another dtype.
         ValueError: an unknown objective or reduction, a label outside its range, an empty list, lists of different
-            lengths, logits of two devices or dtypes, a sparse tensor; named by argument and position.
+            lengths, logits of two devices or dtypes, a sparse tensor. Messages name the argument and the position.
     """
     found = find(objective)
     real, fake = both_sides(real_logits, fake_logits)
@@ -131,17 +131,17 @@ def generator_loss(
     average_over: str = "all",
     detach_average: bool = False,
 ) -> Tensor:
-    """The generator's loss at D's logits of generated data; one launch forward, one backward.
+    """The generator's loss, from D's logits of generated data: one launch forward, one backward.
 
         nonsaturating:         L =  weight * mean_j bce(f_j, real_label)    = weight * mean softplus(-f)
         minimax (saturating):  L = -weight * mean_j bce(f_j, fake_label)    = -weight * mean softplus(f)
 
-    at the default labels: Goodfellow et al. (2014), section 3 and eq. 1; the others are in `fastgan.objectives()`. For
+    for the default labels (Goodfellow et al. 2014, section 3 and eq. 1); `fastgan.objectives()` lists the others. For
     least squares, `real_label` is c of Mao et al. (2017).
 
     Args:
-        real_logits: what the relativistic objectives and "dual_contrastive" compare with, detached or not. The others
-            ignore it, so that one call serves every objective.
+        real_logits: the logits that the relativistic objectives and "dual_contrastive" compare with, detached or not.
+            Other objectives ignore them, so one call works for every objective.
 
     Other arguments, result and errors are those of `discriminator_loss`.
     """
@@ -166,7 +166,7 @@ def discriminator_value_and_grad(
     detach_average: bool = False,
     grad_scale: Tensor | float | None = None,
 ) -> ValueAndGrad:
-    """`discriminator_loss`, its parts, its gradients at the logits and D's accuracy, in one launch and no autograd.
+    """`discriminator_loss`, its parts, its gradients at the logits and D's accuracy, in one launch without autograd.
 
         minimax:  dL/dr_i = weight / N (sigmoid(r_i) - real_label),  dL/df_j = weight / M (sigmoid(f_j) - fake_label)
 
@@ -176,20 +176,20 @@ def discriminator_value_and_grad(
         torch.autograd.backward([real_logits, fake_logits], out.grads)
 
     Args:
-        grad_scale: multiplies the gradients, not the loss: a loss weight times a GradScaler's scale, say. A number, or
-            a floating tensor of one element on the logits' device (nothing is read back to the host). Applied in
+        grad_scale: multiplies the gradients, not the loss: for example a loss weight times a GradScaler's scale. A
+            number, or a floating tensor of one element on the logits' device (never read on the host). Applied in
             float32 (float64 for float64 logits), before a gradient is rounded to the logits' dtype.
 
     The other arguments and the errors are those of `discriminator_loss`. Objectives with a relativistic average, and
-    "dual_contrastive", take several launches.
+    "dual_contrastive", need several launches.
 
     Returns:
-        `ValueAndGrad`: loss, loss_real, loss_fake, grads (those of the real logits, then those of the generated ones,
-        flat), and stats (mean logits, accuracies, D's expected error; of the differences, where the objective is about
-        differences). Detached from the logits' graph.
+        `ValueAndGrad`: loss, loss_real, loss_fake, grads (one flat tuple: real logits first, then generated ones), and
+        stats (mean logits, accuracies, D's expected error; of the differences, if the objective uses differences of
+        logits). Detached from the logits' graph.
 
     Raises also:
-        RuntimeError: under a `torch.func` transform or forward-mode AD, where `discriminator_loss` is the one to use.
+        RuntimeError: under a `torch.func` transform or forward-mode AD; use `discriminator_loss` there.
     """
     found = find(objective)
     real, fake = both_sides(real_logits, fake_logits)
@@ -222,8 +222,8 @@ def generator_value_and_grad(
         nonsaturating: dL/df_j = weight / M (sigmoid(f_j) - real_label)
         minimax:       dL/df_j = -weight / M (sigmoid(f_j) - fake_label)
 
-    Arguments, result and errors are those of `discriminator_value_and_grad`; grads = (grad_fake,), and none for
-    `real_logits`, which the relativistic objectives compare with and the others ignore.
+    Arguments, result and errors are those of `discriminator_value_and_grad`; grads = (grad_fake,). `real_logits`, which
+    the relativistic objectives compare with and the others ignore, get no gradient.
     """
 
     def make(real, fake):
@@ -255,17 +255,16 @@ def concatenated_discriminator_loss(
     fake_label: float | None = None,
     reduce_discriminators: str = "sum",
 ) -> Tensor:
-    """`discriminator_loss` of a D that saw real and generated data in one batch; neither sliced nor copied.
+    """`discriminator_loss` for real and generated data in one batch, which is neither sliced nor copied.
 
-    Slicing costs autograd a zero-filled tensor and a copy a side; here one launch writes the gradient of the batch.
+    With slices, autograd zero-fills a tensor and copies it for each side; here one launch writes the whole gradient.
 
     Args:
         logits: (B, ...), generated rows first (SPADE), or real ones with `fake_first=False`; a list of such tensors, or
             a list of lists, as in `discriminator_loss`.
-        split: how many rows are of the first kind; half of them by default.
+        split: the number of rows of the first kind; by default half of the rows.
 
-    Other arguments, result and errors are those of `discriminator_loss`; objectives that compare the sides are not for
-    this function.
+    Other arguments, result and errors are those of `discriminator_loss`. Objectives that compare the sides are refused.
     """
     terms, _ = concatenated_terms(
         logits, objective, fake_first, split, weight, real_label, fake_label, reduce_discriminators
@@ -285,8 +284,8 @@ def concatenated_discriminator_value_and_grad(
     reduce_discriminators: str = "sum",
     grad_scale: Tensor | float | None = None,
 ) -> ValueAndGrad:
-    """`concatenated_discriminator_loss` and its gradient in one launch: grads has a tensor for each of the logits', of
-    whole batches. See `discriminator_value_and_grad`."""
+    """`concatenated_discriminator_loss` and its gradient in one launch: grads has one tensor, of the whole batch, for
+    each tensor of logits. See `discriminator_value_and_grad`."""
     terms, is_list = concatenated_terms(
         logits, objective, fake_first, split, weight, real_label, fake_label, reduce_discriminators
     )
@@ -304,17 +303,17 @@ def criterion_loss(
     reduce_discriminators: str = "sum",
     patch_mean: bool = False,
 ) -> Tensor:
-    """One side of a loss by itself: sum_k weight_k mean_i phi(x_k[i], label), for code that asks "is this real?".
+    """One side of a loss: sum_k weight_k mean_i phi(x_k[i], label), for code that computes each side separately.
 
     Args:
         logits: as in `discriminator_loss`.
-        label: 1 for real and 0 for generated, or what else the criterion takes; a tensor gives every logit its own.
-        criterion: "sigmoid_cross_entropy", "softplus" (the same of the labels 1 and 0, but for infinite logits),
+        label: 1 for real and 0 for generated, or any label of the criterion; a tensor gives each logit its own.
+        criterion: "sigmoid_cross_entropy", "softplus" (equal for the labels 1 and 0, except at infinite logits),
             "absolute_error", "least_squares", "absolute" (|x - y|), "hinge" (and "hinge_clamp", "hinge_min", which
             differ at the knee), "wasserstein", "squared_hinge", "leaky_least_squares", "tanh_hinge",
             "log_sigmoid_with_eps", "cross_entropy" (of probabilities).
         weight: multiplies the loss; a list has one number for each tensor.
-        weights: a weight for every logit, or a mask; see `real_weights` of `discriminator_loss`.
+        weights: a weight for each logit, or a mask; see `real_weights` of `discriminator_loss`.
 
     Other arguments, result and errors are those of `discriminator_loss`.
     """
@@ -339,8 +338,8 @@ def criterion_loss(
 def criterion_value_and_grad(
     logits: Tensor, label: float, criterion: str = "sigmoid_cross_entropy", *, grad_scale: Tensor | float | None = None
 ) -> ValueAndGrad:
-    """`criterion_loss` of a tensor and its gradient in one launch, as of generated data: see
-    `generator_value_and_grad`."""
+    """`criterion_loss` of a tensor and its gradient in one launch. The result is that of `generator_value_and_grad`:
+    the logits count as generated."""
     check_logits(("logits", (logits,)))
     check_label("label", label, criterion)
     return _value_and_grad(Terms((logits,), (float(label),), (1.0,), criterion), grad_scale, False)
@@ -353,16 +352,16 @@ def adversarial_losses(
     weight: float = 1.0,
     reduce_discriminators: str = "sum",
 ) -> tuple[Tensor, Tensor]:
-    """A loss and the part of each tensor in it, in one launch, for code that returns both.
+    """The loss and the part of each tensor in it, in one launch, for code that returns both.
 
         (L, losses):  losses[k] = weight mean_i phi(x_k[i], y_k),   L = sum_k losses[k]
 
     Args:
-        sides: (logits, label) pairs, of real and of generated data say, each as in `criterion_loss`.
+        sides: (logits, label) pairs, for example of real and of generated data, each as in `criterion_loss`.
         reduce_discriminators: "mean" divides the losses by the number of tensors of the first side.
 
     Returns:
-        L, 0-d, and losses, (K,), over the tensors of all sides in order. Both differentiable, together or apart.
+        L, 0-d, and losses, (K,), over the tensors of all sides in order. Both are differentiable, alone or together.
 
     Other arguments and the errors are those of `criterion_loss`.
     """
@@ -381,7 +380,7 @@ def lecam_regularizer(
 ) -> Tensor:
     """mean relu(r - fake_anchor)^2 + mean relu(real_anchor - f)^2 (Tseng et al. 2021, eq. 5, in the one-sided form of
     the public code). The anchors are moving averages of the mean logits, as `losses.LeCamEMA` keeps them: numbers, or
-    0-d tensors on the logits' device. Arguments, result and errors else as in `discriminator_loss`."""
+    0-d tensors on the logits' device. Other arguments, result and errors: as in `discriminator_loss`."""
     real, fake = listed("real_logits", real_logits), listed("fake_logits", fake_logits)
     check_logits(("real_logits", real), ("fake_logits", fake))
     weight = number("weight", weight)
@@ -403,7 +402,7 @@ def drift_penalty(real_logits: Logits, *, weight: float = 1e-3) -> Tensor:
 
 
 def loss_of(terms: Terms) -> Tensor:
-    """L of terms that are checked already."""
+    """The loss of terms that are already checked."""
     return operators.value(terms)[0]
 
 
@@ -432,7 +431,7 @@ def _value_and_grad(terms: Terms, grad_scale, is_list: bool) -> ValueAndGrad:
 
 
 def _through_autograd(make, real, fake, grad_scale, is_list: bool, of_real: bool = True) -> ValueAndGrad:
-    """For terms whose shifts have a gradient of their own."""
+    """`_value_and_grad` by autograd, for terms whose shifts depend on the logits."""
     derivative_refused("value_and_grad", "discriminator_loss or generator_loss")
     scale, factor = grad_scale_of(grad_scale, fake[0])
     with torch.inference_mode(False), torch.enable_grad():

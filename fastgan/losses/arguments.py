@@ -1,4 +1,4 @@
-"""The arguments of the losses: what they may be, and the error for each that is not, by name and position."""
+"""Checks of the losses' arguments. Errors name the argument and its position."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ REDUCTIONS = ("mean", "sum", "none", "sample")
 
 
 def listed(name: str, logits: Logits) -> Sequence[Tensor]:
-    """The tensors of logits, each list of features' last."""
+    """The tensors of logits; of each list of features, the last tensor."""
     if isinstance(logits, Tensor):
         return (logits,)
     if not isinstance(logits, (list, tuple)):
@@ -36,12 +36,12 @@ def listed(name: str, logits: Logits) -> Sequence[Tensor]:
 
 
 def index(i: int, of: Sequence) -> str:
-    """How an error names item i of an argument."""
+    """The index of item i for an error message; empty if the argument has one item."""
     return f"[{i}]" if len(of) > 1 else ""
 
 
 def floating(name: str, x: Tensor) -> None:
-    """TypeError or ValueError unless `x` is a dense tensor of float16, bfloat16, float32 or float64."""
+    """Raise TypeError or ValueError unless `x` is a dense tensor of float16, bfloat16, float32 or float64."""
     if not isinstance(x, Tensor):
         raise TypeError(f"{name}: got {type(x).__name__}, expected a torch.Tensor")
     if x.dtype not in DTYPES:
@@ -51,7 +51,7 @@ def floating(name: str, x: Tensor) -> None:
 
 
 def check_logits(*sides: tuple[str, Sequence[Tensor]]) -> None:
-    """Errors unless the tensors of all (name, tensors) are floating, dense, of one dtype and on one device."""
+    """Raise unless all tensors of the (name, tensors) sides are floating and dense, of one dtype and device."""
     first_name = first = None
     for name, logits in sides:
         for i, x in enumerate(logits):
@@ -79,7 +79,7 @@ def both_sides(real_logits: Logits, fake_logits: Logits) -> tuple[Sequence[Tenso
 
 
 def expanded(name: str, given: Tensor | Sequence[Tensor], logits: Sequence[Tensor]) -> Iterator[Tensor]:
-    """Each tensor of `given` in the shape of its logits; a single one serves all of them."""
+    """Each tensor of `given`, expanded to the shape of its logits; a single tensor is expanded for all of them."""
     if not isinstance(given, (Tensor, list, tuple)):
         raise TypeError(f"{name}: got {type(given).__name__}, expected a torch.Tensor, or a list of them")
     given = [given] * len(logits) if isinstance(given, Tensor) else list(given)
@@ -102,7 +102,7 @@ def expanded(name: str, given: Tensor | Sequence[Tensor], logits: Sequence[Tenso
 
 def check_label(name: str, label: float, criterion: str) -> None:
     if label.__class__ is float and label in (0.0, 1.0):
-        return  # fit for every criterion
+        return  # valid for every criterion
     number(name, label)
     allowed = criteria.find(criterion).labels
     if allowed == "probability" and not 0.0 <= label <= 1.0:
@@ -117,7 +117,7 @@ def choice(name: str, value: str | None, choices: Sequence[str | None]) -> None:
 
 
 def scalar(name: str, value: float | Tensor, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """A number, or a tensor of one element, as a 0-d tensor there; a number is filled in, which waits for nothing."""
+    """A number or a tensor of one element as a 0-d tensor of `dtype` on `device`; a number causes no device sync."""
     if not isinstance(value, Tensor):
         return torch.full((), number(name, value), dtype=dtype, device=device)
     if value.numel() != 1:
@@ -126,7 +126,7 @@ def scalar(name: str, value: float | Tensor, dtype: torch.dtype, device: torch.d
 
 
 def pairs(name: str, given: Sequence[tuple[Logits, Label]]) -> list[tuple[str, Logits, Label]]:
-    """(what an error calls it, logits, label) of each pair."""
+    """(name for errors, logits, label) of each pair."""
     expected = "(logits, label) pairs"
     if not isinstance(given, (list, tuple)):
         raise TypeError(f"{name}: got {type(given).__name__}, expected a list of {expected}")
@@ -160,7 +160,7 @@ def refuse_weights(objective: str, **weights) -> None:
 
 
 def derivative_refused(function: str, instead: str) -> None:
-    """RuntimeError if a derivative is expected of a function whose result carries none."""
+    """Raise RuntimeError if a derivative of `function` is expected: its result carries none."""
     if derivative_expected():
         raise RuntimeError(
             f"{function}: its result carries no derivative, and a torch.func transform or forward-mode AD is active; "

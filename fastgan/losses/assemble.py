@@ -1,4 +1,4 @@
-"""From an objective and its logits to the terms of a loss. See `fastgan.formulas.objectives`."""
+"""Build the terms of a loss from an objective and its logits. See `fastgan.formulas.objectives`."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from fastgan.losses.arguments import (
 
 
 def labels_given(found: Objective, real_label, fake_label) -> tuple:
-    """(name, label given, the objective's own) of each side."""
+    """(name, given label, the objective's default label) of each side."""
     return ("real_label", real_label, found.real_label), ("fake_label", fake_label, found.fake_label)
 
 
@@ -61,7 +61,7 @@ def generator_terms(
     criterion = found.generator_criterion or found.criterion
     side, other = labels_given(found, real_label, fake_label)[:: 1 if found.generator_target == "real" else -1]
     if other[1] is not None:
-        labels_and_targets(criterion, (other,), (fake,))  # checked, though it has no part in the loss
+        labels_and_targets(criterion, (other,), (fake,))  # checked, although the loss does not use it
     labels, targets = labels_and_targets(criterion, (side,), (fake,))
     masks = () if fake_weights is None else loss_masks((("fake_weights", fake_weights),), (fake,), reduction)
     return Terms(fake, labels, (scale,) * len(fake), criterion, 0, (), targets, masks)
@@ -92,7 +92,7 @@ def relative_terms(
     if not of_discriminator:
         labels.reverse()
     shift_of, each = found.shift or mean_of, (float(labels[0]),) * len(real) + (float(labels[1]),) * len(fake)
-    # A logit has two gradients, one of its own and one through the average: half precision rounds their sum, once.
+    # A logit has two gradients, one direct and one through the average. Only their sum is rounded to half precision.
     real, fake = ([widen(x) for x in xs] for xs in (real, fake))
     if average_over == "batch":
         if shift_of is not mean_of:
@@ -101,7 +101,7 @@ def relative_terms(
         averages = [a.detach() for a in averages] if detach_average else averages
         logits = [x - a for x, a in zip((*real, *fake), averages)]
         return Terms(logits, each, scales * len(each), found.criterion, len(real))
-    # Dual contrast weighs a logit against every logit of the other side: which sign comes out depends on whose it is.
+    # "dual_contrastive" compares a logit with every logit of the other side: the sign depends on the logit's side.
     shifts = [
         [shift_of(x, (own == "real") == of_discriminator) for x in other]
         for own, other in (("real", fake), ("fake", real))
@@ -141,7 +141,7 @@ def concatenated_terms(logits, objective, fake_first, split, weight, real_label,
 def terms_of_sides(
     sides: Sequence[tuple[str, Logits, Label]], criterion: str, weight: float = 1.0, reduce_discriminators: str = "sum"
 ) -> Terms:
-    """The terms of (name, logits, label), whose errors name the caller's own arguments."""
+    """The terms of (name, logits, label) sides. Errors use these names."""
     criteria.find(criterion)
     tensors = [listed(name, logits) for name, logits, _ in sides]
     check_logits(*[(name, x) for (name, _, _), x in zip(sides, tensors)])
@@ -154,7 +154,7 @@ def terms_of_sides(
 
 
 def labels_and_targets(criterion: str, sides, logits) -> tuple[tuple[float, ...], Sequence[Tensor]]:
-    """(labels, targets) of the terms; targets is empty where every label is a number."""
+    """(labels, targets) of the terms; targets is empty if every label is a number."""
     labels: list[float] = []
     targets: list[Tensor | None] = []
     found = False
@@ -180,8 +180,8 @@ def labels_and_targets(criterion: str, sides, logits) -> tuple[tuple[float, ...]
 
 
 def loss_masks(sides, logits, reduction: str) -> Sequence[Tensor]:
-    """What each phi is multiplied by. Where a mean is asked for it is the weight over
-    the mean weight, of the tensor or of the sample, so that the mean of the products is sum m phi / sum m."""
+    """The factor of each phi. For a mean it is the weight divided by the mean weight, of the tensor or of the sample:
+    then the mean of the products is sum m phi / sum m."""
     masks = []
     for (name, weights), xs in zip(sides, logits):
         for x, m in zip(xs, expanded(name, weights, xs) if weights is not None else [None] * len(xs)):
@@ -192,7 +192,7 @@ def loss_masks(sides, logits, reduction: str) -> Sequence[Tensor]:
                 m = m.detach().to(dtype)
                 if reduction == "mean":
                     m = m / m.mean()
-                elif reduction == "sample":  # of a sample of one logit that is its own weight
+                elif reduction == "sample":  # a sample of one logit is divided by its own weight
                     m = m / (m.mean(tuple(range(1, m.dim())), keepdim=True) if m.dim() > 1 else m)
                 masks.append(m)
     return masks

@@ -1,8 +1,8 @@
-"""Maximum mean discrepancy: how far apart two samples are, and the gradient that brings one to the other.
+"""Maximum mean discrepancy: the distance between two samples, and its gradient.
 
 Training without a discriminator (generative moment matching networks), domain adaptation, kernel inception distance:
-all are a mean of a kernel over all pairs of rows. No matrix of the pairs is ever made: on a GPU one launch walks over
-tiles of it (`kernels/mmd.py`), on a CPU blocks of it that stay in cache. Memory is O(N + M).
+all use the mean of a kernel over all pairs of rows. The matrix of pairs is never stored: a GPU computes it by tiles in
+one launch (`kernels/mmd.py`), a CPU by blocks that fit the cache. Memory is O(N + M).
 """
 
 from __future__ import annotations
@@ -36,42 +36,42 @@ def mmd_loss(
     weight: float = 1.0,
     precision: str = "fp32",
 ) -> Tensor:
-    """MMD^2 of two samples; one launch forward, one backward, nothing saved but the samples.
+    """MMD^2 of two samples: one launch forward, one backward; only the samples are saved.
 
         L = weight ( mean_ij k(x_i, x_j) + mean_ij k(y_i, y_j) - 2 mean_ij k(x_i, y_j) )
 
-    biased, with the pairs of a point and itself in the first two means (Gretton et al. 2012, eq. 5: a V-statistic,
-    never negative); with `unbiased` without them, over N (N - 1) pairs (eq. 3: a U-statistic, 0 in the mean where the
-    distributions agree). k is summed over the bandwidths s:
+    By default it is biased: the first two means include the pairs of a point with itself (Gretton et al. 2012, eq. 5: a
+    V-statistic, never negative). `unbiased` leaves them out and divides by N (N - 1) (eq. 3: a U-statistic, whose
+    expectation is 0 if the distributions agree). k is summed over the bandwidths s:
 
         gaussian            exp(-|x - y|^2 / 2 s^2)
         rational_quadratic  (1 + |x - y|^2 / 2 alpha s^2)^-alpha
         energy              -|x - y|: L is the energy distance 2 E|X - Y| - E|X - X'| - E|Y - Y'| (Székely and Rizzo
                             2013); it has no bandwidth. Its gradient at two points that coincide is 0
 
-    As a generator's loss it trains without a discriminator (Li et al. 2015, eq. 3, and Dziugaite et al. 2015,
-    generative moment matching networks); of features it is the loss of domain adaptation (Long et al. 2015) and, in
-    Inception's features and with a cubic kernel, KID (Bińkowski et al. 2018).
+    As a generator's loss it needs no discriminator (Li et al. 2015, eq. 3, and Dziugaite et al. 2015, generative moment
+    matching networks). Applied to features it is the loss of domain adaptation (Long et al. 2015) and, for Inception
+    features and a cubic kernel, KID (Bińkowski et al. 2018).
 
     Args:
         x, y: (N, d) and (M, d), one dtype of float16, bfloat16, float32 and float64, one device. Rows are points:
             `images.flatten(1)`. Float32 arithmetic (float64 for float64), sums in float64.
         bandwidths: s, in units of the data, a number or several. By default 0.5, 1, 2, 4, for data of unit scale.
         alpha: of the rational quadratic kernel.
-        include_target_term: False leaves mean k(y, y') out, which no gradient at x depends on, and its time.
+        include_target_term: False skips mean k(y, y'), which no gradient at x depends on, and saves its time.
         weight: multiplies the loss.
-        precision: how points are compared. eps is 2^-24, |x| and |y| are distances from the samples' middle.
-            "fp32": up to 4 dimensions by differences, (x_k - y_k)^2, right to a few eps however close two points are;
-            beyond, |x|^2 + |y|^2 - 2 x.y on matrix units in float32 accuracy (three passes of tf32 on NVIDIA), where a
-            squared distance is off by up to 8 eps (|x| + |y|)^2, and exp(-D / 2 s^2) by 2^-22 (|x| + |y|)^2 / s^2 of
-            itself: 1e-3 for bandwidths of 1/30 of the spread. Where that would pass 2^-7 (samples far apart, a point
-            far from all others) and pairs are close enough to count, differences take over, block by block. "tf32": one
-            pass, off by up to 2^-10 (|x| + |y|)^2. "exact": differences in any dimension, at several times the cost.
-            Float64 samples are always compared by differences on a GPU.
+        precision: how squared distances D are computed. eps is 2^-24, |x| and |y| are distances from the samples'
+            middle. "fp32": in up to 4 dimensions by differences, (x_k - y_k)^2, with an error of a few eps however
+            close two points are. In more, by |x|^2 + |y|^2 - 2 x.y on matrix units in float32 accuracy (three passes of
+            tf32 on NVIDIA): the error of D is at most 8 eps (|x| + |y|)^2, and the relative error of exp(-D / 2 s^2) at
+            most 2^-22 (|x| + |y|)^2 / s^2: 1e-3 for bandwidths of 1/30 of the spread. Blocks where that would exceed
+            2^-7 (samples far apart, a point far from all others) use differences if their pairs are close enough to
+            count. "tf32": one pass, an error of up to 2^-10 (|x| + |y|)^2. "exact": differences in any dimension, at
+            several times the cost. On a GPU, float64 samples always use differences.
 
     Returns:
-        0-d tensor, float32 (float64 for float64 samples); differentiable in x and y, and more than once. Near 0 it is a
-        difference of means: right to 2e-6 of (mean k(x, x') + mean k(y, y') + 2 mean k(x, y)), not of itself.
+        0-d tensor, float32 (float64 for float64 samples); differentiable in x and y, and more than once. It is a
+        difference of means: its error is 2e-6 of (mean k(x, x') + mean k(y, y') + 2 mean k(x, y)), even near 0.
 
     Raises:
         TypeError: not floating tensors, bandwidths that are not numbers.
@@ -83,8 +83,8 @@ def mmd_loss(
 
 
 class MMDValueAndGrad(NamedTuple):
-    """loss: 0-d. grad: the gradient at x, of its shape and dtype. grad_target: that at y, where it was asked for.
-    means: (3,), mean k(x, x'), mean k(x, y), mean k(y, y') (0 where it was left out). No graph is attached."""
+    """loss: 0-d. grad: the gradient at x, of its shape and dtype. grad_target: the gradient at y, or None.
+    means: (3,), mean k(x, x'), mean k(x, y), mean k(y, y') (0 if it was left out). No graph is attached."""
 
     loss: Tensor
     grad: Tensor
@@ -111,7 +111,7 @@ def mmd_value_and_grad(
         fake.backward(out.grad.view_as(fake))
 
     `grad_scale`, a number or a floating tensor of one element on the device, multiplies the gradients in float32 before
-    they are rounded. `target_gradient` asks for the gradient at y too. Other arguments and errors are those of
+    they are rounded. `target_gradient=True` computes the gradient at y too. Other arguments and errors are those of
     `mmd_loss`."""
     settings = _settings(x, y, bandwidths, kernel, alpha, unbiased, include_target_term, weight, precision)
     derivative_refused("mmd_value_and_grad", "mmd_loss")
@@ -142,7 +142,7 @@ def _settings(x, y, bandwidths, kernel, alpha, unbiased, target, weight, precisi
         raise ValueError(f"alpha: got {alpha}, expected a number above 0")
     for name, sample, counts in (("x", x, True), ("y", y, target)):
         if unbiased and counts and len(sample) < 2:
-            raise ValueError(f"{name}: got 1 point, expected at least 2: unbiased pairs are of two points")
+            raise ValueError(f"{name}: got 1 point, expected at least 2: unbiased pairs have two points")
     bandwidths = _bandwidths(kernel, bandwidths)
     return MMDSettings(kernel, bandwidths, alpha, bool(unbiased), bool(target), weight, precision)
 
@@ -165,7 +165,7 @@ def _bandwidths(kernel: str, given) -> tuple[float, ...]:
         number(name, s)
         if not 0 < s < math.inf:
             raise ValueError(f"{name}: got {s}, expected a number above 0")
-    falling: list[float] = []
-    for s in given:  # `sorted` is not for `torch.compile` with numbers that may change
-        falling.insert(sum([other >= s for other in falling]), float(s))
-    return tuple(falling)
+    descending: list[float] = []
+    for s in given:  # not `sorted`: `torch.compile` does not support it for dynamic numbers
+        descending.insert(sum([other >= s for other in descending]), float(s))
+    return tuple(descending)

@@ -16,11 +16,11 @@ class _Loss(nn.Module):
         super().__init__()
         find(objective)
         self.objective, self.settings = objective, settings
-        probe = torch.zeros(1, device="meta")  # shapes and settings are checked, and nothing is computed
-        self._probe(probe, probe if find(objective).relation else None)  # wrong settings are told of here
+        probe = torch.zeros(1, device="meta")  # arguments are checked, nothing is computed
+        self._probe(probe, probe if find(objective).relation else None)  # raises if settings are wrong
 
     def _probe(self, fake: Tensor, real: Tensor | None) -> None:
-        """The loss of these settings, computed for its errors."""
+        """Call the loss with these settings, for its errors."""
         raise NotImplementedError
 
     def extra_repr(self) -> str:
@@ -28,9 +28,9 @@ class _Loss(nn.Module):
 
 
 class DiscriminatorLoss(_Loss):
-    """`fastgan.discriminator_loss`, its settings fixed: `DiscriminatorLoss("hinge", weight=0.5)(real, fake)`.
+    """`fastgan.discriminator_loss` with fixed settings: `DiscriminatorLoss("hinge", weight=0.5)(real, fake)`.
 
-    settings: `discriminator_loss`'s keyword arguments, numbers and names."""
+    settings: keyword arguments of `discriminator_loss`, numbers and strings."""
 
     def __init__(self, objective: str = "minimax", **settings):
         super().__init__(objective, settings)
@@ -43,10 +43,10 @@ class DiscriminatorLoss(_Loss):
 
 
 class GeneratorLoss(_Loss):
-    """`fastgan.generator_loss`, its settings fixed: `GeneratorLoss("nonsaturating")(fake_logits)`; the relativistic
+    """`fastgan.generator_loss` with fixed settings: `GeneratorLoss("nonsaturating")(fake_logits)`; the relativistic
     objectives need the real logits as well, `GeneratorLoss("relativistic")(fake, real)`; the others ignore them.
 
-    settings: `generator_loss`'s keyword arguments, numbers and names."""
+    settings: keyword arguments of `generator_loss`, numbers and strings."""
 
     def __init__(self, objective: str = "nonsaturating", **settings):
         super().__init__(objective, settings)
@@ -80,12 +80,12 @@ class LeCamEMA(nn.Module):
 
     @torch.no_grad()
     def update(self, real_mean: Tensor, fake_mean: Tensor) -> None:
-        """real_mean, fake_mean: mean logits, `stats.real_mean` of a `value_and_grad` say."""
+        """real_mean, fake_mean: mean logits, for example `stats.real_mean` of a `value_and_grad`."""
         self.real_anchor.lerp_(real_mean.to(self.real_anchor), 1.0 - self.decay)
         self.fake_anchor.lerp_(fake_mean.to(self.fake_anchor), 1.0 - self.decay)
 
     def forward(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
-        """The regulariser, at the anchors as they stand."""
+        """The regulariser at the current anchors."""
         return adversarial.lecam_regularizer(
             real_logits, fake_logits, self.real_anchor, self.fake_anchor, weight=self.weight
         )

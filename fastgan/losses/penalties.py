@@ -1,16 +1,16 @@
 """Gradient penalties: R1, R2, WGAN-GP, DRAGAN, R1 and R2 without a double backward, and the generator's path length.
 
-Each is gamma/2 or weight times the mean over a batch of something about g_i = d (sum of the logits of x_i) / d x_i, the
-gradient at a sample. The gradient comes from autograd with `create_graph=True`; the sum of its squares is one fused
-launch forward and one backward. Functions return a 0-d tensor that is added to D's loss, in float32 (float64 for
-float64 samples). `lazy` has the weights of a schedule that leaves most steps out.
+Each is gamma/2 or weight times the batch mean of a function of g_i = d (sum of the logits of x_i) / d x_i, the gradient
+at a sample. The gradient comes from autograd with `create_graph=True`; the sum of its squares is one fused launch
+forward and one backward. Functions return a 0-d tensor to add to D's loss, in float32 (float64 for float64 samples).
+`lazy` gives the factors of a schedule that skips most steps.
 
-At a dead sample, g_i = 0, R1 and R2 and every penalty centred at 0 have the derivative 0, as |g|^2 is smooth there.
-|g| itself has none at 0, but a set of subgradients, the unit ball; WGAN-GP, DRAGAN and the path length take the
-smallest, 0, as `torch.linalg.vector_norm` does: such a sample counts in the value and moves no weight. The square root
-of a sum of squares, which StyleGAN2 has, gives NaN in all of G for one such sample.
+At a dead sample, g_i = 0, the derivative of R1, R2 and every penalty centred at 0 is 0, as |g|^2 is smooth there. |g|
+has no derivative at 0, only subgradients, the unit ball. WGAN-GP, DRAGAN and the path length use the smallest, 0, as
+`torch.linalg.vector_norm` does: such a sample counts in the value and has no gradient. StyleGAN2's square root of a sum
+of squares makes all gradients of G NaN if there is one such sample.
 
-Double backward goes through no compiled discriminator: `torch.compile` refuses it. `approximate_r1_penalty` takes none.
+`torch.compile` refuses a double backward pass: with a compiled D use `approximate_r1_penalty`, which has none.
 """
 
 from __future__ import annotations
@@ -32,21 +32,21 @@ def r1_penalty(discriminator: Callable[[Tensor], Logits], real: Tensor, gamma: f
 
     Args:
         discriminator: samples -> logits of any shape, a list of them, or a list of lists, the logits last.
-        real: (N, ...) samples, floating. They are detached; the penalty's gradient is for D alone.
-        gamma: its weight.
+        real: (N, ...) samples, floating. They are detached: only D gets a gradient.
+        gamma: the weight.
 
     Raises:
-        TypeError, ValueError: no floating tensor of at least one sample, a weight that is no number, logits that do not
-            depend on the samples.
+        TypeError, ValueError: samples that are not a floating tensor of at least one sample, a weight that is not a
+            number, logits that do not depend on the samples.
     """
     gamma = number("gamma", gamma)
-    slope = _slope(discriminator, "real", real)
+    gradients = _sample_gradients(discriminator, "real", real)
     # gamma/2 (1/N) sum of squares, as a mean over all elements
-    return criterion_loss(slope, 0.0, "least_squares", weight=gamma / 2 * (slope.numel() / len(slope)))
+    return criterion_loss(gradients, 0.0, "least_squares", weight=gamma / 2 * (gradients.numel() / len(gradients)))
 
 
 def r2_penalty(discriminator: Callable[[Tensor], Logits], fake: Tensor, gamma: float = 1.0) -> Tensor:
-    """`r1_penalty` on generated data (Mescheder et al. 2018, eq. 10), of which only D learns."""
+    """`r1_penalty` on generated data (Mescheder et al. 2018, eq. 10); only D gets a gradient."""
     return r1_penalty(discriminator, fake, gamma)
 
 
@@ -63,9 +63,9 @@ def wgan_gp_penalty(
     Args:
         real, fake: (N, ...) samples of one shape, dtype and device.
         center: 1 in the paper, 0 for a zero-centred penalty.
-        generator: of the random numbers, one a sample.
+        generator: draws the random numbers, one for each sample.
 
-    Others and errors as in `r1_penalty`.
+    Other arguments and errors as in `r1_penalty`.
     """
     _check_samples("real", real)
     _check_samples("fake", fake)
@@ -104,17 +104,16 @@ def approximate_r1_penalty(
 ) -> Tensor:
     """gamma/2 mean_i ( (D(x_i + sigma v_i) - D(x_i)) / sigma )^2, v ~ N(0, I): `r1_penalty` by a finite difference.
 
-    The expectation over v is |g_i|^2 + O(sigma^2), so that it is unbiased but for the curvature of D: on a small
-    convolutional D by 1e-4 of itself at sigma 0.01, 5e-4 at 0.1. One draw has a relative standard deviation of sqrt(2)
-    a sample, sqrt(2 / N) over a batch with gradients of one length. It takes a forward and a backward pass of D on 2 N
-    samples in one batch and no double backward: it can be compiled. Not for a D
-    whose samples see each other (batch norm in training).
+    The expectation over v is |g_i|^2 + O(sigma^2). Only the curvature of D biases it: on a small convolutional D by a
+    relative 1e-4 at sigma 0.01, 5e-4 at 0.1. One draw has a relative standard deviation of sqrt(2) a sample, and of
+    sqrt(2 / N) over a batch if all gradients have one norm. It needs a forward and a backward pass of D on one batch of
+    2 N samples and no double backward: D can be compiled. Not for a D that mixes samples (batch norm in training).
 
     Args:
-        sigma: step, in units of the data. Larger is less exact, smaller loses digits: 0.01 for images in [-1, 1] in
-            float32, 0.1 in half precision.
+        sigma: step, in units of the data. A larger step is less exact, a smaller one loses digits: 0.01 for images in
+            [-1, 1] in float32, 0.1 in half precision.
 
-    Others and errors as in `r1_penalty`.
+    Other arguments and errors as in `r1_penalty`.
     """
     _check_samples("real", real)
     gamma = number("gamma", gamma)
@@ -123,7 +122,7 @@ def approximate_r1_penalty(
         raise ValueError(f"sigma: got {sigma}, expected a number > 0")
     real = real.detach()
     noise = torch.randn(real.shape, generator=generator, device=real.device, dtype=real.dtype)
-    logits = _sums(discriminator(torch.cat((real, torch.add(real, noise, alpha=sigma)))), 2 * len(real))
+    logits = _sample_sums(discriminator(torch.cat((real, torch.add(real, noise, alpha=sigma)))), 2 * len(real))
     change = (logits[len(real) :] - logits[: len(real)]) / sigma
     return criterion_loss(change, 0.0, "least_squares", weight=gamma / 2)
 
@@ -135,12 +134,12 @@ def approximate_r2_penalty(
     sigma: float = 0.01,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """`approximate_r1_penalty` on generated data, of which only D learns: the R2 of R3GAN without a double backward."""
+    """`approximate_r1_penalty` on generated data; only D gets a gradient: R3GAN's R2 without a double backward."""
     return approximate_r1_penalty(discriminator, fake, gamma, sigma, generator)
 
 
 class PathLength(NamedTuple):
-    """loss: 0-d, to be added to G's. mean_length: 0-d, detached, for the next call. lengths: (N,), detached."""
+    """loss: 0-d, to add to G's loss. mean_length: 0-d, detached, for the next call. lengths: (N,), detached."""
 
     loss: Tensor
     mean_length: Tensor
@@ -155,26 +154,26 @@ def path_length_penalty(
     decay: float = 0.01,
     generator: torch.Generator | None = None,
 ) -> PathLength:
-    """weight mean_i (|J_i^T y_i| - a)^2, y_i noise in the space of images: G's path length regularisation as StyleGAN2
-    has it (Karras et al. 2020, eq. 4).
+    """weight mean_i (|J_i^T y_i| - a)^2, y_i noise in the shape of an image: StyleGAN2's path length regularisation
+    (Karras et al. 2020, eq. 4).
 
         y = N(0, I) / sqrt(H W),    |J^T y|^2 = mean over layers of the squared length of d <image, y> / d latent,
-        a = mean_length + decay (mean_i |J_i^T y_i| - mean_length), through which the gradient goes too
+        a = mean_length + decay (mean_i |J_i^T y_i| - mean_length), which has a gradient too
 
     Args:
-        images: (N, C, H, W) what G made of `latents`, with its graph; of other images H W is the product of the
+        images: (N, C, H, W), G's output for `latents`, with its graph. For other shapes H W is the product of the
             dimensions from the third.
         latents: (N, D) or (N, layers, D), with requires_grad: w, the input of the synthesis network.
-        mean_length: a of the call before; 0 at first. Stays on the device: nothing is read back to the host.
+        mean_length: a of the previous call; 0 at first. Stays on the device: it is never read on the host.
         weight: 2 in StyleGAN2. decay: how fast a moves.
-        generator: of the noise.
+        generator: draws the noise.
 
-    It takes a double backward through G, and is often left out but for every 4th or 8th step (`lazy`), on half a batch.
-    A sample whose image does not depend on its latents has length 0, and a gradient through `a` alone.
+    It needs a double backward through G, so it is often computed only every 4th or 8th step (`lazy`), on half a batch.
+    A sample whose image does not depend on its latents has length 0, and a gradient only through `a`.
 
     Raises:
         TypeError, ValueError: not floating tensors of N samples, latents of another number of dimensions, images
-            without a graph to the latents, a weight or decay that is no number.
+            without a graph to the latents, a weight or decay that is not a number.
     """
     _check_samples("images", images)
     _check_samples("latents", latents)
@@ -196,31 +195,31 @@ def path_length_penalty(
     else:
         noise = torch.randn(images.shape, generator=generator, device=images.device, dtype=images.dtype)
     with torch.enable_grad():
-        # y is the gradient at the images: no product with them, no sum over them
+        # y is passed as the gradient at the images: <image, y> is never computed
         noise /= math.sqrt(math.prod(images.shape[2:]))
-        (slope,) = torch.autograd.grad(images, latents, noise, create_graph=True, allow_unused=True)
-        if slope is None:
+        (gradients,) = torch.autograd.grad(images, latents, noise, create_graph=True, allow_unused=True)
+        if gradients is None:
             raise ValueError("images: got a graph without the latents in it, expected images made of the latents")
         layers = latents.shape[1] if latents.dim() > 2 else 1
-        lengths = _lengths(slope) / math.sqrt(layers)
+        lengths = _norms(gradients) / math.sqrt(layers)
         mean = mean_length + decay * (lengths.mean() - mean_length)
         loss = weight * (lengths - mean).square().mean()
     return PathLength(loss, mean.detach(), lengths.detach())
 
 
 def lazy(step: int, every: int = 16) -> int:
-    """What to multiply a penalty by at this step: `every` at steps 0, every, 2 every, ..., and 0 at the others, so that
-    it weighs on average what it would at every step (Karras et al. 2020, appendix B; 16 there for R1, 4 or 8 for path
-    lengths). 0 means that the penalty need not be computed:
+    """The factor of a penalty at this step: `every` at steps 0, every, 2 every, ..., and 0 at the others. On average it
+    is 1, as without a schedule (Karras et al. 2020, appendix B; 16 there for R1, 4 or 8 for path lengths). 0 means that
+    the penalty need not be computed:
 
         if factor := lazy(step, 16):
             loss = loss + factor * r1_penalty(D, real, gamma)
 
-    Where the penalty gets a step of the optimizer for itself, as in StyleGAN2, c = every / (every + 1) goes into Adam:
-    learning rate c lr and betas beta^c.
+    If the penalty has its own optimizer step, as in StyleGAN2, set Adam's learning rate to c lr and its betas to
+    beta^c, with c = every / (every + 1).
 
     Raises:
-        TypeError, ValueError: no integers, step < 0, every < 1.
+        TypeError, ValueError: not integers, step < 0, every < 1.
     """
     for name, value, least in (("step", step, 0), ("every", every, 1)):
         if isinstance(value, bool) or not isinstance(value, int):
@@ -233,39 +232,40 @@ def lazy(step: int, every: int = 16) -> int:
 def _norm_penalty(discriminator, samples: Tensor, weight: float, center: float) -> Tensor:
     weight = number("weight", weight)
     center = number("center", center)
-    return criterion_loss(_lengths(_slope(discriminator, "real", samples)), center, "least_squares", weight=weight)
+    norms = _norms(_sample_gradients(discriminator, "real", samples))
+    return criterion_loss(norms, center, "least_squares", weight=weight)
 
 
-def _lengths(slopes: Tensor) -> Tensor:
-    """Each sample's |g_i|, (N,), float32 at least. Not the root of the squares: at 0 its derivative is infinite, and
-    autograd multiplies that by 0."""
-    dtype = torch.promote_types(slopes.dtype, torch.float32)
-    return torch.linalg.vector_norm(slopes.flatten(1), dim=1, dtype=dtype)
+def _norms(gradients: Tensor) -> Tensor:
+    """Each sample's |g_i|, (N,), float32 at least. Not the square root of a sum of squares: its derivative at 0 is
+    infinite, and autograd multiplies that by 0."""
+    dtype = torch.promote_types(gradients.dtype, torch.float32)
+    return torch.linalg.vector_norm(gradients.flatten(1), dim=1, dtype=dtype)
 
 
-def _slope(discriminator, name: str, samples: Tensor) -> Tensor:
+def _sample_gradients(discriminator, name: str, samples: Tensor) -> Tensor:
     """d (sum of the logits) / d samples, differentiable in D's parameters."""
     _check_samples(name, samples)
     with torch.enable_grad():
         samples = samples.detach().requires_grad_()
         sums = [x.sum() for x in listed("discriminator", discriminator(samples))]
         total = sum(sums[1:], sums[0])
-        slope = None
+        gradients = None
         if total.requires_grad:
-            (slope,) = torch.autograd.grad(total, samples, create_graph=True, allow_unused=True)
-        if slope is None:
+            (gradients,) = torch.autograd.grad(total, samples, create_graph=True, allow_unused=True)
+        if gradients is None:
             raise ValueError("discriminator: got logits without a graph, expected logits that depend on the samples")
-    return slope
+    return gradients
 
 
-def _sums(logits: Logits, samples: int) -> Tensor:
+def _sample_sums(logits: Logits, samples: int) -> Tensor:
     """Each sample's sum of logits, over all discriminators: (N,), float32 at least."""
-    found = []
+    sums = []
     for x in listed("discriminator", logits):
         if not x.dim() or len(x) != samples:
             raise ValueError(f"discriminator: got logits of shape {tuple(x.shape)}, expected {samples} rows")
-        found.append(x.reshape(samples, -1).sum(1, dtype=torch.promote_types(x.dtype, torch.float32)))
-    return torch.stack(found).sum(0) if len(found) > 1 else found[0]
+        sums.append(x.reshape(samples, -1).sum(1, dtype=torch.promote_types(x.dtype, torch.float32)))
+    return torch.stack(sums).sum(0) if len(sums) > 1 else sums[0]
 
 
 def _check_samples(name: str, samples: Tensor | Sequence) -> None:

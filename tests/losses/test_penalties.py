@@ -327,14 +327,14 @@ def test_path_lengths_under_other_codebases_names():
 
 
 def test_no_penalty_reads_anything_back(monkeypatch):
-    """On a GPU the fused reductions are kernels; here `_slope` and the path lengths are what there is to see."""
+    """On a GPU the fused reductions are kernels; here the gradients and path lengths are checked."""
     from test_gradients import Reads
 
     g, w, d, x = Synthesis(torch.float32), latents(dtype=torch.float32), small_discriminator(torch.float32), images(4)
     x = x.float()
     with Reads() as reads:
         fastgan.path_length_penalty(g(w), w, torch.zeros(())).loss.backward()
-        penalties._slope(d, "real", x)
+        penalties._sample_gradients(d, "real", x)
     assert reads.waits == []
 
 

@@ -1,15 +1,15 @@
 """NVIDIA's `torch_utils.ops` (stylegan2-ada-pytorch, stylegan3, and R3GAN, stylegan-t, EG3D, ...) without a compiler.
 
-Upstream compiles CUDA C++ when an operator first runs, which takes nvcc, ninja and a host compiler that nvcc knows. The
-modules here have its functions on Triton kernels. Before `torch_utils.ops` is imported:
+Upstream compiles CUDA C++ when an operator first runs, which needs nvcc, ninja and a host compiler that nvcc supports.
+The modules here run its functions on Triton kernels. Before `torch_utils.ops` is imported:
 
     import sys
     from fastgan.compat import torch_utils_ops
     for name in ("bias_act", "upfirdn2d", "filtered_lrelu", "conv2d_gradfix"):
         sys.modules[f"torch_utils.ops.{name}"] = getattr(torch_utils_ops, name)
 
-Then `from torch_utils.ops import bias_act` gives ours, and upstream's files of these names never run (one of them needs
-`pkg_resources`, which setuptools no longer has). After the import: `fastgan.patch("torch_utils_ops")`. By hand:
+Then `from torch_utils.ops import bias_act` imports ours, and upstream's files of these names never run (one of them
+needs `pkg_resources`, which setuptools no longer has). After the import: `fastgan.patch("torch_utils_ops")`. By hand:
 `from fastgan.compat.torch_utils_ops import bias_act` instead of `from torch_utils.ops import bias_act`.
 
     bias_act        bias_act, activation_funcs
@@ -17,12 +17,12 @@ Then `from torch_utils.ops import bias_act` gives ours, and upstream's files of 
     filtered_lrelu  filtered_lrelu
     conv2d_gradfix  conv2d, conv_transpose2d, no_weight_gradients, enabled, weight_gradients_disabled
 
-Read at stylegan3 c233a91 (April 2023) and stylegan2-ada-pytorch d72cc7d. Differences: bfloat16 is
-served. Half precision is computed in float32 and rounded once. Tensors keep their layout. bias_act has derivatives of
-any order, and dim may be negative. `impl` is checked, and both run the same. Errors are ValueError and TypeError, not
-AssertionError. conv2d_gradfix passes on to `torch.nn.functional`: what it worked around is gone from PyTorch.
+Signatures are from stylegan3 c233a91 (April 2023) and stylegan2-ada-pytorch d72cc7d. Differences: bfloat16 works. Half
+precision is computed in float32 and rounded once. Tensors keep their layout. bias_act has derivatives of any order, and
+dim may be negative. `impl` is checked but has no effect. Errors are ValueError and TypeError, not AssertionError.
+conv2d_gradfix calls `torch.nn.functional`: PyTorch no longer has the problem that it worked around.
 stylegan2-ada-pytorch's `no_weight_gradients` has no argument, so `fastgan.patch` keeps it; PyTorch itself computes no
-gradient of a weight that is not asked for.
+weight gradient that is not requested.
 """
 
 import importlib
@@ -41,7 +41,7 @@ UPSTREAM = {
 }
 
 
-if not TYPE_CHECKING:  # which would take every name for one of them
+if not TYPE_CHECKING:  # a type checker would accept any name
 
     def __getattr__(name: str):
         if name not in __all__:

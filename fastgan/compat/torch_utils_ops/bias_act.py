@@ -1,4 +1,4 @@
-"""`torch_utils.ops.bias_act`: see `fastgan.compat.torch_utils_ops`, which says what to import instead of what."""
+"""`torch_utils.ops.bias_act`: see `fastgan.compat.torch_utils_ops` for the imports to change."""
 
 from __future__ import annotations
 
@@ -40,18 +40,18 @@ def bias_act(
     clamp: float | None = None,
     impl: str = "cuda",
 ) -> Tensor:
-    """clamp(gain act(x + b), -clamp, clamp): `fastgan.layers.bias_act`, which says what each argument is.
+    """clamp(gain act(x + b), -clamp, clamp): `fastgan.layers.bias_act`, which describes each argument.
 
-    impl: "ref" or "cuda"; of no meaning.
+    impl: "ref" or "cuda"; has no effect.
 
     Raises:
-        TypeError, ValueError: as `fastgan.layers.bias_act`; another impl.
+        TypeError, ValueError: as in `fastgan.layers.bias_act`; another impl.
     """
     check_impl(impl)
     return _bias_act(x, b, dim, act, alpha, gain, clamp)
 
 
 def check_impl(impl: str) -> None:
-    """ValueError unless it is one of upstream's."""
+    """Raise ValueError unless `impl` is one of upstream's."""
     if impl not in ("ref", "cuda"):
         raise ValueError(f"impl: got {impl!r}, expected 'ref' or 'cuda'")

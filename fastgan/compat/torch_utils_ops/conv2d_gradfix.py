@@ -1,8 +1,8 @@
-"""`torch_utils.ops.conv2d_gradfix`: see `fastgan.compat.torch_utils_ops`, which says what to import instead of what.
+"""`torch_utils.ops.conv2d_gradfix`: see `fastgan.compat.torch_utils_ops` for the imports to change.
 
-Convolutions are those of `torch.nn.functional`, whose gradients PyTorch has differentiated itself for years. What is
-left is `no_weight_gradients`, if `enabled` is set, as StyleGAN's training does: a backward pass inside gives weights of
-convolutions no gradient.
+Convolutions are those of `torch.nn.functional`: PyTorch can differentiate their gradients itself. Only
+`no_weight_gradients` has an effect, if `enabled` is set, as StyleGAN's training does: a backward pass inside gives
+weights of convolutions no gradient.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ weight_gradients_disabled = False  # what no_weight_gradients sets
 
 @contextlib.contextmanager
 def no_weight_gradients(disable: bool = True) -> Iterator[None]:
-    """A backward pass inside the block leaves out the gradients of the weights of `conv2d` and `conv_transpose2d`, if
-    `enabled` was set when these were called; with disable=False nothing changes. What is differentiated again after
-    the block, R1 for example, does reach them.
+    """A backward pass inside the block skips the gradients of the weights of `conv2d` and `conv_transpose2d`, if
+    `enabled` was set when these were called; disable=False has no effect. A second derivative after the block, for
+    example of R1, does reach the weights.
 
     `torch.autograd.grad(..., inputs=[images])` computes no gradient of weights anyway; `.backward()` does compute them,
     and drops them here."""
@@ -36,7 +36,7 @@ def no_weight_gradients(disable: bool = True) -> Iterator[None]:
 
 
 class _Gate(torch.autograd.Function):
-    """The weight; no gradient goes back where weight gradients are disabled."""
+    """The weight itself; it gets no gradient if weight gradients are disabled."""
 
     generate_vmap_rule = True
 

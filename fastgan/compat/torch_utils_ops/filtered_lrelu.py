@@ -1,4 +1,4 @@
-"""`torch_utils.ops.filtered_lrelu`: see `fastgan.compat.torch_utils_ops`, which says what to import instead of what."""
+"""`torch_utils.ops.filtered_lrelu`: see `fastgan.compat.torch_utils_ops` for the imports to change."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def filtered_lrelu(
     flip_filter: bool = False,
     impl: str = "cuda",
 ) -> Tensor:
-    """StyleGAN3's leaky ReLU between an upsampling and a downsampling filter: `fastgan.layers.filtered_lrelu`. impl: no
-    meaning."""
+    """StyleGAN3's leaky ReLU between an upsampling and a downsampling filter: `fastgan.layers.filtered_lrelu`. impl
+    has no effect."""
     check_impl(impl)
     return _filtered_lrelu(x, fu, fd, b, up, down, padding, gain, slope, clamp, flip_filter)

@@ -1,4 +1,4 @@
-"""`torch_utils.ops.upfirdn2d`: see `fastgan.compat.torch_utils_ops`, which says what to import instead of what."""
+"""`torch_utils.ops.upfirdn2d`: see `fastgan.compat.torch_utils_ops` for the imports to change."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def upfirdn2d(
     gain: float = 1,
     impl: str = "cuda",
 ) -> Tensor:
-    """Zeros put in, padding, filter, every `down`-th kept: `fastgan.layers.upfirdn2d`. impl: no meaning."""
+    """Upsample, pad, filter, downsample: `fastgan.layers.upfirdn2d`. impl has no effect."""
     check_impl(impl)
     return _upfirdn2d(x, f, up, down, padding, flip_filter, gain)
 
@@ -44,7 +44,7 @@ def upfirdn2d(
 def filter2d(
     x: Tensor, f: Tensor | None, padding: Scale = 0, flip_filter: bool = False, gain: float = 1, impl: str = "cuda"
 ) -> Tensor:
-    """Filtered, of the same size: `fastgan.layers.filter2d`. impl: no meaning."""
+    """Filter without a change of size: `fastgan.layers.filter2d`. impl has no effect."""
     check_impl(impl)
     return _filter2d(x, f, padding, flip_filter, gain)
 
@@ -58,7 +58,7 @@ def upsample2d(
     gain: float = 1,
     impl: str = "cuda",
 ) -> Tensor:
-    """`up` times as large: `fastgan.layers.upsample2d`. impl: no meaning."""
+    """Upsample by `up`: `fastgan.layers.upsample2d`. impl has no effect."""
     check_impl(impl)
     return _upsample2d(x, f, up, padding, flip_filter, gain)
 
@@ -72,7 +72,7 @@ def downsample2d(
     gain: float = 1,
     impl: str = "cuda",
 ) -> Tensor:
-    """`down` times as small: `fastgan.layers.downsample2d`. impl: no meaning."""
+    """Downsample by `down`: `fastgan.layers.downsample2d`. impl has no effect."""
     check_impl(impl)
     return _downsample2d(x, f, down, padding, flip_filter, gain)
 
