@@ -1,8 +1,8 @@
 """Training data: images as uint8, points as float32.
 
-`load` reads scikit-learn's digits, the toy distributions `ring` and `grid`, a folder of images, one array out of an
-`.npy` or `.npz` file, or a table of Hugging Face's `datasets`. What fits is held whole (`Dataset`: it goes to the
-device once, and rows are drawn there by random index); images that do not fit are read as they are drawn (`Stream`).
+`load` reads scikit-learn's digits, the toy distributions `ring` and `grid`, a folder of images, one array from an
+`.npy` or `.npz` file, or a table of Hugging Face's `datasets`. Data that fits is kept in memory (`Dataset`: copied to
+the device once, rows drawn there by random index). Images that do not fit are read when they are drawn (`Stream`).
 """
 
 from fastgan.data.dataset import Dataset, draw, draw_rows, flipped, shown, spread, to_points, to_uint8, to_unit

@@ -1,4 +1,4 @@
-"""A data set in memory, drawing from it, and what the networks see of it."""
+"""A data set in memory, random batches of it, and the conversion to what the networks see."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from torch import Tensor
 
 @dataclass
 class Dataset:
-    """name: what to call a run on it. samples: uint8 (N, C, H, W) or float32 (N, d), on the CPU.
+    """name: the default name of a run on it. samples: uint8 (N, C, H, W) or float32 (N, d), on the CPU.
 
     mean, scale: for points, the (d,) float32 mean and the one float by which the samples were shifted and divided, so
     that they have zero mean and unit scale; points = samples * scale + mean. None for images.
-    held_out: samples (M, ...) of the same kind that are not to be trained on, or None. labels, held_out_labels: int64,
-    which of `classes`, the names, a sample belongs to; None and none if that is not known.
-    modes, mode_std: for toy points, the (K, d) centres of the Gaussians they are drawn from, and the deviation of each,
-    shifted and divided like the samples; None for other data. skipped: files that could not be read. notes: what was
-    done to the data that nobody asked for, a line each: another size, a background for transparent pixels.
+    held_out: samples (M, ...) of the same kind to keep out of training, or None. labels, held_out_labels: int64 indices
+    into `classes`, the names of the classes; None and () if the classes are unknown.
+    modes, mode_std: for toy points, the (K, d) centres of the Gaussians they are drawn from, and their standard
+    deviation, shifted and divided like the samples; None for other data. skipped: files that could not be read. notes:
+    changes to the data that the user did not ask for, one line each: another size, a background for transparent pixels.
     """
 
     name: str
@@ -40,7 +40,7 @@ class Dataset:
         return len(self.samples)
 
     def some(self, n: int) -> Tensor:
-        """n samples spread evenly over the data, or all there are: files lie in order, class after class."""
+        """n samples spread evenly over the data, or all if there are fewer. Files may be sorted by class."""
         return spread(self.samples, n)
 
     @property
@@ -52,14 +52,14 @@ class Dataset:
         return tuple(self.samples.shape[1:])
 
     def fingerprint(self) -> str:
-        """A hash of every sample, to tell on resume whether the data is still the same."""
+        """A hash of every sample, to check on resume that the data has not changed."""
         digest = hashlib.blake2b(repr((self.sample_shape, str(self.samples.dtype))).encode(), digest_size=16)
         digest.update(self.samples.contiguous().numpy().data)
         return digest.hexdigest()
 
 
 def spread(rows: Tensor, n: int) -> Tensor:
-    """n of the rows, spread evenly over all, or all there are."""
+    """n of the rows, spread evenly over all, or all if there are fewer."""
     count = len(rows)
     return rows if n >= count else rows[torch.arange(n, device=rows.device) * count // n]
 
@@ -67,20 +67,20 @@ def spread(rows: Tensor, n: int) -> Tensor:
 def draw(
     samples: Tensor, batch: int, random: torch.Generator, flip: bool = False, rank: int = 0, ranks: int = 1
 ) -> Tensor:
-    """`batch` random rows of `samples`, with replacement, as the networks see them; on the device of both. Each of
-    several ranks has its own rows of what one process would draw for all: `random` is the same on all."""
+    """`batch` random rows of `samples`, with replacement, as the networks see them. `samples` and `random` are on the
+    same device. On several ranks `random` must have the same state: each rank uses its own rows of a joint draw."""
     return shown(samples[draw_rows(len(samples), batch, random, rank, ranks)], random, flip, rank, ranks)
 
 
 def draw_rows(count: int, batch: int, random: torch.Generator, rank: int = 0, ranks: int = 1) -> Tensor:
-    """Which rows `draw` draws of `count`: int64 (batch,), on the device of `random`."""
+    """The indices of the rows that `draw` draws out of `count`: int64 (batch,), on the device of `random`."""
     return torch.randint(count, (batch * ranks,), generator=random, device=random.device)[
         batch * rank : batch * (rank + 1)
     ]
 
 
 def shown(samples: Tensor, random: torch.Generator, flip: bool = False, rank: int = 0, ranks: int = 1) -> Tensor:
-    """What the networks see of a batch: `to_unit` of it, `flipped` if asked for."""
+    """A batch as the networks see it: converted by `to_unit`, and `flipped` if `flip`."""
     return to_unit(flipped(samples, random, rank, ranks) if flip else samples)
 
 
@@ -92,7 +92,7 @@ def flipped(images: Tensor, random: torch.Generator, rank: int = 0, ranks: int =
 
 
 def to_unit(samples: Tensor) -> Tensor:
-    """What the networks see: uint8 0..255 -> float32 in [-1, 1]; points as they are."""
+    """Samples as the networks see them: uint8 0..255 -> float32 in [-1, 1]; points unchanged."""
     return samples.float() / 127.5 - 1 if samples.dtype == torch.uint8 else samples
 
 
@@ -102,5 +102,5 @@ def to_uint8(images: Tensor) -> Tensor:
 
 
 def to_points(samples: Tensor, mean: Tensor, scale: float) -> Tensor:
-    """Generated points (N, d) back in the units of the file they were learned from."""
+    """Generated points (N, d) in the units of the training data."""
     return samples * scale + mean

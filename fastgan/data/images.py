@@ -1,7 +1,7 @@
-"""Pictures as Pillow opens them -> square, 8 bits a channel, grey or RGB; and where they lie in a folder.
+"""Convert Pillow's images to square ones of 8 bits a channel, grey or RGB; and find the image files of a folder.
 
 Transparent pixels are shown over white. 16-bit grey is scaled by its type. 32-bit grey, float or int, does not say
-which value is white: that is decided by all pictures of the data together (`whites`), never by one of them.
+which value is white: `whites` decides this from all images of the data, never from one alone.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from fastgan.checks import said
 from fastgan.data.optional import needs, progress_bar
 
 SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
-WHITES = {"float": (1.0, 255.0, 65535.0), "int32": (255.0, 65535.0)}  # by kind, what white may be
-OVERSHOOT = 0.1  # of white: how far values may be outside [0, white], as those of a resized picture are; clipped
-DIMMEST = 1 / 32  # of white: what the brightest pixel of all pictures has to have if a smaller white is ruled out
-BITS_PER_SAMPLE, PHOTOMETRIC = 258, 262  # tags of TIFF; white is 0 if the second one is
-SAMPLE_FORMAT, SIGNED = 339, (2,)  # another, and what it says of signed integers
+WHITES = {"float": (1.0, 255.0, 65535.0), "int32": (255.0, 65535.0)}  # possible values of white, by kind
+OVERSHOOT = 0.1  # times white: how far values may be outside [0, white], as in a resized image; they are clipped
+DIMMEST = 1 / 32  # times white: the brightest pixel must reach this unless white is the smallest possible value
+BITS_PER_SAMPLE, PHOTOMETRIC = 258, 262  # TIFF tags; white is 0 if PHOTOMETRIC is 0
+SAMPLE_FORMAT, SIGNED = 339, (2,)  # a TIFF tag, and its value for signed integers
 
 
 class Picture(NamedTuple):
-    """source: what to call it. pixels: uint8 (S, S) if it is grey, else (S, S, 3); float32 (S, S) where its file does
-    not say which value is white, and then kind is a key of `WHITES`, low and high are the extremes of the whole file.
-    transparent: whether any of it was."""
+    """source: its name in messages. pixels: uint8 (S, S) if it is grey, else (S, S, 3). If its file does not say which
+    value is white: float32 (S, S), kind is a key of `WHITES`, and low and high are the extremes of the whole file.
+    transparent: whether any pixel was transparent."""
 
     source: str
     pixels: np.ndarray
@@ -41,13 +41,13 @@ class Picture(NamedTuple):
 
 
 class Labels(NamedTuple):
-    """numbers: int64 (count,), which of `classes`, the names, an image belongs to; None and none if it is not known."""
+    """numbers: int64 (count,), each image's index into `classes`, the names; None and () if the classes are unknown."""
 
     numbers: Tensor | None = None
     classes: tuple[str, ...] = ()
 
 
-Read = Callable[[int], "tuple[Picture | None, str | None]"]  # index -> a picture, or what is wrong with it
+Read = Callable[[int], "tuple[Picture | None, str | None]"]  # index -> a picture, or the problem with it
 
 
 def check_pillow() -> None:
@@ -61,24 +61,24 @@ def check_pillow() -> None:
 
 
 def read_file(files: Sequence[Path], size: int, index: int) -> tuple[Picture | None, str | None]:
-    """The picture in files[index], or what is wrong with it. Pillow refuses one of more than twice its
-    `Image.MAX_IMAGE_PIXELS` before it is decoded. Its warnings are left alone: filters belong to the whole process,
-    and this runs in threads."""
+    """The picture in files[index], or the problem with it. Pillow refuses an image of more than twice its
+    `Image.MAX_IMAGE_PIXELS` before decoding it. Pillow's warnings are not filtered: filters apply to the whole process,
+    and this function runs in threads."""
     from PIL import Image
 
     try:
         with Image.open(files[index]) as image:
             return square(image, size, str(files[index])), None
-    # A damaged file raises whatever its decoder happens to raise, SyntaxError and struct.error among them.
+    # Decoders raise many types for a damaged file, SyntaxError and struct.error among them.
     except Exception as error:
         return None, f"{files[index]} ({said(error)})"
 
 
 def read_row(rows, column: str, size: int, index: int) -> tuple[Picture | None, str | None]:
-    """The picture in a row of a table of Hugging Face's `datasets`, or what is wrong with it."""
+    """The picture in a row of a table of Hugging Face's `datasets`, or the problem with it."""
     try:
         return square(rows[index][column], size, f"row {index}"), None
-    except Exception as error:  # of the image's decoder, as in read_file
+    except Exception as error:  # decoders raise many types, as in read_file
         return None, f"row {index} ({said(error)})"
 
 
@@ -115,8 +115,8 @@ def _extremes(values: np.ndarray) -> tuple[float, float]:
 
 
 def _from_16_bits(image, twelve: bool, inverted: bool):
-    """16-bit grey, which convert("L") would clip and not scale. twelve: of which 12 are used. inverted: white is 0. And
-    whether any of it is transparent: a value that the file names."""
+    """16-bit grey as 8-bit grey, and whether any pixel is transparent (has the value that the file declares so).
+    convert("L") would clip it instead of scaling it. twelve: only 12 bits are used. inverted: white is 0."""
     from PIL import Image
 
     values = np.asarray(image)
@@ -128,18 +128,18 @@ def _from_16_bits(image, twelve: bool, inverted: bool):
 
 
 def _has_alpha(image) -> bool:
-    """`image.has_transparency_data`, which Pillow has from 10.1 on."""
+    """The same as `image.has_transparency_data` of Pillow 10.1 and later."""
     palette_has = image.mode == "P" and image.palette is not None and image.palette.mode.endswith("A")
     return image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or palette_has or "transparency" in image.info
 
 
 def _over_white(image):
-    """What has an alpha channel, or a transparent colour, over white: "L" if it was grey, else "RGB". And whether any
-    of it was transparent."""
+    """An image with an alpha channel or a transparent colour, drawn over white: "L" if it was grey, else "RGB". And
+    whether any pixel was transparent."""
     from PIL import Image
 
     mode = "L" if image.mode in ("1", "L", "LA", "La") else "RGB"
-    if image.mode in ("La", "RGBa"):  # multiplied by alpha; no other mode follows from these directly
+    if image.mode in ("La", "RGBa"):  # premultiplied by alpha; Pillow converts these to "LA" or "RGBA" only
         image = image.convert(image.mode.upper())
     image = image.convert("RGBA")
     if image.getchannel("A").getextrema()[0] == 255:
@@ -151,9 +151,9 @@ def _over_white(image):
 
 
 def whites(source: str, pictures: Iterable[Picture]) -> dict[str, float]:
-    """Which value is white, for each kind of picture that does not say so itself: the first of `WHITES` that none of
-    them is above. Raises ValueError, naming one, if their values fit none."""
-    pictures, found = [p for p in pictures if p.kind], {}
+    """The value of white for each kind of picture whose file does not say it: the first of `WHITES` that no picture of
+    the kind exceeds (by more than `OVERSHOOT`). Raises ValueError, naming a picture, if no value fits."""
+    pictures, white_values = [p for p in pictures if p.kind], {}
     for kind in dict.fromkeys(p.kind for p in pictures):
         of_kind = [p for p in pictures if p.kind == kind]
         brightest, darkest = max(of_kind, key=lambda p: p.high), min(of_kind, key=lambda p: p.low)
@@ -170,48 +170,48 @@ def whites(source: str, pictures: Iterable[Picture]) -> dict[str, float]:
                 f"DATA: {source} holds {kind} images with values from {darkest.low:g} ({darkest.source}), "
                 f"expected 0 to {white:g}"
             )
-        found[kind] = white
-    return found
+        white_values[kind] = white
+    return white_values
 
 
-def in_bytes(picture: Picture, found: dict[str, float]) -> tuple[np.ndarray | None, str | None]:
-    """Its pixels as uint8, white being what `found` says; or what is wrong with it."""
+def in_bytes(picture: Picture, white_values: dict[str, float]) -> tuple[np.ndarray | None, str | None]:
+    """The pixels as uint8, or the problem with the picture. white_values: from `whites`."""
     if picture.kind is None:
         return picture.pixels, None
-    white = found.get(picture.kind)
+    white = white_values.get(picture.kind)
     if white is None or not (-OVERSHOOT * white <= picture.low and picture.high <= (1 + OVERSHOOT) * white):
         expected = f"expected 0 to {white:g} as in the others" if white else "as no other image that was looked at"
         return None, f"{picture.source} ({picture.kind} values from {picture.low:g} to {picture.high:g}, {expected})"
     return np.rint((picture.pixels * (255 / white)).clip(0, 255)).astype(np.uint8), None
 
 
-def read_bytes(read: Read, found: dict[str, float], index: int) -> tuple[np.ndarray | None, str | None]:
+def read_bytes(read: Read, white_values: dict[str, float], index: int) -> tuple[np.ndarray | None, str | None]:
     picture, problem = read(index)
-    return (None, problem) if picture is None else in_bytes(picture, found)
+    return (None, problem) if picture is None else in_bytes(picture, white_values)
 
 
-def notes(pictures: Sequence[Picture], found: dict[str, float]) -> list[str]:
-    """What was decided about these pictures, a line each."""
-    lines = [f"{kind} images: 0 is black and {white:g} is white" for kind, white in found.items()]
+def notes(pictures: Sequence[Picture], white_values: dict[str, float]) -> list[str]:
+    """What was decided about these pictures, one line for each decision."""
+    lines = [f"{kind} images: 0 is black and {white:g} is white" for kind, white in white_values.items()]
     transparent = sum(p.transparent for p in pictures)
     if transparent:
         lines.append(f"transparent pixels are shown over white, in {transparent:,} of {len(pictures):,} images")
     return lines
 
 
-# ---- many -----------------------------------------------------------------------------------------------------------
+# ---- folders and arrays ---------------------------------------------------------------------------------------------
 
 
 def find_files(folder: Path) -> tuple[list[Path], list[str], list[str]]:
-    """Every file in `folder` and below, through links to folders too, each folder once; names of what cannot be read;
-    and notes."""
-    files, problems, seen, again = [], [], set(), []
+    """Every file in `folder` and its subfolders, links to folders included, each folder once; what cannot be read; and
+    notes."""
+    files, problems, seen, repeated = [], [], set(), []
     waiting = [str(folder)]
-    while waiting:  # folders first, then what links lead to, so that a file is called by its own place
+    while waiting:  # folders before links, so that a file gets its real path and not that of a link
         for path, folders, names in os.walk(waiting.pop(0), onerror=lambda e: problems.append(_named(e.filename, e))):
             place = os.stat(path)
             if (place.st_dev, place.st_ino) in seen:
-                again.append(path)
+                repeated.append(path)
                 folders.clear()
                 continue
             seen.add((place.st_dev, place.st_ino))
@@ -225,14 +225,14 @@ def find_files(folder: Path) -> tuple[list[Path], list[str], list[str]]:
                 else:
                     if regular:
                         files.append(file)
-    lines = [f"{again[0]} leads to a folder that is read already"] if len(again) == 1 else []
-    if len(again) > 1:
-        lines = [f"{len(again)} links lead to folders that are read already, {again[0]} among them"]
+    lines = [f"{repeated[0]} leads to a folder that is read already"] if len(repeated) == 1 else []
+    if len(repeated) > 1:
+        lines = [f"{len(repeated)} links lead to folders that are read already, {repeated[0]} among them"]
     return sorted(files), sorted(problems), lines
 
 
 def folders_as_classes(folder: Path, files: Sequence[Path]) -> Labels:
-    """Each folder in `folder` is a class, by its name, if there are two or more and every file lies in one."""
+    """Each subfolder of `folder` is a class with its name, if there are at least two and every file is in one."""
     inside = [file.relative_to(folder).parts for file in files]
     classes = tuple(sorted({parts[0] for parts in inside}))
     if len(classes) < 2 or any(len(parts) < 2 for parts in inside):

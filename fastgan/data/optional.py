@@ -6,12 +6,12 @@ import sys
 
 
 def needs(module: str, extra: str = "train") -> str:
-    """The one line for a missing optional dependency."""
+    """The error message for a missing optional dependency."""
     return f"{module} is not installed; it comes with: pip install 'fastgan[{extra}]'"
 
 
 class _NoBar:
-    """In place of a bar if tqdm is not installed."""
+    """The stand-in if tqdm is not installed."""
 
     disable = True
 
@@ -35,7 +35,7 @@ class _NoBar:
 
 
 def progress_bar(iterable=None, hidden: bool = False, **options):
-    """tqdm's bar, counting images unless `unit` says otherwise; drawn if tqdm is there and stderr is a terminal."""
+    """tqdm's bar, with the unit "img" by default. Visible only if tqdm is installed and stderr is a terminal."""
     try:
         from tqdm import tqdm
     except ImportError:

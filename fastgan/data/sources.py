@@ -27,51 +27,51 @@ MIN_SAMPLES = 16
 DIGITS_HELD_OUT = 500
 TOY_COUNT = 50_000  # points of `ring` and of `grid`
 MEMORY_SHARE = 0.25  # images that take more than this share of the free memory are streamed
-LARGEST = 1e30  # number of a point: generated ones, which may be many times as large, have to fit float32
+LARGEST = 1e30  # number of a point: generated numbers may be many times as large, and must fit float32
 KINDS = "'digits', 'ring', 'grid', a folder of images, an .npy, .npz, .parquet or .tar file, or 'hub:NAME'"
-TABLES = {".parquet": tables.from_parquet, ".tar": tables.from_shards}  # by the ending of their files
+TABLES = {".parquet": tables.from_parquet, ".tar": tables.from_shards}  # by file extension
 
 
 def load(
     source: str, size: int | None = None, *, stream: bool | None = None, device: torch.device | str = "cpu"
 ) -> Dataset | Stream:
-    """The data that `source` names, images brought to size x size pixels (middle crop, then bicubic).
+    """The data that `source` names. Images are resized to size x size pixels (centre crop, then bicubic).
 
     source: "digits" (scikit-learn's 1,797 handwritten digits, 8x8 grey, of which 500 are held out), "ring" (8 Gaussians
-    of deviation 0.02 on a circle of radius 2) and "grid" (25 of deviation 0.05, 2 apart), which are never folders of
-    that name (write ./digits for one); a folder of images (searched with its subfolders, and with folders that links
-    lead to, each once); an `.npy` file, or an `.npz` file that holds one array: uint8 or bool (N, H, W) or (N, H, W, C)
-    with C 1 or 3 are images, float (N, d) are points. And, with the extra `hub`: a `.parquet` file or a folder of them,
-    a `.tar` shard of webdataset or a folder of them, a folder that `datasets` saved with `save_to_disk`, or "hub:NAME"
-    for the split `train` of a data set of the Hugging Face hub. The first column of images is taken. Transparent pixels
-    are shown over white; 32-bit images are scaled by what all of them hold (`fastgan.data.images`).
+    of deviation 0.02 on a circle of radius 2) or "grid" (25 of deviation 0.05, 2 apart); for a folder of such a name
+    write ./digits. Or a folder of images (searched with its subfolders and with links to folders, each folder once); an
+    `.npy` file, or an `.npz` file that holds one array: uint8 or bool (N, H, W) or (N, H, W, C) with C 1 or 3 are
+    images, float (N, d) are points. With the extra `hub` also: a `.parquet` file or a folder of them, a `.tar` shard of
+    webdataset or a folder of them, a folder that `datasets` saved with `save_to_disk`, or "hub:NAME" for the split
+    `train` of a data set of the Hugging Face hub; their first column of images is used. Transparent pixels are shown
+    over white; 32-bit images are scaled by the values of all of them (`fastgan.data.images`).
     size: one of `SIZES`. None: 8 for digits, 64 for a folder or a table, and for an array the smallest size that is not
     below its images' shorter side. Points have no size.
-    stream: read images of a folder or table as they are drawn; None does so if they would take more than
-    `MEMORY_SHARE` of the free memory of this machine, or of `device`.
+    stream: read the images of a folder or table when they are drawn. None: only if they need more than `MEMORY_SHARE`
+    of the free memory of this machine, or of `device`.
 
-    `labels` and `classes` of the result: digits' own; a folder's subfolders, if every image lies in one of them; a
-    table's column of class labels, or of whole numbers that is called label or cls.
+    `labels` and `classes` of the result: those of digits; a folder's subfolders, if every image is in one of them; a
+    table's column of class labels, or of whole numbers with a name such as label or cls.
 
-    Raises FileNotFoundError, ValueError or ImportError, each with one line that says what came and what is expected.
-    Images that cannot be read are left out and named in `Dataset.skipped`; `Dataset.notes` says what was done unasked.
+    Raises FileNotFoundError, ValueError or ImportError, each with one line that says what was found and what is
+    expected. `Dataset.skipped` lists images that cannot be read, `Dataset.notes` changes that the user did not ask for.
     """
     if size is not None and size not in SIZES:
         raise ValueError(f"--size: got {size}, expected one of {', '.join(map(str, SIZES))}")
     if not source:
-        raise ValueError(f"DATA: got '', expected {KINDS}")  # and not the folder that the command is run in
-    path, wanted = Path(source), _Wanted(source, size, stream, device)
+        raise ValueError(f"DATA: got '', expected {KINDS}")  # Path("") would be the current folder
+    path, request = Path(source), _Request(source, size, stream, device)
     if source == "digits":
         data = _digits(size or 8)
     elif source in TOYS:
         _no_size(source, size, 2)
         data = _toy(source)
     elif source.startswith("hub:"):
-        data = _table(tables.from_hub(source[4:]), wanted)
+        data = _table(tables.from_hub(source[4:]), request)
     elif path.is_dir():
-        data = _folder(path, wanted)
+        data = _folder(path, request)
     elif path.is_file() and path.suffix.lower() in TABLES:
-        data = _table(TABLES[path.suffix.lower()]([path]), wanted)
+        data = _table(TABLES[path.suffix.lower()]([path]), request)
     elif path.is_file() and path.suffix.lower() in (".npy", ".npz"):
         data = _array(path, size)
     elif path.exists():
@@ -87,7 +87,7 @@ def load(
 
 
 def free_memory(device: torch.device | str = "cpu") -> int:
-    """Bytes that are free in this machine's memory, or on a GPU; of both the less. Heeds a container's limit."""
+    """Free bytes of this machine's memory, within a container's limit; for a GPU, the smaller of this and its own."""
     free = math.inf
     with contextlib.suppress(OSError, StopIteration):
         lines = Path("/proc/meminfo").read_text().splitlines()
@@ -110,7 +110,7 @@ def _digits(size: int) -> Dataset:
     shades = np.rint(digits.images * (255 / 16)).astype(np.uint8)  # shades 0..16
     samples = torch.from_numpy(images.resized(shades[..., None], size))
     labels = torch.from_numpy(digits.target).long()
-    # One fixed split, whatever the run's seed, so that runs can be compared.
+    # The same split for every seed, so that runs can be compared.
     order = torch.randperm(len(samples), generator=torch.Generator().manual_seed(0))
     held_out, train = order[:DIGITS_HELD_OUT], order[DIGITS_HELD_OUT:]
     held = {"held_out": samples[held_out], "held_out_labels": labels[held_out], "classes": tuple("0123456789")}
@@ -118,11 +118,11 @@ def _digits(size: int) -> Dataset:
 
 
 def _toy(name: str) -> Dataset:
-    """Points around centres, the same ones for every run's seed."""
+    """Points around centres, the same points for every seed."""
     centres, std = TOYS[name]
     random = torch.Generator().manual_seed(0)
-    chosen = torch.randint(len(centres), (TOY_COUNT,), generator=random)
-    points = centres[chosen] + std * torch.randn(TOY_COUNT, 2, generator=random)
+    indices = torch.randint(len(centres), (TOY_COUNT,), generator=random)
+    points = centres[indices] + std * torch.randn(TOY_COUNT, 2, generator=random)
     data = _points(Path(name), points.numpy())
     data.modes, data.mode_std = ((centres - data.mean) / data.scale).float(), std / data.scale
     return data
@@ -136,8 +136,8 @@ TOYS = {  # centres, deviation
 }
 
 
-class _Wanted(NamedTuple):
-    """What `load` was asked for, of images."""
+class _Request(NamedTuple):
+    """The arguments of `load` that matter for images."""
 
     source: str
     size: int | None
@@ -145,9 +145,9 @@ class _Wanted(NamedTuple):
     device: torch.device | str
 
 
-def _folder(folder: Path, wanted: _Wanted) -> Dataset | Stream:
+def _folder(folder: Path, request: _Request) -> Dataset | Stream:
     if (folder / "state.json").is_file() or (folder / "dataset_dict.json").is_file():
-        return _table(tables.from_disk(folder), wanted)
+        return _table(tables.from_disk(folder), request)
     everything, problems, notes = images.find_files(folder)
     files = [p for p in everything if p.suffix.lower() in SUFFIXES]
     of_tables = {ending: [p for p in everything if p.suffix.lower() == ending] for ending in TABLES}
@@ -158,10 +158,10 @@ def _folder(folder: Path, wanted: _Wanted) -> Dataset | Stream:
 
         read = functools.partial(images.read_file, files)
         labels = images.folders_as_classes(folder, files)
-        data = _read(folder.resolve().name or "images", len(files), read, identity, wanted, labels)
+        data = _read(folder.resolve().name or "images", len(files), read, identity, request, labels)
     elif any(of_tables.values()):
         ending = next(ending for ending, found in of_tables.items() if found)
-        data = _table(TABLES[ending](of_tables[ending]), wanted)
+        data = _table(TABLES[ending](of_tables[ending]), request)
     else:
         more = f"; {problems[0]}" if problems else ""
         raise ValueError(f"DATA: {folder} holds no image, expected files in {' '.join(sorted(SUFFIXES))}{more}")
@@ -169,39 +169,39 @@ def _folder(folder: Path, wanted: _Wanted) -> Dataset | Stream:
     return data
 
 
-def _table(rows, wanted: _Wanted) -> Dataset | Stream:
+def _table(rows, request: _Request) -> Dataset | Stream:
     """The first column of images of a table of Hugging Face's `datasets`."""
-    rows, column, labels = tables.columns(wanted.source, rows)
+    rows, column, labels = tables.columns(request.source, rows)
     read = functools.partial(images.read_row, rows, column)
 
     def identity() -> bytes:
-        seen = [read(wanted.size or FOLDER_SIZE, i * len(rows) // 64)[0] for i in range(64)]
+        seen = [read(request.size or FOLDER_SIZE, i * len(rows) // 64)[0] for i in range(64)]
         return str(len(rows)).encode() + b"".join(b"" if one is None else one.pixels.tobytes() for one in seen)
 
-    name = Path(wanted.source.removeprefix("hub:")).resolve().stem
-    return _read(name, len(rows), read, identity, wanted, labels)
+    name = Path(request.source.removeprefix("hub:")).resolve().stem
+    return _read(name, len(rows), read, identity, request, labels)
 
 
 def _read(
-    name: str, count: int, read: Callable, identity: Callable[[], bytes], wanted: _Wanted, labels: images.Labels
+    name: str, count: int, read: Callable, identity: Callable[[], bytes], request: _Request, labels: images.Labels
 ) -> Dataset | Stream:
-    """`count` images, held or streamed. read: (size, index) -> a picture, or what is wrong with it."""
+    """`count` images, in memory or streamed. read: (size, index) -> a picture, or the problem with it."""
     images.check_pillow()
-    side = wanted.size or FOLDER_SIZE
+    side = request.size or FOLDER_SIZE
     read = functools.partial(read, side)
-    stream = wanted.stream
+    stream = request.stream
     if stream is None:
-        stream = count * 3 * side * side > MEMORY_SHARE * free_memory(wanted.device)
-    # Of a stream up to a thousand images, spread over the data, are looked at.
-    looked = min(count, 1000) if stream else count
-    pictures, kept, skipped = _pictures(read, [i * count // looked for i in range(looked)], quiet=stream)
+        stream = count * 3 * side * side > MEMORY_SHARE * free_memory(request.device)
+    # For a stream, look only at up to a thousand images, spread over the data.
+    sampled = min(count, 1000) if stream else count
+    pictures, kept, skipped = _pictures(read, [i * count // sampled for i in range(sampled)], quiet=stream)
     if not pictures:
-        many = f"{looked} images" if stream else f"the {count} images"
-        raise ValueError(f"DATA: none of {many} in {wanted.source} can be read; the first is {skipped[0]}")
-    channels = 1 if all(p.pixels.ndim == 2 for p in pictures) else 3  # one colour image makes all of them so
-    whites = images.whites(wanted.source, pictures)
+        many = f"{sampled} images" if stream else f"the {count} images"
+        raise ValueError(f"DATA: none of {many} in {request.source} can be read; the first is {skipped[0]}")
+    channels = 1 if all(p.pixels.ndim == 2 for p in pictures) else 3  # RGB if one image has colours
+    whites = images.whites(request.source, pictures)
     notes = images.notes(pictures, whites)
-    if wanted.size is None:
+    if request.size is None:
         notes.insert(0, f"images are cropped and resized to {side} x {side}; --size takes another")
     if stream:
         data = Stream(name, count, functools.partial(images.read_bytes, read, whites), side, channels, identity())
@@ -210,18 +210,18 @@ def _read(
     samples = torch.empty(len(pictures), channels, side, side, dtype=torch.uint8)
     for i in range(len(pictures)):
         samples[i] = channels_first(images.in_bytes(pictures[i], whites)[0], channels)
-        pictures[i] = None  # not all of them twice in memory
+        pictures[i] = None  # frees it, so that not all images are in memory twice
     of_kept = None if labels.numbers is None else labels.numbers[kept]
     return Dataset(name, samples, labels=of_kept, classes=labels.classes, skipped=tuple(skipped), notes=tuple(notes))
 
 
 def _pictures(read: images.Read, indices: list[int], quiet: bool) -> tuple[list[images.Picture], list[int], list[str]]:
-    """Those that can be read, which these are, and what is wrong with the others."""
+    """The pictures that can be read, their indices, and the problems with the others."""
     pictures, kept, skipped = [], [], []
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         try:
-            found = pool.map(read, indices)
-            bar = progress_bar(found, hidden=quiet, desc="reading images", total=len(indices))
+            results = pool.map(read, indices)
+            bar = progress_bar(results, hidden=quiet, desc="reading images", total=len(indices))
             for index, (picture, problem) in zip(indices, bar):
                 if picture is None:
                     skipped.append(problem)

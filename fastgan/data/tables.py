@@ -1,4 +1,4 @@
-"""Tables of Hugging Face's `datasets`: from its hub, from a folder that it saved, from parquet files."""
+"""Tables of Hugging Face's `datasets`: from its hub, a folder saved by `save_to_disk`, parquet files or tar shards."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from fastgan.checks import said
 from fastgan.data.images import Labels
 from fastgan.data.optional import needs
 
-MOST_CLASSES = 2**20  # as many as `TrainerConfig` takes
-LABELS = ("label", "labels", "class", "cls", "y")  # what a column of them is called
+MOST_CLASSES = 2**20  # the limit of `TrainerConfig`
+LABELS = ("label", "labels", "class", "cls", "y")  # names of a column of labels
 
 
 def columns(source: str, rows):
-    """(rows with one column, its name, labels): the first column of images, of the split `train` if there are splits,
-    and what the first column of class labels says, or one of whole numbers that is called as labels are.
+    """(rows with one column, its name, labels): the first column of images, of the split `train` if there are splits;
+    the labels come from the first column of class labels, or of whole numbers with a name in `LABELS`.
 
     Raises ValueError if there are no images."""
     import datasets
@@ -29,7 +29,7 @@ def columns(source: str, rows):
         if "train" not in rows:
             raise ValueError(f"DATA: {source} has the splits {', '.join(rows)}, expected one named train")
         rows = rows["train"]
-    # If a file was not written by `datasets`, images are structs of their bytes and their path.
+    # In files that `datasets` did not write, an image is a struct of its bytes and its path.
     for name, kind in rows.features.items():
         if isinstance(kind, dict) and set(kind) == {"bytes", "path"}:
             rows = rows.cast_column(name, datasets.Image())
@@ -47,7 +47,7 @@ def _labels(rows) -> Labels:
         if named or (name in LABELS and str(getattr(kind, "dtype", "")).startswith(("int", "uint"))):
             values = rows.select_columns(name).with_format("numpy")[name]
             numbers = torch.as_tensor(np.asarray(values)).long()
-            # -1 is what a split without labels has, and numbers as large as a time or a key are no classes
+            # A split without labels has -1, and very large numbers are times or keys, not classes.
             if len(numbers) and int(numbers.min()) >= 0 and int(numbers.max()) < MOST_CLASSES:
                 names = kind.names if named else map(str, range(int(numbers.max()) + 1))
                 return Labels(numbers, tuple(names))
@@ -56,7 +56,7 @@ def _labels(rows) -> Labels:
 
 @contextlib.contextmanager
 def _hugging_face(source: str) -> Iterator:
-    """The module `datasets`, saying what it says in one line."""
+    """The module `datasets`. Its errors become a ValueError of one line."""
     try:
         import datasets
     except ImportError as error:
@@ -65,7 +65,7 @@ def _hugging_face(source: str) -> Iterator:
         datasets.disable_progress_bars()
     try:
         yield datasets
-    except Exception as error:  # of the network, of the hub, of Arrow: dozens of classes
+    except Exception as error:  # the network, the hub and Arrow raise dozens of classes
         reason = f"{type(error).__name__}: {said(error)}"
         raise ValueError(f"DATA: {source} cannot be read as a data set ({reason})") from error
 
@@ -81,8 +81,8 @@ def from_disk(folder: Path):
 
 
 def from_shards(files: Sequence[Path]):
-    """Tar files as the library webdataset writes them: of each sample the files of one name, with endings that say what
-    they are, 000.jpg and 000.cls."""
+    """Tar files of the library webdataset. The files of a sample share a name, and the ending says what each one is:
+    000.jpg and 000.cls."""
     with _hugging_face(str(files[0])) as datasets:
         return datasets.load_dataset("webdataset", data_files={"train": [str(f) for f in files]}, split="train")
 

@@ -1,8 +1,8 @@
 """The networks that the command line trains: DCGAN or a ResNet without normalisation for images of 8 to 256 pixels,
-multi-layer perceptrons for points; and both with labels.
+multi-layer perceptrons for points. Each can be conditional on labels.
 
-DCGAN: Radford, Metz and Chintala 2016. ResNet: R3GAN, Huang, Gokaslan, Kuleshov and Tompkin 2024. The trainer trains
-any other pair of modules as well.
+DCGAN: Radford, Metz and Chintala 2016. ResNet: R3GAN, Huang, Gokaslan, Kuleshov and Tompkin 2024. The trainer also
+accepts any other pair of modules.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ SLOPE = 0.2  # of leaky ReLU, everywhere
 class Generator(nn.Module):
     """z (N, latent_dim) -> images (N, channels, size, size) in [-1, 1].
 
-    A 4x4 map of features, doubled in side and halved in channels by 4x4 transposed convolutions until it is the image,
-    with batch normalisation and ReLU after each and tanh at the end (Radford et al. 2016, fig. 1). width: channels of
+    A 4x4 feature map, then 4x4 transposed convolutions that each double the side and halve the channels, up to the
+    image. Batch normalisation and ReLU before each, tanh at the end (Radford et al. 2016, fig. 1). width: channels of
     the last map before the image.
 
-    At 8 pixels a single convolution lies between 4x4 and the image, too little depth to draw digits with: two dense
-    layers of 128 go before it, and no batch normalisation, unless `batch_norm` asks for it there too.
+    At 8 pixels there is only one convolution between the 4x4 map and the image, which is too little depth to draw
+    digits. There two dense layers of 128 come first, without batch normalisation unless `batch_norm` is True.
     """
 
     def __init__(self, size: int, channels: int, latent_dim: int = 64, width: int = 64, batch_norm: bool | None = None):
@@ -52,13 +52,13 @@ class Generator(nn.Module):
 class Discriminator(nn.Module):
     """Images (N, channels, size, size) -> logits (N, 1).
 
-    The generator backwards: 4x4 convolutions of stride 2 and leaky ReLU down to 4x4, then a linear layer (at 8 pixels
-    two dense layers of 128 between).
+    The mirror image of the generator: 4x4 convolutions of stride 2 and leaky ReLU down to a 4x4 map, then a linear
+    layer (at 8 pixels, two dense layers of 128 before it).
 
-    No batch normalisation, which DCGAN has here, unless `batch_norm`: the R1 penalty is a gradient per sample,
-    |grad_x D(x)|^2 at each x, and batch normalisation makes D(x) depend on the rest of the batch, so that the gradient
-    of the sum is not that of a sample any more. Nor is it needed: the penalty is what keeps this discriminator in
-    bounds (Mescheder et al. 2018 train without). With it (after each convolution but the first, as in the paper) train
+    DCGAN's batch normalisation is off by default, because the R1 penalty needs the gradient of each sample,
+    |grad_x D(x)|^2 at each x. With batch normalisation D(x) depends on the whole batch, so that the gradient of the sum
+    is not the gradient of one sample. It is not needed either: the penalty keeps this discriminator bounded (Mescheder
+    et al. 2018 train without it). With `batch_norm` (after each convolution but the first, as in the paper) train
     without a penalty.
     """
 
@@ -86,8 +86,8 @@ class ResidualBlock(nn.Module):
     """x + W3 s(W2 s(W1 x)) on maps (N, channels, H, W): 1x1 to twice the channels, grouped 3x3 (16 channels a group),
     1x1 back; s is leaky ReLU (Huang et al. 2024, fig. 2).
 
-    No normalisation. What it would do for the scale, the first weights do: W3 starts at 0, so that a block is the
-    identity, W1 and W2 at He's scale times depth^(-1/4), `depth` blocks to a network (Fixup: Zhang et al. 2019, eq. 5).
+    No normalisation: the initial weights set the scale instead. W3 starts at 0, so that a block is the identity; W1 and
+    W2 start at He's scale times depth^(-1/4). depth: blocks of the network (Fixup: Zhang et al. 2019, eq. 5).
     """
 
     def __init__(self, channels: int, depth: int):
@@ -106,9 +106,9 @@ class ResidualBlock(nn.Module):
 class ResNetGenerator(nn.Module):
     """z (N, latent_dim) -> images (N, channels, size, size), unbounded: training brings them to [-1, 1].
 
-    A learned 4x4 map, each channel of it weighed by a linear function of z; then, from 4x4 to the image's side,
-    `blocks` residual blocks and a doubling of the side; a 1x1 convolution makes colours of the last map. width:
-    channels of that map; each coarser one has twice as many, up to eight times `width`.
+    A learned 4x4 map, each of whose channels is multiplied by a linear function of z. Then `blocks` residual blocks at
+    each size from 4x4 to the image's, with the side doubled between sizes. A 1x1 convolution turns the last map into
+    colours. width: channels of the last map; each coarser map has twice as many, up to eight times `width`.
     """
 
     def __init__(self, size: int, channels: int, latent_dim: int = 64, width: int = 64, blocks: int = 1):
@@ -119,7 +119,7 @@ class ResNetGenerator(nn.Module):
         layers: list[nn.Module] = []
         for i, channels_here in enumerate(widths):
             if i > 0:
-                layers += [_change(widths[i - 1], channels_here), nn.Upsample(scale_factor=2)]
+                layers += [_project_channels(widths[i - 1], channels_here), nn.Upsample(scale_factor=2)]
             layers += [ResidualBlock(channels_here, blocks * len(widths)) for _ in range(blocks)]
         self.layers = nn.Sequential(*layers, _he(nn.Conv2d(widths[-1], channels, 1), 1 / GAIN))
 
@@ -128,8 +128,8 @@ class ResNetGenerator(nn.Module):
 
 
 class ResNetDiscriminator(nn.Module):
-    """Images (N, channels, size, size) -> logits (N, 1): the generator backwards, halving by 2x2 means, then a 4x4
-    convolution of each channel by itself and a linear layer. No logit depends on another image."""
+    """Images (N, channels, size, size) -> logits (N, 1): the mirror image of the generator, with 2x2 average pooling,
+    then a depthwise 4x4 convolution and a linear layer. No logit depends on another image."""
 
     def __init__(self, size: int, channels: int, width: int = 64, blocks: int = 1):
         super().__init__()
@@ -137,26 +137,28 @@ class ResNetDiscriminator(nn.Module):
         layers: list[nn.Module] = [_he(nn.Conv2d(channels, widths[0], 1), 1 / GAIN)]
         for i, channels_here in enumerate(widths):
             if i > 0:
-                layers += [nn.AvgPool2d(2), _change(widths[i - 1], channels_here)]
+                layers += [nn.AvgPool2d(2), _project_channels(widths[i - 1], channels_here)]
             layers += [ResidualBlock(channels_here, blocks * len(widths)) for _ in range(blocks)]
-        whole = _he(nn.Conv2d(widths[-1], widths[-1], 4, groups=widths[-1], bias=False), 1 / GAIN)
-        self.layers = nn.Sequential(*layers, whole, nn.Flatten(), _he(nn.Linear(widths[-1], 1, bias=False), 1 / GAIN))
+        collapse = _he(nn.Conv2d(widths[-1], widths[-1], 4, groups=widths[-1], bias=False), 1 / GAIN)
+        self.layers = nn.Sequential(
+            *layers, collapse, nn.Flatten(), _he(nn.Linear(widths[-1], 1, bias=False), 1 / GAIN)
+        )
 
     def forward(self, images: Tensor) -> Tensor:
         return self.layers(images)
 
 
 def mlp(fan_in: int, fan_out: int, width: int = 128, depth: int = 3) -> nn.Sequential:
-    """(N, fan_in) -> (N, fan_out) through `depth` layers of `width` with leaky ReLU. Leaky, because a discriminator of
-    plain ReLU can die: it then calls everything the same, and its expected error of 1/2 looks like success."""
+    """(N, fan_in) -> (N, fan_out) through `depth` layers of `width` with leaky ReLU. With plain ReLU, a discriminator
+    can die: it then returns the same logit for every sample, and its expected error of 1/2 looks like success."""
     widths = [fan_in, *[width] * depth]
     layers = [layer for a, b in pairwise(widths) for layer in (nn.Linear(a, b), nn.LeakyReLU(SLOPE))]
     return nn.Sequential(*layers, nn.Linear(width, fan_out))
 
 
 class ClassConditionalGenerator(nn.Module):
-    """(z (N, latent_dim), y int64 (N,)) -> samples: `network` of the concatenation of z and an embedding of y, 2
-    latent_dim numbers, of which a class sets half (Mirza and Osindero 2014)."""
+    """(z (N, latent_dim), y int64 (N,)) -> samples: `network` applied to the concatenation of z and an embedding of y,
+    (N, 2 latent_dim) (Mirza and Osindero 2014)."""
 
     def __init__(self, network: nn.Module, classes: int, latent_dim: int):
         super().__init__()
@@ -167,8 +169,8 @@ class ClassConditionalGenerator(nn.Module):
 
 
 class ProjectionDiscriminator(nn.Module):
-    """(samples, y int64 (N,)) -> logits (N, 1): psi(phi(x)) + <embed(y), phi(x)> (Miyato and Koyama 2018, eq. 4), phi
-    being `layers` up to the last, which is linear, and psi the last one."""
+    """(samples, y int64 (N,)) -> logits (N, 1): psi(phi(x)) + <embed(y), phi(x)> (Miyato and Koyama 2018, eq. 4). psi
+    is the last of `layers`, a linear one; phi is all layers before it."""
 
     def __init__(self, layers: nn.Sequential, classes: int):
         super().__init__()
@@ -178,7 +180,7 @@ class ProjectionDiscriminator(nn.Module):
         self.features, self.last = nn.Sequential(*features), last
         self.embed = nn.Embedding(classes, last.in_features)
         with torch.no_grad():
-            self.embed.weight.mul_(last.in_features**-0.5)  # a projection has the scale of the other logits
+            self.embed.weight.mul_(last.in_features**-0.5)  # so that the projection has the scale of psi
 
     def forward(self, samples: Tensor, labels: Tensor) -> Tensor:
         phi = self.features(samples)
@@ -192,13 +194,13 @@ def build(
     networks: str | None = None,
     classes: int | None = None,
 ) -> tuple[nn.Module, nn.Module]:
-    """(generator, discriminator) for samples of shape (C, H, W) or (d,), with torch's global random weights.
+    """(generator, discriminator) for samples of shape (C, H, W) or (d,). torch's global random state sets the weights.
 
-    networks: one of `NETWORKS`; None is "mlp" for points, and "dcgan" for images, which has no batch normalisation in
-    D. "dcgan-batchnorm" is the paper's pair, weights from N(0, 0.02^2). classes: None, or how many there are: then it
-    is a `ClassConditionalGenerator` and a `ProjectionDiscriminator`.
+    networks: one of `NETWORKS`; None: "mlp" for points and "dcgan" for images, which has no batch normalisation in D.
+    "dcgan-batchnorm" is the paper's pair, with weights from N(0, 0.02^2). classes: None, or the number of classes: then
+    the pair is a `ClassConditionalGenerator` and a `ProjectionDiscriminator`.
 
-    Raises ValueError for another shape, and for a name that is unknown or meant for the other kind of samples.
+    Raises ValueError if the shape is another, or the name is unknown or for the other kind of samples.
     """
     if classes is not None:
         generator, discriminator = build(sample_shape, 2 * latent_dim, width, networks)
@@ -232,19 +234,19 @@ def outline(
     networks: str | None = None,
     classes: int | None = None,
 ) -> tuple[nn.Module, nn.Module]:
-    """The networks of `build` without memory for their weights, which could be more than there is."""
+    """The networks of `build` on the meta device: their weights use no memory."""
     with torch.device("meta"):
         return build(sample_shape, latent_dim, width, networks, classes)
 
 
-GAIN = math.sqrt(2 / (1 + SLOPE**2))  # that keeps the scale through leaky ReLU (He et al. 2015, eq. 15)
+GAIN = math.sqrt(2 / (1 + SLOPE**2))  # keeps the scale through leaky ReLU (He et al. 2015, eq. 15)
 
 
 _Layer = TypeVar("_Layer", nn.Linear, nn.Conv2d)
 
 
 def _he(layer: _Layer, scale: float) -> _Layer:
-    """The layer, its weights from N(0, 1 / fan_in) times `GAIN` times `scale`, its bias 0."""
+    """Draw the layer's weights from N(0, 1 / fan_in) times `GAIN` times `scale`, set its bias to 0, and return it."""
     with torch.no_grad():
         layer.weight.normal_(0, scale * GAIN / math.sqrt(layer.weight[0].numel()))
         if layer.bias is not None:
@@ -252,8 +254,8 @@ def _he(layer: _Layer, scale: float) -> _Layer:
     return layer
 
 
-def _change(fan_in: int, fan_out: int) -> nn.Module:
-    """From one width to another, by a linear map of each pixel."""
+def _project_channels(fan_in: int, fan_out: int) -> nn.Module:
+    """A linear map of each pixel from `fan_in` to `fan_out` channels; the identity if they are equal."""
     return nn.Identity() if fan_in == fan_out else _he(nn.Conv2d(fan_in, fan_out, 1, bias=False), 1 / GAIN)
 
 
@@ -269,7 +271,7 @@ def _dcgan_weights(layer: nn.Module) -> None:
 def _widths(size: int, width: int, finest: bool = False) -> list[int]:
     """Channels of the maps from fine to coarse, down to 4x4: doubled at each, up to eight times `width`.
 
-    finest: with a map of the image's own side; else the first has half of it."""
+    finest: begin with a map of the image's side; otherwise with half of it."""
     if size not in SIZES:
         raise ValueError(f"size: got {size}, expected one of {', '.join(map(str, SIZES))}")
     return [width * min(2**level, 8) for level in range(int(math.log2(size)) - 2 + finest)]

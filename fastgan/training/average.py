@@ -1,4 +1,4 @@
-"""The average of a generator over its steps, which is what samples are drawn from."""
+"""The exponential moving average of a generator's weights, which draws the samples."""
 
 from __future__ import annotations
 
@@ -6,28 +6,28 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from fastgan.training.look import copied
+from fastgan.training.network_checks import copied
 
-STATISTICS = ("mean", "var", "std")  # how the names of buffers end that are averaged as weights are
+STATISTICS = ("mean", "var", "std")  # buffers whose names end so are averaged like weights
 NARROW = (torch.float16, torch.bfloat16)
 
 
 class Average:
-    """`network` is the generator with averaged weights. `update` reads nothing back from the device.
+    """`network` is the generator with averaged weights. `update` does not synchronise with the host.
 
-    wide: averages in float32 of weights in half precision, which a thousandth of a difference would never move; None if
-    there are no such weights."""
+    wide: float32 averages of half-precision weights, because adding a thousandth of a difference would round to no
+    change in half precision; None if there are no such weights."""
 
     def __init__(self, generator: nn.Module):
         self.network = copied("generator", generator).eval().requires_grad_(False)
-        self.averaged: list[tuple[Tensor, Tensor]] = []  # (average, its source), by what becomes of them
-        self.copied: list[tuple[Tensor, Tensor]] = []
+        self.averaged: list[tuple[Tensor, Tensor]] = []  # (average, source)
+        self.copied: list[tuple[Tensor, Tensor]] = []  # (copy, source)
         self.wide: nn.Module | None = None
         for average, source in zip(self.network.parameters(), generator.parameters()):
             self._add(average, source, average.is_floating_point())
         for (name, average), source in zip(self.network.named_buffers(), generator.buffers()):
-            # A batch norm's statistics belong to the weights: averaged alike. Of what other buffers hold, such as a
-            # singular vector of spectral normalisation, which has length 1, an average would be no such thing.
+            # Statistics of batch normalisation belong to the weights and are averaged too. Other buffers may not be
+            # averaged: a mean of spectral normalisation's singular vectors, for example, would not have length 1.
             self._add(average, source, average.is_floating_point() and name.endswith(STATISTICS))
 
     def _add(self, average: Tensor, source: Tensor, averaged: bool) -> None:
@@ -42,7 +42,8 @@ class Average:
 
     @torch.no_grad()
     def update(self, t: int, decay: float) -> None:
-        """After step t, counted from 0. torch's AveragedModel counts in a tensor and reads it: one host sync a step."""
+        """Update the average after step t, counted from 0. torch's AveragedModel would synchronise with the host at
+        each step, because its step count is a tensor that it reads."""
         update = get_ema_multi_avg_fn(min(decay, (t + 1) / (t + 10)))
         update([average for average, _ in self.averaged], [source.to(a.dtype) for a, source in self.averaged], None)
         for average, source in self.copied:

@@ -1,10 +1,10 @@
-"""A training step in CUDA graphs: the host asks for a whole step at once, where it would call some 500 kernels.
+"""A training step in CUDA graphs: the host launches one graph instead of some 500 kernels.
 
-What is captured is the function that runs uncaptured as well, `Step.play` of `GANTrainer` or the step of somebody's own
-loop (`fastgan.capture`, in `captured.py`), and numbers are drawn from the same generators at the same places, so that a
-replayed step is the uncaptured one to the bit. A step with a penalty and one without are two graphs that share their
-memory. Rehearsals compile kernels, choose convolution algorithms and make the optimizers' state before the capture, and
-are undone after it.
+The captured function is the one that also runs uncaptured: `Step.play` of `GANTrainer`, or the step of the user's own
+loop (`fastgan.capture`, in `captured.py`). It draws from the same generators in the same order, so that a replayed step
+equals the uncaptured one to the bit. Steps with and without a penalty are two graphs that share their memory.
+Rehearsals before the capture compile kernels, choose convolution algorithms and make the optimizers' state; then their
+changes are undone.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from torch import Tensor, nn
 
 from fastgan.checks import said
 
-__all__ = ["Graphs", "capturing", "reason", "release", "state_of", "undone"]
+__all__ = ["Graphs", "capturing", "reason", "release", "state_of", "state_restored"]
 
 REHEARSALS, REHEARSALS_OF_RANKS = 3, 11  # PyTorch's notes on CUDA graphs ask for 11 with collectives
 
 
 @contextlib.contextmanager
-def undone(
+def state_restored(
     networks: Sequence[nn.Module],
     optimizers: Sequence[torch.optim.Optimizer],
     generators: Sequence[torch.Generator],
     scaler: torch.amp.GradScaler | None = None,
 ) -> Iterator[None]:
-    """What is done to weights, buffers, optimizers, random numbers and loss scale inside is undone at the end, in
-    place, however it ends. An optimizer's state that was not there before stays, as zeros, which is how it begins.
-    Gradients of weights are None then."""
+    """Restore weights, buffers, optimizer states, random states and the loss scale at the end, in place, also after an
+    exception. Optimizer state that did not exist before is kept and set to zero. Gradients of weights are set to
+    None."""
     everything = [t for network in networks for t in (*network.parameters(), *network.buffers())]
     everything += [t for o in optimizers for t in (*_weights(o), *state_of(o))]
     tensors = list({id(t): t for t in everything}.values())
@@ -45,7 +45,7 @@ def undone(
     cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
     scale = scaler.state_dict() if scaler else None
     try:
-        with _host_undone():
+        with _host_random_restored():
             yield
     finally:
         with torch.no_grad():
@@ -65,8 +65,8 @@ def undone(
 
 
 @contextlib.contextmanager
-def _host_undone() -> Iterator[None]:
-    """Random numbers of the host that are drawn inside come again afterwards."""
+def _host_random_restored() -> Iterator[None]:
+    """Restore the host's random states at the end."""
     python, numpy, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()
     try:
         yield
@@ -86,14 +86,14 @@ def state_of(optimizer: torch.optim.Optimizer) -> list[Tensor]:
 
 @contextlib.contextmanager
 def capturing(graph: torch.cuda.CUDAGraph, pool: tuple, stream: torch.cuda.Stream) -> Iterator[None]:
-    """`torch.cuda.graph`, and a capture that fails leaves the current stream, the allocator and torch's own generator
-    as they were.
+    """`torch.cuda.graph` that restores the current stream, the allocator and torch's default generator if the capture
+    fails.
 
-    Up to PyTorch 2.11 the end of a failed capture raises before any of them is put back: the stream stays the current
-    one, the allocator believes that the capture goes on and refuses the next one, the generator raises when it is used.
+    Up to PyTorch 2.11 the end of a failed capture raises before it restores any of them: the capture's stream stays
+    current, the allocator refuses the next capture, and the generator raises when it is used.
 
-    What other threads ask of CUDA meanwhile is no matter of the capture: PyTorch's own mode, "global", ends it, and the
-    other thread's work with an error, where a DataLoader's thread pins the memory of the next batches.
+    The mode "thread_local" lets other threads use CUDA meanwhile. With PyTorch's default, "global", the capture and the
+    other thread both fail if, for example, a DataLoader's thread pins the memory of the next batches.
     """
     mode = "thread_local"
     try:
@@ -106,17 +106,17 @@ def capturing(graph: torch.cuda.CUDAGraph, pool: tuple, stream: torch.cuda.Strea
 
 
 def _end_allocations(device: torch.device, pool: tuple) -> None:
-    """What `torch.cuda.use_mem_pool` calls at its end; there is no public name for it."""
+    """What `torch.cuda.use_mem_pool` does at its end; it has no public name."""
     end, release = (getattr(torch._C, name, None) for name in ("_cuda_endAllocateToPool", "_cuda_releasePool"))
     if end is None or release is None:
         return
-    with contextlib.suppress(RuntimeError):  # PyTorch has ended them itself
+    with contextlib.suppress(RuntimeError):  # PyTorch has already ended them
         end(device.index, pool)
         release(device.index, pool)
 
 
 def release(generator: torch.Generator) -> None:
-    """Gives the generator a state of its own, with the same numbers to come, if the old one is still being captured."""
+    """If a failed capture still holds the generator's state, give the generator a copy of that state."""
     state = generator.get_state()
     try:
         torch.rand(1, device=generator.device, generator=generator)
@@ -126,17 +126,19 @@ def release(generator: torch.Generator) -> None:
 
 
 def reason(error: BaseException) -> str:
-    """In a line, why a capture failed: what was raised first, and not the errors that followed from it."""
+    """One line that says why a capture failed: the first error, not those that followed from it."""
     while error.__context__ is not None:
         error = error.__context__
     return said(error)
 
 
 class Graphs:
-    """`replay(inputs, variant)` instead of `play(*inputs, variant)`, for inputs like these.
+    """Captures `play` once for each variant. `replay(inputs, variant)` then replaces `play(*inputs, variant)`, for
+    inputs of the same shapes and dtypes.
 
-    The tensors it returns are always the same ones: the next replay overwrites them. generators: those that `play`
-    draws from, beside torch's own. What a graph would repeat, random numbers of the host, raises RuntimeError.
+    `replay` always returns the same tensors: the next replay overwrites them. generators: those that `play` draws from,
+    except torch's default one. Raises RuntimeError if `play` draws random numbers on the host: a graph would repeat
+    them.
     """
 
     def __init__(
@@ -151,7 +153,7 @@ class Graphs:
     ):
         if device.type != "cuda":
             raise RuntimeError(f"CUDA graphs are for GPUs, and the device is {device.type}")
-        # what the graphs read, whatever batch comes
+        # The graphs read these tensors: `replay` copies each batch into them.
         self.inputs = [x.detach().to(device, copy=True) for x in inputs]
         stream = torch.cuda.Stream(device)
         stream.wait_stream(torch.cuda.current_stream(device))
@@ -159,7 +161,7 @@ class Graphs:
             for variant in [v for v in variants for _ in range(rehearsals)]:
                 play(*self.inputs, variant)
         torch.cuda.current_stream(device).wait_stream(stream)
-        for x in self.inputs:  # a penalty may have asked for its gradient
+        for x in self.inputs:  # a penalty may have made it require grad
             x.grad = None
             x.requires_grad_(False)
         self.graphs: dict[Any, torch.cuda.CUDAGraph] = {}
@@ -168,8 +170,8 @@ class Graphs:
         for variant in variants:
             graph = torch.cuda.CUDAGraph()
             for generator in generators:
-                graph.register_generator_state(generator)  # torch's own is registered already
-            with _host_undone():
+                graph.register_generator_state(generator)  # torch's default one is already registered
+            with _host_random_restored():
                 before = host_numbers()
                 with capturing(graph, pool, stream):
                     self.values[variant] = play(*self.inputs, variant)
@@ -192,7 +194,7 @@ class Graphs:
 
 
 def host_numbers() -> dict[str, Any]:
-    """Where the host's random numbers are."""
+    """The states of the host's random generators."""
     return {
         "Python's random": random.getstate(),
         "NumPy's random": np.random.get_state()[1:3],
@@ -201,7 +203,7 @@ def host_numbers() -> dict[str, Any]:
 
 
 def drawn_from(before: dict[str, Any]) -> str:
-    """From which of them numbers were drawn since then; empty if from none."""
+    """The names of the generators that numbers were drawn from since `before`; empty if none."""
     changed = (name for name, now in host_numbers().items() if not _same(now, before[name]))
     return ", ".join(changed)
 

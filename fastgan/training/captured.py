@@ -1,4 +1,4 @@
-"""`fastgan.capture`: the training step of a loop of one's own as a CUDA graph."""
+"""`fastgan.capture`: the training step of your own loop as a CUDA graph."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from fastgan.checks import whole
 from fastgan.training import distributed as ranks
-from fastgan.training.capture import REHEARSALS, REHEARSALS_OF_RANKS, Graphs, reason, release, state_of, undone
+from fastgan.training.capture import REHEARSALS, REHEARSALS_OF_RANKS, Graphs, reason, release, state_of, state_restored
 
 __all__ = ["Captured", "capture"]
 
-# Optimizers whose state begins with zeros; the rehearsals of others can be undone once they have a state.
-FROM_ZERO = (
+# Optimizers whose state starts at zero, which undoes their rehearsals. Others must have a state before the capture.
+ZERO_STATE_OPTIMIZERS = (
     *(torch.optim.Adam, torch.optim.AdamW, torch.optim.Adamax, torch.optim.RAdam),
     *(torch.optim.RMSprop, torch.optim.Adadelta, torch.optim.SGD),
 )
-READ_ON_DEVICE = (torch.optim.Adam, torch.optim.AdamW)  # a learning rate that is a tensor
+TENSOR_LR_OPTIMIZERS = (torch.optim.Adam, torch.optim.AdamW)  # they read a tensor learning rate on the device
 
 
 class Captured:
-    """What `fastgan.capture` returns: called as the step is, with the step's numbers.
+    """What `fastgan.capture` returns. Call it like the step; it returns what the step returns.
 
-    reason: why the step runs as it is, in a line; None if it is captured. calls: how often it was called; with every,
-    set it if a run goes on in the middle of a period."""
+    reason: one line that says why the step runs uncaptured; None if it is captured. calls: the number of calls so far;
+    with `every`, set it if a run resumes in the middle of a period."""
 
     def __init__(self, step: Callable[..., Any], device: torch.device, every: int | None):
         self.step, self.device, self.every = step, device, every
@@ -38,7 +38,7 @@ class Captured:
         self._graphs: Graphs | None = None
 
     def __call__(self, *inputs: Tensor) -> Any:
-        _check(inputs)
+        _check_inputs(inputs)
         due = self.every is not None and self.calls % self.every == 0
         if self._graphs is not None and self._graphs.fits(inputs):
             values = self._graphs.replay(inputs, due)
@@ -48,7 +48,7 @@ class Captured:
         return values
 
     def _play(self, *inputs_and_due: Any) -> Any:
-        """The step as it is. Whether the penalty is due is its last argument, if it has one."""
+        """Run the step itself. If `every` is set, its last argument says whether the penalty is due."""
         return detached(self.step(*(inputs_and_due if self.every is not None else inputs_and_due[:-1])))
 
     def _capture(self, inputs, generators, undo, rehearsals) -> None:
@@ -67,7 +67,7 @@ def capture(
     generators: Sequence[torch.Generator] = (),
     scaler: torch.amp.GradScaler | None = None,
 ) -> Captured:
-    """A training step of yours as one CUDA graph: the host asks for it at once, where it would call every kernel.
+    """Your training step as one CUDA graph: the host launches one graph instead of every kernel.
 
         def step(real):
             ...                                        # both players: zero_grad, backward, optimizer.step()
@@ -78,97 +78,99 @@ def capture(
             values = fast(real)                        # the same tensors every time: read or clone them before the next
         fast.reason                                    # None, or why the step runs uncaptured
 
-    With a penalty that is lazy, `every=16`, step gets one more argument, True in calls 0, 16, 32, ... and False in the
-    others; the two are two graphs that share their memory.
+    With a lazy penalty, `every=16`, the step gets one more argument: True in calls 0, 16, 32, ..., otherwise False.
+    The two cases are two graphs that share their memory.
 
-    On a GPU the step runs `warmup` times (each of the two), on a stream of its own. What it does to the weights and
-    buffers of networks, to weights and state of optimizers, to `scaler` and to random numbers is undone; gradients are
-    None then. Batches are copied to where the graph reads them, from a CPU, too. Every step is the uncaptured one to
-    the bit, if its kernels are deterministic.
+    On a GPU the step first runs `warmup` times (in each case) on a separate stream. Its changes to the weights and
+    buffers of networks, to weights and state of optimizers, to `scaler` and to random states are then undone, and
+    gradients set to None. Each batch is copied to the graph's input tensors, also from the CPU. Every step equals the
+    uncaptured one to the bit, if its kernels are deterministic.
 
-    So that a graph does not repeat the first step's numbers, `capturable=True` is set in the optimizers that know it,
-    and the learning rates of Adam and AdamW become tensors on the GPU, which PyTorch's schedulers change in place; in a
-    loop: `group["lr"].fill_(lr)`. Other optimizers keep the learning rate that they had here, as all keep their other
-    settings.
+    So that the graph does not repeat the first step's numbers, `capturable=True` is set in the optimizers that have it,
+    and the learning rates of Adam and AdamW become tensors on the GPU. PyTorch's schedulers change these in place; in
+    your loop use `group["lr"].fill_(lr)`. Other optimizers keep the learning rate that they have at the capture. All
+    optimizers keep their other settings.
 
-    It runs uncaptured, with the reason in `.reason` and, on a GPU, in a warning, if the networks are not on a GPU, an
-    optimizer cannot be captured, the step waits for the host (`fastgan.inspect_step` says where) or draws random
-    numbers of the host. Then the optimizers are as they were. Batches of another shape or dtype run uncaptured, too.
+    The step runs uncaptured, with the reason in `.reason` and, on a GPU, in a warning, if the networks are not on a
+    GPU, an optimizer cannot be captured, the step synchronises with the host (`fastgan.inspect_step` says where) or
+    draws random numbers on the host. The optimizers are then unchanged. Batches of another shape or dtype run
+    uncaptured too.
 
-    What a graph cannot know: numbers that the step computes in Python (a counter, a schedule inside it) are those of
-    the capture; lists it appends to get nothing. State of its own on the device must be a buffer of a module in
-    networks. Schedulers belong outside of the step. Gradients are zeroed inside of it.
+    Limits of a graph: numbers that the step computes in Python (a counter, a schedule inside it) keep their values of
+    the capture, and a replay appends nothing to lists. State of the step on the device must be a buffer of a module in
+    networks. Step the schedulers outside of the step. Zero the gradients inside of it.
 
     Args:
-        step: called with tensors alone, and with a bool if every is given; returns tensors, or dictionaries, lists or
-            tuples of them, which come detached.
-        inputs: one batch of it, as all others will be.
-        networks: all that the step changes: averages and modules with running statistics as well.
-        optimizers: all that step.
+        step: a function of tensors, and of a bool if every is given. It returns tensors, or dictionaries, lists or
+            tuples of tensors; the caller gets them detached.
+        inputs: one batch; later batches must have its shapes and dtypes.
+        networks: every module that the step changes, also averages and modules with running statistics.
+        optimizers: every optimizer that the step uses.
         every: the period of a penalty. warmup: runs before the capture. generators: those that the step draws from,
-            beside torch's own. scaler: the step's `torch.amp.GradScaler`, with fused optimizers.
+            except torch's default ones. scaler: the step's `torch.amp.GradScaler`, with fused optimizers.
 
     Returns:
         A `Captured`.
 
     Raises:
-        TypeError, ValueError: an argument of the wrong kind, networks without a weight or on several devices. What the
-        step itself raises, if it is no RuntimeError, comes through, and all is as it was.
+        TypeError, ValueError: an argument has the wrong type, networks have no weights or are on several devices.
+        Exceptions of the step except RuntimeError are raised too; the state is then restored.
     """
-    nets, steppers = _all_of("networks", networks, nn.Module), _all_of("optimizers", optimizers, torch.optim.Optimizer)
-    drawing = _all_of("generators", generators, torch.Generator)
+    modules = _as_list("networks", networks, nn.Module)
+    stepped = _as_list("optimizers", optimizers, torch.optim.Optimizer)
+    drawing = _as_list("generators", generators, torch.Generator)
     if not callable(step):
         raise TypeError(f"step: got {type(step).__name__}, expected a function that does one training step")
-    _check(inputs)
+    _check_inputs(inputs)
     every = whole("every", every) if every is not None else None
     warmup = whole("warmup", warmup)
-    devices = {p.device for network in nets for p in network.parameters()}
+    devices = {p.device for network in modules for p in network.parameters()}
     if len(devices) != 1:
         raise ValueError(f"networks: got weights on {len(devices)} devices, expected one")
     captured = Captured(step, devices.pop(), every)
-    captured.reason = _why_not(captured.device, steppers)
+    captured.reason = _why_not(captured.device, stepped)
     if captured.reason is None:
-        _try(captured, inputs, nets, steppers, drawing, scaler, warmup)
+        _try_to_capture(captured, inputs, modules, stepped, drawing, scaler, warmup)
     elif captured.device.type == "cuda":
         warnings.warn(f"the step runs uncaptured: {captured.reason}", stacklevel=2)
     return captured
 
 
-def _try(captured: Captured, inputs, networks, optimizers, generators, scaler, warmup: int) -> None:
-    """Captures it, or leaves everything as it was."""
+def _try_to_capture(captured: Captured, inputs, networks, optimizers, generators, scaler, warmup: int) -> None:
+    """Capture the step, or restore everything and set `captured.reason`."""
     scale = scaler.get_scale() if scaler is not None else 0.0
     drawn = [(generator, generator.get_state()) for generator in generators]
-    with contextlib.ExitStack() as back:
+    with contextlib.ExitStack() as restoring:
         for optimizer in optimizers:
-            back.callback(made_capturable(optimizer))
+            restoring.callback(make_capturable(optimizer))
         try:
             rehearsals = max(warmup, REHEARSALS_OF_RANKS) if ranks.ranks() > 1 else warmup
-            captured._capture(inputs, generators, undone(networks, optimizers, generators, scaler), rehearsals)
-        except RuntimeError as error:  # also what CUDA and the allocator say
+            captured._capture(inputs, generators, state_restored(networks, optimizers, generators, scaler), rehearsals)
+        except RuntimeError as error:  # CUDA and its allocator raise RuntimeError too
             captured.reason = reason(error)
             for generator, state in drawn:
                 release(generator)
                 generator.set_state(state)
             if scaler is not None and scaler.is_enabled():
-                with contextlib.suppress(AssertionError):  # it was never used
-                    scaler.update(scale)  # it may have stopped between an optimizer's step and its own update
+                with contextlib.suppress(AssertionError):  # the scaler was never used
+                    scaler.update(scale)  # the failure may have come between an optimizer's step and this update
             warnings.warn(f"the step runs uncaptured: {captured.reason}", stacklevel=3)
         else:
-            back.pop_all()
+            restoring.pop_all()
 
 
-def _check(inputs: Sequence[Tensor]) -> None:
+def _check_inputs(inputs: Sequence[Tensor]) -> None:
     for x in inputs:
         if not isinstance(x, Tensor):
             raise TypeError(f"inputs: got {type(x).__name__}, expected tensors; bind others with functools.partial")
 
 
-def _all_of(name: str, given: Any, kind: type) -> list:
-    found = [given] if isinstance(given, kind) else list(given)
-    for one in found:
-        if not isinstance(one, kind):
-            raise TypeError(f"{name}: got {type(one).__name__}, expected {kind.__module__}.{kind.__name__}")
-    return found
+def _as_list(name: str, value: Any, kind: type) -> list:
+    items = [value] if isinstance(value, kind) else list(value)
+    for item in items:
+        if not isinstance(item, kind):
+            raise TypeError(f"{name}: got {type(item).__name__}, expected {kind.__module__}.{kind.__name__}")
+    return items
 
 
 def _why_not(device: torch.device, optimizers: Sequence[torch.optim.Optimizer]) -> str | None:
@@ -176,52 +178,52 @@ def _why_not(device: torch.device, optimizers: Sequence[torch.optim.Optimizer]) 
         return f"CUDA graphs are for GPUs, and the networks are on {device.type}"
     if ranks.ranks() > 1 and torch.distributed.get_backend() != "nccl":
         return f"{torch.distributed.get_backend()} cannot be captured, NCCL can"
-    return next((why for why in map(unfit, optimizers) if why), None)
+    return next((why for why in map(why_not_capturable, optimizers) if why), None)
 
 
-def unfit(optimizer: torch.optim.Optimizer, schedulers: Sequence[LRScheduler] = ()) -> str | None:
-    """Why an optimizer cannot be captured. schedulers: those that take their steps outside of the graph."""
+def why_not_capturable(optimizer: torch.optim.Optimizer, schedulers: Sequence[LRScheduler] = ()) -> str | None:
+    """Why an optimizer cannot be captured; None if it can. schedulers: those that step outside of the graph."""
     name = type(optimizer).__name__
     if "capturable" not in optimizer.defaults and not isinstance(optimizer, torch.optim.SGD):
         return f"{name} cannot be captured: it has no setting `capturable`"
-    dampened = any(group.get("dampening") for group in optimizer.param_groups)  # all but the first gradient
-    if not state_of(optimizer) and (dampened or not isinstance(optimizer, FROM_ZERO)):
-        return f"{name} does not begin with zeros: take one uncaptured step before"
+    dampened = any(group.get("dampening") for group in optimizer.param_groups)  # dampens all gradients but the first
+    if not state_of(optimizer) and (dampened or not isinstance(optimizer, ZERO_STATE_OPTIMIZERS)):
+        return f"the state of {name} does not begin with zeros: take one uncaptured step before"
     scheduled = any(scheduler.optimizer is optimizer for scheduler in schedulers)
     numbers = not all(isinstance(group["lr"], Tensor) for group in optimizer.param_groups)
-    if scheduled and numbers and not isinstance(optimizer, READ_ON_DEVICE):
+    if scheduled and numbers and not isinstance(optimizer, TENSOR_LR_OPTIMIZERS):
         return f"a scheduler changes the learning rate of {name}, and a graph would keep the first one"
     return None
 
 
-def made_capturable(optimizer: torch.optim.Optimizer) -> Callable[[], None]:
-    """Lets an optimizer be captured, and returns what takes that back."""
+def make_capturable(optimizer: torch.optim.Optimizer) -> Callable[[], None]:
+    """Prepare an optimizer for capture. Returns a function that undoes it."""
     settings = [(group, {k: group[k] for k in ("capturable", "lr") if k in group}) for group in optimizer.param_groups]
     known, moved = set(optimizer.state), []
     for group in optimizer.param_groups:
         if "capturable" in group:
             group["capturable"] = True
-        if isinstance(optimizer, READ_ON_DEVICE) and group["params"]:
+        if isinstance(optimizer, TENSOR_LR_OPTIMIZERS) and group["params"]:
             group["lr"] = torch.as_tensor(group["lr"], dtype=torch.float32, device=group["params"][0].device)
         for p in group["params"]:
             for name, value in optimizer.state.get(p, {}).items():
-                if isinstance(value, Tensor) and value.device != p.device:  # the number of steps
+                if isinstance(value, Tensor) and value.device != p.device:  # the step count
                     moved.append((p, name, value))
                     optimizer.state[p][name] = value.to(p.device)
 
-    def back() -> None:
+    def restore() -> None:
         for group, before in settings:
             group.update(before)
         for p, name, value in moved:
             optimizer.state[p][name] = value
-        for p in set(optimizer.state) - known:  # made for a capturable one
+        for p in set(optimizer.state) - known:  # state that was made with capturable=True
             del optimizer.state[p]
 
-    return back
+    return restore
 
 
 def detached(values: Any) -> Any:
-    """Without the graph that leads to them, whose memory a captured step would keep."""
+    """The same values without their autograd graph, whose memory a captured step would keep."""
     if isinstance(values, Tensor):
         return values.detach()
     if type(values) in (list, tuple):

@@ -1,4 +1,4 @@
-"""Files of a training run: written whole or not at all, and read without running any code."""
+"""Files of a training run: written completely or not at all, and read without running any code."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ import torch
 from torch import Tensor, nn
 
 __all__ = [
-    "CHECKPOINT_FORMAT", "FORMAT_1_SETTINGS", "check_same_network", "plain", "read_checkpoint", "write_atomically",
+    "CHECKPOINT_FORMAT", "FORMAT_1_SETTINGS", "check_same_network", "loadable", "read_checkpoint", "write_atomically",
 ]  # fmt: skip
 
 CHECKPOINT_FORMAT = 2
-PLAIN = (type(None), bool, int, float, complex, str, bytes)
-# What a checkpoint of format 1 does not say, because there was no other way then.
+LOADABLE_TYPES = (type(None), bool, int, float, complex, str, bytes)
+# Settings that format 1 does not store: they had only this value then.
 FORMAT_1_SETTINGS = {
     "r2": 0.0, "step": "alternating", "precision": "float32", "compile": False, "accumulate": 1,
     "concatenate": False, "channels_last": False, "redraw": True, "bandwidths": None,
 }  # fmt: skip
-# Nor do those of fastgan 0.1, of any format, say this. What is None if nothing is said need not stand here.
+# The same for fastgan 0.1, in both formats. Settings whose missing value is None need no entry.
 SINCE_0_2_SETTINGS = {"augment_p": 1.0}
 
-# What every checkpoint holds, and of what type; "discriminator" and "optimizer_d" are there if there is a D.
+# The entries of every checkpoint and their types. "discriminator" and "optimizer_d" are there only if there is a D.
 CONTENT = {
     "step": int, "settings": dict, "random": Tensor, "torch_random": Tensor, "scaler": dict,
     "cuda_random": (Tensor, type(None)), "generator": dict, "ema": dict, "optimizer_g": dict,
@@ -39,10 +39,10 @@ CONTENT = {
 
 
 def read_checkpoint(path: str | os.PathLike, device: torch.device | str = "cpu") -> dict:
-    """The content of a checkpoint, its tensors on `device`; one of an older format is brought to this one.
+    """The content of a checkpoint, its tensors on `device`. An older format is converted to the current one.
 
-    Every byte of it is compared with the file's own checksums first, which `torch.load` does not look at.
-    Raises FileNotFoundError, OSError, or ValueError for a file that is cut short, damaged or no checkpoint of ours."""
+    First checks every byte against the file's checksums, which `torch.load` ignores.
+    Raises FileNotFoundError, OSError, or ValueError for a file that is cut short, damaged or not of fastgan."""
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: there is no such checkpoint")
@@ -53,7 +53,7 @@ def read_checkpoint(path: str | os.PathLike, device: torch.device | str = "cpu")
     except _Damaged as error:
         raise ValueError(f"{damaged} ({error})") from error
     except OSError as error:
-        if error.errno not in (None, errno.EINVAL):  # EINVAL: a seek to before the beginning of what is left
+        if error.errno not in (None, errno.EINVAL):  # EINVAL: a seek before the start of a file that is cut short
             raise
         raise ValueError(damaged) from error
     except Exception as error:  # RuntimeError, EOFError, UnpicklingError, KeyError: it depends on where the file is cut
@@ -75,11 +75,11 @@ def read_checkpoint(path: str | os.PathLike, device: torch.device | str = "cpu")
 
 
 class _Damaged(Exception):
-    """Says which part of an archive is not what was written."""
+    """The message says which part of an archive is damaged."""
 
 
 def _check_archive(path: Path) -> None:
-    """Raises _Damaged unless `path` is an archive as torch.save writes it, nothing compressed, all checksums right."""
+    """Raises _Damaged unless `path` is an uncompressed archive, as torch.save writes, with correct checksums."""
     with zipfile.ZipFile(path) as archive:
         parts = archive.infolist()
         if any(part.compress_type != zipfile.ZIP_STORED for part in parts):
@@ -91,15 +91,15 @@ def _check_archive(path: Path) -> None:
         raise _Damaged(f"the checksum of its part {wrong} is wrong")
 
 
-def plain(content: dict) -> dict:
-    """The content of a checkpoint with Python's numbers in the place of NumPy's, as a schedule of `np.cos` makes them:
-    those are objects that `read_checkpoint`, which runs no code, would refuse. States of networks stay as they are.
+def loadable(content: dict) -> dict:
+    """The content of a checkpoint with Python numbers instead of NumPy's, which for example a schedule with `np.cos`
+    makes: `read_checkpoint` runs no code and would refuse NumPy's. States of networks are unchanged.
 
-    Raises TypeError, naming the part, if it holds another such object: what is saved must be read again."""
-    content = _with_own_numbers(content)
+    Raises TypeError, naming the part, if it holds another object that `read_checkpoint` would refuse."""
+    content = _with_python_numbers(content)
     for name, part in content.items():
         for leaf in _leaves(part):
-            if type(leaf) not in PLAIN and not isinstance(leaf, Tensor) and not _is_read(leaf):
+            if type(leaf) not in LOADABLE_TYPES and not isinstance(leaf, Tensor) and not _can_be_loaded(leaf):
                 raise TypeError(
                     f"{name}: holds a {type(leaf).__name__}, expected numbers, texts and tensors in lists and "
                     "dictionaries: a checkpoint is read without running code"
@@ -107,12 +107,12 @@ def plain(content: dict) -> dict:
     return content
 
 
-def _with_own_numbers(content: Any) -> Any:
+def _with_python_numbers(content: Any) -> Any:
     if isinstance(content, np.generic):
         return content.item()
     if type(content) in (dict, Counter):
-        return type(content)({key: _with_own_numbers(value) for key, value in content.items()})
-    return type(content)(map(_with_own_numbers, content)) if type(content) in (list, tuple) else content
+        return type(content)({key: _with_python_numbers(value) for key, value in content.items()})
+    return type(content)(map(_with_python_numbers, content)) if type(content) in (list, tuple) else content
 
 
 def _leaves(content: Any) -> Iterator[Any]:
@@ -125,13 +125,13 @@ def _leaves(content: Any) -> Iterator[Any]:
         yield content
 
 
-def _is_read(leaf: Any) -> bool:
+def _can_be_loaded(leaf: Any) -> bool:
     file = io.BytesIO()
     try:
         torch.save(leaf, file)
         file.seek(0)
         torch.load(file, weights_only=True)
-    except Exception:  # of pickle, by what the object is
+    except Exception:  # the type depends on the object
         return False
     return True
 
@@ -152,11 +152,11 @@ def _shape(value) -> tuple[int, ...] | str:
 
 
 def write_atomically(path: str | os.PathLike, write: Callable) -> None:
-    """Call `write(file)` on a new binary file beside `path`, bring it to the disk, then put it in `path`'s place.
+    """Call `write(file)` on a new binary file beside `path`, flush it to the disk, then replace `path` with it.
 
-    The new file's name cannot be foretold, and no file or link that is there already is opened; its mode is what the
-    umask leaves of rw-rw-rw-. Raises OSError, naming `path`, if that fails; the new file is removed and the old one
-    stands, and if `path` is a device, a pipe or a socket, whose place no file may take."""
+    The new file has a random name, opens no existing file or link, and has the mode rw-rw-rw- less the umask. Raises
+    OSError, naming `path`, if writing fails; the new file is then removed and the old one kept. Also raises OSError if
+    `path` is a device, a pipe or a socket, which a file must not replace."""
     path = Path(path)
     if path.exists() and not (path.is_file() or path.is_dir()):
         raise OSError(errno.EINVAL, f"cannot write {path}: it is no regular file")
@@ -173,7 +173,7 @@ def write_atomically(path: str | os.PathLike, write: Callable) -> None:
         if created:
             with contextlib.suppress(OSError):
                 temporary.unlink()
-        # torch.save reports a full disk as a RuntimeError, with the cause underneath.
+        # torch.save reports a full disk as a RuntimeError; its context is the OSError.
         cause = error if isinstance(error, OSError) else error.__context__
         if isinstance(error, (OSError, RuntimeError)) and isinstance(cause, OSError):
             raise OSError(cause.errno, f"cannot write {path}: {cause.strerror or cause}") from error

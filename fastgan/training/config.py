@@ -1,7 +1,7 @@
-"""Every setting of a training, once: its default, its check and its option on the command line.
+"""Every setting of training, in one place: its default, its check and its command-line option.
 
-`TrainerConfig` is what `GANTrainer` is given and a checkpoint stores; `RunConfig` adds what `fastgan train` needs and
-config.json stores. Both are frozen and checked when they are made. A recipe is a `RunConfig`.
+`TrainerConfig` has the settings of `GANTrainer`, which a checkpoint stores. `RunConfig` adds those of `fastgan train`;
+config.json stores both. Both classes are frozen, and check their values when they are made. A recipe is a `RunConfig`.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ from fastgan.models import NETWORKS
 MMD = "mmd"  # the one objective without a discriminator
 STEPS = ("alternating", "one-stage")
 PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
-NOT_EXACT = ("seed", "capture")  # what no number depends on once the training has begun
+NOT_EXACT = ("seed", "capture")  # settings that do not affect the numbers of a resumed training
 
 
 def check_objective(objective: str) -> None:
-    """Raises ValueError, naming the objectives there are, unless both networks have a loss of that name."""
+    """Raises ValueError, listing the objectives, unless both networks have a loss of that name."""
     if objective != MMD:
         find(objective, (MMD,))
 
@@ -80,29 +80,29 @@ def _widths(name: str, value: object) -> tuple[float, ...]:
 
 
 def setting(check: Check, default: Any = ..., *, help: str | None = None, group: str = "", shown: str | None = None):
-    """A field. help: of its option, {} being its value for digits; a field without help has no option. shown: the word
-    for its value in --help."""
+    """A field of a configuration. help: the text of its option, in which {} is the value for digits; None: no option.
+    shown: the name of its value in --help."""
     kept = {"check": check, "help": help, "group": group, "shown": shown}
     return field(metadata=kept) if default is ... else field(default=default, metadata=kept)
 
 
-LOSS, STEP, DATA, QUALITY = "the loss and the networks", "the step", "the data", "how good it is"
+LOSS, STEP, DATA, QUALITY = "the loss and the networks", "the step", "the data", "sample quality"
 
 
 # fmt: off
 @dataclass(frozen=True, kw_only=True)
 class TrainerConfig:
-    """The keyword arguments of `fastgan.GANTrainer`, where they are explained. None: the trainer chooses.
+    """The keyword arguments of `fastgan.GANTrainer`, which explains them. None: the trainer chooses.
 
-    Raises TypeError or ValueError, naming the setting, if one is wrong or has no part in the training: the record of a
-    run must not name what it did not do. A value that says what happens anyway, such as r1=0 without a discriminator,
-    is accepted."""
+    Raises TypeError or ValueError, naming the setting, if a value is wrong or has no effect on the training: the record
+    of a run must not list settings that it did not use. A value that is true anyway, such as r1=0 without a
+    discriminator, is accepted."""
 
     objective: str = setting(_objective, "nonsaturating", group=LOSS, shown="NAME",
                              help="the loss: nonsaturating, minimax, hinge, relativistic, ...")
     weight: float = setting(finite, 0.5)
     lr: float = setting(_rate, 2e-3, group=LOSS, shown="X", help="Adam's learning rate (digits: {})")
-    lr_d: float | None = setting(_rate, None, group=LOSS, shown="X", help="that of D alone (default: --lr)")
+    lr_d: float | None = setting(_rate, None, group=LOSS, shown="X", help="D's learning rate (default: --lr)")
     betas: tuple[float, float] = setting(_betas, (0.0, 0.99))
     betas_d: tuple[float, float] | None = setting(_betas, None)
     classes: int | None = setting(Whole(2, 2**20), None)
@@ -114,11 +114,11 @@ class TrainerConfig:
                             help="compute the penalties at every N-th step, N times as heavy")
     augment: tuple[str, ...] | None = setting(_policy, None, group=LOSS, shown="POLICY",
                                               help="change what D sees, for few images: color,translation,cutout,flip")
-    augment_p: float = setting(share, 1.0, group=LOSS, shown="P", help="with which probability (default: {:g})")
+    augment_p: float = setting(share, 1.0, group=LOSS, shown="P", help="probability of each change (default: {:g})")
     augment_target: float | None = setting(share, None, group=LOSS, shown="R",
-                                           help="adapt it: mean sign of D's logits of real images, 0.6 say")
+                                           help="adapt P to this mean sign of D's logits of real images, such as 0.6")
     latent_dim: int = setting(Whole(1, 2**20), 64, group=LOSS, shown="N",
-                              help="numbers the generator starts from (digits: {})")
+                              help="how many numbers the generator's input z has (digits: {})")
     ema_decay: float = setting(share, 0.999)
     seed: int = setting(Whole(None, None), 0)
     step: str = setting(OneOf(*STEPS), "alternating", group=STEP,
@@ -129,7 +129,7 @@ class TrainerConfig:
     compile: bool = setting(flag, False, group=STEP, help="torch.compile both networks (default: no)")
     capture: bool | None = setting(flag, None, group=STEP, help="the step in one CUDA graph (default: if possible)")
     accumulate: int = setting(Whole(1, 2**31), 1, group=STEP, shown="N",
-                              help="go through a batch in N parts, for the memory")
+                              help="split each batch into N parts, to save memory")
     concatenate: bool | None = setting(flag, None)
     channels_last: bool | None = setting(flag, None)
     bandwidths: tuple[float, ...] | None = setting(_widths, None)
@@ -142,30 +142,30 @@ class TrainerConfig:
                 object.__setattr__(self, f.name, f.metadata["check"](f.name, value))
         if self.r1 is None:
             object.__setattr__(self, "r1", 0.0 if self.objective == MMD else 0.5)
-        alone, nothing = self.objective == MMD, "MMD has no discriminator"
-        for name, idle, why in (
-            ("weight", alone and self.weight != 0.5, f"{nothing} whose loss it would weigh"),
-            ("lr_d", alone and self.lr_d is not None, f"{nothing} to train"),
-            ("betas_d", alone and self.betas_d is not None, f"{nothing} to train"),
-            ("classes", alone and self.classes is not None, "MMD compares samples, whatever their labels"),
-            ("r1", alone and self.r1 != 0, f"{nothing} to penalise"),
-            ("r2", alone and self.r2 != 0, f"{nothing} to penalise"),
+        no_d, nothing = self.objective == MMD, "MMD has no discriminator"
+        for name, unused, why in (
+            ("weight", no_d and self.weight != 0.5, f"{nothing} whose loss it would weigh"),
+            ("lr_d", no_d and self.lr_d is not None, f"{nothing} to train"),
+            ("betas_d", no_d and self.betas_d is not None, f"{nothing} to train"),
+            ("classes", no_d and self.classes is not None, "MMD compares samples, whatever their labels"),
+            ("r1", no_d and self.r1 != 0, f"{nothing} to penalise"),
+            ("r2", no_d and self.r2 != 0, f"{nothing} to penalise"),
             ("r1_every", self.r1_every != 1 and not self.penalised, "neither r1 nor r2 is more than 0"),
-            ("augment", alone and self.augment is not None, f"{nothing} to show changed samples"),
+            ("augment", no_d and self.augment is not None, f"{nothing} to show changed samples"),
             ("augment_p", self.augment is None and self.augment_p != 1, "nothing is augmented"),
             ("augment_p", self.augment_target is not None and self.augment_p != 1, "augment_target adapts it"),
             ("augment_target", self.augment is None and self.augment_target is not None, "nothing is augmented"),
-            ("step", alone and self.one_stage, f"{nothing} to take turns with"),
-            ("redraw", alone and not self.redraw, f"{nothing} that has seen samples before the generator's step"),
-            ("concatenate", alone and self.concatenate, f"{nothing} to pass samples through"),
-            ("bandwidths", self.bandwidths is not None and not alone, f"objective {self.objective!r} has no kernel"),
+            ("step", no_d and self.one_stage, f"{nothing} to train in the same step"),
+            ("redraw", no_d and not self.redraw, f"{nothing} that has seen samples before the generator's step"),
+            ("concatenate", no_d and self.concatenate, f"{nothing} to pass samples through"),
+            ("bandwidths", self.bandwidths is not None and not no_d, f"objective {self.objective!r} has no kernel"),
         ):
-            if idle:
+            if unused:
                 raise ValueError(f"{name}: got {getattr(self, name)}, but {why}")
-        if self.accumulate > 1 and (alone or find(self.objective).relation == "average"):
+        if self.accumulate > 1 and (no_d or find(self.objective).relation == "average"):
             raise ValueError(
                 f"accumulate: got {self.accumulate}, expected 1 for {self.objective!r}: "
-                "its loss looks at the whole batch"
+                "its loss depends on the whole batch"
             )
 
     @property
@@ -182,13 +182,13 @@ class TrainerConfig:
         return {f.name: getattr(self, f.name) for f in fields(TrainerConfig)}
 
     def exact(self) -> dict[str, Any]:
-        """What a checkpoint must agree with for the training to go on exactly."""
+        """The settings that a checkpoint must have for an exact resume."""
         kept = {name: value for name, value in self.of_trainer().items() if name not in NOT_EXACT}
         return {name: list(value) if isinstance(value, tuple) else value for name, value in kept.items()}
 
 
 def with_settings(trainer: type) -> inspect.Signature:
-    """The signature of a trainer with every setting by its name, for help() and editors."""
+    """The signature of a trainer with every setting as a keyword, for help() and editors."""
     *named, _ = inspect.signature(trainer).parameters.values()
     settings = [
         inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, default=f.default, annotation=f.type)
@@ -200,7 +200,7 @@ def with_settings(trainer: type) -> inspect.Signature:
 # fmt: off
 @dataclass(frozen=True, kw_only=True)
 class RunConfig(TrainerConfig):
-    """All that makes a run of `fastgan train` what it is. None: the data or the machine decide."""
+    """Every setting of a run of `fastgan train`. None: depends on the data or the machine."""
 
     recipe: str = setting(text, shown="NAME", help="dcgan-r1, dcgan, r3gan or points, see below")
     steps: int = setting(Whole(), shown="N", help="training steps (digits: {:,})")
@@ -244,7 +244,7 @@ class RunConfig(TrainerConfig):
             )
 
     def record(self) -> dict[str, Any]:
-        """What config.json holds of it."""
+        """The entry of the settings in config.json."""
         return {f.name: getattr(self, f.name) for f in fields(self)}
 
 
@@ -252,7 +252,7 @@ SETTINGS = {f.name: f for f in fields(RunConfig)}
 
 
 def check_settings(values: dict[str, Any]) -> dict[str, Any]:
-    """The settings of a run among some values, each checked by itself. Raises as `RunConfig` does."""
-    found = {name: value for name, value in values.items() if name in SETTINGS}
-    given = {name: value for name, value in found.items() if value is not None or SETTINGS[name].default is not None}
-    return {name: SETTINGS[name].metadata["check"](name, value) for name, value in given.items()}
+    """The values that are settings of a run, each checked separately. Raises as `RunConfig` does."""
+    settings = {name: value for name, value in values.items() if name in SETTINGS}
+    to_check = {name: x for name, x in settings.items() if x is not None or SETTINGS[name].default is not None}
+    return {name: SETTINGS[name].metadata["check"](name, value) for name, value in to_check.items()}

@@ -1,15 +1,15 @@
-"""Training on many devices: what `torchrun` says in the environment, and the three collectives that a step needs.
+"""Training on many devices: the process group of `torchrun`, and the collectives that a step needs.
 
     torchrun --nproc-per-node 2 train.py
 
-    with fastgan.trainer.distributed() as world:  # alone if the program was not started by torchrun
+    with fastgan.trainer.distributed() as world:  # one process if the program was not started by torchrun
         trainer = GANTrainer(generator, discriminator, device=world.device)
         ...
 
-Gradients are summed by one all-reduce a player and step, of one flat buffer, after the backward pass. That is not
-`DistributedDataParallel`, whose hooks know neither a backward pass with `inputs=`, nor the double backward of a
-gradient penalty, nor a discriminator that only passes a gradient on. What it costs: the transfer does not overlap the
-backward pass. Any network works, wrapped in nothing, and NCCL's all-reduce can be captured in the step's CUDA graph.
+Gradients are summed by one all-reduce per player and step, of one flat buffer, after the backward pass. It is not
+`DistributedDataParallel`, whose hooks do not support a backward pass with `inputs=`, the double backward of a gradient
+penalty, or a discriminator whose weights get no gradient. The cost: the transfer does not overlap the backward pass.
+Any network works without a wrapper, and NCCL's all-reduce can be captured in the step's CUDA graph.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ __all__ = [
 
 
 class World(NamedTuple):
-    """rank: of this process, of `size`. device: where it trains. restarts: how often torchrun has started all anew."""
+    """rank: of this process, of `size`. device: where it trains. restarts: how often torchrun restarted all of them."""
 
     rank: int = 0
     size: int = 1
@@ -40,18 +40,19 @@ class World(NamedTuple):
 
     @property
     def writes(self) -> bool:
-        """One process writes files."""
+        """Whether this process writes files: only rank 0 does."""
         return self.rank == 0
 
 
 @contextlib.contextmanager
 def distributed(device: torch.device | str | None = None) -> Iterator[World]:
-    """Joins the processes that torchrun started (RANK, WORLD_SIZE, LOCAL_RANK and the address, from the environment),
-    and leaves them at the end. Without torchrun, or if a group exists already, that is left as it is.
+    """Join the process group of torchrun (RANK, WORLD_SIZE, LOCAL_RANK and the address come from the environment), and
+    leave it at the end. Does nothing without torchrun, or if a process group exists already.
 
-    device: "cuda" or "cpu"; by default CUDA if there is a device for each local process. NCCL joins GPUs, gloo CPUs.
+    device: "cuda" or "cpu"; by default CUDA if there is a device for each local process. The backend is NCCL for GPUs,
+    gloo for CPUs.
 
-    Raises ValueError if CUDA is asked for and this process has no device of its own.
+    Raises ValueError if device is CUDA and there are fewer GPUs than local processes.
     """
     if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ or dist.is_initialized():
         yield World(rank(), ranks(), torch.device(device) if device is not None else None)
@@ -67,12 +68,13 @@ def distributed(device: torch.device | str | None = None) -> Iterator[World]:
     if cuda:
         torch.cuda.set_device(place)
     restarts = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
-    # The agent keeps its store over restarts: without names of their own new processes find the dead ones' addresses.
+    # torchrun keeps its store over restarts: without the prefix new processes would read the addresses of dead ones.
     store, number, size = next(dist.rendezvous("env://"))
     store = dist.PrefixStore(f"restart {restarts}", store)
     group = {"store": store, "rank": number, "world_size": size}
-    # Its functions have the group of import time as a default argument. Imported later, as torch.compile and optimizers
-    # do, they would hold this one, and gloo's threads would outlive destroy_process_group and abort the exit.
+    # The functions of this module store the group of import time as a default argument. torch.compile and optimizers
+    # import it; after init_process_group they would keep this group alive, and gloo's threads would outlive
+    # destroy_process_group and abort the exit.
     importlib.import_module("torch.distributed.nn")
     dist.init_process_group("nccl" if cuda else "gloo", device_id=place if cuda else None, **group)
     try:
@@ -90,13 +92,13 @@ def ranks() -> int:
 
 
 def broadcast(tensors: Sequence[Tensor]) -> None:
-    """Every rank gets the first one's numbers."""
+    """Copy the first rank's numbers to every rank, in place."""
     for tensor in tensors:
         dist.broadcast(tensor, 0)
 
 
 def sum_gradients(parameters: Sequence[Tensor]) -> None:
-    """Each parameter's gradient becomes the sum over ranks, in one all-reduce a dtype."""
+    """Sum each parameter's gradient over the ranks, in place, with one all-reduce per dtype."""
     grads = [p.grad for p in parameters if p.grad is not None]
     for dtype in sorted({g.dtype for g in grads}, key=str):
         own = [g for g in grads if g.dtype == dtype]
@@ -106,9 +108,9 @@ def sum_gradients(parameters: Sequence[Tensor]) -> None:
 
 
 def counts_of_all(n: int, device: torch.device) -> list[int]:
-    """How many samples each rank has. The host waits for it.
+    """How many samples each rank has. Synchronises with the host.
 
-    Raises ValueError, on all ranks alike, if one has none."""
+    Raises ValueError, on every rank, if a rank has none."""
     counts = torch.zeros(ranks(), dtype=torch.long, device=device)
     counts[rank()] = n
     dist.all_reduce(counts)
@@ -119,8 +121,8 @@ def counts_of_all(n: int, device: torch.device) -> list[int]:
 
 
 def of_all(n: int, counts: Sequence[int] | None) -> tuple[int, int]:
-    """How many rows all ranks have together, and which of them is this one's first: each has n, or as many as `counts`
-    says."""
+    """The number of rows of all ranks together, and the index of this rank's first row. counts: the rows of each rank;
+    None: n on each."""
     if counts is None:
         return n * ranks(), n * rank()
     return sum(counts), sum(counts[: rank()])
@@ -129,7 +131,7 @@ def of_all(n: int, counts: Sequence[int] | None) -> tuple[int, int]:
 def gather_rows(rows: Tensor, counts: Sequence[int]) -> Tensor:
     """The rows of all ranks in order, (sum(counts), ...), detached."""
     rows = rows.detach().contiguous()
-    padded = rows.new_zeros((max(counts), *rows.shape[1:]))  # collectives want one shape
+    padded = rows.new_zeros((max(counts), *rows.shape[1:]))  # collectives need one shape on all ranks
     padded[: len(rows)] = rows
     parts = [torch.empty_like(padded) for _ in counts]
     dist.all_gather(parts, padded)

@@ -1,7 +1,7 @@
-"""A trained generator in files that other programs read, written by the standard libraries.
+"""Export a trained generator to files that other programs read. Standard libraries write the files.
 
-Each is a function of z (N, latent_dim), from N(0, I), for any N, except "safetensors", which holds the weights alone.
-If the generator is told labels, they are its second argument, int64 (N,). To load one needs no fastgan:
+Each file is a function of z (N, latent_dim), from N(0, I), for any N, except "safetensors", which has only the weights.
+The labels of a conditional generator are the second argument, int64 (N,). Loading a file does not need fastgan:
 
     # onnx: 32-bit floats, in any language that has ONNX Runtime
     z = numpy.random.randn(16, latent_dim).astype("float32")
@@ -10,14 +10,14 @@ If the generator is told labels, they are its second argument, int64 (N,). To lo
     # torchscript: C++ and PyTorch; deprecated by PyTorch in favour of pt2
     samples = torch.jit.load("generator.pt")(torch.randn(16, latent_dim))
 
-    # pt2, of torch.export: PyTorch, and what compiles it
+    # pt2, of torch.export: PyTorch, and compilers for it
     samples = torch.export.load("generator.pt2").module()(torch.randn(16, latent_dim))
 
     # safetensors: by name, for the same network written elsewhere; the file's metadata says how fastgan built it
     network.load_state_dict(safetensors.torch.load_file("generator.safetensors"))
 
-Images are in [-1, 1]. Points are in the units of the data; the weights alone give standardised ones, and the metadata
-has `mean` and `scale`.
+Images are in [-1, 1]. Points are in the units of the data, except with "safetensors", whose weights generate
+standardised points; its metadata has `mean` and `scale`.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ samples = torch.export.load({path!r}).module()(torch.randn(16, {latent_dim}){tor
 
 
 def how_to_load(generator: TrainedGenerator, path: str | os.PathLike, form: str) -> str:
-    """The lines of Python that load the file without fastgan."""
+    """Python code that loads the file without fastgan."""
     labels = dict.fromkeys(("numpy_labels", "onnx_labels", "torch_labels"), "")
     if generator.classes is not None:
         labels["numpy_labels"] = f"\nlabels = numpy.random.randint({generator.classes}, size=16)"
@@ -68,7 +68,7 @@ def how_to_load(generator: TrainedGenerator, path: str | os.PathLike, form: str)
 
 
 def check_packages_of(form: str) -> None:
-    """Raises ValueError if there is no such form, ImportError if a package is missing that writes it."""
+    """Raises ValueError if the format is unknown, ImportError if a package that writes it is missing."""
     if form not in SUFFIXES:
         raise ValueError(f"format: got {form!r}, expected one of {', '.join(map(repr, SUFFIXES))}")
     for package in PACKAGES[form]:
@@ -77,7 +77,7 @@ def check_packages_of(form: str) -> None:
 
 
 def export(generator: TrainedGenerator, path: str | os.PathLike, form: str) -> None:
-    """Write the generator to `path`, whole or not at all. form: a key of `SUFFIXES`.
+    """Write the generator to `path`, completely or not at all. form: a key of `SUFFIXES`.
 
     Raises ValueError or ImportError as `check_packages_of` does, OSError if the file cannot be written."""
     check_packages_of(form)
@@ -126,7 +126,7 @@ def _any_batch(generator: TrainedGenerator) -> tuple[dict, ...]:
 
 
 def _example(generator: TrainedGenerator) -> tuple[torch.Tensor, ...]:
-    """Zeros, in a batch of two: one row would be taken for a constant."""
+    """Zeros, in a batch of two: torch.export would treat a batch size of one as a constant."""
     like = next(generator.parameters())
     labels = () if generator.classes is None else (torch.zeros(2, dtype=torch.int64, device=like.device),)
     return like.new_zeros(2, generator.latent_dim), *labels
@@ -134,7 +134,7 @@ def _example(generator: TrainedGenerator) -> tuple[torch.Tensor, ...]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what the exporters say of themselves: deprecations, and packages that no generator needs."""
+    """Hide the exporters' warnings about deprecations and about packages that no generator needs."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)

@@ -1,9 +1,8 @@
-"""What `GANTrainer.fit` is given, as batches: (samples, labels or None), on the trainer's device, as its networks see
-them.
+"""The data of `GANTrainer.fit` as batches (samples, labels or None), on the trainer's device, as its networks see them.
 
-The trainer draws the rows of what has rows: a tensor, an array, a pair (samples, labels), a map-style Dataset. The same
-rows give the same training, to the bit, and so does going on from a checkpoint. What gives batches itself, a DataLoader
-or any other iterable, has an order of its own, which no checkpoint of ours holds.
+From data with rows (a tensor, an array, a pair (samples, labels), a map-style Dataset) the trainer draws the rows
+itself. The same rows give the same training, to the bit, also after a resume from a checkpoint. A DataLoader or another
+iterable yields whole batches in its own order, which the checkpoint does not contain.
 """
 
 from __future__ import annotations
@@ -25,8 +24,8 @@ Prepare = Callable[[str, Tensor], Tensor]
 
 
 def in_memory(data: Any, classes: int | None) -> Pair | None:
-    """(samples, labels or None) of data that is held whole, checked; None if it is not. Labels are left out unless
-    there are `classes`."""
+    """The checked (samples, labels or None) of data that is completely in memory; None for other data. Labels are None
+    without `classes`."""
     labels = None
     if isinstance(data, Dataset):
         data, labels = data.samples, data.labels
@@ -43,7 +42,7 @@ def in_memory(data: Any, classes: int | None) -> Pair | None:
 
 
 def is_map_style(data: Any) -> bool:
-    """Whether samples are looked up by number, as in `torch.utils.data.Dataset`."""
+    """Whether samples have an index, as in `torch.utils.data.Dataset`."""
     iterable = isinstance(data, (DataLoader, IterableDataset, list, tuple, Mapping, str))
     return not iterable and hasattr(data, "__getitem__") and isinstance(data, Sized)
 
@@ -51,18 +50,19 @@ def is_map_style(data: Any) -> bool:
 def batches(
     data: Any, classes: int | None, rows: Callable[[int], Tensor], prepare: Prepare, resumed: int = 0
 ) -> Iterator[Pair]:
-    """Without end. rows: a number of samples -> which of them are in the next batch. prepare: what to call them in an
-    error, and samples of any kind, on any device -> as the networks see them. resumed: the step of the checkpoint that
-    training goes on from.
+    """Yield batches forever.
 
-    Raises TypeError or ValueError, naming the batch, if one is none."""
-    held = in_memory(data, classes)
-    if held is not None:
-        like = prepare("data", held[0][:1])
-        samples, labels = (x if x is None else x.to(like.device) for x in held)
+    rows(count): the rows of the next batch, out of `count`. prepare(name, samples): the samples as the networks see
+    them; `name` is for errors. resumed: the step of the checkpoint that training resumes from, or 0.
+
+    Raises TypeError or ValueError, naming the batch, if a batch is not valid."""
+    pair = in_memory(data, classes)
+    if pair is not None:
+        like = prepare("data", pair[0][:1])
+        samples, labels = (x if x is None else x.to(like.device) for x in pair)
         while True:
-            chosen = rows(len(samples))
-            yield prepare("data", samples[chosen]), labels if labels is None else labels[chosen]
+            indices = rows(len(samples))
+            yield prepare("data", samples[indices]), labels if labels is None else labels[indices]
     if is_map_style(data):
         if len(data) == 0:
             raise ValueError(f"data: got an empty {type(data).__name__}, expected at least one sample")
@@ -75,8 +75,8 @@ def batches(
         )
     if resumed:
         warnings.warn(
-            f"data: training goes on from step {resumed}, and the order of a {type(data).__name__} begins anew: the "
-            "run will not be the one that was interrupted. Of a tensor, an array or a Dataset it is, to the bit",
+            f"data: training goes on from step {resumed}, and the order of a {type(data).__name__} begins anew: this "
+            "run will differ from an uninterrupted one. With a tensor, an array or a Dataset it would not, to the bit",
             stacklevel=3,
         )
     number = 0
@@ -88,7 +88,8 @@ def batches(
         if number == 0:
             raise ValueError(f"data: got a {type(data).__name__} without batches, expected at least one")
         if number == before:
-            raise ValueError(f"data: ended after {number} batches, expected one that can be asked again, or goes on")
+            expected = "an iterable that can be iterated again, or does not end"
+            raise ValueError(f"data: ended after {number} batches, expected {expected}")
 
 
 def _batch(name: str, batch: Any, classes: int | None, prepare: Prepare) -> Pair:
@@ -107,18 +108,18 @@ def _batch(name: str, batch: Any, classes: int | None, prepare: Prepare) -> Pair
     return seen, labels if labels is None else labels.to(seen.device, non_blocking=True)
 
 
-def _tensor(name: str, given: Any) -> Tensor:
-    """An array as the tensor that shares its memory."""
-    if isinstance(given, Tensor):
-        return given
+def _tensor(name: str, data: Any) -> Tensor:
+    """A tensor, or an array as a tensor that shares its memory."""
+    if isinstance(data, Tensor):
+        return data
     try:
-        return torch.from_numpy(np.require(given, requirements="W"))  # a copy if it is read-only
+        return torch.from_numpy(np.require(data, requirements="W"))  # a copy if it is read-only
     except TypeError as error:
-        raise TypeError(f"{name}: got an array of {given.dtype}, expected floats, or uint8 images") from error
+        raise TypeError(f"{name}: got an array of {data.dtype}, expected floats, or uint8 images") from error
 
 
 def _labels(name: str, samples: Tensor, labels: Any, classes: int | None) -> Tensor | None:
-    """The labels as int64, or None if nobody asks for them."""
+    """The labels as int64, checked; None without `classes`."""
     if classes is None:
         return None
     if labels is None:
@@ -132,7 +133,7 @@ def _labels(name: str, samples: Tensor, labels: Any, classes: int | None) -> Ten
 
 
 def check_labels(name: str, labels: object, n: int) -> None:
-    """Raises TypeError or ValueError unless they are n whole numbers. Reads no value."""
+    """Raises TypeError or ValueError unless the labels are n whole numbers. Reads only shape and dtype."""
     if not isinstance(labels, Tensor):
         raise TypeError(f"{name}: got {type(labels).__name__}, expected a tensor of whole numbers of shape ({n},)")
     if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
@@ -142,14 +143,14 @@ def check_labels(name: str, labels: object, n: int) -> None:
 
 
 def check_range(name: str, labels: Tensor, classes: int) -> None:
-    """Raises ValueError unless they are classes. Of labels on a GPU, for which the host would have to wait, none is
-    looked at."""
+    """Raises ValueError unless the labels are in [0, classes). Does not check labels on a GPU, which would synchronise
+    with the host."""
     if labels.device.type == "cpu" and not ((labels >= 0) & (labels < classes)).all():
         outside = labels[(labels < 0) | (labels >= classes)][0]
         raise ValueError(f"{name}: got the label {outside}, expected numbers from 0 to {classes - 1}")
 
 
-def as_seen(samples: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """uint8 images -> floats in [-1, 1]; others as they are; on the device."""
+def to_network_input(samples: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Samples on the device, uint8 images as floats of `dtype` in [-1, 1]. Floating samples keep their values."""
     samples = samples.to(device, non_blocking=True)
     return samples if samples.is_floating_point() else to_unit(samples).to(dtype)

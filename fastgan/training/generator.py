@@ -1,11 +1,11 @@
-"""The generator that a run has trained, to use anywhere.
+"""The trained generator of a run.
 
     generator = fastgan.load("runs/digits-1")               # the averaged generator, in eval mode
     images = generator.sample(16, seed=0)                   # (16, 1, 8, 8) in [-1, 1]; or generator(z)
     generator.push_to_hub("user/digits")                    # Hugging Face, with pip install 'fastgan[export]'
     generator = fastgan.TrainedGenerator.from_pretrained("user/digits")
 
-`fastgan export` writes it in forms that need no fastgan: see `fastgan.training.export`.
+`fastgan export` writes it in formats that need no fastgan: see `fastgan.training.export`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ else:
     except ImportError:
 
         class PyTorchModelHubMixin:
-            """In its place if it is not installed."""
+            """The stand-in if huggingface_hub is not installed."""
 
             def __init_subclass__(cls, **_):
                 super().__init_subclass__()
@@ -52,11 +52,11 @@ Network = TypeVar("Network", bound=nn.Module)
 class TrainedGenerator(nn.Module, PyTorchModelHubMixin, library_name="fastgan", tags=["gan"]):
     """z (N, latent_dim), from N(0, I) -> images (N, C, H, W) in [-1, 1], or points (N, d) in the units of the data.
 
-    sample_shape, latent_dim, width, networks, classes: what `fastgan.models.build` makes the `network` of. If it has
-    `classes` it is told labels, int64 (N,) in [0, classes), beside z.
-    mean, scale: what brings points back into the units of the data. step: of the training.
+    sample_shape, latent_dim, width, networks, classes: the arguments of `fastgan.models.build` for the `network`. With
+    `classes` it also needs labels, int64 (N,) in [0, classes).
+    mean, scale: convert points back into the units of the data. step: of the training.
 
-    Made by `fastgan.load` and `from_pretrained`; by itself it has weights that were never set.
+    Use `fastgan.load` or `from_pretrained` to make one: the constructor leaves the weights uninitialised.
 
     `save_pretrained(folder)`, `push_to_hub(name)` and `from_pretrained(name or folder)` are those of Hugging Face's
     PyTorchModelHubMixin: a config.json and model.safetensors, which run no code. They raise ImportError if
@@ -102,15 +102,15 @@ class TrainedGenerator(nn.Module, PyTorchModelHubMixin, library_name="fastgan", 
         return samples if self.mean is None else to_points(samples, self.mean, self.scale)
 
     def sample(self, n: int, seed: int = 0, batch: int = 256, labels: Tensor | None = None) -> Tensor:
-        """(n, ...) samples, on the generator's device, made `batch` at a time. The same seed gives the same samples,
-        those of `fastgan sample` and `GANTrainer.sample`. `fastgan.data.to_uint8` makes pictures of 0..255 of images.
-        labels: int64 (n,), of a generator with classes; by default one class after the other.
+        """(n, ...) samples, on the generator's device, made `batch` at a time. The same seed gives the same samples as
+        `fastgan sample` and `GANTrainer.sample`. `fastgan.data.to_uint8` converts images to 0..255.
+        labels: int64 (n,), for a generator with classes; None: 0, 1, ..., classes - 1, 0, 1, ...
         """
         return torch.cat(list(generate(self, self.latent_dim, n, seed, batch, self.classes, labels)))
 
     @classmethod
     def _from_pretrained(cls, **options):
-        """The mixin's, but every weight must be in the file."""
+        """The mixin's method, but every weight must be in the file."""
         return super()._from_pretrained(**{"strict": True, **options})
 
 
@@ -125,11 +125,11 @@ def load(run, network=None):
         images = generator.sample(16, seed=0)
         generator(torch.randn(16, generator.latent_dim))        # the same network, a module
 
-    network: your own, of a run with --generator: the averaged weights are loaded into it, and it is returned.
+    network: your own, for a run with --generator. `load` loads the averaged weights into it and returns it.
 
-    Nothing in the folder runs code: the checkpoint is read with `weights_only=True`, and both files are checked.
+    No file of the run can run code: the checkpoint is read with `weights_only=True`, and both files are checked.
 
-    Raises ValueError or FileNotFoundError, in one line, if there is no run, it is damaged, or of another network."""
+    Raises ValueError or FileNotFoundError, in one line, if there is no run, it is damaged, or has another network."""
     path = Path(run)
     return read_generator(path, read_config(path), network)
 
@@ -139,10 +139,10 @@ def read_generator(run: Path, config: dict, network: None = None) -> TrainedGene
 @overload
 def read_generator(run: Path, config: dict, network: Network) -> Network: ...
 def read_generator(run, config, network=None):
-    """`load`, of a run whose `read_config` is given.
+    """`load`, for a run whose config has been read. config: from `read_config`.
 
-    The weights take memory only once the checkpoint is known to hold them: neither file can ask for more than the
-    other bears out."""
+    Allocates the weights only after checking that the checkpoint contains them, so that neither file alone can cause a
+    huge allocation."""
     settings, data, path = config["settings"], config["data"], run / "checkpoint.pt"
     own = settings.get("generator")
     if (own is None) != (network is None):

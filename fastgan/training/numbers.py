@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 class TrainingDiverged(RuntimeError):
-    """A loss is no finite number any more. step: where that was seen; values: the numbers there."""
+    """A number of the step is NaN or infinite. step: where this was detected; values: the numbers of that step."""
 
     def __init__(self, step: int, values: dict[str, float]):
         self.step, self.values = step, values
@@ -24,11 +24,11 @@ def check_finite(step: int, record: dict[str, float]) -> None:
 
 
 def to_numbers(values: dict[str, Tensor]) -> dict[str, float]:
-    """The same as Python numbers: one copy to the host, and the one place where a step's values are waited for."""
+    """The values as Python numbers. One copy to the host, and the only place where the host waits for a step."""
     return dict(zip(values, torch.stack([value.float() for value in values.values()]).tolist()))
 
 
 def describe(record: dict) -> str:
-    """What a progress bar says beside the rate."""
+    """The text of the progress bar beside the rate."""
     said = {"loss_d": "D {:.3f}", "loss_g": "G {:.3f}", "error": "error of D {:.3f}"}
     return "  ".join(form.format(record[name]) for name, form in said.items() if name in record)

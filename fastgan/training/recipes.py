@@ -1,6 +1,6 @@
-"""What `fastgan train --recipe NAME` trains: for each recipe and size of images a `RunConfig`.
+"""The recipes of `fastgan train --recipe NAME`: a `RunConfig` for each recipe and image size.
 
-`dcgan-r1` for images and `points` for points are what is trained if no recipe is named.
+The defaults are `dcgan-r1` for images and `points` for points.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ WITHOUT_D = {"weight": 0.5, "r1": 0.0, "r2": 0.0, "r1_every": 1, "step": "altern
 
 
 class Recipe(NamedTuple):
-    """what: the line in --help. sizes: its configurations, by the side of the images in pixels; None is for points."""
+    """what: the line in --help. sizes: its configurations, by the side of the images in pixels; None for points."""
 
     what: str
     sizes: dict[int | None, RunConfig]
 
 
 def _by_size(names: str, rows: dict[int | None, tuple], **common) -> dict[int | None, RunConfig]:
-    """names: of the settings in the rows."""
+    """The configurations of a recipe. names: the settings that the values of each row belong to."""
     common = {"r1": 0.0, **common}
     return {size: RunConfig(size=size, **{**common, **dict(zip(names.split(), row))}) for size, row in rows.items()}
 
 
-# Those for points and 8 pixels were measured; dcgan's learning rate, batch and latent_dim are the paper's; the rest are
-# starting points, from the papers' widths and penalties.
+# The values for points and 8 pixels were measured; dcgan's learning rate, batch and latent_dim are the paper's; all
+# others are starting points, from the papers' widths and penalties.
 _DCGAN_R1 = _by_size("steps batch lr r1 latent_dim width", {
     8: (5_000, 64, 2e-3, 0.5, 32, 16),
     16: (20_000, 64, 5e-4, 0.5, 64, 32),
@@ -44,7 +44,7 @@ _DCGAN = _by_size("steps batch lr latent_dim width", {
     64: (60_000, 128, 2e-4, 100, 64),
     128: (100_000, 128, 2e-4, 100, 64),
     256: (150_000, 64, 2e-4, 100, 32),
-    # the paper adds the two sides of D's loss; without an average what is sampled is the generator itself
+    # The paper adds the two sides of D's loss (weight 1), and samples from the generator without an average (decay 0).
 }, recipe="dcgan", networks="dcgan-batchnorm", weight=1.0, betas=(0.5, 0.999), ema_decay=0.0)  # fmt: skip
 _R3GAN = _by_size("steps batch accumulate lr r1 r2 latent_dim width", {
     8: (5_000, 64, 1, 2e-3, 0.1, 0.1, 32, 16),
@@ -68,9 +68,9 @@ RECIPES = {
 
 
 def find(name: str | None, size: int | None) -> RunConfig:
-    """A recipe for images of `size` x `size` pixels, or for points if it is None.
+    """The configuration of a recipe for images of `size` x `size` pixels, or for points if size is None.
 
-    Raises ValueError, naming the option, if there is no such recipe or it is not for such data."""
+    Raises ValueError, naming the option, if the recipe is unknown or is not for this kind of data."""
     name = name or ("points" if size is None else "dcgan-r1")
     fitting = [one for one, recipe in RECIPES.items() if size in recipe.sizes]
     if name not in fitting:
@@ -80,5 +80,5 @@ def find(name: str | None, size: int | None) -> RunConfig:
 
 
 def table() -> str:
-    """The recipes, one a line, for --help."""
+    """The recipes, one per line, for --help."""
     return "\n".join(f"  {name:10} {recipe.what}" for name, recipe in RECIPES.items())

@@ -1,4 +1,4 @@
-"""Whether a checkpoint fits a trainer: every part is tried on a copy or a stand-in, before the trainer is touched."""
+"""Whether a checkpoint fits a trainer: each part is loaded into a copy or a stand-in before the trainer changes."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from fastgan.checks import said
 from fastgan.training.checkpoints import check_same_network
-from fastgan.training.look import copied
+from fastgan.training.network_checks import copied
 
-SLOTS = ("step", "exp_avg", "exp_avg_sq")  # what Adam keeps of a parameter
+SLOTS = ("step", "exp_avg", "exp_avg_sq")  # Adam's state of a parameter
 
 
 def check_checkpoint(
@@ -28,8 +28,8 @@ def check_checkpoint(
     scaler: torch.amp.GradScaler | None,
     schedulers: Sequence[LRScheduler] = (),
 ) -> None:
-    """Raises ValueError, naming the part, if loading it would fail or would leave a trainer that cannot go on.
-    checkpoint: as `read_checkpoint` gives it."""
+    """Raises ValueError, naming the part, if the checkpoint would not load, or the trainer could not continue with it.
+    checkpoint: from `read_checkpoint`."""
     for name, part in parts.items():
         if not isinstance(checkpoint.get(name), dict):
             got = type(checkpoint[name]).__name__ if name in checkpoint else "not there"
@@ -40,7 +40,7 @@ def check_checkpoint(
         if type(part) is torch.optim.Adam:
             _check_adam(path, name, part, checkpoint[name])
         elif isinstance(part, torch.optim.Optimizer):
-            with _refusing(f"{path}: is damaged: {name} does not fit"):
+            with _as_value_error(f"{path}: is damaged: {name} does not fit"):
                 copy.deepcopy(part).load_state_dict(checkpoint[name])
     _check_schedulers(path, schedulers, checkpoint.get("schedulers", []))
     if "order" in checkpoint:
@@ -54,8 +54,8 @@ def check_checkpoint(
 
 
 @contextlib.contextmanager
-def _refusing(reason: str) -> Iterator[None]:
-    """Whatever goes wrong inside, the file is to blame."""
+def _as_value_error(reason: str) -> Iterator[None]:
+    """Turn any exception inside into a ValueError about the file."""
     try:
         yield
     except Exception as error:
@@ -73,12 +73,12 @@ def _check_network(path, name: str, network: nn.Module, state: dict) -> None:
                     f"{path}: is of another {name}: {key} is {state[key].dtype} in the file, expected {own[key].dtype}"
                 )
     check_same_network(path, name, network, state)
-    with _refusing(f"{path}: is of another {name}"):
+    with _as_value_error(f"{path}: is of another {name}"):
         copied(name, network).load_state_dict(state)
 
 
 def _check_adam(path, name: str, optimizer: torch.optim.Optimizer, state: dict) -> None:
-    with _refusing(f"{path}: is damaged: {name} does not fit"):
+    with _as_value_error(f"{path}: is damaged: {name} does not fit"):
         groups = [{**group, "params": list(group["params"])} for group in optimizer.param_groups]
         stand_in = torch.optim.Adam(groups)
         stand_in.load_state_dict(state)
@@ -116,12 +116,12 @@ def _is_finite(number: object) -> bool:
 
 
 def _check_random(path, name: str, device: torch.device, state: object) -> None:
-    with _refusing(f"{path}: is damaged: {name} is no state of random numbers"):
+    with _as_value_error(f"{path}: is damaged: {name} is no state of random numbers"):
         torch.Generator(device).set_state(state.cpu())
 
 
 def _check_scaler(path, scaler: torch.amp.GradScaler, state: object, device: torch.device) -> None:
-    with _refusing(f"{path}: is damaged: scaler is no state of a loss scale"):
+    with _as_value_error(f"{path}: is damaged: scaler is no state of a loss scale"):
         torch.amp.GradScaler(device.type).load_state_dict(state)
         if not all(_is_finite(state[key]) and state[key] >= 0 for key in scaler.state_dict()):
             raise ValueError("a setting is no finite number")

@@ -1,7 +1,7 @@
-"""config.json of a run: what it may hold. A run's folder may come from anyone, so nothing in it is used unchecked.
+"""config.json of a run: what it may contain. A run's folder may come from anyone, so every value is checked before use.
 
-No file that it names is opened: the data, and the networks of --inception and --features, which run code of their own,
-come from the command line alone.
+fastgan opens no file that config.json names: the data, and the networks of --inception and --features, which can run
+code, come from the command line only.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from fastgan.checks import Check, Whole, finite, list_of, positive, text
 from fastgan.data import SIZES, Dataset, Stream
 from fastgan.training.config import RunConfig, check_settings
 
-LARGEST_FILE = 1 << 26  # bytes; a config names the files that could not be read, and is seldom a kilobyte
+LARGEST_FILE = 1 << 26  # bytes; usually a kilobyte, but more if it lists many files that could not be read
 
 
 def data_record(source: str, data: Dataset | Stream) -> dict[str, Any]:
-    """What config.json holds of the data."""
+    """The entry of the data in config.json."""
     return {
         "source": source,
         "name": data.name,
@@ -64,9 +64,9 @@ NEEDED = {"settings": ("latent_dim", "width"), "data": ("source", "sample_shape"
 
 
 def read_config(path: Path) -> dict:
-    """The settings and the data of the run in `path`; what another version wrote beside them is left out.
+    """The settings and the data of the run in `path`, without entries that this version does not know.
 
-    Raises ValueError if there is no run, or its config.json is not one that fastgan could have written."""
+    Raises ValueError if there is no run, or fastgan could not have written its config.json."""
     file = path / "config.json"
     if path.is_file():
         raise ValueError(f"{path} is a file, expected the run's folder: {path.parent}")
@@ -94,7 +94,7 @@ def _part(config: object, name: str) -> dict:
 
 
 def _checked_data(part: dict) -> dict:
-    # null is what images have for mean and scale
+    # images have null as mean and scale
     given = {key: part[key] for key in DATA if key in part and (key not in ("mean", "scale") or part[key] is not None)}
     data = {key: DATA[key](key, value) for key, value in given.items()}
     (*_, d) = shape = data["sample_shape"]

@@ -1,4 +1,4 @@
-"""Samples of a generator, the same ones for the same seed on every device."""
+"""Samples of a generator. The same seed draws the same z on every device."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ def generate(
     classes: int | None = None,
     labels: Tensor | None = None,
 ) -> Iterator[Tensor]:
-    """`count` samples in parts of `batch`. z is drawn on the CPU, so that it is the same on every device; what the
-    generator draws itself, as StyleGAN's noise, comes from the seed as well, and from no numbers of the training.
-    labels: int64 (count,) if there are `classes`, by default one class after the other."""
+    """`count` samples in parts of `batch`. z is drawn on the CPU, so that it is the same on every device. What the
+    generator draws inside, such as StyleGAN's noise, depends on the seed too, and does not affect the training's random
+    state. labels: int64 (count,) if there are `classes`; None: 0, 1, ..., classes - 1, 0, 1, ..."""
     count, batch = whole("count", count), whole("batch", batch)
     _, random = checks.device_and_random("cpu", seed)
     if labels is not None:
@@ -45,8 +45,8 @@ def generate(
 
 @contextlib.contextmanager
 def _drawing_from(random: torch.Generator, device: torch.device) -> Iterator[None]:
-    """PyTorch's own generators, of the CPU and of the device, are seeded by the next number of `random` inside, and go
-    on afterwards as if nothing had been drawn."""
+    """Seed PyTorch's default generators, of the CPU and of the device, with the next number of `random`, and restore
+    their states at the end."""
     seed = int(torch.randint(2**62, (), generator=random, device="cpu"))
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.default_generator.manual_seed(seed)

@@ -180,8 +180,8 @@ def damaged(tmp_path):
     (tmp_path / "negative.npy").write_bytes(head((-30, 2), "<f8") + bytes(480))
     (tmp_path / "version.npy").write_bytes(b"\x93NUMPY\x09\x00" + bytes(100))
     return [
-        ("cut.npy", "its head says 480 bytes, and 479 follow"),
-        ("cut.npz", "its head says 480 bytes, and 479 follow"),
+        ("cut.npy", "its header declares 480 bytes, and 479 follow"),
+        ("cut.npz", "its header declares 480 bytes, and 479 follow"),
         ("text.npz", ""),
         ("nested.npz", ""),
         ("flipped.npz", "CRC"),

@@ -92,7 +92,7 @@ PACKAGE = {
         *("accumulation_is_the_step", STEPS),
     ),
     "step: one stage, D's gradient for G": (
-        *(STEP, "Step._one_stage", "(d.arrived * ratio)", "(d.arrived * -ratio)"),
+        *(STEP, "Step._one_stage", "(d.grad_fake_samples * ratio)", "(d.grad_fake_samples * -ratio)"),
         *("one_stage_is_simultaneous and hinge", STEPS),
     ),
     "step: one stage, the penalty's gradient for G": (

@@ -114,7 +114,7 @@ def test_mistakes_are_named():
         with pytest.raises((TypeError, ValueError), match=message) as raised:
             make(**options)
         assert "\n" not in str(raised.value)
-    with pytest.raises(ValueError, match=r"augment: got .*, but the samples are no images"):
+    with pytest.raises(ValueError, match=r"augment: got .*, but the samples are not images"):
         GANTrainer(*build((2,), 4, 8), latent_dim=4, augment=POLICY)
 
 
@@ -143,7 +143,7 @@ def test_ranks_share_what_one_process_draws(monkeypatch, counts):
         made._step.augmentation.p.fill_(0.7)
         return made
 
-    whole, parts, places, chances = trainer()._step._seen(IMAGES[:8], None), [], [], []
+    whole, parts, places, chances = trainer()._step._augmented(IMAGES[:8], None), [], [], []
     monkeypatch.setattr(distributed, "ranks", lambda: 2)
     monkeypatch.setattr(distributed, "mean_over_ranks", lambda values: values)
     for rank, rows in enumerate(IMAGES[:8].split(counts or 4)):
@@ -151,8 +151,8 @@ def test_ranks_share_what_one_process_draws(monkeypatch, counts):
         with monkeypatch.context() as patch:
             patch.setattr(distributed, "ranks", lambda: 1)  # nothing to send when it is made
             one = trainer()
-        parts.append(one._step._seen(rows, counts))
-        fake = one._step._seen(one.generator(one.latent(len(rows), counts)), counts)
+        parts.append(one._step._augmented(rows, counts))
+        fake = one._step._augmented(one.generator(one.latent(len(rows), counts)), counts)
         one._step._backward_d(parts[-1], fake, None, False, len(rows), counts)
         places.append(one.random.get_state())
         chances.append(one._step.augmentation.p.item())

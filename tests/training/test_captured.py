@@ -15,8 +15,8 @@ from torch import nn
 import fastgan
 from fastgan.training import capture as graphs
 from fastgan.training import captured as room
-from fastgan.training.capture import drawn_from, host_numbers, undone
-from fastgan.training.captured import FROM_ZERO, detached, made_capturable, unfit
+from fastgan.training.capture import drawn_from, host_numbers, state_restored
+from fastgan.training.captured import ZERO_STATE_OPTIMIZERS, detached, make_capturable, why_not_capturable
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 N, LATENT = 8, 3
@@ -192,13 +192,13 @@ def test_a_capture_that_fails_leaves_everything_as_it_was(used, monkeypatch):
         assert numbers(fast(x)) and plain.step(x)
 
 
-@pytest.mark.parametrize("optimizer", FROM_ZERO)
+@pytest.mark.parametrize("optimizer", ZERO_STATE_OPTIMIZERS)
 def test_undone_rehearsals_of_optimizers_that_begin_with_zeros(optimizer):
     """The steps after rehearsals are those of an optimizer that has never stepped."""
     settings = {"momentum": 0.9} if optimizer is torch.optim.SGD else {}
     ours, plain = Loop(optimizer=optimizer, **settings), Loop(optimizer=optimizer, **settings)
     real = batches(4)
-    with undone(ours.networks, ours.optimizers, []):
+    with state_restored(ours.networks, ours.optimizers, []):
         for _ in range(3):
             ours.step(real[0], True)
     torch.manual_seed(1)
@@ -206,7 +206,7 @@ def test_undone_rehearsals_of_optimizers_that_begin_with_zeros(optimizer):
     torch.manual_seed(1)
     assert got == [numbers(plain.step(x)) for x in real]
     assert_same(ours.state(), plain.state())
-    assert unfit(optimizer(nn.Linear(1, 1).parameters(), lr=0.1, **settings)) is None
+    assert why_not_capturable(optimizer(nn.Linear(1, 1).parameters(), lr=0.1, **settings)) is None
 
 
 def test_optimizers_that_cannot_be_captured():
@@ -216,7 +216,7 @@ def test_optimizers_that_cannot_be_captured():
         if stepped:
             net(torch.ones(1, 1)).sum().backward()
             optimizer.step(lambda: 0.0)
-        return unfit(optimizer)
+        return why_not_capturable(optimizer)
 
     assert of(torch.optim.Adagrad) == "Adagrad cannot be captured: it has no setting `capturable`"
     assert "LBFGS cannot be captured" in of(torch.optim.LBFGS)
@@ -233,8 +233,8 @@ def test_scheduled_learning_rates():
         optimizer = kind(nn.Linear(1, 1).parameters(), lr=0.1)
         other = torch.optim.SGD(nn.Linear(1, 1).parameters(), lr=0.1)
         of_it, of_other = (torch.optim.lr_scheduler.ExponentialLR(o, 0.5) for o in (optimizer, other))
-        assert unfit(optimizer, [of_other]) is None
-        why = unfit(optimizer, [of_other, of_it])
+        assert why_not_capturable(optimizer, [of_other]) is None
+        why = why_not_capturable(optimizer, [of_other, of_it])
         assert why is None if expected is None else expected in why
 
 
@@ -242,7 +242,7 @@ def test_made_capturable_and_back():
     net = nn.Linear(1, 1)
     optimizer = torch.optim.Adam([{"params": [net.weight], "lr": 0.5}, {"params": [net.bias]}], lr=0.25)
     schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5)
-    back = made_capturable(optimizer)
+    back = make_capturable(optimizer)
     rates = [group["lr"] for group in optimizer.param_groups]
     assert [r.item() for r in rates] == [0.5, 0.25] and all(group["capturable"] for group in optimizer.param_groups)
     optimizer.state[net.weight] = {"step": torch.zeros(())}
@@ -254,7 +254,7 @@ def test_made_capturable_and_back():
     assert [group["lr"] for group in optimizer.param_groups] == [0.5, 0.25] and not optimizer.state
     assert not any(group["capturable"] for group in optimizer.param_groups)
     sgd = torch.optim.SGD(net.parameters(), lr=0.5)
-    made_capturable(sgd)
+    make_capturable(sgd)
     assert type(sgd.param_groups[0]["lr"]) is float
 
 
@@ -267,7 +267,7 @@ def test_random_numbers_of_the_host():
     ):
         before = host_numbers()
         assert drawn_from(before) == ""
-        with undone([network], [], []):
+        with state_restored([network], [], []):
             draw()
             assert drawn_from(before) == name
         assert drawn_from(before) == ""
@@ -293,7 +293,7 @@ def both(every=None, own_numbers=False, **settings):
     ours, plain = loops
     fast = ours.captured(*batches(1, "cuda"), every=every, generators=[ours.random] if own_numbers else ())
     for optimizer in plain.optimizers:
-        made_capturable(optimizer)
+        make_capturable(optimizer)
     assert fast.reason is None
     return ours, fast, plain
 

@@ -9,7 +9,7 @@ from torch import nn
 from fastgan.networks import build
 from fastgan.trainer import GANTrainer, to_numbers
 from fastgan.training.capture import capturing
-from fastgan.training.captured import made_capturable
+from fastgan.training.captured import make_capturable
 
 pytestmark = pytest.mark.gpu
 LATENT, N = 16, 32
@@ -137,7 +137,7 @@ def test_own_optimizers_are_captured(kind, deterministic):
         trainers.append(GANTrainer(*networks, optimizers=optimizers, **own))
         if not capture:
             for optimizer in optimizers:
-                made_capturable(optimizer)
+                make_capturable(optimizer)
     for lr in (1e-3, 1e-4):
         for trainer in trainers:
             trainer.set_learning_rate(lr)

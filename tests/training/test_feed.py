@@ -93,7 +93,9 @@ def test_batches_train_as_a_loop_over_them(kind):
 
 
 def test_an_iterator_that_ends_says_so():
-    with pytest.raises(ValueError, match="data: ended after 3 batches, expected one that can be asked again") as raised:
+    with pytest.raises(
+        ValueError, match="data: ended after 3 batches, expected an iterable that can be iterated again"
+    ) as raised:
         make().fit((x for x in DATA.split(8)[:3]), steps=9)
     assert "\n" not in str(raised.value)
 

@@ -48,7 +48,7 @@ def spoiled(which, number=math.nan):
 
 
 MADE = {
-    "swapped": (lambda: GANTrainer(*pair()[::-1], latent_dim=4), "generator: got a network that takes what the other"),
+    "swapped": (lambda: GANTrainer(*pair()[::-1], latent_dim=4), "generator: got a network that accepts the discrim"),
     "swapped, of one width": (lambda: GANTrainer(*pair(2)[::-1], latent_dim=2), "generator: got a network that takes"),
     "latent_dim": (lambda: make_pair(latent_dim=5), r"latent_dim: got 5, expected what .* \(4, 5\) gives 'mat1"),
     "latent_dim of mmd": (

@@ -10,7 +10,7 @@ from torch.nn.utils import parametrizations
 from trainers import DATA, assert_same, state
 
 from fastgan.trainer import GANTrainer, to_numbers
-from fastgan.training.look import copied
+from fastgan.training.network_checks import copied
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),

@@ -11,7 +11,7 @@ from fastgan.networks import mlp
 from fastgan.objectives import OBJECTIVES
 from fastgan.step import constant_ratio
 from fastgan.trainer import GANTrainer, to_numbers
-from fastgan.training.look import FirstLook
+from fastgan.training.network_checks import NetworkChecks
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 ALTERNATING = [
@@ -175,7 +175,7 @@ def test_looking_at_a_discriminator_changes_nothing():
     }
     before = {k: copy.deepcopy(d.state_dict()) for k, d in networks.items()}
     random = torch.get_rng_state()
-    found = {k: FirstLook(generator, d, LATENT).seen for k, d in networks.items()}
+    found = {k: NetworkChecks(generator, d, LATENT).traits for k, d in networks.items()}
     assert found == {"batch norm": (1, True), "deviation": (1, True), "dropout": (1, False), "layer norm": (3, False)}
     assert all(torch.equal(v, networks[k].state_dict()[name]) for k, s in before.items() for name, v in s.items())
     assert torch.equal(torch.get_rng_state(), random)
@@ -243,7 +243,7 @@ def test_training_goes_on_after_a_step_that_was_interrupted(options):
     generator, discriminator = (network.float() for network in pair())
     trainer = GANTrainer(generator, discriminator, latent_dim=LATENT, **options)
     with pytest.raises(KeyboardInterrupt), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trainer._step, "_of_generator", stopped)
+        patch.setattr(trainer._step, "_generator_loss", stopped)
         trainer.step(POINTS[:N].float())
     trainer.step(POINTS[:N].float())
     assert all(p.requires_grad for p in trainer.discriminator.parameters())

@@ -11,7 +11,7 @@ from fastgan import reference
 from fastgan.networks import Discriminator, Generator, mlp
 from fastgan.objectives import OBJECTIVES
 from fastgan.trainer import GANTrainer, to_numbers
-from fastgan.training.capture import undone
+from fastgan.training.capture import state_restored
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -139,7 +139,7 @@ def test_rehearsals_leave_no_trace(options, after):
         torch.manual_seed(9)
         for real in batches(after, "images"):
             t.step(real)
-    with ours._undone():
+    with ours._state_restored():
         for penalised in (True, False):
             for _ in range(3):
                 ours._step.play(IMAGES[:N], penalised)
@@ -154,7 +154,7 @@ def test_rehearsals_leave_no_trace(options, after):
 def test_rehearsals_are_undone_after_a_failure():
     trainer = make("batch norm")
     before = weights(trainer)
-    with pytest.raises(RuntimeError, match="stop"), undone([trainer.generator, trainer.discriminator], [], []):
+    with pytest.raises(RuntimeError, match="stop"), state_restored([trainer.generator, trainer.discriminator], [], []):
         trainer.step(POINTS[:N])
         raise RuntimeError("stop")
     assert all(map(torch.equal, weights(trainer)[: -len(list(trainer.ema.parameters()))], before))

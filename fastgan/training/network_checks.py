@@ -1,5 +1,4 @@
-"""A first look at both networks, on copies, before anything is trained: what they accept, what they return, and what is
-wrong with it, in one line."""
+"""Checks of both networks before training, on copies: what they accept and what they return. Each error is one line."""
 
 from __future__ import annotations
 
@@ -17,22 +16,23 @@ from fastgan.formulas.objectives import find
 from fastgan.training import checks
 from fastgan.training.config import TrainerConfig
 
-LOOKS = 12  # at D with other weights, before it is said to give probabilities
+WEIGHT_DRAWS = 12  # random weights of D to try before its outputs count as probabilities
 
 
-class Look(NamedTuple):
-    """logits: D's, a sample. mixes: does a sample's logit depend on the other samples of its batch?"""
+class DiscriminatorTraits(NamedTuple):
+    """logits: how many D returns for each sample. mixes_samples: whether a sample's logits depend on the other samples
+    of its batch."""
 
     logits: int
-    mixes: bool
+    mixes_samples: bool
 
 
-class FirstLook:
-    """What is known of a pair of networks before they are trained, and of the samples that D accepts.
+class NetworkChecks:
+    """Runs a pair of networks once, and checks later samples against what D accepts.
 
-    made: one generated sample. seen: what there is to know of D, None without one. passes: autocast's dtype or None.
-    classes: how many there are, if both networks are told a label beside what they see.
-    Raises TypeError or ValueError if G accepts no such z, D accepts none of its samples or returns no logits."""
+    example: one generated sample. traits: D's, None if there is no D. accepted: (shape, dtype) of samples that passed.
+    passes: autocast's dtype or None. classes: the number of classes, if both networks get labels.
+    Raises TypeError or ValueError if G does not accept z, or D does not accept G's samples or returns no logits."""
 
     def __init__(
         self, generator: nn.Module, discriminator: nn.Module | None, latent_dim: int, passes=None, classes=None
@@ -43,83 +43,84 @@ class FirstLook:
         random = torch.Generator("cpu").manual_seed(0)
         z = torch.randn(4, latent_dim, generator=random, dtype=torch.float32, device="cpu").to(like.device, like.dtype)
         self.labels = () if classes is None else (torch.arange(4, device=like.device) % classes,)
-        self.seen = None
+        self.traits = None
         try:
             with self._autocast(like.device):
-                self.made = _look_at_generator(generator, z, self.labels)[:1].clone()
+                self.example = _try_generator(generator, z, self.labels)[:1].clone()
                 if discriminator is not None:
-                    self.seen = _look_at_discriminator(discriminator, self._noise(), self.labels)
+                    self.traits = _try_discriminator(discriminator, self._noise(), self.labels)
         except (TypeError, ValueError) as error:
-            if discriminator is None or not _fit(discriminator, generator, rows=z, labels=self.labels):
+            if discriminator is None or not _accepts(discriminator, generator, rows=z, labels=self.labels):
                 raise
             raise ValueError(
-                "generator: got a network that takes what the other one makes of z, expected "
+                "generator: got a network that accepts the discriminator's output for z, expected "
                 "GANTrainer(generator, discriminator), in this order"
             ) from error
-        self.kinds = {(self.made.shape[1:], self.made.dtype)}
+        self.accepted = {(self.example.shape[1:], self.example.dtype)}
         if passes is not None:
-            self.kinds.add((self.made.shape[1:], like.dtype))
+            self.accepted.add((self.example.shape[1:], like.dtype))
 
     def gives_probabilities(self) -> bool:
-        with self._autocast(self.made.device):
+        with self._autocast(self.example.device):
             return _gives_probabilities(self.discriminator, self._noise(), self.labels)
 
     def _noise(self) -> Tensor:
-        """Four points of which no two have anything in common, as samples of one's own generator might."""
+        """Four independent random samples: generated ones might have values in common."""
         random = torch.Generator("cpu").manual_seed(1)
-        shape = (4, *self.made.shape[1:])
-        return torch.randn(shape, generator=random, dtype=torch.float32, device="cpu").to(self.made)
+        shape = (4, *self.example.shape[1:])
+        return torch.randn(shape, generator=random, dtype=torch.float32, device="cpu").to(self.example)
 
     def check(self, name: str, samples: Tensor, together: bool) -> None:
-        """Raises TypeError or ValueError unless the networks accept such samples. Reads shapes only; a kind of samples
-        not seen before is tried on D. together: D sees them in one batch with generated ones."""
+        """Raises TypeError or ValueError unless the networks accept such samples. Reads only shape, dtype and device,
+        and runs a copy of D if shape or dtype are new. together: D sees them in one batch with generated samples."""
         checks.samples(name, samples)
         kind = samples.shape[1:], samples.dtype
-        if kind in self.kinds and samples.device == self.made.device:
+        if kind in self.accepted and samples.device == self.example.device:
             return
         if not samples.is_floating_point():
             raise TypeError(f"{name}: got {samples.dtype}, expected floats; images of 0..255 go through `trainer.draw`")
-        if samples.device != self.made.device:
-            raise ValueError(f"{name}: got a tensor on {samples.device}, expected {self.made.device}, as the networks")
-        same = samples.shape[1:] == self.made.shape[1:]
+        if samples.device != self.example.device:
+            got, expected = samples.device, self.example.device
+            raise ValueError(f"{name}: got a tensor on {got}, expected {expected}, as the networks")
+        same = samples.shape[1:] == self.example.shape[1:]
         if self.discriminator is None:
-            fits = samples[0].numel() == self.made[0].numel()
+            fits = samples[0].numel() == self.example[0].numel()
         else:
             with self._autocast(samples.device):
                 rows = samples[:4].detach()
                 labels = tuple(y[: len(rows)] for y in self.labels)
-                fits = (same or not together) and _fit(self.discriminator, rows=rows, labels=labels)
+                fits = (same or not together) and _accepts(self.discriminator, rows=rows, labels=labels)
         if not fits:
-            shapes = [", ".join(["(N", *map(str, x.shape[1:])]) + ")" for x in (samples, self.made)]
+            shapes = [", ".join(["(N", *map(str, x.shape[1:])]) + ")" for x in (samples, self.example)]
             raise ValueError(
                 f"{name}: got {samples.dtype} of shape {shapes[0]}, expected {self.dtype} of shape {shapes[1]}, as the "
                 f"generator makes{f': {name}.to({self.dtype})' if same else ''}"
             )
-        self.kinds.add(kind)
+        self.accepted.add(kind)
 
     def _autocast(self, device: torch.device) -> torch.autocast:
         return torch.autocast(device.type, self.passes, enabled=self.passes is not None, cache_enabled=False)
 
 
-def choose_passes(config: TrainerConfig, seen: Look) -> bool:
+def choose_single_pass(config: TrainerConfig, traits: DiscriminatorTraits) -> bool:
     """Whether D sees both sides in one pass. Raises ValueError if a one-stage step would not be exact."""
-    never = bool(config.r1) != bool(config.r2) and config.r1_every == 1  # no step would take a single pass
+    never = bool(config.r1) != bool(config.r2) and config.r1_every == 1  # every step penalises one side only
     if not config.one_stage:
         if config.concatenate is not None or never:
             return bool(config.concatenate)
-        return not seen.mixes
+        return not traits.mixes_samples
     if config.weight == 0:
         raise ValueError("weight: got 0, expected another number: one-stage steps take G's gradients from D's")
     if constant_ratio(config.objective, config.weight) is None:
         got = f"step: got 'one-stage' with {config.objective!r}"
-        if seen.mixes:
+        if traits.mixes_samples:
             raise ValueError(
                 f"{got} and a discriminator whose logits depend on other samples of the batch (batch normalisation?), "
                 "expected 'alternating', objective 'minimax', or another discriminator"
             )
-        if seen.logits > 1:
+        if traits.logits > 1:
             raise ValueError(
-                f"{got} and {seen.logits} logits a sample, whose gradients have different ratios, expected "
+                f"{got} and {traits.logits} logits a sample, whose gradients have different ratios, expected "
                 "'alternating', objective 'minimax', or one logit a sample"
             )
         if config.precision == "float16":
@@ -127,12 +128,12 @@ def choose_passes(config: TrainerConfig, seen: Look) -> bool:
                 f"{got} in float16, whose range is too small for the ratio of the gradients, expected 'bfloat16' or "
                 "'float32'"
             )
-    return not seen.mixes and config.concatenate is not False
+    return not traits.mixes_samples and config.concatenate is not False
 
 
 def constant_ratio(objective: str, weight: float) -> float | None:
-    """G's gradient over D's at every generated sample's logit, where that is one number: -1 for the minimax game with
-    weight 1, which one-stage training leaves to D's own pass. None if it depends on the logit."""
+    """The ratio of G's gradient to D's at a generated sample's logit, if it is the same for every logit: -1 for the
+    minimax game with weight 1. None if it depends on the logit."""
     found = find(objective)
     same = found.relation is None and (found.generator_criterion or found.criterion) == found.criterion
     if not same or not weight:
@@ -144,8 +145,8 @@ def constant_ratio(objective: str, weight: float) -> float | None:
 
 
 @contextlib.contextmanager
-def _run(message: str) -> Iterator[None]:
-    """Whatever a network raises inside becomes a ValueError in one line. A full memory is not the network's fault."""
+def _as_value_error(message: str) -> Iterator[None]:
+    """Turn any exception of a network into a ValueError of one line, except CUDA's out-of-memory error."""
     try:
         yield
     except torch.cuda.OutOfMemoryError:
@@ -154,80 +155,83 @@ def _run(message: str) -> Iterator[None]:
         raise ValueError(f"{message} gives {said(error)!r}") from error
 
 
-def _look_at_generator(generator: nn.Module, z: Tensor, labels: tuple[Tensor, ...]) -> Tensor:
+def _try_generator(generator: nn.Module, z: Tensor, labels: tuple[Tensor, ...]) -> Tensor:
     """The samples that a copy makes of z (N, latent_dim)."""
     other, message = copied("generator", generator), f"latent_dim: got {z.shape[1]}, expected what the generator takes"
-    told = " and labels of shape (4,)" if labels else ""
-    with torch.no_grad(), _undrawn(z), _run(f"{message}; z of shape {tuple(z.shape)}{told}"):
+    with_labels = " and labels of shape (4,)" if labels else ""
+    with (
+        torch.no_grad(),
+        _random_state_kept(z),
+        _as_value_error(f"{message}; z of shape {tuple(z.shape)}{with_labels}"),
+    ):
         samples = other(z, *labels)
     _check_rows("generator", "samples", samples, z)
     return samples
 
 
-def _look_at_discriminator(discriminator: nn.Module, samples: Tensor, labels: tuple[Tensor, ...]) -> Look:
+def _try_discriminator(discriminator: nn.Module, samples: Tensor, labels: tuple[Tensor, ...]) -> DiscriminatorTraits:
     other, message = copied("discriminator", discriminator), f"discriminator: got {samples.dtype} samples of shape"
-    with torch.enable_grad(), _undrawn(samples):
+    with torch.enable_grad(), _random_state_kept(samples):
         samples = samples.detach().requires_grad_()
-        told = " and labels of shape (4,)" if labels else ""
-        made = f"{tuple(samples.shape)}{told} as the generator makes them"
-        with _run(f"{message} {made}, expected one that takes them; it"):
+        with_labels = " and labels of shape (4,)" if labels else ""
+        made = f"{tuple(samples.shape)}{with_labels} as the generator makes them"
+        with _as_value_error(f"{message} {made}, expected one that takes them; it"):
             logits = other(samples.clone(), *labels)  # which may begin in place
         check_logits(logits, samples)
         if not logits.requires_grad:
             raise ValueError("discriminator: got logits without a graph, expected ones that depend on its weights")
         (slope,) = torch.autograd.grad(logits[0].sum(), samples, allow_unused=True)
-    mixes = slope is not None and bool((slope[1:] != 0).any())
-    return Look(logits.numel() // len(samples), mixes)
+    mixes_samples = slope is not None and bool((slope[1:] != 0).any())
+    return DiscriminatorTraits(logits.numel() // len(samples), mixes_samples)
 
 
 def check_logits(logits: object, samples: Tensor) -> None:
-    """Raises TypeError or ValueError if what D gave for the samples are no logits of theirs. Reads shapes alone."""
+    """Raises TypeError or ValueError unless D returned logits, (N, ...) for N samples. Reads only shape and dtype."""
     _check_rows("discriminator", "logits", logits, samples)
 
 
-def _check_rows(network: str, what: str, given: object, of: Tensor) -> None:
-    if not isinstance(given, Tensor) or not given.is_floating_point():
-        got = f"{given.dtype} {what}" if isinstance(given, Tensor) else type(given).__name__
+def _check_rows(network: str, what: str, output: object, batch: Tensor) -> None:
+    if not isinstance(output, Tensor) or not output.is_floating_point():
+        got = f"{output.dtype} {what}" if isinstance(output, Tensor) else type(output).__name__
         raise TypeError(f"{network}: got {got}, expected one floating tensor of {what} (N, ...)")
-    if not given.dim() or len(given) != len(of):
+    n = len(batch)
+    if not output.dim() or len(output) != n:
         inputs = "rows of z" if what == "samples" else "samples"
-        raise ValueError(
-            f"{network}: got {what} of shape {tuple(given.shape)} for {len(of)} {inputs}, expected {len(of)} rows"
-        )
+        raise ValueError(f"{network}: got {what} of shape {tuple(output.shape)} for {n} {inputs}, expected {n} rows")
 
 
 @torch.no_grad()
 def _gives_probabilities(discriminator: nn.Module, samples: Tensor, labels: tuple[Tensor, ...]) -> bool:
-    """Whether D's outputs lie in [0, 1] whatever its weights, as those of a last Sigmoid do, and depend on them. Logits
-    may happen to lie there with the weights that D has, and do not with `LOOKS` others: each draw of the last layer
+    """Whether D's outputs depend on its weights and always lie in [0, 1], like those of a final Sigmoid. Logits may lie
+    there by chance with D's current weights, but not with `WEIGHT_DRAWS` random ones too: each draw of the last layer
     changes their sign with probability 1/2."""
     random = torch.Generator("cpu").manual_seed(0)
-    with _undrawn(samples):
+    with _random_state_kept(samples):
         other, first, varies = copied("discriminator", discriminator), None, False
-        for i in range(LOOKS + 1):
+        for i in range(WEIGHT_DRAWS + 1):
             out = other(samples.clone(), *labels)
             if not ((out >= 0) & (out <= 1)).all():
                 return False
             first = out if first is None else first
             varies = varies or not torch.equal(out, first)
-            for p in other.parameters() if i < LOOKS else ():
+            for p in other.parameters() if i < WEIGHT_DRAWS else ():
                 scale = p[0].numel() ** -0.5 if p.dim() else 1.0
                 p.copy_(torch.randn(p.shape, generator=random, dtype=torch.float32, device="cpu") * scale)
     return varies
 
 
 def copied(name: str, network: nn.Module) -> nn.Module:
-    """A copy that shares no tensor with the network. Tensors that the network has computed and kept (the `weight` of
-    `torch.nn.utils.weight_norm`, features of the last batch) are copied as numbers: their graph is not theirs to keep,
-    and `copy.deepcopy` refuses them."""
+    """A copy that shares no tensor with the network. Computed tensors that the network keeps (the `weight` of
+    `torch.nn.utils.weight_norm`, features of the last batch) are copied without their autograd graph: `copy.deepcopy`
+    refuses them."""
     try:
-        with _Numbers():
+        with _CopyWithoutGraph():
             return copy.deepcopy(network)
     except Exception as error:
         raise ValueError(f"{name}: got a network that cannot be copied: {said(error)}") from error
 
 
-class _Numbers(TorchFunctionMode):
+class _CopyWithoutGraph(TorchFunctionMode):
     def __torch_function__(self, function: Callable, types, args=(), kwargs=None):
         if function is Tensor.__deepcopy__ and not args[0].is_leaf:
             x, memo = args
@@ -235,10 +239,10 @@ class _Numbers(TorchFunctionMode):
         return function(*args, **(kwargs or {}))
 
 
-def _fit(*networks: nn.Module, rows: Tensor, labels: tuple[Tensor, ...]) -> bool:
-    """Whether copies of the networks, one after the other, make logits of the rows."""
+def _accepts(*networks: nn.Module, rows: Tensor, labels: tuple[Tensor, ...]) -> bool:
+    """Whether copies of the networks, applied one after the other, turn the rows into logits."""
     try:
-        with torch.no_grad(), _undrawn(rows), _run("it"):
+        with torch.no_grad(), _random_state_kept(rows), _as_value_error("it"):
             out = rows.clone()
             for network in networks:
                 out = copied("network", network)(out, *labels)
@@ -248,6 +252,6 @@ def _fit(*networks: nn.Module, rows: Tensor, labels: tuple[Tensor, ...]) -> bool
     return True
 
 
-def _undrawn(like: Tensor) -> contextlib.AbstractContextManager:
-    """Random numbers drawn inside are not drawn for those outside."""
+def _random_state_kept(like: Tensor) -> contextlib.AbstractContextManager:
+    """Restore torch's global random states at the end."""
     return torch.random.fork_rng([like.device] if like.is_cuda else [])
