@@ -42,7 +42,7 @@ def test_pictures_of_a_run(tmp_path, capsys):
     assert main([*images, "--steps", "120", "--out", "run"]) == 0
     said = capsys.readouterr().err
     assert "error of D: the share of samples that D judges wrongly" in said
-    assert " steps will take about" in said and "img/s" in said  # for 96 steps, if 20 take less than two seconds
+    assert " steps will take about" in said and "img/s" in said  # 96 of them, if 20 take less than two seconds
     logged = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert logged[0]["seconds_left"] > 0 and logged[-2]["seconds_left"] == 0
     assert frames("run/training.gif") == 4
