@@ -1,6 +1,6 @@
 """Contenders under pytest-benchmark: `python -m pytest bench --benchmark-only --benchmark-enable`.
 
-Every call is synchronised, so on a GPU a time is launch and work together, and passes the gate of its suite first.
+Each call passes the gate of its suite first. Calls are synchronised: on a GPU a time is launch and work together.
 `python -m bench` is the finer tool: interleaved rounds, host and device apart, ratios with intervals.
 """
 

@@ -1,4 +1,4 @@
-"""Where the checkout is, for tests that read its files or run processes in it."""
+"""The folders of the checkout, for tests that read its files or run processes in it."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""`fastgan` as its users call it, in this process or in one of its own; small data for it, and what a run has left."""
+"""Run `fastgan` in this process or in another one, on small data, and compare what runs have written."""
 
 import json
 import os
@@ -16,7 +16,7 @@ SMALL = ["--batch", "16", "--width", "4", "--latent-dim", "4", "--save-every", "
 
 
 def command(*args, **options):
-    """`fastgan` in a process of its own."""
+    """Start `fastgan` in another process."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
         [sys.executable, "-m", "fastgan", *map(str, args)],
@@ -33,7 +33,7 @@ def wait_for(path, process, size=1, seconds=200):
 
 
 def records(run):
-    """What was logged, without what depends on the clock."""
+    """The records of a run's log, without those that depend on the clock."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     return [
         {k: v for k, v in line.items() if k not in ("time", "images_per_s", "seconds", "seconds_left")}
@@ -64,7 +64,7 @@ def images_file(tmp_path, n=60):
 
 
 def refused(capsys, *args, code=2):
-    """Runs the command line, which must refuse with one line; returns the line."""
+    """Run the command line, which must refuse with one line. Return the line."""
     capsys.readouterr()
     assert main([str(arg) for arg in args]) == code
     error = capsys.readouterr().err

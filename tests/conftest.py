@@ -7,16 +7,16 @@ import torch
 
 CUDA = torch.cuda.is_available()
 
-with torch.device("meta"):  # PyTorch notes, once, which functions a device is for: before a test puts others in place
+with torch.device("meta"):  # PyTorch caches here the functions that take a device: before a test replaces one
     torch.empty(0)
 
 
 def interpreter_runs() -> bool:
-    """Not in Triton before 3.7 with NumPy 2.4 and later, where an array of one element is no number."""
+    """Not with Triton before 3.7 and NumPy 2.4 or later, which does not convert an array of one element to a number."""
     try:
         triton, numpy = (tuple(map(int, version(name).split(".")[:2])) for name in ("triton", "numpy"))
     except PackageNotFoundError:
-        return True  # it is not asked to
+        return True  # without Triton nothing is interpreted
     return triton >= (3, 7) or numpy < (2, 4)
 
 
@@ -25,19 +25,19 @@ if not CUDA and interpreter_runs():
 
 import pytest  # noqa: E402
 
-# Helpers that check something say what was compared, as tests do.
+# A failed assertion in a helper shows the compared values, as in a test.
 helpers = {path.stem for path in Path(__file__).parent.rglob("*.py") if not path.stem.startswith("test_")}
 pytest.register_assert_rewrite(*helpers - {"conftest", "interpreter"})
 
 if os.environ.get("TRITON_INTERPRET") == "1" and importlib.util.find_spec("triton"):
     import interpreter
 
-    interpreter.hasten()
+    interpreter.speed_up()
 
-if "PYTEST_XDIST_WORKER" in os.environ:  # one process a core already: threads of each would wait for one another
+if "PYTEST_XDIST_WORKER" in os.environ:  # one process for each core: more threads would compete
     torch.set_num_threads(1)
 
-# Files that take minutes and rarely fail, processes that are killed among them: CI runs them after the others.
+# Files that take minutes and rarely fail, such as those that kill processes. CI runs them after the others.
 THOROUGH = {
     "test_bench_gate",
     "test_machine_code",
@@ -47,7 +47,7 @@ THOROUGH = {
     "test_reliability",
 }
 
-# And tests that the interpreter takes ten seconds for; the other backend's run with the rest.
+# Tests that take ten seconds under the interpreter. With the other backend they run with the rest.
 LONG_INTERPRETED = {
     *("test_gradcheck_and_gradgradcheck", "test_one_batch_of_both_sides", "test_a_list_takes_one_launch"),
     *("test_opcheck", "test_reruns_are_bit_identical", "test_transforms"),
@@ -63,7 +63,7 @@ elif os.environ.get("TRITON_INTERPRET") == "1":
 
 @pytest.fixture(params=RUNS, ids="-".join)
 def device(request, monkeypatch):
-    """Runs a test once a backend, with that backend chosen; the value is the device its tensors go on."""
+    """Run the test once for each backend, with that backend forced; the value is the device for its tensors."""
     backend, device = request.param
     monkeypatch.setattr("fastgan.operators.dispatch.forced_backend", backend)
     return torch.device(device)
@@ -71,7 +71,7 @@ def device(request, monkeypatch):
 
 @pytest.fixture
 def kernel_device(monkeypatch):
-    """The device where the Triton kernels run here, chosen as backend: the GPU, or the CPU through the interpreter."""
+    """Force the Triton backend; the value is the device where it runs: the GPU, or the CPU through the interpreter."""
     if not CUDA and os.environ.get("TRITON_INTERPRET") != "1":
         pytest.skip("no GPU, and TRITON_INTERPRET is not 1: Triton before 3.7 interprets with NumPy below 2.4 alone")
     monkeypatch.setattr("fastgan.operators.dispatch.forced_backend", "triton")
@@ -80,13 +80,13 @@ def kernel_device(monkeypatch):
 
 @pytest.fixture
 def closed_form(monkeypatch):
-    """The formulas in PyTorch, chosen as backend."""
+    """Force the backend of PyTorch formulas."""
     monkeypatch.setattr("fastgan.operators.dispatch.forced_backend", "torch")
 
 
 @pytest.fixture
 def poisoned(monkeypatch):
-    """Fills what `torch.empty` and `torch.empty_like` return with NaN, so that an output nobody writes shows."""
+    """Fill the results of `torch.empty` and `torch.empty_like` with NaN, so that an unwritten output shows."""
 
     def poison(function):
         def allocate(*args, **kwargs):
@@ -101,7 +101,7 @@ def poisoned(monkeypatch):
 
 @pytest.fixture
 def one_thread():
-    """Networks this small are slower with more, many times so beside other work."""
+    """Small networks are slower with more threads, and many times slower if other processes run."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -124,7 +124,7 @@ def pytest_collection_modifyitems(config, items):
 
 
 def pytest_runtest_logreport(report):
-    """A traceback as soon as there is one: who stops the run before its end has it all the same."""
+    """Log each traceback at once, so that a run that is stopped early has it."""
     file = os.environ.get("FASTGAN_TEST_FAILURES")
     if file and report.failed and "PYTEST_XDIST_WORKER" not in os.environ:
         with open(file, "a", encoding="utf-8") as log:

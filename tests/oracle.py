@@ -2,7 +2,7 @@
 
 import torch
 
-# What a gradient may be off by, relative to float64 of the same rounded logits; the loss gets LOSS_RTOL.
+# Allowed relative error of a gradient, against float64 of the same rounded logits. LOSS_RTOL: of a loss.
 GRAD_RTOL = {torch.float64: 1e-12, torch.float32: 5e-6, torch.float16: 5e-6, torch.bfloat16: 5e-6}
 LOSS_RTOL = {torch.float64: 1e-12, torch.float32: 2e-6, torch.float16: 2e-6, torch.bfloat16: 2e-6}
 DTYPES = list(GRAD_RTOL)
@@ -30,7 +30,7 @@ def ulp(x, dtype):
 
 
 def assert_close(got, want, dtype, rtol=None):
-    """Per element, relative, atol=0; half-precision results also get one ulp for the rounding of the output."""
+    """Compare per element, relatively, atol=0; half precision also gets one ulp for the rounding of the output."""
     assert got.dtype == dtype and got.shape == want.shape
     got, want = got.detach().cpu().double(), want.detach().cpu().double()
     allowed = want.abs() * (GRAD_RTOL[dtype] if rtol is None else rtol)
@@ -45,7 +45,7 @@ def assert_close(got, want, dtype, rtol=None):
 
 
 def assert_loss(got, want, dtype):
-    """A loss, or another scalar of the statistics' dtype."""
+    """Compare a loss, or another scalar of the statistics' dtype."""
     out = torch.float64 if dtype == torch.float64 else torch.float32
     assert got.dtype == out and got.shape == ()
     assert_close(got, want.reshape(()), out, LOSS_RTOL[dtype])

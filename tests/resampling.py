@@ -1,4 +1,4 @@
-"""Images, filters, and what resampling them is: sums over taps in float64."""
+"""Images, filters, and resampling as sums over taps in float64."""
 
 import itertools
 
@@ -9,7 +9,7 @@ EPS = {torch.float64: 2.0**-52, torch.float32: 2.0**-23, torch.float16: 2.0**-23
 
 
 def exact(x, f, up=(1, 1), down=(1, 1), padding=(0, 0, 0, 0), flip=False, gain=1.0):
-    """Zeros inserted, padded or cropped, a sum over taps: float64, differentiable in x and f."""
+    """Insert zeros, pad or crop, and sum over taps: in float64, differentiable in x and f."""
     x, f = x.double(), f.double()
     f = torch.outer(f, f) if f.dim() == 1 else f
     n, c, height, width = x.shape
@@ -25,7 +25,7 @@ def exact(x, f, up=(1, 1), down=(1, 1), padding=(0, 0, 0, 0), flip=False, gain=1
             columns[j * up[0] + left, j] = 1
     if x.isfinite().all():
         u = rows.to(x.device) @ x @ columns.to(x.device).T
-    else:  # a product with 0 would spread what is not finite
+    else:  # a product with 0 would spread NaN and infinity
         u = x.new_zeros(n, c, *size)
         for i, j in itertools.product(range(height), range(width)):
             if rows[:, i].any() and columns[:, j].any():
@@ -42,7 +42,7 @@ def ulp(x, dtype):
 
 
 def assert_near(got, want, size, taps, dtype):
-    """Off by at most a rounding a term of the sum of absolute values `size`, and one of the output, per element."""
+    """Allow, per element, a rounding of `size`, the sum of absolute values, for each term, and one of the output."""
     assert got.dtype == dtype and got.shape == want.shape
     got, want, size = (t.detach().cpu().double() for t in (got, want, size))
     allowed = size * (taps + 4) * EPS[dtype]
@@ -62,6 +62,6 @@ def taps_of(shape, device="cpu", seed=1):
 
 
 def assert_scaled(got, want, rtol):
-    """Per element, relative to the largest."""
+    """Compare per element, relative to the largest."""
     assert got.shape == want.shape
     assert ((got.double() - want.double()).abs() <= rtol * want.abs().max()).all()

@@ -49,7 +49,7 @@ PLAIN = SimpleNamespace(
 
 
 class Dense(nn.Module):
-    """act(x W' + b), both scaled at run time so that all weights learn at one rate."""
+    """act(x W' + b), with W and b scaled at run time, so that all weights learn at the same rate."""
 
     def __init__(self, ops, inputs, outputs, act="linear", rate=1.0, bias=0.0):
         super().__init__()
@@ -64,7 +64,7 @@ class Dense(nn.Module):
 
 
 class Mapping(nn.Module):
-    """z, normalised, to w."""
+    """From z, normalised, to w."""
 
     def __init__(self, ops, size, layers=2):
         super().__init__()
@@ -75,8 +75,8 @@ class Mapping(nn.Module):
 
 
 def modulated(ops, x, weight, style, f=None, demodulate=True, padding=1):
-    """StyleGAN2's convolution while it trains: of x times a style a channel, then times what gives unit variance. f:
-    doubles the resolution, by a transposed convolution and a blur."""
+    """StyleGAN2's convolution in training: x is scaled by a style for each channel, and the result to unit variance.
+    With f the resolution doubles, by a transposed convolution and a blur."""
     x = x * style[:, :, None, None]
     if f is None:
         x = ops.conv2d(x, weight, padding=padding)
@@ -89,7 +89,7 @@ def modulated(ops, x, weight, style, f=None, demodulate=True, padding=1):
 
 
 def modulated_weights(ops, x, weight, style, demodulate=True, padding=2):
-    """StyleGAN3's: one of N groups, whose weights are multiplied by a style a sample."""
+    """StyleGAN3's: one convolution of N groups, with weights scaled by each sample's style."""
     n, (o, i, k, _) = len(x), weight.shape
     w = weight[None] * style[:, None, :, None, None]
     if demodulate:
@@ -157,7 +157,7 @@ class Synthesis(nn.Module):
 
 
 class Generator(nn.Module):
-    weight_gradients = False  # of convolutions, in the path length's first gradient
+    weight_gradients = False  # of convolutions, in the first gradient of the path length
 
     def __init__(self, ops, size=8, resolution=16, base=64, most=8):
         super().__init__()
@@ -248,7 +248,7 @@ class Layer3(nn.Module):
 class Generator3(nn.Module):
     """Mapping and synthesis of StyleGAN3-T, from a learned constant."""
 
-    weight_gradients = True  # through which the gradient in w goes
+    weight_gradients = True  # the gradient in w goes through them
 
     def __init__(self, ops, size=8, resolution=32, layers=3, base=64, most=4):
         super().__init__()
@@ -269,7 +269,7 @@ class Generator3(nn.Module):
 
 
 def r1(discriminator, images):
-    """sum |dD/dx|^2 / 2, a sample (Mescheder et al. 2018, equation 9)."""
+    """sum |dD/dx|^2 / 2 for each sample, averaged (Mescheder et al. 2018, equation 9)."""
     images = images.detach().requires_grad_()
     with conv2d_gradfix.no_weight_gradients():
         (grad,) = torch.autograd.grad(discriminator(images).sum(), images, create_graph=True)
@@ -277,8 +277,8 @@ def r1(discriminator, images):
 
 
 def path_length(generator, z, noise, average):
-    """((|J' noise| - a)^2, a): J of the image in w, a the average of |J' noise|, which moves by a hundredth to that of
-    this batch (Karras et al. 2020, arXiv:1912.04958, equation 4)."""
+    """((|J' noise| - a)^2, a): J is the derivative of the image in w; a is the average of |J' noise|, which moves by a
+    hundredth towards that of this batch (Karras et al. 2020, arXiv:1912.04958, equation 4)."""
     w = generator.mapping(z)
     image = generator.synthesis(w)
     with conv2d_gradfix.no_weight_gradients(not generator.weight_gradients):

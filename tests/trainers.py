@@ -1,4 +1,4 @@
-"""A small trainer of points, all that its training changes, and whether two states are the same."""
+"""A small trainer of points, its state, and a comparison of two states."""
 
 import torch
 from torch import nn

@@ -30,7 +30,7 @@ def folder(tmp_path_factory):
     arguments = ("--quick", "--sizes", "128", "--dtypes", "float32,float16", "--device", "cpu", "--out", out)
     done = bench("losses", *arguments)
     assert done.returncode == 0, done.stderr[-2000:]
-    # no progress bar where nobody watches; torch.compile of a CUDA build says that there is no GPU
+    # no progress bar outside a terminal; torch.compile of a CUDA build says that there is no GPU
     assert not [line for line in done.stderr.splitlines() if "No CUDA runtime is found" not in line]
     return out
 
@@ -153,7 +153,7 @@ def test_a_wrong_kernel_is_not_timed(tmp_path):
         assert not {"host_us", "host_speedup", "bytes_per_s"} & set(rows[name])
 
 
-def test_a_contender_that_raises_says_why_and_stops_nobody():
+def test_a_contender_that_raises_is_a_row_with_its_error_and_the_others_run():
     def make(scale):
         raise RuntimeError("no compiler\nlong trace")
 
@@ -164,7 +164,7 @@ def test_a_contender_that_raises_says_why_and_stops_nobody():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
-def test_the_gate_lets_correct_rounding_pass_and_half_a_digit_more_fail(dtype):
+def test_the_gate_passes_correct_rounding_and_fails_a_slightly_larger_error(dtype):
     real, fake = draw(1000, dtype, "cpu", torch.Generator().manual_seed(0))
     scale = 2.0**15 if dtype == torch.float16 else 1.0
     r64, f64 = real.detach().double(), fake.detach().double()
@@ -238,7 +238,7 @@ def test_a_missing_gpu_is_one_clear_line():
 
 
 def test_a_gpu_file_is_reported_with_its_own_columns_and_promises(results, tmp_path):
-    """There is no GPU where this runs; the file is a CPU's with a GPU's columns."""
+    """No GPU is needed: the file is a CPU's with a GPU's columns."""
     results = json.loads(json.dumps(results)) | {"device_type": "cuda"}
     results["environment"] |= {"device": "A GPU", "driver": "1.2.3"}
     speedup = {"median": 7.0, "low": 6.9, "high": 7.1}
@@ -265,7 +265,7 @@ def test_a_gpu_file_is_reported_with_its_own_columns_and_promises(results, tmp_p
     assert (tmp_path / "losses.png").stat().st_size > 10_000
 
 
-def test_options_are_handed_on_but_for_those_named():
+def test_a_child_process_inherits_the_options_except_those_named():
     from bench.harness.processes import inherited
 
     given = ["--quiet", "--limit", "179.5", "--out", "x", "--no-compile", "--budget=3", "--sizes", "128"]

@@ -1,4 +1,4 @@
-"""`python -m bench compare`: two checkouts in one run. What is the same agrees, what is wrong is not timed."""
+"""`python -m bench compare`: two checkouts in one run. Equal code agrees, and wrong results are not timed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from bench.harness import statistics
 ROWS = ["value_and_grad float32 128", "eager float32 128"]
 
 
-def test_two_checkouts_take_turns_and_a_wrong_one_is_not_timed(tmp_path):
+def test_two_checkouts_run_interleaved_and_a_wrong_one_is_not_timed(tmp_path):
     folders = {side: tmp_path / str(i) for i, side in enumerate((compare.HERE, compare.THERE))}
     compare.tree(folders[compare.HERE], None)
     compare.tree(folders[compare.THERE], None)
@@ -30,7 +30,7 @@ def test_two_checkouts_take_turns_and_a_wrong_one_is_not_timed(tmp_path):
     assert "| value_and_grad float32 128 | not timed |" in compare.table(results)
 
 
-def test_a_commit_is_taken_from_git_whole(tmp_path):
+def test_a_commit_is_exported_from_git_without_its_results(tmp_path):
     try:
         compare.tree(tmp_path / "tree", "HEAD")
     except ValueError as error:
@@ -42,10 +42,10 @@ def test_a_commit_is_taken_from_git_whole(tmp_path):
         compare.tree(tmp_path / "other", "no-such-commit")
 
 
-def test_the_interval_covers_one_for_the_same_code_and_not_for_a_tenth_more():
+def test_the_interval_covers_one_for_the_same_code_and_not_for_a_fifth_more():
     random, covered, found = np.random.default_rng(0), 0, 0
     for _ in range(300):
-        logs = 0.02 * random.standard_normal(5)  # what pairs of processes differ by on a machine of our own
+        logs = 0.02 * random.standard_normal(5)  # how much pairs of processes differ on an unshared machine
         same, slower = statistics.of_logs(logs, 0.99), statistics.of_logs(logs + math.log(1.2), 0.99)
         covered += same["low"] <= 1 <= same["high"]
         found += slower["low"] > 1
@@ -64,7 +64,7 @@ def test_the_verdict_is_that_of_the_intervals():
     assert "too unsteady" in verdict(a=(1, 0.9, 1.1), eager=(1.1, 1.05, 1.2))
 
 
-def test_rows_name_contenders_and_configurations_that_there_are():
+def test_rows_name_existing_contenders_and_configurations():
     from bench.codebases.configurations import BY_NAME
     from bench.harness.accuracy import DTYPES
     from bench.suites import contenders

@@ -1,4 +1,4 @@
-"""`python -m bench convergence`: the data and its scores, both forms train the same, and what is said of it."""
+"""`python -m bench convergence`: the data, the scores, two forms that train the same, and the report."""
 
 import copy
 import dataclasses
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def tiny(name, steps=12, width=16):
-    """The cell, with smaller networks and batches, and fewer samples."""
+    """Return the cell with smaller networks and batches, and fewer samples."""
     cell = cells()[name]
     width = 2 if name == "shapes" else width
     config = replace(cell.config, steps=steps, batch=8, width=width)
@@ -98,7 +98,7 @@ def test_wrong_pictures_are_found_wrong(name, pictures):
     assert found["precision"] <= 0.1 and found["recall"] <= 0.2
 
 
-def test_a_generator_that_knows_little_has_a_low_recall(pictures):
+def test_a_generator_of_few_different_pictures_has_a_low_recall(pictures):
     factors, images = pictures
     real = shapes64.read(images)
     assert shapes64.scores(real, real) == {"precision": 1, "recall": 1}
@@ -110,7 +110,7 @@ def test_a_generator_that_knows_little_has_a_low_recall(pictures):
     assert circles["precision"] == 1 and circles["recall"] == pytest.approx(1 / 3, abs=0.05)
 
 
-def test_a_point_is_one_mode_and_the_data_are_all(data):
+def test_a_single_point_covers_one_mode_and_the_data_cover_all(data):
     samples, score = data["ring"]
     assert score(samples[:4000])["modes"] == 8 and score(samples[:4000])["tv"] < 0.05
     collapsed = score(samples[:1].expand(100, 2))
@@ -118,7 +118,7 @@ def test_a_point_is_one_mode_and_the_data_are_all(data):
 
 
 @pytest.mark.slow
-def test_a_digit_alone_covers_little():
+def test_a_single_digit_has_low_coverage():
     cell = cells()["digits"]
     samples, score = problem(cell)
     images = samples.float() / 127.5 - 1
@@ -133,7 +133,7 @@ def test_a_digit_alone_covers_little():
 @pytest.mark.parametrize("name", ["ring", "shapes"])
 def test_both_forms_train_the_same(name, data):
     """In float64: losses of the first steps, and samples of both averages after the last. In float32: the first loss,
-    before Adam makes more of its rounding."""
+    before Adam amplifies its rounding."""
     samples, forms = data[name].samples, convergence.FORMS.values()
     one, other = (form(tiny(name), samples, "cpu", 3, torch.float64) for form in forms)
     assert len(one.losses) == len(other.losses) == CLOSE
@@ -145,7 +145,7 @@ def test_both_forms_train_the_same(name, data):
 
 
 @pytest.mark.slow
-def test_runs_side_by_side_are_those_of_one_process(monkeypatch):
+def test_parallel_processes_give_the_results_of_one_process(monkeypatch):
     monkeypatch.setattr(convergence, "cells", lambda quick: {"ring": tiny("ring")})
     monkeypatch.setattr(convergence, "SEEDS", 2)
     cell = convergence.measure(Setting("cpu"), "ring")
@@ -155,7 +155,7 @@ def test_runs_side_by_side_are_those_of_one_process(monkeypatch):
     assert cell == alone
 
 
-def test_seeds_differ(data):
+def test_two_seeds_train_differently(data):
     first, second = (convergence.plain(tiny("ring"), data["ring"].samples, "cpu", seed) for seed in (0, 1))
     assert first.losses != second.losses
 
@@ -186,7 +186,7 @@ def test_a_form_that_fails_is_a_row_that_says_so(data, results, monkeypatch):
     assert "RuntimeError: no more" in convergence.SUITE.markdown(found)
 
 
-# ---- what is said of them -------------------------------------------------------------------------------------------
+# ---- verdicts and reports -------------------------------------------------------------------------------------------
 
 
 def verdicts(results):
@@ -194,7 +194,7 @@ def verdicts(results):
 
 
 def with_scores(results, plain, fastgan):
-    """The results of the ring, with these scores, one a seed."""
+    """Return the results of the ring with these scores, one for each seed."""
     cell = copy.deepcopy(results["cells"][0])
     cell["seeds"] = [*range(len(plain))]
     for row, values in zip(cell["rows"], (plain, fastgan)):
@@ -202,7 +202,7 @@ def with_scores(results, plain, fastgan):
     return {**results, "cells": [cell]}
 
 
-def test_scores_are_within_noise_or_they_are_not(results):
+def test_only_a_difference_beyond_noise_and_tolerance_breaks_the_promise(results):
     noise = [0.90, 0.93, 0.88, 0.91, 0.92]
     first = cells()["digits"], cells()["ring"]
     place = [*cells()].index(first[1].name)
@@ -211,12 +211,12 @@ def test_scores_are_within_noise_or_they_are_not(results):
     (_, said, verdict) = convergence.promises(lower)[place]
     assert verdict == "not met" and said.startswith("1 of 3; furthest: ") and "-0.04" in said  # modes: less than 0.2
     assert "| **no** |" in convergence.SUITE.markdown(lower)
-    tiny_bit = with_scores(results, noise, [x - 0.005 for x in noise])  # the interval is without 0, and nobody minds
+    tiny_bit = with_scores(results, noise, [x - 0.005 for x in noise])  # the interval excludes 0; within the tolerance
     assert verdicts(tiny_bit)[place] == "met"
     assert verdicts(with_scores(results, noise[:1], noise[:1]))[place] == "not measured"
 
 
-def test_a_paired_interval_is_student_s():
+def test_a_paired_interval_is_that_of_students_t():
     one, other = [0.9, 0.8, 0.95, 0.7], [0.85, 0.82, 0.9, 0.71]
     found = statistics.paired(one, other, 0.9)
     want = stats.ttest_rel(one, other).confidence_interval(0.9)
@@ -224,15 +224,15 @@ def test_a_paired_interval_is_student_s():
     assert found["mean"] == pytest.approx(0.0175)
 
 
-def test_intervals_of_a_cell_hold_together(results):
-    """Of k scores each at 1 - 0.05 / k."""
+def test_intervals_of_a_cell_are_corrected_for_their_number(results):
+    """With k scores, each interval has the level 1 - 0.05 / k."""
     found = with_scores(results, [1.0, 2.0, 3.0], [1.5, 2.0, 2.5])
     values = convergence.differences(found["cells"][0])["tv"]
     want = stats.ttest_rel([1.5, 2.0, 2.5], [1.0, 2.0, 3.0]).confidence_interval(1 - 0.05 / 3)
     assert (values["low"], values["high"]) == pytest.approx((want.low, want.high))
 
 
-def test_a_run_says_what_it_measured(results):
+def test_results_hold_every_score_and_loss(results):
     assert [cell["name"] for cell in results["cells"]] == ["ring", "shapes"]
     for cell in results["cells"]:
         assert [row["contender"] for row in cell["rows"]] == [PLAIN, FASTGAN]
@@ -263,7 +263,7 @@ def test_table_and_picture_are_of_the_file(results, tmp_path):
     assert written[1].stat().st_size > 10_000
 
 
-def test_samples_are_kept_as_they_were():
+def test_stored_samples_unpack_unchanged():
     for samples in (torch.randn(7, 2), torch.arange(2 * 3 * 4 * 4, dtype=torch.uint8).view(2, 3, 4, 4)):
         stored = json.loads(json.dumps(convergence.packed(samples)))
         assert torch.equal(torch.from_numpy(convergence.unpacked(stored).copy()), samples)
@@ -272,7 +272,7 @@ def test_samples_are_kept_as_they_were():
     assert tiles[:2, :2].max() == 0 and tiles[3:, 3:].min() == 3 and tiles[2].min() == 255
 
 
-def test_a_run_of_all_suites_leaves_it_out(monkeypatch):
+def test_a_run_of_all_suites_leaves_convergence_out(monkeypatch):
     ran = []
     done = subprocess.CompletedProcess((), 0)
     monkeypatch.setattr(command.subprocess, "run", lambda call, **_: ran.append(call) or done)

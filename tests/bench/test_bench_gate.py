@@ -1,4 +1,4 @@
-"""The gate: it passes on this checkout, it fails for work that is planted, and its counts do not vary."""
+"""The gate: it passes on this checkout, it fails if work is added, and its counts do not vary."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def run(folder: Path, *arguments: str):
     return subprocess.run(command, cwd=folder, env=clean(), capture_output=True, text=True, timeout=900)
 
 
-def test_every_count_is_the_baselines():
+def test_every_count_equals_the_baseline():
     baseline = json.loads(gate.BASELINE.read_text())
     done = run(ROOT)
     assert done.returncode == 0, done.stdout + done.stderr[-2000:]
@@ -63,11 +63,11 @@ PLANTS = {  # name: (file, what stands there, what replaces it, section, cases, 
         "tile loop 0, loads_128: 0, and 2 in the baseline",
     ),
 }
-SLOW = ("one extra pass", "no vector loads")  # the compiler's time
+SLOW = ("one extra pass", "no vector loads")  # they compile kernels
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n in SLOW)) for n in PLANTS])
-def test_planted_work_is_found(name, tmp_path):
+def test_added_work_is_found(name, tmp_path):
     file, old, new, section, words, said = PLANTS[name]
     tree = tmp_path / "tree"
     compare.tree(tree, None)

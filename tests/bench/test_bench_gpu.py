@@ -1,4 +1,4 @@
-"""The GPU day's one command: what was measured is kept, whatever happens to a stage or to the machine."""
+"""`python -m bench gpu`: what was measured is kept, whatever happens to a stage or to the machine."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def ignore_interrupts():
 
 
 def started(tmp_path, minutes):
-    """As a background job of a shell starts it: with SIGINT ignored."""
+    """Start the run as a shell starts a background job: with SIGINT ignored."""
     out = tmp_path / "out"
     command = [sys.executable, "-c", RUN, str(out), str(tmp_path / "scratch"), WRITE, str(minutes)]
     return out, subprocess.Popen(
@@ -77,7 +77,7 @@ def wait_for(condition, seconds=30):
     raise AssertionError("waited in vain")
 
 
-def test_a_stage_that_fails_or_is_stopped_costs_itself(tmp_path):
+def test_a_stage_that_fails_or_is_stopped_does_not_affect_the_others(tmp_path):
     out, process = started(tmp_path, 14 / 60)
     said = process.communicate(timeout=300)[0]
     assert process.returncode == 1, said
@@ -91,7 +91,7 @@ def test_a_stage_that_fails_or_is_stopped_costs_itself(tmp_path):
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-def test_a_machine_that_is_taken_away_leaves_what_was_measured(tmp_path, how):
+def test_a_run_that_is_killed_keeps_what_was_measured(tmp_path, how):
     out, process = started(tmp_path, 5)
     wait_for(lambda: (out / "results.json").exists() and "long" in measured(out))
     os.kill(process.pid, how)
@@ -133,7 +133,7 @@ def cell(name, *contenders, error=()):
     return {"name": name, "rows": rows}
 
 
-def test_of_two_measurements_of_a_cell_the_fuller_one_stays():
+def test_of_two_measurements_of_a_cell_the_more_complete_one_is_kept():
     first = {"cells": [cell("a", "eager", "ours"), cell("b", "ours")], "skipped": [], "products": {"x": 1}}
     full = {
         "cells": [cell("a", "eager", "ours", "compiled")],
@@ -147,12 +147,12 @@ def test_of_two_measurements_of_a_cell_the_fuller_one_stays():
     assert found["skipped"] == [] and found["products"] == {"x": 1}
 
 
-def test_a_number_that_is_not_finite_costs_nothing_else(tmp_path):
+def test_numbers_that_are_not_finite_are_written_as_null(tmp_path):
     environment.write_json(tmp_path / "x.json", {"a": [math.nan, 1.0], "b": {"c": math.inf, "d": (2, -math.inf)}})
     assert json.loads((tmp_path / "x.json").read_text()) == {"a": [None, 1.0], "b": {"c": None, "d": [2, None]}}
 
 
-def test_outcomes_are_read_from_a_log_that_was_cut():
+def test_outcomes_are_read_from_a_truncated_log():
     log = """
 [gw3] [ 12%] PASSED tests/kernels/test_a.py::test_one[float32-(1, 2)]
 [gw0] [ 14%] FAILED tests/kernels/test_a.py::test_two[a b]

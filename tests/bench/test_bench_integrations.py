@@ -1,4 +1,4 @@
-"""`python -m bench integrations`: both forms of a step learn the same, it runs, and shows what is in the file."""
+"""`python -m bench integrations`: both forms of a step learn the same, it runs, and the report shows the file."""
 
 import copy
 import dataclasses
@@ -28,12 +28,12 @@ TINY = {
     "dac": {"width": 1 / 32, "batch": 2, "samples": 1024},
 }
 VOICES = ("hifigan", "styletts2")
-NETWORKS = dict.fromkeys(VOICES, ("generator", "mpd", "msd"))  # of a Step; else generator and discriminator
-# of upstream's form; StyleTTS2 has 16 boolean masks more, which a GPU waits for
+NETWORKS = dict.fromkeys(VOICES, ("generator", "mpd", "msd"))  # attributes of a Step; default: generator, discriminator
+# host reads in upstream's form; StyleTTS2 also has 16 boolean masks, which a GPU waits for
 WAITS = {"hifigan": 16, "dcgan": 5, "r3gan": 0, "stylegan2": 0, "vits": 457, "llamagen": 2, "realesrgan": 7}
 WAITS |= {"styletts2": 16, "dac": 9}
 SECONDS = {UPSTREAM: 2.5, "losses": 2.45, "losses, matching": 2.4, "generator_backward": 2.0, "passes": 2.2, ALL: 1.6}
-PENALISED = Cell("r3gan", "R3GAN, tiny", "r3gan", TINY["r3gan"], 2)  # with a double backward in each step
+PENALISED = Cell("r3gan", "R3GAN, tiny", "r3gan", TINY["r3gan"], 2)  # with a double backward pass in each step
 SMALL = {
     c.name: c
     for c in (
@@ -83,7 +83,7 @@ def test_both_forms_learn_the_same(module):
 @pytest.mark.thorough
 @pytest.mark.parametrize("module", TINY)
 def test_weights_after_ten_steps_in_float32(module):
-    """Both forms' weights are as far from upstream's in float64 as float32 rounds: ours at most four times as far."""
+    """Distance of each form's float32 weights from upstream's in float64: ours is at most four times as far."""
     pieces = tuple(importlib.import_module(f"examples.integrations.{module}").FASTGAN)
     runs = (((), torch.float64), ((), torch.float32), (pieces, torch.float32))
     exact, first, second = (step_of(module, *run) for run in runs)
@@ -99,7 +99,7 @@ def test_weights_after_ten_steps_in_float32(module):
 @pytest.mark.thorough
 @pytest.mark.parametrize("module", TINY)
 def test_waits_and_operators_of_both_forms(module):
-    """A wait: a tensor that the host reads."""
+    """A wait is a tensor that the host reads."""
     counts = []
     for use in ((), FORMS[ALL]):
         step = step_of(module, use, torch.float32)
@@ -134,12 +134,12 @@ def test_every_form_is_measured(results):
         assert len(cell["curves"][ALL]["loss_d"]) == 3 and integrations.differs(cell) < 1e-4
 
 
-def test_a_step_with_a_double_backward_is_measured():
+def test_a_step_with_a_double_backward_pass_is_measured():
     cell = integrations.cell(Setting("cpu", True, 0.01), PENALISED)
     assert [row["contender"] for row in cell["rows"] if row["flops"] > 0] == list(PENALISED.forms)
 
 
-def test_a_form_that_learns_something_else_gets_no_time(monkeypatch):
+def test_a_form_that_learns_something_else_is_not_timed(monkeypatch):
     made = integrations.made
 
     def bad(cell, use):
@@ -173,7 +173,7 @@ def test_table_picture_and_promises(results, tmp_path):
     assert set(nothing[:5]) == {"not measured"}
 
 
-def test_readme_s_sentence_is_of_the_file(results, tmp_path, monkeypatch):
+def test_the_sentence_in_readme_has_the_numbers_of_the_file(results, tmp_path, monkeypatch):
     found = copy.deepcopy(results)
     for cell in found["cells"]:
         for row in cell["rows"]:

@@ -18,7 +18,7 @@ CELLS = [f"{name} {way}" for name in NAMES[:2] for way in layers.PASSES]
 
 
 def small(call, dtype="float32"):
-    """Two images of two channels."""
+    """Return the call for two images of two channels."""
     return dataclasses.replace(call, shape=(2, 2, *call.shape[2:]), dtype=dtype)
 
 
@@ -78,7 +78,7 @@ def test_wrong_results_are_found(one_thread, name):
             assert layers.why_wrong("fastgan", [*right[:2], right[2] * 1.001], call, against)[0]
 
 
-def test_a_wrong_contender_gets_no_time(of_two_channels, monkeypatch):
+def test_a_wrong_contender_is_not_timed(of_two_channels, monkeypatch):
     right = layers.ours
     monkeypatch.setattr(layers, "ours", lambda call: lambda *given: right(call)(*given) * 0.5)
     found = layers.measure(Setting("cpu", True, 0.001, False), "s2-lrelu-4 backward")["rows"]
@@ -90,16 +90,16 @@ def test_a_wrong_contender_gets_no_time(of_two_channels, monkeypatch):
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 @pytest.mark.parametrize("way", layers.PASSES)
 def test_every_call_is_right(one_thread, way, dtype):
-    """All that fit in a second; larger ones have the same settings."""
+    """All calls that fit in a second; larger ones have the same settings."""
     generator = torch.Generator().manual_seed(0)
     names = ("s2-mapping", "s2-lrelu-8", "s2-rgb-8", "s2-blur-up-8", "s2-blur-down-8", "s2-skip-down-8", "s3-3")
-    # On CPUs with float16 arithmetic a float16 convolution of 16 taps and more, a channel each, does not end.
+    # On CPUs with float16 arithmetic, a float16 depthwise convolution of 16 taps or more does not end.
     for name in names[: -1 if dtype == "float16" else None]:
         call = small(layers.CALLS[name], dtype)
         batch = layers.draw(call, "cpu", generator)
         against = layers.expected(call, way, batch)
         wrong, worst = layers.why_wrong("fastgan", layers.derivatives(layers.ours(call), way, batch), call, against)
-        assert wrong is None and worst < 0.02, (name, wrong)  # an activation on the other side of 0 is the worst
+        assert wrong is None and worst < 0.02, (name, wrong)  # worst: an activation rounded past 0
 
 
 def test_sizes_are_those_of_the_networks():
@@ -158,8 +158,8 @@ def test_compile_refuses_the_double_backward(of_two_channels):
     assert rows[1]["error"] == "RuntimeError: torch.compile does not run a double backward"
 
 
-def test_nvidia_s_operators_are_a_contender_where_they_are(of_two_channels, tmp_path, monkeypatch):
-    """A checkout on the path; here one whose functions are the eager formulas."""
+def test_nvidias_operators_are_a_contender_if_they_can_be_imported(of_two_channels, tmp_path, monkeypatch):
+    """The checkout on the path is a stand-in, whose functions are the eager formulas."""
     ops = tmp_path / "torch_utils" / "ops"
     ops.mkdir(parents=True)
     for op in ("bias_act", "upfirdn2d"):

@@ -41,8 +41,8 @@ def test_the_file_has_every_contender_of_every_configuration_asked_for(results):
     assert [cell["name"] for cell in results["cells"]] == NAMES
     contenders = {cell["name"]: [row["contender"] for row in cell["rows"]] for cell in results["cells"]}
     assert contenders["hifigan-d"] == list(lists.CONTENDERS)
-    assert contenders["spade-d"] == ["eager", "torch.compile", "drop-in", "value_and_grad"]  # it has no `.item()`
-    assert contenders["dcgan-d"] == ["eager", "torch.compile", "drop-in"]  # and this no value_and_grad
+    assert contenders["spade-d"] == ["eager", "torch.compile", "drop-in", "value_and_grad"]  # no `.item()` in it
+    assert contenders["dcgan-d"] == ["eager", "torch.compile", "drop-in"]  # no value_and_grad
     for cell in results["cells"]:
         for row in cell["rows"]:
             if row["contender"] == "torch.compile":
@@ -96,18 +96,18 @@ WRONG = {
 
 
 @pytest.mark.parametrize("wrong", WRONG)
-def test_a_wrong_contender_gets_no_time(wrong):
+def test_a_wrong_contender_is_not_timed(wrong):
     good = BY_NAME["hifigan-d"]
     bad = dataclasses.replace(good, drop_in=lambda like: WRONG[wrong](good.drop_in(like)))
     cell = lists.measure(QUICK, bad)
     rows = {row["contender"]: row for row in cell["rows"]}
     assert "host_us" in rows["eager"] and "host_us" in rows["value_and_grad"]
     assert set(rows["drop-in"]) <= {"contender", "error", "first_call_s", "worst_relative_error"}
-    unused = wrong in ("one discriminator short", "no gradient at one tensor")  # autograd says so before the gate does
+    unused = wrong in ("one discriminator short", "no gradient at one tensor")  # autograd raises before the gate
     assert ("to not have been used" if unused else "wrong result, not timed: ") in rows["drop-in"]["error"]
 
 
-def test_a_wrong_value_and_grad_and_a_wrong_eager_get_no_time():
+def test_a_wrong_value_and_grad_and_a_wrong_eager_are_not_timed():
     good = BY_NAME["vqgan-d"]
     bad = dataclasses.replace(
         good,
@@ -184,7 +184,7 @@ def test_promises_are_judged_by_the_numbers():
 
 
 def test_a_gpu_file_has_its_own_columns(results, tmp_path):
-    """There is no GPU where this runs; the file is a CPU's with a GPU's columns."""
+    """No GPU is needed: the file is a CPU's with a GPU's columns."""
     results |= {"device_type": "cuda"}
     results["environment"] |= {"device": "A GPU", "driver": "1.2.3"}
     for cell in results["cells"]:

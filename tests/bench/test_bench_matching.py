@@ -107,7 +107,7 @@ def test_a_wrong_result_is_not_timed():
         assert row["error"].startswith("wrong result, not timed") and said in row["error"] and "host_us" not in row
 
 
-def test_promises_say_what_the_rows_say(results):
+def test_promises_are_judged_by_the_rows(results):
     found = {what: verdict for what, _, verdict in matching.promises(results)}
     assert "drop-in ≥ 2× eager, HiFi-GAN's maps" in found
     rows = results["cells"][0]["rows"]

@@ -53,7 +53,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("wrong", WRONG)
-def test_a_wrong_contender_gets_no_time(monkeypatch, wrong):
+def test_a_wrong_contender_is_not_timed(monkeypatch, wrong):
     good = mmd.direct
 
     def bad(d, precision="fp32"):
@@ -91,7 +91,7 @@ def test_promises_are_judged_by_the_numbers():
 
 
 def test_a_gpu_file_has_its_own_columns(results, tmp_path):
-    """There is no GPU where this runs; the file is a CPU's with a GPU's columns."""
+    """No GPU is needed: the file is a CPU's with a GPU's columns."""
     results |= {"device_type": "cuda", "products": {"fp32": 5e13, "tf32": 4e14}}
     for cell in results["cells"]:
         for row in cell["rows"]:

@@ -1,4 +1,4 @@
-"""What is made of results: README's tables, the page, fits of growth, several processes as one, two runs compared."""
+"""Reports of results: README's tables, the benchmark page, fits of growth, merged processes, two runs compared."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_the_pages_say_what_the_results_files_say():
     assert set(marked) == {*suites.SUITES, "devices", "versions"} - {"timeline", "penalties"}
 
 
-def test_readme_s_losses_are_those_of_gpus():
+def test_the_losses_in_readme_are_those_of_gpus():
     measured = set(re.findall(r"<!-- bench:(\w+ ?\w*) -->", (ROOT / "README.md").read_text()))
     assert measured and {name for name in measured if not name.endswith((" gpu", " sentence"))} == {
         *("versions", "integrations")
@@ -108,7 +108,7 @@ def test_students_t_is_that_of_the_tables(freedom, expected):
 
 
 def test_the_interval_over_processes_covers_what_another_run_finds():
-    """Processes differ by 5 %, rounds within one by 0.1 %: the rounds alone would promise far too much."""
+    """Processes differ by 5 %, rounds within one by 0.1 %: an interval of the rounds alone would be too narrow."""
     random, covered = np.random.default_rng(1), 0
     for _ in range(400):
         parts = [interval(100 * math.exp(0.05 * random.normal()), half=0.001, rounds=9) for _ in range(5)]
@@ -117,7 +117,7 @@ def test_the_interval_over_processes_covers_what_another_run_finds():
     assert 0.92 <= covered / 400 <= 0.98
     assert merged["rounds"] == 45 and merged["processes"] == 5
     alike = statistics.across([interval(100, half=0.01, rounds=9)] * 4)
-    assert alike["median"] == pytest.approx(100) and alike["high"] == pytest.approx(100.5, rel=1e-3)  # of the rounds
+    assert alike["median"] == pytest.approx(100) and alike["high"] == pytest.approx(100.5, rel=1e-3)  # from the rounds
 
 
 def results(*rows, name="a"):
@@ -138,7 +138,7 @@ def test_processes_are_merged_row_by_row_and_an_error_in_one_is_an_error():
     assert only_first["cells"][0]["rows"][0]["host_us"]["processes"] == 1
 
 
-def test_two_runs_agree_within_their_intervals_or_it_is_said_that_they_do_not(tmp_path, capsys):
+def test_report_says_whether_two_runs_agree_within_their_intervals(tmp_path, capsys):
     def file(name, values):
         rows = [{"contender": f"c{i}", "host_us": interval(v)} for i, v in enumerate(values)]
         environment.write_json(tmp_path / name, results(*rows))
@@ -153,7 +153,7 @@ def test_two_runs_agree_within_their_intervals_or_it_is_said_that_they_do_not(tm
     assert "The two runs do not agree: 10 of 20" in capsys.readouterr().out
 
 
-def test_most_by_chance_is_the_binomials():
+def test_most_by_chance_is_a_quantile_of_the_binomial_distribution():
     assert [statistics.most_by_chance(n) for n in (1, 20, 100)] == [1, 4, 11]  # P(more) < 1 %
 
 
@@ -190,7 +190,7 @@ def test_results_of_another_machine_are_unpacked_and_drawn(tmp_path, monkeypatch
     assert text.index("fast") < text.index("slow")
 
 
-def test_the_harness_knows_neither_fastgan_nor_the_rooms_above():
+def test_the_harness_imports_neither_fastgan_nor_the_rooms_above():
     above = re.compile(r"^\s*(import|from) (fastgan|kernels|bench\.(?!harness\b)|bench import (?!harness\b))", re.M)
     for file in (ROOT / "bench/harness").glob("*.py"):
         assert not above.search(file.read_text()), file.name

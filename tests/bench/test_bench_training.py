@@ -1,4 +1,4 @@
-"""`python -m bench training`: it runs, a wrong contender gets no time, and table and picture come from the file."""
+"""`python -m bench training`: it runs, a wrong contender is not timed, and table and picture come from the file."""
 
 import copy
 import dataclasses
@@ -48,8 +48,8 @@ def test_every_contender_of_a_cpu_is_measured(results):
         assert len(curve["loss_d"]) == 3 and curve["distance"] > 0
 
 
-def test_the_losses_are_the_example_s(results):
-    """The gate itself, on what was measured and on losses that are off."""
+def test_losses_that_differ_from_the_examples_are_found(results):
+    """The gate accepts the measured losses and refuses wrong ones."""
     for cell in results["cells"]:
         losses = {row["contender"]: row["losses"] for row in cell["rows"]}
         for name, got in losses.items():
@@ -60,7 +60,7 @@ def test_the_losses_are_the_example_s(results):
         assert "loss of D in step 1" in why_wrong(ONE_STAGE, [(math.nan, 0.0)], losses[EXAMPLE])
 
 
-def test_a_wrong_contender_gets_no_time(monkeypatch):
+def test_a_wrong_contender_is_not_timed(monkeypatch):
     good = training.loops
 
     def bad(cell, device, compiled):

@@ -1,4 +1,4 @@
-"""What `python -m bench versions` makes of its runs, and what is said where torch or triton is too old."""
+"""`python -m bench versions`: rows, table and verdict; and the error if torch or triton is too old."""
 
 import json
 import os
@@ -38,7 +38,7 @@ def test_outcomes_of_a_report():
     }
 
 
-def test_a_failed_test_build_or_promise_is_not_well_and_in_the_table():
+def test_a_failed_test_build_or_promise_is_wrong_and_in_the_table():
     assert not versions.wrong(ROW)
     bad = {
         "1 failed": {"tests": versions.outcomes(JUNIT.replace("error", "skipped"))},
@@ -73,7 +73,7 @@ def test_every_launch_is_built_for_every_target():
     }
 
 
-def test_the_tests_that_run_are_there(tmp_path, capsys):
+def test_every_listed_test_file_exists(tmp_path, capsys):
     for name in versions.TESTS:
         assert versions.test_file(name).name == f"test_{name}.py"
     assert main(["versions", "--tests", "accuracy,acuracy", "--out", str(tmp_path / "versions.json")]) == 2
@@ -102,7 +102,7 @@ def test_readme_shows_the_rows(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "name, version, module", [("torch", "2.6.0+cu124", "fastgan"), ("triton", "3.2.0", "fastgan.kernels")]
 )
-def test_too_old_a_version_is_said_in_one_line(tmp_path, name, version, module):
+def test_too_old_a_version_gives_a_one_line_error(tmp_path, name, version, module):
     (tmp_path / name).mkdir()
     (tmp_path / name / "__init__.py").write_text(f"__version__ = '{version}'\n")
     path = os.pathsep.join([str(tmp_path), str(ROOT)])

@@ -1,4 +1,4 @@
-"""The command line as its users meet it: results, exit codes, and one clear line for everything that goes wrong."""
+"""The command line: results, exit codes, and one clear line for every error."""
 
 import importlib.metadata
 import json
@@ -16,7 +16,7 @@ from command_line import SMALL, command, points_file, records, refused, same_che
 from fastgan.cli import main
 from fastgan.trainer import read_checkpoint
 
-# What the `train` extra brings; a machine that only measures kernels may lack it.
+# Packages of the extra `train`; a machine that only measures kernels may lack them.
 Image = pytest.importorskip("PIL.Image")
 pytest.importorskip("sklearn")
 pytest.importorskip("matplotlib")
@@ -25,7 +25,7 @@ pytest.importorskip("tqdm")
 
 
 @pytest.fixture(autouse=True)
-def one_thread(tmp_path, monkeypatch):
+def in_tmp_path(tmp_path, monkeypatch):
     threads = torch.get_num_threads()
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("FASTGAN_BACKEND", raising=False)
@@ -34,7 +34,7 @@ def one_thread(tmp_path, monkeypatch):
 
 
 def test_train_points_sample_and_resume(tmp_path, capsys):
-    """One run from the beginning to the end, and everything it leaves behind."""
+    """One run from the beginning to the end, and every file that it writes."""
     points = points_file(tmp_path)
     assert main(["train", str(points), "--steps", "60", *SMALL]) == 0
     assert "coverage 0." in capsys.readouterr().out
@@ -64,13 +64,13 @@ def test_train_points_sample_and_resume(tmp_path, capsys):
         assert np.array_equal(a["points"], b["points"])
         assert abs(a["points"].mean(0) - [10, 20]).max() < 5  # in the file's units
 
-    # 60 + 40 steps are 100
+    # 60 steps and 40 after a resume are 100 steps
     assert main(["train", str(points), "--steps", "100", "--out", str(run), "--resume"]) == 0
     straight = tmp_path / "straight"
     assert main(["train", str(points), "--steps", "100", "--out", str(straight), *SMALL]) == 0
     same_checkpoint(run, straight)
     assert records(run) == records(straight)
-    # and resuming what is done does nothing but say so again
+    # resuming a finished run only prints its result again
     said = capsys.readouterr().out.splitlines()[-1].partition(": ")[2]
     assert main(["train", str(points), "--out", str(run), "--resume"]) == 0
     assert capsys.readouterr().out.splitlines()[-1].partition(": ")[2] == said
@@ -92,7 +92,7 @@ def test_tensorboard_reads_the_events(tmp_path):
 
 
 def test_images_from_a_folder_and_back(tmp_path, capsys):
-    """Colour, one broken file, and samples that are read as data again."""
+    """Colour images, one broken file, and samples that are used as data."""
     folder = tmp_path / "my photos"
     folder.mkdir()
     for i, pixels in enumerate(np.random.default_rng(0).integers(0, 256, (20, 20, 24, 3), dtype=np.uint8)):
@@ -166,8 +166,8 @@ def test_one_process_at_a_time(tmp_path, capsys):
     assert read_checkpoint("run/checkpoint.pt")["step"] >= 20
 
 
-def test_no_space_left(tmp_path):
-    """Files may grow to half a checkpoint here, so that none can be written."""
+def test_no_space_for_a_checkpoint(tmp_path):
+    """A file may have half the size of a checkpoint, so that none can be written."""
     points = points_file(tmp_path)
     assert main(["train", str(points), "--steps", "20", "--out", "run", *SMALL]) == 0
     before = (tmp_path / "run" / "checkpoint.pt").read_bytes()
@@ -242,7 +242,7 @@ def test_bad_arguments(tmp_path, capsys):
         "file",
         "full",
         "points.npy",
-    ]  # nothing was left
+    ]  # no other file
     assert [item.name for item in full.iterdir() if item.name != ".lock"] == ["thesis.txt"]
 
 
@@ -306,7 +306,7 @@ def refused_last(capsys, *args):
     return error.splitlines()[-1]
 
 
-def test_help_teaches(capsys):
+def test_help_shows_an_example(capsys):
     for args in (["--help"], ["train", "--help"], ["sample", "--help"], ["doctor", "--help"]):
         assert main(args) == 0
         said = capsys.readouterr().out
@@ -351,9 +351,9 @@ def test_doctor_finds_a_wrong_gradient(capsys, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("recipe", "coverage"), [("dcgan-r1", 0.85), ("r3gan", 0.8), ("dcgan", 0.7)])
-def test_digits(tmp_path, recipe, coverage):
-    """The promise of the front page: ten classes, coverage of at least 0.85, in about two minutes on two cores. The
-    other recipes take longer; the paper's has no penalty, and less variety."""
+def test_digits_reach_the_promised_coverage(tmp_path, recipe, coverage):
+    """README promises ten classes and a coverage of at least 0.85, in about two minutes on two cores. The other
+    recipes take longer; the paper's has no penalty, and less variety."""
     process = command("train", "digits", "--recipe", recipe, "--out", "run", "--device", "cpu")
     out, error = process.communicate(timeout=3600)
     assert process.returncode == 0, error

@@ -1,5 +1,5 @@
-"""Options that cannot be: values out of range, options without a part in the run, a machine that is not there. Each is
-one line that names the option, and leaves nothing behind."""
+"""Impossible options: values out of range, options that the run does not use, hardware that is not there. Each gives
+one line that names the option, and leaves no file behind."""
 
 import io
 import json
@@ -27,14 +27,14 @@ MOST = 2**63 - 1
 
 
 @pytest.fixture(autouse=True)
-def in_a_folder_of_its_own(tmp_path, monkeypatch, one_thread):
+def in_tmp_path(tmp_path, monkeypatch, one_thread):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("FASTGAN_BACKEND", raising=False)
 
 
 @pytest.fixture
 def files(tmp_path):
-    """The names that are there, without those of the data."""
+    """List the names in the folder, without those of the data."""
     points_file(tmp_path)
     np.save("images.npy", np.random.default_rng(0).integers(0, 256, (40, 8, 8), dtype=np.uint8))
     return lambda: {item.name for item in tmp_path.iterdir()} - {"points.npy", "images.npy"}
@@ -63,7 +63,7 @@ def files(tmp_path):
         ("digits", "--metrics-samples 100", "--metrics-samples: got 100, but digits are compared with all held out"),
     ],
 )
-def test_options_without_a_part_in_the_run(files, capsys, data, options, message):
+def test_options_that_the_run_does_not_use(files, capsys, data, options, message):
     assert message in refused(capsys, "train", data, *SMALL, *options.split())
     assert not files()
 
@@ -88,18 +88,18 @@ def test_options_without_a_part_in_the_run(files, capsys, data, options, message
         ("--nonsense\x1b[2J\nmore", "unrecognized arguments: --nonsense\\x1b[2J"),
     ],
 )
-def test_absurd_values(files, capsys, options, message):
+def test_values_out_of_range(files, capsys, options, message):
     assert message in refused(capsys, "train", "points.npy", *SMALL, *options.split(" "))
     assert not files()
 
 
 @pytest.mark.parametrize("option", [f"--seed={MOST}", "--out=run\udcff\n", "--no-capture"])
-def test_values_that_are_odd_and_right(files, option):
+def test_unusual_but_valid_values(files, option):
     assert main(["train", "points.npy", *SMALL, "--steps", "1", option]) == 0
     assert len(files()) == 1
 
 
-def test_a_largest_seed_streams(tmp_path, files):
+def test_a_stream_takes_the_largest_seed(tmp_path, files):
     from PIL import Image
 
     (tmp_path / "photos").mkdir()
@@ -109,8 +109,8 @@ def test_a_largest_seed_streams(tmp_path, files):
     assert main(["train", "photos", *SMALL, "--steps", "1", "--out", "run", *stream]) == 0
 
 
-def test_without_a_discriminator_nothing_of_it_is_recorded(files):
-    """The recipe has r1 = 0.1; the run has none, and neither has its record, nor the run that goes on."""
+def test_mmd_records_no_penalty_of_a_discriminator(files):
+    """The recipe has r1 = 0.1. The run, its record and the resumed run have none."""
     mmd = ["train", "points.npy", "--out", "run", *SMALL]
     assert main([*mmd, "--steps", "2", "--objective", "mmd", "--r1", "0"]) == 0
     for steps in (2, 4):
@@ -118,7 +118,7 @@ def test_without_a_discriminator_nothing_of_it_is_recorded(files):
             settings = json.load(file)["settings"]
         assert (settings["objective"], settings["r1"], settings["r2"], settings["steps"]) == ("mmd", 0, 0, steps)
         assert main(["train", "points.npy", "--out", "run", "--resume", "--steps", "4"]) == 0
-    settings["r1"] = 5.0  # as it was recorded once
+    settings["r1"] = 5.0  # as earlier versions recorded it
     with open("run/config.json") as file:
         config = json.load(file)
     config["settings"]["r1"] = 5.0
@@ -140,18 +140,18 @@ def test_without_a_discriminator_nothing_of_it_is_recorded(files):
         ({"objective": "hinge", "bandwidths": [1.0]}, "bandwidths: got .* but objective 'hinge' has no kernel"),
     ],
 )
-def test_the_trainer_refuses_settings_without_a_part(settings, message):
+def test_the_trainer_refuses_settings_that_it_does_not_use(settings, message):
     with pytest.raises(ValueError, match=message):
         GANTrainer(nn.Linear(4, 2), None if settings.get("objective") == "mmd" else mlp(2, 1, 8, 1), **settings)
 
 
-def test_the_trainer_penalises_where_there_is_a_discriminator():
+def test_the_trainer_has_a_penalty_only_with_a_discriminator():
     assert GANTrainer(nn.Linear(4, 2), mlp(2, 1, 8, 1), latent_dim=4, device="cpu").settings["r1"] == 0.5
     assert GANTrainer(nn.Linear(4, 2), None, latent_dim=4, objective="mmd", device="cpu").settings["r1"] == 0
 
 
 @pytest.mark.parametrize("arguments", [["train", "points.npy", *SMALL], ["game", "ring", "--out", "run"], ["doctor"]])
-def test_a_backend_that_is_none(files, capsys, monkeypatch, arguments):
+def test_an_unknown_backend(files, capsys, monkeypatch, arguments):
     monkeypatch.setattr("fastgan.operators.dispatch.forced_backend", "cuda")  # as FASTGAN_BACKEND=cuda leaves it
     assert "FASTGAN_BACKEND: got 'cuda', expected 'triton' or 'torch'" in refused(capsys, *arguments)
     assert not files()
@@ -197,7 +197,7 @@ def test_a_game_that_is_refused_leaves_nothing(files, capsys):
         assert not files()
 
 
-def test_sample_says_what_to_give(files, capsys):
+def test_sample_names_wrong_arguments(files, capsys):
     assert main(["train", "points.npy", *SMALL, "--steps", "1", "--out", "run"]) == 0
     for arguments, message in [
         (["run/checkpoint.pt"], "run/checkpoint.pt is a file, expected the run's folder: run"),
@@ -210,18 +210,18 @@ def test_sample_says_what_to_give(files, capsys):
         capsys, "train", "points.npy", "--resume", "--out", "run/checkpoint.pt"
     )
     assert files() == {"run"}
-    shutil.rmtree("run/samples")  # what a run was copied without
+    shutil.rmtree("run/samples")  # as in a copy of a run without its samples
     assert main(["sample", "run", "--count", "3"]) == 0
 
 
-def test_a_terminal_that_knows_few_characters(monkeypatch):
+def test_help_in_an_ascii_terminal(monkeypatch):
     out = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
     monkeypatch.setattr(sys, "stdout", out)
     assert main(["train", "--help"]) == 0
     assert b"Fr\\xe9chet" in out.buffer.getvalue()
 
 
-def test_nobody_reads_the_output():
+def test_a_closed_output_pipe_gives_one_line():
     process = subprocess.Popen(
         [sys.executable, "-m", "fastgan", "doctor"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )

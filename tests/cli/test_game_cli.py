@@ -1,4 +1,4 @@
-"""`fastgan game` as its users meet it: what it prints and writes, exit codes, one clear line for what goes wrong."""
+"""`fastgan game`: what it prints and writes, exit codes, one clear line for every error."""
 
 import json
 import os
@@ -21,8 +21,8 @@ SMALL = ["--steps", "30", "--batch", "32"]
 
 
 @pytest.fixture(autouse=True)
-def here(tmp_path, monkeypatch):
-    """In a folder of its own, with fewer measurements of fewer samples: they are most of a run this short."""
+def in_tmp_path_with_few_samples(tmp_path, monkeypatch):
+    """Measure less often, with fewer samples: in such short runs the measurements take most of the time."""
     monkeypatch.chdir(tmp_path)
     for name, value in (("FRAMES", 6), ("WATCHED", 1_000), ("MEASURED", 4_000)):
         monkeypatch.setattr(training, name, value)
@@ -37,7 +37,7 @@ def row(out, name):
 @pytest.mark.parametrize(
     "arguments", [["mixture"], ["ring", "--objective", "relativistic"], ["ring", "--direct"]], ids=str
 )
-def test_what_a_run_leaves(tmp_path, capsys, arguments):
+def test_the_files_and_the_table_of_a_run(tmp_path, capsys, arguments):
     assert main(["game", *arguments, *SMALL, "--seed", "3"]) == 0
     out, folder = capsys.readouterr().out, tmp_path / "runs" / f"game-{arguments[0]}-1"
     assert {item.name for item in folder.iterdir()} == {"game.png", "game.gif", "game.json"}
@@ -60,7 +60,7 @@ def test_what_a_run_leaves(tmp_path, capsys, arguments):
     else:
         assert row(out, "D's expected absolute error") == [f"{final['error']:.4f}", "0.5000"]
         assert row(out, "D's loss") == [f"{final['loss_d']:.4f}", "0.6931"]
-    if arguments == ["mixture"]:  # the next run goes beside it
+    if arguments == ["mixture"]:  # the next run has its own folder
         assert main(["game", *arguments, "--steps", "1", "--batch", "8"]) == 0
         assert (tmp_path / "runs" / f"game-{arguments[0]}-2" / "game.json").exists()
 
@@ -101,7 +101,7 @@ def test_divergence(capsys):
 
 
 def test_no_space(tmp_path, capsys, monkeypatch):
-    """A file that cannot be written is said, and nothing half written stands."""
+    """A file that cannot be written is named, and no partly written file remains."""
 
     def full(path, write):
         raise OSError(28, "No space left on device", str(path))
@@ -112,7 +112,7 @@ def test_no_space(tmp_path, capsys, monkeypatch):
     assert not list((tmp_path / "x").iterdir())
 
 
-def test_help_teaches(capsys):
+def test_help_names_options_and_examples(capsys):
     assert main(["game", "--help"]) == 0
     out = capsys.readouterr().out
     for word in ("gaussian", "ring", "--direct", "examples:", "1/2"):
@@ -121,7 +121,7 @@ def test_help_teaches(capsys):
     assert "game" in capsys.readouterr().out
 
 
-def test_ctrl_c_keeps_what_there_is(tmp_path):
+def test_ctrl_c_keeps_the_results_so_far(tmp_path):
     process = subprocess.Popen(
         [sys.executable, "-m", "fastgan", "game", "gaussian", "--steps", "1000000", "--batch", "32", "--out", "x"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},

@@ -109,7 +109,7 @@ def square_to_1(x):
 
 
 class Signal:
-    """What `GANLoss` asks of an AudioSignal; `detach` works in place, as there."""
+    """The part of AudioSignal that `GANLoss` uses; `detach` works in place, as there."""
 
     def __init__(self, audio_data):
         self.audio_data = audio_data

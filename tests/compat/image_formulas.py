@@ -1,4 +1,4 @@
-"""Image codebases: their losses restated in eager PyTorch, and logits with knees and probabilities among them."""
+"""Image codebases: their losses restated in eager PyTorch; logits at the knees of the hinge; probabilities."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fastgan.compat import torchgan
 PATCH = (2, 1, 15, 15)
 ONE = (1, 1, 30, 30)  # CycleGAN at 256, batch 1
 SIDES = (True, False)
-HARD, SOFT = (1.0, 0.0), (0.75, 0.25)  # labels that half precision holds: x - y is then exact where it is near 0
+HARD, SOFT = (1.0, 0.0), (0.75, 0.25)  # exact in half precision, so that x - y is exact near 0
 ALL = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 
 
@@ -29,7 +29,7 @@ def bce_of_probability(p, y):
 
 
 def near(labels, dtype):
-    """Tolerance of sigmoid(x) - y for a soft label, which cancels where a logit is near the label's own."""
+    """Tolerance for a soft label y, where sigmoid(x) - y cancels if the two are close."""
     return dict(grad_rtol=2e-4) if labels == SOFT and dtype != torch.float64 else {}
 
 
@@ -81,7 +81,7 @@ def spade_loss(mode, labels, real, for_discriminator, x):
 
 
 def halves(x):
-    """What SPADE's `divide_pred` gives: (of generated data, of real data)."""
+    """As SPADE's `divide_pred`: (logits of generated data, logits of real data)."""
     if isinstance(x, torch.Tensor):
         return x[: len(x) // 2], x[len(x) // 2 :]
     parts = [halves(scale) for scale in x]
@@ -89,7 +89,7 @@ def halves(x):
 
 
 def knees(of):
-    """Some logits at the knees of the hinge."""
+    """Set some logits to the knees of the hinge."""
     with torch.no_grad():
         for x in of if isinstance(of, list) else [of]:
             if isinstance(x, list):

@@ -1,8 +1,8 @@
 """A drop-in against a codebase's own formula, restated in eager PyTorch and evaluated in float64.
 
-`check(ours, theirs, *arguments)` calls both on copies of the arguments and asks for the same structure, the same values
-and the same gradient at every tensor that has one, per element with atol=0; and again for a second backward through the
-retained graph, for a grad_output that is not 1, and from one side alone.
+`check(ours, theirs, *arguments)` calls both on copies of the arguments. It requires the same structure, values and
+gradients, per element with atol=0; and the same gradients in a second backward pass through the retained graph, with a
+grad_output that is not 1.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def tensors(of) -> list[Tensor]:
 
 
 def copied(of, dtype=None, device="cpu"):
-    """The same structure with leaves of its own, of `dtype` if given; floating ones keep `requires_grad`."""
+    """Copy the structure with new leaves, of `dtype` if given; floating tensors keep `requires_grad`."""
     if isinstance(of, Tensor):
         copy = of.detach().to(device, copy=True, memory_format=torch.preserve_format)
         if of.is_floating_point():
@@ -79,11 +79,11 @@ def check(
     same_dtype: bool = False,
     float32: bool = False,
 ):
-    """rtol, grad_rtol: relative tolerances of results and gradients, the library's promises by default. Where there is
-    a GPU, `ours` is checked on it as well; the exact result is the CPU's.
+    """rtol, grad_rtol: relative tolerances of results and gradients, the library's promises by default. If there is a
+    GPU, `ours` is checked on it as well; the exact result is computed on the CPU.
 
-    Results are float64 for float64 arguments and float32 for others; of the arguments' dtype with `same_dtype`; float32
-    with `float32`, rounded once from float64 if the arguments are."""
+    Results must be float64 for float64 arguments and float32 for others. `same_dtype`: the dtype of the arguments.
+    `float32`: float32, rounded once from float64 if the arguments are float64."""
     for device in ["cpu", "cuda"][: 1 + torch.cuda.is_available()]:
         if isinstance(ours, torch.nn.Module):
             ours.to(device)
@@ -113,8 +113,8 @@ def _check(ours, theirs, arguments, rtol, grad_rtol, same_dtype, float32, device
         if not (g.requires_grad and w.requires_grad):
             continue
         leaves, exact_leaves = [a for a, _ in inputs], [b for _, b in inputs]
-        for scale in (1.0, SCALE):  # the second is another backward through the same node
-            scale = torch.tensor(scale, dtype=g.dtype).item()  # one number for both
+        for scale in (1.0, SCALE):  # the second is another backward pass through the same node
+            scale = torch.tensor(scale, dtype=g.dtype).item()  # the same rounded number for both
             seeds = torch.full_like(g, scale), torch.full_like(w, scale)
             found = torch.autograd.grad(g, leaves, seeds[0], retain_graph=True, allow_unused=True)
             right = torch.autograd.grad(w, exact_leaves, seeds[1], retain_graph=True, allow_unused=True)

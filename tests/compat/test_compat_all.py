@@ -1,4 +1,4 @@
-"""What holds for every module of `fastgan.compat`: it is there, it is documented, and it asks the GPU for no number."""
+"""Every module of `fastgan.compat` is there, is documented, and does not synchronise with the GPU."""
 
 import ast
 import importlib
@@ -23,7 +23,7 @@ SOURCES = sorted(Path(compat.__file__).parent.rglob("*.py"))
 SYNCS = ("item", "tolist", "cpu", "numpy")
 
 
-def found(name):
+def drop_in(name):
     try:
         return importlib.import_module(f"fastgan.compat.{name}")
     except ModuleNotFoundError as missing:
@@ -32,10 +32,10 @@ def found(name):
         pytest.fail(f"fastgan.compat.{name} was promised and is not there")
 
 
-def own(module):
-    """The module's public functions and classes, and the classes' public methods, by name; a package's modules' too."""
+def public_members(module):
+    """(name, object) of the public functions, classes and methods of a module, or of a package's modules."""
     for part in pkgutil.iter_modules(getattr(module, "__path__", ())):
-        yield from own(importlib.import_module(f"{module.__name__}.{part.name}"))
+        yield from public_members(importlib.import_module(f"{module.__name__}.{part.name}"))
     for name, value in vars(module).items():
         if name.startswith("_") or not (inspect.isfunction(value) or inspect.isclass(value)):
             continue
@@ -51,9 +51,9 @@ def own(module):
 
 @pytest.mark.parametrize("name", PROMISED)
 def test_promised_modules(name):
-    assert found(name).__name__ == f"fastgan.compat.{name}"
+    assert drop_in(name).__name__ == f"fastgan.compat.{name}"
     assert name in compat.modules()
-    assert getattr(fastgan.compat, name) is found(name)
+    assert getattr(fastgan.compat, name) is drop_in(name)
 
 
 def test_modules_lists_what_is_there():
@@ -66,10 +66,10 @@ def test_modules_lists_what_is_there():
 
 @pytest.mark.parametrize("name", compat.modules())
 def test_docstrings(name):
-    module = found(name)
+    module = drop_in(name)
     text = module.__doc__ or ""
     assert len(text.split()) > 10 and re.search("->|import|instead of", text), "it should say what to change"
-    members = dict(own(module))
+    members = dict(public_members(module))
     assert members, "no public function or class"
     bare = []
     for member, value in members.items():
@@ -100,7 +100,7 @@ def test_importing_fastgan_imports_no_drop_in_and_no_triton():
 
 
 def forbidden(source: str) -> list[str]:
-    """Calls that read a number back to the host or copy logits together; docstrings and comments do not count."""
+    """List the calls that read a number back to the host or concatenate tensors."""
     calls = []
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.ImportFrom) and node.module == "torch":
@@ -119,7 +119,7 @@ def test_no_host_sync_and_no_concatenation(path):
     assert not forbidden(path.read_text()), f"{path.name}: {', '.join(forbidden(path.read_text()))}"
 
 
-def test_the_search_finds_what_it_is_for():
+def test_the_search_finds_syncs_and_concatenations():
     assert forbidden('def f(x):\n    """x.item()"""\n    # x.cpu()\n    return x.items') == []
     for line in ("x.item()", "x.mean().tolist()", "x.cpu()", "torch.cat([x])", "from torch import cat"):
         assert len(forbidden(line)) == 1, line

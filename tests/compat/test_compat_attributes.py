@@ -1,4 +1,4 @@
-"""What code around the original losses reads off them, and the errors that its own tests expect."""
+"""Attributes of the losses that the codebases read, and errors that the codebases' tests expect."""
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ MODULES = {
 
 
 @pytest.mark.parametrize("library", [basicsr, mmagic], ids=["basicsr", "mmagic"])
-def test_the_loss_of_a_gan_loss(library):
+def test_the_attribute_loss_of_gan_loss(library):
     x = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
     for gan_type in library.GANLoss.types:
         module = library.GANLoss(gan_type)
@@ -43,7 +43,7 @@ def test_the_loss_of_a_gan_loss(library):
     ],
 )
 def test_the_parts_of_monais_loss_make_its_value(criterion, plain, activation, loss_fct, fake_label):
-    """Its activation and `loss_fct`, applied by hand, give what the loss gives."""
+    """Its activation and `loss_fct`, applied by hand, give the value of the loss."""
     module = monai.PatchAdversarialLoss(criterion=criterion, no_activation_leastsq=plain)
     assert type(module.activation) is activation and module.fake_label == fake_label
     assert type(getattr(module, "loss_fct", None)) is (loss_fct or type(None)) and not module.state_dict()
@@ -54,7 +54,7 @@ def test_the_parts_of_monais_loss_make_its_value(criterion, plain, activation, l
         torch.testing.assert_close(module(x, False, True), want, rtol=3e-6, atol=0)
 
 
-def test_what_audiocraft_asserts():
+def test_audiocraft_raises_the_errors_that_its_tests_expect():
     """Its own test of the feature loss expects AssertionErrors; ours are ValueErrors too, and name the argument."""
     loss, x = audiocraft.FeatureMatchingLoss(), torch.randn(1, 2, 30)
     by_hand = audiocraft.FeatureMatchingLoss(nn.SmoothL1Loss())
@@ -71,7 +71,7 @@ def test_what_audiocraft_asserts():
 
 
 def test_stylegans_phase_of_r1_alone_trains_the_last_bias():
-    """A gradient of 0 and not none: Adam, with the momentum of the phases before, moves the bias."""
+    """Its gradient is 0, not None: Adam moves the bias by the momentum of earlier phases."""
     torch.manual_seed(0)
     nets = [nn.Sequential(nn.Linear(2, 8), nn.Softplus(), nn.Linear(8, 1)) for _ in range(2)]
     nets[1].load_state_dict(nets[0].state_dict())

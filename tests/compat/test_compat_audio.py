@@ -68,7 +68,7 @@ def test_one_side_alone():
     check(hifigan.discriminator_loss, ls_discriminator, reals, [x.detach() for x in fakes])
 
 
-def test_losses_take_part_in_arithmetic_in_place():
+def test_losses_can_be_changed_in_place():
     """vocos' loop divides the loss by the number of discriminators in place, Coqui's adds to it."""
     reals, fakes = pair(SMALL)
     for loss in (vocos.DiscriminatorLoss()(reals, fakes)[0], *espnet.DiscriminatorAdversarialLoss()(fakes, reals)):
@@ -77,7 +77,7 @@ def test_losses_take_part_in_arithmetic_in_place():
         loss /= 4
         torch.testing.assert_close(loss.detach(), before / 4)
         for g, w in zip(torch.autograd.grad(loss, fakes, retain_graph=True, allow_unused=True), want):
-            torch.testing.assert_close(g, w if w is None else w / 4)  # of real data's loss: none at generated logits
+            torch.testing.assert_close(g, w if w is None else w / 4)  # real data's loss: no gradient at fakes
 
 
 @pytest.mark.parametrize("dtype", HALF)
@@ -92,7 +92,7 @@ def test_vits_under_autocast_gives_float32(dtype):
 
 
 def test_sides_of_different_sizes():
-    """The last batch: as many discriminators, fewer samples."""
+    """The last batch of an epoch: fewer samples for each discriminator."""
     check(
         hifigan.discriminator_loss, ls_discriminator, shaped([(3, 5), (3, 7)], seed=1), shaped([(2, 5), (2, 7)], seed=2)
     )
@@ -159,7 +159,7 @@ def test_coqui(shapes, dtype):
 
 
 def test_coqui_in_upstreams_own_loop():
-    """Which calls the modules by keyword, scale by scale, and adds in place to what they return."""
+    """The loop calls the modules by keyword, scale by scale, and adds in place to their results."""
     reals, fakes = pair(SMALL)
     total = 0
     for fake, real in zip(fakes, reals):

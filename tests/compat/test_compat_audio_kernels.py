@@ -28,7 +28,7 @@ from fastgan.compat import audiocraft, coqui, dac, espnet, hifigan, taming, voco
 
 
 def slopes(loss_of, at, count=1):
-    """The gradient at logits that are all `at`, times their number."""
+    """The gradient if all logits are `at`, times their number."""
     x = torch.full((3,), at, requires_grad=True)
     return (torch.autograd.grad(loss_of(x), x)[0] * 3 * count).tolist()
 
@@ -51,7 +51,7 @@ def test_the_knee_is_each_codebases_own():
 
 
 def knees(shape, seed):
-    """Logits of which some are exactly 1 and -1."""
+    """Logits, some of them exactly 1 or -1."""
     x = shaped(shape, seed=seed).detach()
     x.view(-1)[::3] = 1.0
     x.view(-1)[1::3] = -1.0
@@ -78,7 +78,7 @@ def audiocraft_total(fakes, reals):
     return adv._total((audiocraft.mse_fake_loss, fakes), (audiocraft.mse_real_loss, reals))
 
 
-LISTS = {  # (ours, theirs, of (fakes, reals))
+LISTS = {  # name: (ours, theirs), functions of (fakes, reals)
     "hifigan D": (lambda f, r: hifigan.discriminator_loss(r, f), lambda f, r: ls_discriminator(r, f)),
     "hifigan G": (lambda f, r: hifigan.generator_loss(f), lambda f, r: ls_generator(f)),
     "vocos D": (lambda f, r: vocos.DiscriminatorLoss()(r, f), lambda f, r: clamped_discriminator(r, f)),
@@ -143,11 +143,11 @@ SINGLES = {
 
 
 @pytest.mark.parametrize("name", SINGLES)
-def test_a_tensor_a_side_takes_one_launch(name, kernel_device):
+def test_one_tensor_for_each_side_takes_one_launch(name, kernel_device):
     ours, theirs, sides = SINGLES[name]
     arguments = [shaped((2, 1, 3, 4), seed=seed, device=kernel_device) for seed in range(sides)]
     assert launches_of(lambda: ours(*arguments)) == 1
-    if kernel_device.type == "cpu":  # the restatements make CPU constants
+    if kernel_device.type == "cpu":  # the restated formulas make constants on the CPU
         check(ours, theirs, *arguments)
 
 
@@ -183,21 +183,21 @@ def test_bad_arguments_are_named():
             call()  # fmt: skip
 
 
-def test_no_logits_are_nan_as_mean_makes_them():
+def test_a_loss_of_no_logits_is_nan_as_a_mean_is():
     empty = [torch.zeros(0, 4)]
     assert hifigan.discriminator_loss(empty, empty)[0].isnan()
     assert taming.hinge_gen_loss(empty[0]).isnan()
 
 
 def test_non_contiguous_outputs():
-    """MPD folds the waveform; some stacks hand on the transposed map."""
+    """HiFi-GAN's MPD folds the waveform; some discriminators return a transposed map."""
     wide = shaped((4, 1, 6, 10))
     reals, fakes = copied([wide]), copied([wide])
     transposed = lambda f: lambda r, g: f([x.transpose(2, 3)[..., ::2] for x in r], [x[..., 1:] for x in g])  # noqa: E731
     check(transposed(hifigan.discriminator_loss), transposed(ls_discriminator), reals, fakes)
 
 
-def test_no_tensors_are_named():
+def test_arguments_that_are_no_tensors_are_named():
     for call, message in (
         (lambda: audiocraft.mse_loss([1.0]), r"logits\[0\]|logits: got"),
         (lambda: taming.vanilla_d_loss(1.0, torch.ones(2)), "logits_real: got float"),

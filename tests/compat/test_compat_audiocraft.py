@@ -1,4 +1,4 @@
-"""DAC and AudioCraft: their steps, the adversary's state, and what no gradient may reach."""
+"""DAC and AudioCraft: their steps, the adversary's state, and the tensors that get no gradient."""
 
 import copy
 
@@ -60,10 +60,10 @@ def test_dac(dtype):
         torch.testing.assert_close(got.double(), want, rtol=1e-5, atol=0)
         for g, w in zip(grads_of(got, net, fake, real), grads_of(want, exact, fake, real)):
             torch.testing.assert_close(g.double(), w.double(), rtol=1e-4, atol=1e-6)
-    assert signals[0].audio_data is fake  # not detached under the caller's hands
+    assert signals[0].audio_data is fake  # the caller's signal is not detached
 
 
-def test_dac_detaches_what_it_should():
+def test_dac_detaches_generated_data_for_d_and_real_data_for_g():
     ours, fake, real = dac.GANLoss(Discriminators()), shaped((4, 1, 8), seed=1), shaped((4, 1, 8), seed=2)
     ours.discriminator_loss(Signal(fake), Signal(real)).backward()
     assert fake.grad is None and real.grad is not None
@@ -87,7 +87,7 @@ def test_dac_structure():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_dac_shapes(dtype):
-    """The logits' own path, with a discriminator that hands out prepared ones."""
+    """Logits of DAC's shapes, from a discriminator that returns prepared tensors."""
     reals, fakes = pair([[shape] for shape in DAC], dtype)
     outputs = {0: fakes, 1: reals}
 
@@ -160,23 +160,23 @@ def adversary_step(net, kind, fake, real, normalize):
     return sum(of_fake(x) + of_d(y) for x, y in zip(f, r)) / (len(f) if normalize else 1)
 
 
-def adversarial(net, kind, normalize=True, own=True, loss_feat=feature_loss):
+def adversarial(net, kind, normalize=True, ours=True, loss_feat=feature_loss):
     names = ("adv", "real", "fake")
     criteria = [getattr(audiocraft, f"get_{name}_criterion")(kind) for name in names]
-    if not own:  # somebody else's callables
+    if not ours:  # callables of a user
         criteria = [lambda x, f=f: f(x) for f in criteria]
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
     return audiocraft.AdversarialLoss(net, optimizer, *criteria, loss_feat, normalize)
 
 
-@pytest.mark.parametrize("own", [True, False])
+@pytest.mark.parametrize("ours", [True, False])
 @pytest.mark.parametrize("normalize", [True, False])
 @pytest.mark.parametrize("kind", ["mse", "hinge", "hinge2"])
-def test_audiocraft_adversarial_loss(kind, normalize, own):
+def test_audiocraft_adversarial_loss(kind, normalize, ours):
     net = Adversary(torch.float64)
     theirs = copy.deepcopy(net)
     fake, real = (shaped((4, 1, 8), torch.float64, seed=seed) for seed in (1, 2))
-    adv = adversarial(net, kind, normalize, own)
+    adv = adversarial(net, kind, normalize, ours)
 
     # the generator's losses
     loss, feat = adv(fake, real)
@@ -191,7 +191,7 @@ def test_audiocraft_adversarial_loss(kind, normalize, own):
     torch.testing.assert_close(got, torch.autograd.grad(want + want_feat, [fake, real]))
     assert all(p.requires_grad and p.grad is None for p in net.parameters())
 
-    # the adversary's step; gradients left behind by something else take no part in it
+    # the adversary's step ignores gradients that are there before
     for p in net.parameters():
         p.grad = torch.ones_like(p)
     loss = adv.train_adv(fake, real)

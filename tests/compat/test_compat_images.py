@@ -72,7 +72,7 @@ def test_cyclegan_state():
     assert not list(loss.parameters())
     x = torch.randn(4, 1)
     assert loss.get_target_tensor(x, True).shape == x.shape and loss.get_target_tensor(x, False)[0] == 0.1
-    other = nn.ModuleDict({"gan": cyclegan.GANLoss("lsgan")})  # as a part of something, the labels are read too
+    other = nn.ModuleDict({"gan": cyclegan.GANLoss("lsgan")})  # as a part of a module, its labels are loaded, too
     for copied in (other, copy.deepcopy(other), pickle.loads(pickle.dumps(other))):
         assert copied["gan"](x, True) != loss(x, True)
         copied.load_state_dict({f"gan.{k}": v for k, v in loss.state_dict().items()})

@@ -33,7 +33,7 @@ from fastgan.compat import basicsr, cyclegan, dcgan, mmagic, monai, pix2pixhd, s
 
 
 def launched_once(loss):
-    """The same loss; asserts that its forward is a single launch."""
+    """Wrap the loss: assert that its forward pass is one launch."""
 
     def of(*arguments):
         before = kernels.launch_count()

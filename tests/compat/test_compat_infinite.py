@@ -1,4 +1,4 @@
-"""Infinite logits and NaN: what each codebase's own operators give of them, value and slope."""
+"""Infinite logits and NaN: value and slope are those of each codebase's own operators."""
 
 import pytest
 import torch
@@ -94,7 +94,7 @@ HINGES = {
 
 
 def expect_as_eager(ours, theirs, value, sign, device):
-    """Of 40 logits, one is special, a right one for D (sign 1) or a wrong one (sign -1)."""
+    """One of 40 logits on each side is special: right for D (sign 1) or wrong (sign -1). Return our loss."""
     generator = torch.Generator().manual_seed(0)
     found = []
     for loss_of in (ours, theirs):

@@ -45,7 +45,7 @@ def test_lists_that_do_not_fit():
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_dual_contrastive_as_the_generators(dtype):
+def test_dual_contrastive_as_the_loss_of_the_generator(dtype):
     """lightweight-gan calls it with the sides swapped, the real one detached; top-k makes the sides unequal."""
     real, fake = shaped([(20, 1), (13,)], dtype, seed=14, spread=4.0)
     check(lightweight_gan.dual_contrastive_loss, dual, fake, real.detach(), grad_rtol=TWO_ROUNDINGS.get(dtype))
@@ -61,14 +61,14 @@ def test_dual_contrastive_of_large_logits():
             (dual, [x.detach().double().requires_grad_() for x in (real, fake)]),
         )
     ]
-    for got, want in zip(*slopes):  # the smallest are differences that even float64 has not to the last digit
+    for got, want in zip(*slopes):  # the smallest are differences that lose digits even in float64
         torch.testing.assert_close(got.double(), want, rtol=1e-5, atol=1e-9)
 
 
 def test_each_of_lucidrains_repositories_has_its_own_order():
     """stylegan2-pytorch took generated data first in August 2024; lightweight-gan takes real data first."""
     high, low = torch.tensor([5.0, 5.0]), torch.tensor([-5.0, -5.0])
-    assert lucidrains.hinge_loss(high, low).item() == 0.0  # D is to be low on real data
+    assert lucidrains.hinge_loss(high, low).item() == 0.0  # D should be low on real data
     assert lightweight_gan.hinge_loss(low, high).item() == 0.0
-    assert lucidrains.dual_contrastive_loss(low, high).item() < 1e-3  # and high here
+    assert lucidrains.dual_contrastive_loss(low, high).item() < 1e-3  # here D should be high
     assert lightweight_gan.dual_contrastive_loss(high, low).item() < 1e-3

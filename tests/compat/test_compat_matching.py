@@ -26,7 +26,7 @@ def distances(a, b, p=1):
 
 
 def cut(maps):
-    """Without a graph."""
+    """Detach every map."""
     return [[x.detach() for x in layers] for layers in maps]
 
 
@@ -97,7 +97,7 @@ def test_float32(name):
     ours, theirs, shapes, attached = MEMBERS[name]
     fakes, reals = sides(shapes)
     check(ours, theirs, fakes, reals)
-    check(ours, theirs, fakes, cut(reals))  # as after a no_grad pass of D on real data
+    check(ours, theirs, fakes, cut(reals))  # as from a no_grad pass of D on real data
     loss = ours(fakes, reals)
     loss.backward()
     got = [x.grad is not None for layers in reals for x in layers]
@@ -151,7 +151,7 @@ def test_image_options():
 
 
 class OwnL1(nn.L1Loss):
-    """May compute anything: not fused."""
+    """A subclass may compute anything, so it is not fused."""
 
     def forward(self, a, b):
         return 3 * super().forward(a, b)
@@ -177,7 +177,7 @@ def test_audiocraft_losses(loss, fused, theirs, normalize):
     def want(a, b):
         return sum(theirs(x, y) for x, y in zip(a, b)) / (len(a) if normalize else 1)
 
-    # the plain loop is PyTorch's own, float32 throughout
+    # if it is not fused, PyTorch computes it, in float32 throughout
     check(ours, want, fake, real, **({} if fused else dict(rtol=1e-5, grad_rtol=1e-4)))
     with pytest.raises(ValueError, match="maps"):
         ours([], [])
@@ -253,7 +253,7 @@ def dac_generator(fakes, reals):
 def test_dac(dtype):
     check(of_dac, dac_generator, *sides(AUDIO, dtype))
     fakes, reals = sides(AUDIO, dtype)
-    fakes.append([fakes[0][-1]]), reals.append([reals[0][-1]])  # one that has logits only
+    fakes.append([fakes[0][-1]]), reals.append([reals[0][-1]])  # a discriminator with logits only
     check(of_dac, dac_generator, fakes, reals)
     with pytest.raises(ValueError, match="real_maps: got"):
         of_dac(fakes, [*reals[:-1], reals[0]])

@@ -35,7 +35,7 @@ def test_monai(criterion, reduction, dtype):
                 with pytest.warns(UserWarning, match="target_is_real: got False with for_discriminator=False"):
                     return loss(x, real, False)
 
-            x = shaped(shapes, dtype, 1, spread=1.2)  # 1 - tanh^2 cancels, in their formula, far out
+            x = shaped(shapes, dtype, 1, spread=1.2)  # far out, 1 - tanh^2 cancels in their formula
             check(ours, lambda x: monai_loss(criterion, activation, True, reduction, x), x)
 
 

@@ -56,7 +56,7 @@ def test_basicsr(kind, dtype):
 
 
 def test_basicsr_relativistic():
-    """ESRGAN's generator builds the relativistic average outside of the loss: one side detached."""
+    """ESRGAN's generator computes the relativistic average outside of the loss, with one side detached."""
     loss = basicsr.GANLoss("vanilla", loss_weight=0.005)
 
     def ours(real, fake):
@@ -134,7 +134,7 @@ def masks(size):
 @ALL
 def test_smgan(dtype):
     mask, x = masks((24, 24)), shaped((2, 1, 24, 24), dtype)
-    with torch.no_grad():  # away from the blurred labels, which are float32: x - y near 0 has no relative accuracy
+    with torch.no_grad():  # away from the blurred labels, which are float32: x - y loses its digits near 0
         x.copy_(torch.where(x > 0, 1.2 + x, x - 0.2))
     loss = mmagic.GANLoss("smgan", *SOFT, loss_weight=0.3)
     for real in SIDES:
@@ -193,8 +193,8 @@ def test_disc_shift(dtype):
         loss(torch.zeros(0))
 
 
-def run_apart(tmp_path, files, code):
-    """Runs code in a process of its own, with packages of these files on the path."""
+def run_in_a_process(tmp_path, files, code):
+    """Run the code in another process, with packages of these files on the path."""
     for name, text in files.items():
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -228,7 +228,7 @@ REGISTRY = """
 
 
 def test_registries(tmp_path):
-    run_apart(
+    run_in_a_process(
         tmp_path,
         {
             "basicsr/__init__.py": "",

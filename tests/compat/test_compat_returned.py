@@ -1,4 +1,4 @@
-"""Losses that come back several at a time: each has a graph of its own, as where a codebase computes them apart."""
+"""Functions that return several losses: each has its own graph, as if the codebase computed them one by one."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ def flat(returned):
     return [total, *[loss for losses in lists for loss in losses]]
 
 
-# name: (logits of two networks -> the losses that go backward; the networks that each of them comes from)
+# name: (function of two networks' logits that returns the losses; the networks that each loss depends on)
 RETURNED = {
     "espnet D mse": (lambda a, b: list(espnet.DiscriminatorAdversarialLoss()(b, a)), ["a", "b"]),
     "espnet D hinge": (lambda a, b: list(espnet.DiscriminatorAdversarialLoss(loss_type="hinge")(b, a)), ["a", "b"]),
@@ -39,7 +39,7 @@ def outputs(weights, size=5000):
 
 @BY_NAME
 @pytest.mark.parametrize(("size", "order"), [(8, -1), pytest.param(5000, 1, marks=pytest.mark.thorough)])
-def test_each_goes_backward_by_itself(device, name, size, order):
+def test_each_loss_can_go_backward_alone(device, name, size, order):
     """No loss frees the graph of another network. All parts together leave the gradient of the total."""
     losses_of, comes_from = RETURNED[name]
     weights = networks(device)
@@ -57,7 +57,7 @@ def test_each_goes_backward_by_itself(device, name, size, order):
 
 @BY_NAME
 @pytest.mark.parametrize("trained", ["a", "b"])
-def test_a_loss_of_detached_logits_asks_for_no_gradient(device, name, trained):
+def test_a_loss_of_detached_logits_requires_no_gradient(device, name, trained):
     losses_of, comes_from = RETURNED[name]
     weights = {key: w.requires_grad_(key == trained) for key, w in networks(device).items()}
     asked = [loss.requires_grad for loss in losses_of(*outputs(weights))]
@@ -65,7 +65,7 @@ def test_a_loss_of_detached_logits_asks_for_no_gradient(device, name, trained):
 
 
 @BY_NAME
-def test_one_launch_forward_and_one_backward_for_each(kernel_device, name):
+def test_one_launch_forward_and_one_for_each_backward_pass(kernel_device, name):
     losses_of, comes_from = RETURNED[name]
     before = kernels.launch_count()
     losses = losses_of(*outputs(networks(kernel_device), 8))
@@ -77,8 +77,8 @@ def test_one_launch_forward_and_one_backward_for_each(kernel_device, name):
 
 
 @BY_NAME
-def test_each_may_be_written_in_place(device, name):
-    """Others saved for a backward pass do not notice."""
+def test_each_loss_can_be_changed_in_place(device, name):
+    """Other losses, saved for a backward pass, are not affected."""
     losses_of, comes_from = RETURNED[name]
     for i in range(len(comes_from)):
         losses = losses_of(*outputs(networks(device), 8))
@@ -91,7 +91,7 @@ def test_each_may_be_written_in_place(device, name):
 
 
 def test_compiled():
-    """One graph for all that is compiled, but none for a loss of detached logits."""
+    """Compiled, the losses have one graph, and a loss of detached logits requires no gradient."""
     losses_of, _ = RETURNED["coqui D"]
     compiled = torch.compile(lambda a, b: losses_of(a, b), fullgraph=True, backend="aot_eager")
     found = []

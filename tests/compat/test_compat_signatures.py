@@ -1,7 +1,7 @@
 """Names, order and defaults of every argument, as in the repository and at the commit that `signatures.json` names.
 
-A class's own function counts under `Class.function`, without `self`. An argument that has no default there may have one
-here; a default that is no literal there (a class, a call) is not compared."""
+A method is listed as `Class.function`, without `self`. An argument without a default there may have one here. A default
+that is no literal there (a class, a call) is not compared."""
 
 import ast
 import importlib
@@ -20,8 +20,8 @@ CASES = [
 ]
 
 
-def found(module, file, name):
-    """The parameters of a drop-in's function, but `self`."""
+def parameters(module, file, name):
+    """The parameters of a drop-in's function, without `self`."""
     owner = importlib.import_module(f"fastgan.compat.{module}")
     owner = getattr(owner, Path(file).stem) if hasattr(owner, "__path__") else owner
     *classes, function = name.split(".")
@@ -40,7 +40,7 @@ def literal(text):
 
 @pytest.mark.parametrize("module, file, name, arguments", CASES)
 def test_arguments_are_upstreams(module, file, name, arguments):
-    ours = found(module, file, name)
+    ours = parameters(module, file, name)
     marks = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}
     assert [marks.get(p.kind, "") + p.name for p in ours] == [a.partition("=")[0] for a in arguments]
     for p, argument in zip(ours, arguments):
@@ -52,8 +52,8 @@ def test_arguments_are_upstreams(module, file, name, arguments):
             assert p.default == value and type(p.default) is type(value), f"{p.name}={default} there"
 
 
-def test_every_module_that_has_names_of_upstream_is_held_to_them():
-    """The others have upstream's formulas under names of their own, since they stand inline there."""
+def test_every_module_with_names_of_upstream_is_in_the_list():
+    """The others have new names for formulas that are inline in upstream's code."""
     folder = Path(importlib.import_module("fastgan.compat").__file__).parent
     modules = {path.stem for path in folder.glob("[a-z]*")}
     assert modules - UPSTREAM.keys() == {"dcgan", "stylegan"}

@@ -1,4 +1,4 @@
-"""StyleGAN's terms and what is logged of them, R3GAN's training, rosinality's penalty."""
+"""StyleGAN's terms and the statistics that it logs, R3GAN's training, rosinality's penalty."""
 
 import pytest
 import torch
@@ -33,7 +33,7 @@ def test_stylegan_gain(dtype):
     ids=["generator", "fake", "real"],
 )
 def test_stylegan_statistics(ours, theirs, dtype, gain):
-    """The loss without the gain, the gradient with it, and the two means that `training_stats` is told."""
+    """The loss without the gain, the gradient with it, and the two means for `training_stats`."""
     number = 3.0 if gain == "tensor" else gain
     given = torch.tensor(number) if gain == "tensor" else gain
 
@@ -58,7 +58,7 @@ def test_stylegan_statistics(ours, theirs, dtype, gain):
 
 
 def test_stylegan_steps_take_one_launch(kernel_device):
-    """A D step with R1 through the gradient handed over, against upstream's way."""
+    """A step of D with R1, from the returned gradient, against upstream's code."""
     generator = torch.Generator().manual_seed(7)
     start, image = torch.randn(6, generator=generator), torch.randn(5, 6, generator=generator)
     grads = []
@@ -94,7 +94,7 @@ def test_stylegan_gain_is_checked():
 
 
 class Networks:
-    """A G and a D with parameters of their own, on (batch, 3, 4, 4) images, and the condition as a factor."""
+    """A G and a D on (batch, 3, 4, 4) images, with the condition as a factor."""
 
     def __init__(self, device="cpu", dtype=torch.float64):
         generator = torch.Generator().manual_seed(8)
@@ -133,12 +133,12 @@ def r3gan_by_hand(networks, noise, real, conditions, gamma, scale, preprocessor,
 @pytest.mark.parametrize("of_discriminator", [False, True], ids=["G", "D"])
 @pytest.mark.parametrize("options", [(), (0.5,), (0.5, Networks().flipped)], ids=len)
 def test_r3gan_training(of_discriminator, options):
-    """What each step returns and the gradients it leaves, those of a frozen network among them."""
+    """The results of each step, and the gradients of both networks, frozen ones too."""
     generator = torch.Generator().manual_seed(9)
     noise, real = (torch.randn(s, generator=generator, dtype=torch.float64) for s in ((6, 5), (6, 3, 4, 4)))
     scale, preprocessor = [*options, *[1, lambda x: x][len(options) :]]
     mine, theirs = Networks(), Networks()
-    if not of_discriminator:  # the loop upstream freezes D
+    if not of_discriminator:  # upstream's loop freezes D
         for networks in (mine, theirs):
             for p in networks.parameters[1:]:
                 p.requires_grad_(False)
@@ -193,4 +193,4 @@ def test_r1():
     (penalty * 5 * 16).backward()
     (right * 5 * 16).backward()
     torch.testing.assert_close(networks.grads(), theirs.grads(), rtol=1e-10, atol=1e-14)
-    rosinality.d_logistic_loss(logits, logits.detach() - 1)  # the same logits serve both, as upstream's loop does
+    rosinality.d_logistic_loss(logits, logits.detach() - 1)  # both use the same logits, as in upstream's loop

@@ -22,7 +22,7 @@ def test_taming(shape, dtype):
 
 
 def test_llamagen_order_of_the_cross_entropys_arguments():
-    """The labels are the second argument; upstream's way round, generated data give ln 2 and no gradient."""
+    """The labels are the second argument. In upstream's order, generated data give ln 2 and no gradient."""
     real, fake = pair(PATCHES)
     swapped = F.binary_cross_entropy_with_logits(torch.zeros_like(fake), fake)
     assert abs(swapped.item() - 0.6931) < 1e-3
@@ -46,7 +46,7 @@ def test_open_magvit2(dtype):
     def discriminator(r, f):
         return F.softplus(-of_images(r)).mean() + F.softplus(of_images(f)).mean()
 
-    # a mean of 900 logits near 0 is what rounding leaves of their sum
+    # means over 900 logits are near 0, where rounding dominates
     check(taming.non_saturate_discriminator_loss, discriminator, real, fake)
     check(taming.non_saturate_gen_loss, lambda f: F.softplus(-of_images(f)).mean(), fake)
 

@@ -56,7 +56,7 @@ def test_dcgan_sigmoid_loses_the_gradient():
 
 
 def test_dcgan_step():
-    """The example's step: one label tensor, filled anew between the backward passes."""
+    """The example's step: one label tensor, refilled between the backward passes."""
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(3, 1), nn.Sigmoid(), nn.Flatten(0))
     real, fake = torch.randn(2, 8, 3)
@@ -119,7 +119,7 @@ def test_torchgan_discriminator(name, settings, phi_real, phi_fake, reduction, d
     def theirs(r, f):
         return reduced(phi_real(r), reduction) + reduced(phi_fake(f), reduction)
 
-    # A mean difference near 0 has no relative accuracy of its own: the logits differ by more than that.
+    # A mean difference near 0 has no relative accuracy: real logits are shifted away from generated ones.
     for shapes in (((16, 1), (16, 1)), ((3, 1, 4, 4), (3, 1, 4, 4)), ((7,), (4,))):
         if shapes[0] != shapes[1] and reduction == "none":
             continue
@@ -128,7 +128,7 @@ def test_torchgan_discriminator(name, settings, phi_real, phi_fake, reduction, d
             r.add_(3.0)
         for loss in (lambda r, f: getattr(torchgan, name)(r, f, reduction=reduction, **settings), module):
             check(loss, theirs, r, f)
-        check(module, theirs, r.detach(), f)  # from one side alone
+        check(module, theirs, r.detach(), f)  # a gradient for one side only
         check(module, theirs, r, f.detach())
 
 
@@ -175,7 +175,7 @@ def test_torchgan_bad_arguments():
 
 
 def test_torchgan_reduction_of_none():
-    """None leaves the losses unreduced, where upstream's own `reduce` does."""
+    """None leaves the losses unreduced where upstream's `reduce` does."""
     r, f = shaped([(5, 1), (5, 1)])
     for ours, theirs, logits in (
         (torchgan.least_squares_generator_loss, lambda f: 0.5 * (f - 1) ** 2, [f]),

@@ -11,7 +11,7 @@ from unconditional_formulas import DTYPES, TWO, TWO_ROUNDINGS, bce, dual, hinge,
 from fastgan import kernels
 from fastgan.compat import biggan, lightweight_gan, lucidrains, mimicry, r3gan, rosinality, studiogan, stylegan
 
-# name: (ours, theirs, shapes); theirs takes what ours takes, in that order
+# name: (ours, theirs, shapes of the arguments)
 CASES = {
     "stylegan.generator_term": (stylegan.generator_term, lambda f: sp(-f), [(8, 1)]),
     "stylegan.discriminator_fake_term": (stylegan.discriminator_fake_term, lambda f: sp(f), [(8, 1)]),
@@ -67,7 +67,7 @@ CASES = {
     ),
     "lucidrains.generator_hinge_loss": (lucidrains.generator_hinge_loss, lambda f: f.mean(), [(32,)]),
 }
-LOSSES_RETURNED = {"biggan.loss_dcgan_dis": 2, "biggan.loss_hinge_dis": 2}  # of any other: one
+LOSSES_RETURNED = {"biggan.loss_dcgan_dis": 2, "biggan.loss_hinge_dis": 2}  # default: 1
 SIGNATURES = {
     r3gan.AdversarialTraining: ["Generator", "Discriminator"],
     r3gan.AdversarialTraining.AccumulateGeneratorGradients: [
@@ -116,7 +116,7 @@ def test_parity(name, dtype):
 
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if len(case[2]) == 2])
 @pytest.mark.parametrize("side", [0, 1])
-def test_one_side_asks_for_gradients(name, side):
+def test_one_side_requires_grad(name, side):
     ours, theirs, shapes = CASES[name]
     logits = shaped(shapes, seed=2)
     logits[side] = logits[side].detach()
@@ -142,13 +142,13 @@ def test_one_launch_forward_and_one_backward(kernel_device, name):
     returned = result if isinstance(result, tuple) else (result,)
     assert len(returned) == LOSSES_RETURNED.get(name, 1)
     sum(returned).backward()
-    assert kernels.launch_count() - before == 1 + len(returned)  # each has a graph of its own, as upstream
+    assert kernels.launch_count() - before == 1 + len(returned)  # each loss has its own graph, as upstream
     check(ours, theirs, *logits)
 
 
 @pytest.mark.parametrize("name", [name for name in CASES if not name.endswith("_term")])
 def test_adaptive_weight(name):
-    """Two gradients and a backward through one graph, the weight far from 1."""
+    """Two gradients and a backward pass through one graph, with a weight far from 1."""
     ours, theirs, shapes = CASES[name]
     found = []
     for loss, dtype in ((ours, torch.float32), (theirs, torch.float64)):
@@ -173,17 +173,17 @@ def test_signatures(function):
     assert plain == SIGNATURES[function]
 
 
-def test_names_the_codebases_have():
+def test_aliases_and_arguments_of_the_codebases():
     assert biggan.generator_loss is biggan.loss_hinge_gen and biggan.discriminator_loss is biggan.loss_hinge_dis
     for name in ("vanilla", "logistic", "ls", "hinge", "wasserstein"):
         r, f = shaped([(8,), (8,)])
-        assert getattr(studiogan, f"d_{name}")(r, f, False).requires_grad  # DDP is given by position
+        assert getattr(studiogan, f"d_{name}")(r, f, False).requires_grad  # DDP is a positional argument
         assert getattr(studiogan, f"g_{name}")(f, DDP=True).requires_grad
     assert lucidrains.gen_hinge_loss(f, None).shape == ()
 
 
 @pytest.mark.parametrize("function", [case[0] for case in CASES.values()], ids=CASES)
-def test_bad_logits_are_told_of_by_upstreams_names(function):
+def test_errors_name_the_arguments_as_upstream(function):
     names = [p.name for p in inspect.signature(function).parameters.values() if p.name not in ("DDP", "kwargs")]
     optional = ("gain", "reduction", "real_label_val", "fake_label_val")
     names = [name for name in names if name not in optional]
@@ -208,7 +208,7 @@ def test_bad_logits_are_told_of_by_upstreams_names(function):
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
 def test_mimicry_options(dtype, reduction):
-    """Smoothed labels, reductions, and the options that PyTorch serves itself."""
+    """Smoothed labels, reductions, and the options that are passed on to PyTorch."""
     r, f = shaped([(12, 1), (12, 1)], dtype, seed=11)
     reduce = {"mean": torch.mean, "sum": torch.sum, "none": lambda x: x}[reduction]
     labels, kwargs = dict(real_label_val=0.9, fake_label_val=0.1), dict(reduction=reduction)
@@ -250,7 +250,7 @@ def test_mimicry_options(dtype, reduction):
 
 
 def test_mimicry_minimax_has_the_default_dtype():
-    """That of upstream's labels."""
+    """Upstream's labels have that dtype."""
     logits = torch.zeros(4, 1, dtype=torch.float64)
     torch.set_default_dtype(torch.float64)
     try:
@@ -260,7 +260,7 @@ def test_mimicry_minimax_has_the_default_dtype():
 
 
 def test_mimicry_epsilon():
-    """Its gradient dies where D is sure, unlike the loss without epsilon."""
+    """Its gradient vanishes if D is sure, unlike that of the loss without epsilon."""
     f = torch.tensor([[-30.0], [-20.0], [0.0], [20.0]], requires_grad=True)
     check(*CASES["mimicry.ns_loss_gen"][:2], f)
     slopes = 4 * torch.autograd.grad(mimicry.ns_loss_gen(f), f)[0].flatten()

@@ -1,5 +1,5 @@
-"""What the codebases' own tests of their losses ask for, restated: their inputs, their expected values and errors, the
-attributes they set. They were read at the commits that the modules' docstrings name."""
+"""The codebases' own tests of their losses, restated: inputs, expected values and errors, attributes. They are those of
+the commits that the modules' docstrings name."""
 
 import math
 
@@ -17,7 +17,7 @@ ONE_RIGHT, ONE_WRONG = math.log1p(math.exp(-1)), math.log1p(math.exp(1))  # cros
 
 
 def scores(shape, level, seed=0):
-    """Close to `level`."""
+    """Logits close to `level`."""
     return level + 0.01 * torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
@@ -28,7 +28,7 @@ MONAI_CRITERIA = pytest.mark.parametrize("criterion", ["bce", "least_squares", "
 @MONAI_SHAPES
 @MONAI_CRITERIA
 @pytest.mark.parametrize("reduction", ["sum", "mean"])
-def test_monai_prefers_the_side_that_is_asked_for(reduction, criterion, shape):
+def test_monai_has_the_lower_loss_on_the_target_side(reduction, criterion, shape):
     loss = monai.PatchAdversarialLoss(reduction=reduction, criterion=criterion)
     low, high = scores(shape, -1.0), scores(shape, 1.0, seed=1)
     for target_is_real, for_discriminator in ((False, True), (True, True), (True, False)):
@@ -74,7 +74,7 @@ def test_mmagic_gan_loss(gan_type):
     mask = {"mask": torch.ones(1, 3, 6, 6)} if gan_type == "smgan" else {}
     sides = [(real, is_disc) for is_disc in (False, True) for real in (True, False)]
     for (real, is_disc), want in zip(sides, expected):
-        # upstream's test asks for 1.5e-6; its own figure has six decimals
+        # upstream's test allows 1.5e-6; its expected values have six decimals
         assert loss(logits, real, is_disc=is_disc, **mask).item() == pytest.approx(want, abs=1e-6, rel=0)
 
 
@@ -185,7 +185,7 @@ def test_audiocraft_values():
 
 
 class Discriminators(nn.Module):
-    """Two of two layers. Returns what upstream's do: a tensor, a list of tensors, or a list of lists of features."""
+    """Two networks of two layers. As upstream's, they return a tensor, a list of tensors, or lists of features."""
 
     def __init__(self, returns):
         super().__init__()
@@ -206,7 +206,7 @@ class Discriminators(nn.Module):
 @pytest.mark.parametrize("returns", ["a tensor", "tensors", "features"])
 def test_parallel_wavegan_trains(returns, average, loss_type):
     """Upstream's step of the generator, then of the discriminator: every parameter of that network moves, and no other
-    one, for each structure of outputs that its tests have."""
+    one, for each structure of outputs in upstream's tests."""
     torch.manual_seed(0)
     generator, discriminators = nn.Conv1d(5, 1, 7, padding=3), Discriminators(returns)
     c, y = torch.randn(4, 5, 64), torch.randn(4, 1, 64)

@@ -1,6 +1,6 @@
-"""`fastgan.patch` in stand-ins of the codebases: files of their names, with functions of their names and arguments.
+"""`fastgan.patch` on stand-ins of the codebases: the same modules, functions and arguments, without the formulas.
 
-The arguments are those of signatures.json, read upstream; every body is `pass`."""
+The arguments are those of signatures.json, which were read upstream."""
 
 import importlib
 import json
@@ -28,7 +28,7 @@ np = torch = nn = LossReduction = AdversarialCriterions = Named()
 """
 FEATURES = SIGNATURES["espnet"][1]["functions"]
 VITS = SIGNATURES["vits"][0]["functions"]
-# What signatures.json does not list: forks, and what was read for its names alone.
+# What signatures.json does not list: forks, and functions of which only the name was read.
 MORE = {
     "biggan": {"losses": {"discriminator_loss": ["dis_fake", "dis_real"], "generator_loss": ["dis_fake"]}},
     "coqui": {"TTS.vocoder.layers.losses": {
@@ -50,7 +50,7 @@ MORE = {
 
 
 def places(codebase):
-    """The modules of a codebase, by place, as (name of a function or Class.function: its arguments)."""
+    """{module of a codebase: {name of a function, or Class.function: its arguments}}"""
     found = {}
     for file in SIGNATURES[codebase]:
         path = file["file"].removeprefix("src/").removesuffix(".py")
@@ -76,7 +76,7 @@ def source(functions):
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """A folder whose modules can be imported, and are forgotten after the test."""
+    """A folder on the path; modules imported from it are removed after the test."""
     before = dict(sys.modules)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.chdir(tmp_path)
@@ -97,7 +97,7 @@ def write(folder, modules):
 
 
 def stand_in(folder, codebase):
-    """The modules of a codebase, imported, and `user`, which has their names by `from ... import ...`."""
+    """Import the modules of a codebase, and `user`, which has their names by `from ... import ...`."""
     modules = {place: source(functions) for place, functions in places(codebase).items()}
     write(folder, modules)
     (folder / "user.py").write_text("".join(f"from {place} import *\n" for place in modules))
@@ -126,8 +126,8 @@ def test_every_codebase(folder, codebase, caplog):
     assert vars(user) == before_user
 
 
-def test_every_name_is_there():
-    """What a drop-in declares it has, and it declares what it can replace."""
+def test_declared_names_are_there_and_complete():
+    """A drop-in has every name that it declares, and declares every name that it can replace."""
     for codebase in compat.modules():
         module = getattr(compat, codebase)
         declared = getattr(module, "UPSTREAM", {})
@@ -135,7 +135,7 @@ def test_every_name_is_there():
         for place, names in declared.items():
             assert all(hasattr(owner_of(module, place), name) for name in names), codebase
         listed = {name.split(".")[0] for file in SIGNATURES.get(codebase, ()) for name in file["functions"]}
-        if codebase != "torchgan":  # whose modules have `train_ops` there, and are kept
+        if codebase != "torchgan":  # its classes have `train_ops` upstream, and are kept
             assert listed <= {name for names in declared.values() for name in names}, codebase
 
 
@@ -153,7 +153,7 @@ def test_a_registry(folder):
     assert registry["GANLoss"] is theirs is modules["basicsr.losses.gan_loss"].GANLoss
 
 
-def test_the_script_that_runs(folder, monkeypatch):
+def test_functions_of_the_running_script_are_replaced(folder, monkeypatch):
     """rosinality's functions are defined in train.py, which is `__main__` when it runs."""
     modules, _ = stand_in(folder, "rosinality")
     script = modules["train"]
@@ -164,7 +164,7 @@ def test_the_script_that_runs(folder, monkeypatch):
     assert script.d_logistic_loss is compat.rosinality.d_logistic_loss
 
 
-def test_twice_is_once(folder):
+def test_a_second_patch_changes_nothing(folder):
     stand_in(folder, "hifigan")
     first, second = fastgan.patch("hifigan"), fastgan.patch("hifigan")
     assert first.replaced and not second.replaced and "nothing" in repr(second)
@@ -174,7 +174,7 @@ def test_twice_is_once(folder):
     assert sys.modules["models"].generator_loss is not compat.hifigan.generator_loss
 
 
-def test_what_differs_is_kept(folder):
+def test_a_function_with_other_arguments_is_kept(folder):
     modules, _ = stand_in(folder, "hifigan")
     changed = "def feature_loss(fmap_r, fmap_g, weight): pass\n"
     exec(changed, vars(modules["models"]))
@@ -207,12 +207,12 @@ def test_wrong_names(name, message):
         fastgan.patch(name)
 
 
-def test_what_is_not_imported():
+def test_a_codebase_that_is_not_imported():
     with pytest.raises(ImportError, match=r"'vocos' is not imported \(vocos.loss\); import it before"):
         fastgan.patch("vocos")
 
 
-def test_the_doctor_knows_what_could_be_imported(folder, capsys, monkeypatch):
+def test_the_doctor_names_codebases_that_could_be_imported(folder, capsys, monkeypatch):
     monkeypatch.setattr(doctor, "_examine_device", lambda device: True)
     write(folder, {place: source(functions) for name in ("vocos", "vits") for place, functions in places(name).items()})
     write(folder, {"models": "def generator_loss(prediction): raise SystemExit\nraise SystemExit\n", "broken": "("})

@@ -1,4 +1,4 @@
-"""`torch_utils.ops.bias_act` and `conv2d_gradfix` of NVIDIA's StyleGANs, restated in eager PyTorch; how they get in."""
+"""`torch_utils.ops.bias_act` and `conv2d_gradfix` of NVIDIA's StyleGANs, restated in eager PyTorch; installation."""
 
 import importlib
 import math
@@ -47,7 +47,7 @@ def test_bias_act(act):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
-def test_of_its_dtype(dtype):
+def test_the_result_has_the_dtype_of_x(dtype):
     x, b = drawn((4, 6), (6,), dtype=dtype)
     with torch.no_grad():
         x.copy_((x * 16).round() / 16), b.copy_((b * 16).round() / 16)  # sums are exact
@@ -60,7 +60,7 @@ def test_of_its_dtype(dtype):
 
 
 def test_activation_funcs():
-    """What networks read of it: the default gain."""
+    """Networks read the default gain from it."""
     x = torch.tensor([-1.0, 2.0])
     for name, spec in bias_act.activation_funcs.items():
         assert spec.def_gain == pytest.approx(GAINS.get(name, 1.0)) and spec.def_alpha == (
@@ -113,7 +113,7 @@ def test_no_weight_gradients(enabled, transposed):
 
 
 def test_r1_reaches_the_weights(enabled):
-    """As StyleGAN's loss has it: the penalty's gradient inside the block, its backward pass after it."""
+    """As in StyleGAN's loss: the penalty's gradient inside the block, its backward pass after it."""
     x, w = drawn((2, 3, 5, 5), (4, 3, 3, 3), dtype=torch.float64)
     found = []
     for convolve in (conv2d_gradfix.conv2d, F.conv2d):
@@ -123,7 +123,7 @@ def test_r1_reaches_the_weights(enabled):
     torch.testing.assert_close(*found, rtol=1e-12, atol=0)
 
 
-def test_without_enabled_it_is_what_pytorch_does():
+def test_if_not_enabled_it_is_pytorchs_convolution():
     x, w = drawn((1, 1, 3, 3), (1, 1, 3, 3))
     with conv2d_gradfix.no_weight_gradients():
         conv2d_gradfix.conv2d(x, w).sum().backward()
@@ -138,8 +138,8 @@ def forward(x, w, b):
 """
 
 
-def test_in_place_of_upstreams_files(tmp_path, monkeypatch):
-    """The files of upstream, which raise if they run, are not read; names that are not replaced are."""
+def test_the_modules_replace_upstreams_files(tmp_path, monkeypatch):
+    """Upstream's files, which raise if they run, are not read; other files of the folder are."""
     before = dict(sys.modules)
     folder = tmp_path / "torch_utils" / "ops"
     folder.mkdir(parents=True)

@@ -134,8 +134,8 @@ def test_without_a_bias():
     assert rosinality_op.conv2d_gradfix.conv2d
 
 
-def test_kernels_and_pads_of_the_others():
-    """A kernel that asks for a gradient gets one; what is none is named as upstream names it."""
+def test_kernels_and_padding_of_the_others():
+    """A kernel that requires a gradient gets one; errors name the arguments as upstream."""
     x, kernel = torch.ones(1, 1, 3, 3), torch.ones(2, 2, dtype=torch.float64, requires_grad=True)
     rosinality_op.upfirdn2d(x, kernel).sum().backward()
     assert kernel.grad.tolist() == [[4.0, 4.0], [4.0, 4.0]]

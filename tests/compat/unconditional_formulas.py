@@ -5,7 +5,7 @@ import torch.nn.functional as F
 
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
 TWO = [(16, 1), (16, 1)]
-TWO_ROUNDINGS = {torch.float16: 2**-10, torch.bfloat16: 2**-7}  # the logit's own slope and that of the shift, summed
+TWO_ROUNDINGS = {torch.float16: 2**-10, torch.bfloat16: 2**-7}  # a sum of two gradients: of the logit, and of the shift
 
 
 def sp(x):
@@ -21,7 +21,7 @@ def hinge(x):
 
 
 def cross_entropies(own, other):
-    """The N x N form of half the dual contrastive loss: the own logit is to win over all of the other side."""
+    """The N x N form of half the dual contrastive loss: classify each logit against all of the other side."""
     rows = [torch.cat((x.reshape(1), other.flatten())) for x in own.flatten()]
     return F.cross_entropy(torch.stack(rows), torch.zeros(own.numel(), dtype=torch.long))
 

@@ -1,4 +1,4 @@
-"""Arrays of every layout are the same data; one that is too large, or too far away, is refused before it is read."""
+"""Arrays of every layout give the same data; arrays or numbers that are too large are refused."""
 
 import io
 import re
@@ -105,7 +105,7 @@ def test_points_that_float32_cannot_tell_apart_are_refused(tmp_path, scale):
 
 
 @pytest.mark.parametrize("scale", [1e29, 1e-29])
-def test_points_of_a_far_scale_come_back(tmp_path, scale):
+def test_points_of_extreme_scale_are_restored(tmp_path, scale):
     np.save(tmp_path / "far.npy", POINTS * scale / 10)
     loaded = data.load(str(tmp_path / "far.npy"))
     back = data.to_points(loaded.samples, loaded.mean, loaded.scale).double().numpy()
@@ -113,7 +113,7 @@ def test_points_of_a_far_scale_come_back(tmp_path, scale):
     assert loaded.notes == ()
 
 
-def test_points_that_float32_rounds_are_told(tmp_path):
+def test_points_that_float32_rounds_give_a_note(tmp_path):
     np.save(tmp_path / "map.npy", POINTS + 5e6)
     (note,) = data.load(str(tmp_path / "map.npy")).notes
     assert re.fullmatch(r"points differ by \S+ and lie at up to 5e\+06: float32 rounds generated ones", note)
@@ -126,14 +126,14 @@ def head(shape, dtype, order=False):
 
 
 def bombs(tmp_path):
-    """Small files that declare 80 GB: honestly, or with no byte of it there."""
+    """Small files whose headers declare 80 GB of data that is not there."""
     rows = 10**10
     (tmp_path / "plain.npy").write_bytes(head((rows, 1), "<f8") + bytes(100))
     with zipfile.ZipFile(tmp_path / "liar.npz", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("points.npy", head((rows, 1), "<f8") + bytes(100))
     with zipfile.ZipFile(tmp_path / "images.npz", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("images.npy", head((rows // 8, 8, 8), "|u1") + bytes(100))
-    content = (tmp_path / "liar.npz").read_bytes()  # and an archive that says so of its part as well
+    content = (tmp_path / "liar.npz").read_bytes()  # the archive's directory declares a false size, too
     at = content.rindex(b"PK\x01\x02")
     (tmp_path / "both.npz").write_bytes(content[: at + 24] + struct.pack("<I", 2**32 - 2) + content[at + 28 :])
     return ["plain.npy", "liar.npz", "images.npz", "both.npz"]
@@ -147,8 +147,8 @@ def test_files_that_declare_more_than_there_is_memory_are_refused_unread(tmp_pat
         assert str(tmp_path / name) in str(raised.value) and "\n" not in str(raised.value)
 
 
-def test_a_bomb_that_is_all_there_is_refused_unread(tmp_path, monkeypatch):
-    """64 MB of zeros in 64 kB, and 100 MB of memory, which a copy of it does not fit."""
+def test_a_compressed_file_larger_than_memory_is_refused_unread(tmp_path, monkeypatch):
+    """64 MB of zeros in 64 kB: the array fits the 100 MB of memory, its copies do not."""
     np.savez_compressed(tmp_path / "zeros.npz", np.zeros((64, 10**6), np.uint8)[..., None].reshape(64, 1000, 1000))
     assert (tmp_path / "zeros.npz").stat().st_size < 100_000
     monkeypatch.setattr("fastgan.data.sources.free_memory", lambda device: 10**8)
@@ -156,7 +156,7 @@ def test_a_bomb_that_is_all_there_is_refused_unread(tmp_path, monkeypatch):
         data.load(str(tmp_path / "zeros.npz"), 8)
 
 
-def test_what_fits_the_memory_is_read_and_what_does_not_is_not(tmp_path):
+def test_only_an_array_that_fits_the_memory_is_read(tmp_path):
     np.save(tmp_path / "points.npy", POINTS.astype(np.float32))
     takes = 3 * 8 * POINTS.size
     assert np.array_equal(read_array(tmp_path / "points.npy", takes), POINTS.astype(np.float32))
@@ -165,7 +165,7 @@ def test_what_fits_the_memory_is_read_and_what_does_not_is_not(tmp_path):
 
 
 def damaged(tmp_path):
-    """(file, what is said of it)."""
+    """Write damaged files; return (name, part of the message) of each."""
     (tmp_path / "cut.npy").write_bytes(head((30, 2), "<f8") + bytes(479))
     with zipfile.ZipFile(tmp_path / "cut.npz", "w") as archive:
         archive.writestr("a.npy", head((30, 2), "<f8") + bytes(479))
@@ -190,7 +190,7 @@ def damaged(tmp_path):
     ]
 
 
-def test_damaged_files_are_one_line(tmp_path):
+def test_damaged_files_give_one_line(tmp_path):
     for name, said in damaged(tmp_path):
         with pytest.raises(ValueError, match=f"{name} is damaged or no numpy file .*{said}") as raised:
             data.load(str(tmp_path / name))

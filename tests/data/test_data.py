@@ -1,4 +1,4 @@
-"""Reading training data: what comes out, and what is said of data that cannot be used."""
+"""Reading training data: the samples, and the errors for data that cannot be used."""
 
 import itertools
 import math
@@ -13,7 +13,7 @@ import torch
 
 from fastgan import data
 
-# What the `train` extra brings; a machine that only measures kernels may lack it.
+# Packages of the extra `train`; a machine that only measures kernels may lack them.
 Image = pytest.importorskip("PIL.Image")
 pytest.importorskip("sklearn")
 pytest.importorskip("tqdm")
@@ -30,7 +30,7 @@ def save_folder(folder, n=20, mode="RGB", side=20, suffix="png"):
     return folder
 
 
-def test_digits_are_all_there_once():
+def test_every_digit_is_there_once():
     digits = data.load("digits")
     assert digits.samples.shape == (1297, 1, 8, 8)
     assert digits.held_out.shape == (500, 1, 8, 8)
@@ -131,7 +131,7 @@ def test_image_arrays(tmp_path, shape, size, expected, suffix):
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
-def test_points_are_normalised_and_can_be_brought_back(tmp_path, dtype):
+def test_points_are_normalised_and_can_be_restored(tmp_path, dtype):
     points = (np.random.default_rng(0).normal(size=(50, 2)) * [3, 0.1] + [100, -7]).astype(dtype)
     np.save(tmp_path / "points.npy", points)
     loaded = data.load(str(tmp_path / "points.npy"))
@@ -143,7 +143,7 @@ def test_points_are_normalised_and_can_be_brought_back(tmp_path, dtype):
 
 
 def bad(tmp_path):
-    """(source, what its message says) for every kind of data that cannot be used."""
+    """(source, part of its message) for every kind of data that cannot be used."""
     empty = tmp_path / "empty"
     empty.mkdir()
     broken = tmp_path / "broken"
@@ -208,14 +208,14 @@ def test_bad_size(tmp_path):
 
 
 def take(stream, count, first=0, **options):
-    """`count` batches of 8 of a stream, and every problem on the way."""
+    """Return `count` batches of 8 from a stream, and every problem reported with them."""
     batches = stream.batches(0, 8, first, **options)
     taken = list(itertools.islice(batches, count))
     batches.close()
     return [images for images, _, _ in taken], [problem for _, _, problems in taken for problem in problems]
 
 
-def test_a_stream_gives_what_memory_holds_in_an_order_of_its_own(tmp_path):
+def test_a_stream_gives_the_samples_of_memory_in_random_order(tmp_path):
     folder = save_folder(tmp_path / "photos", n=24)
     held, stream = data.load(str(folder), 16), data.load(str(folder), 16, stream=True)
     assert (stream.count, stream.sample_shape, stream.is_images) == (24, (3, 16, 16), True)
@@ -233,7 +233,7 @@ def take_with_seed(stream, seed):
     return [images for images, _, _ in itertools.islice(stream.batches(seed, 8, 0, workers=0), 6)]
 
 
-def test_a_stream_goes_on_exactly_with_any_workers_and_leaves_the_random_state(tmp_path):
+def test_a_stream_resumes_exactly_with_any_workers_and_leaves_the_random_state(tmp_path):
     stream = data.load(str(save_folder(tmp_path / "photos", n=20)), 8, stream=True)
     straight, _ = take(stream, 9, workers=0)
     before = torch.get_rng_state()
@@ -243,7 +243,7 @@ def test_a_stream_goes_on_exactly_with_any_workers_and_leaves_the_random_state(t
 
 
 def test_ranks_share_a_stream(tmp_path):
-    """Two ranks with batches of 8 draw what one with batches of 16 does."""
+    """Two ranks with batches of 8 draw the samples of one rank with batches of 16."""
     stream = data.load(str(save_folder(tmp_path / "photos", n=20)), 8, stream=True)
     ranks = [take(stream, 3, workers=0, rank=r, ranks=2)[0] for r in (0, 1)]
     joint = [images for images, _, _ in itertools.islice(stream.batches(0, 16, 0, workers=0), 3)]
@@ -265,7 +265,7 @@ def test_a_killed_worker_is_replaced_and_no_batch_changes(tmp_path, capsys):
 
 
 def test_workers_that_keep_dying_end_the_stream(tmp_path, monkeypatch):
-    """Each ends itself where a real one is killed for memory: while it reads."""
+    """Each worker kills itself while it reads, as if it were killed for its memory."""
     stream = data.load(str(save_folder(tmp_path / "photos", n=20)), 8, stream=True)
     stream.read = Suicide()
     monkeypatch.setattr("fastgan.data.stream.RESTARTS", 0)
@@ -279,7 +279,7 @@ class Suicide:
 
 
 def test_files_that_vanish_from_a_stream(tmp_path, monkeypatch):
-    """The next file takes the place of one that is gone, and is named; where none is left the stream ends."""
+    """A missing file is named and replaced by the next one. If no file is left, the stream ends."""
     folder = save_folder(tmp_path / "photos", n=20)
     stream = data.load(str(folder), 8, stream=True)
     expected, _ = take(stream, 5, workers=0)
@@ -302,13 +302,13 @@ def test_a_stream_of_grey_files_and_one_of_colour(tmp_path):
     folder = save_folder(tmp_path / "grey", n=20, mode="L", side=8)
     stream = data.load(str(folder), 8, stream=True)
     assert stream.sample_shape == (1, 8, 8)
-    Image.fromarray(images(1, 8, 8)[0]).save(folder / "003.png")  # after it was looked at
+    Image.fromarray(images(1, 8, 8)[0]).save(folder / "003.png")  # after the stream has read its mode
     luma = np.asarray(Image.open(folder / "003.png").convert("L")).astype(int)
     assert abs(stream[3][0][0].numpy().astype(int) - luma).max() <= 1
     assert data.load(str(folder), 8, stream=True).sample_shape == (3, 8, 8)
 
 
-def test_what_does_not_fit_is_streamed(tmp_path, monkeypatch):
+def test_data_that_do_not_fit_in_memory_are_streamed(tmp_path, monkeypatch):
     folder = save_folder(tmp_path / "photos", n=20)
     assert isinstance(data.load(str(folder), 8), data.Dataset)
     monkeypatch.setattr("fastgan.data.sources.free_memory", lambda device: 4 * 20 * 3 * 8 * 8 - 1)
@@ -320,12 +320,12 @@ def test_what_does_not_fit_is_streamed(tmp_path, monkeypatch):
         data.load("digits", stream=True)
 
 
-def test_free_memory_is_what_this_machine_has():
+def test_free_memory_is_at_most_that_of_the_machine():
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     assert 2**20 < data.free_memory() <= total
 
 
-def test_a_stream_tells_when_its_files_have_changed(tmp_path):
+def test_the_fingerprint_of_a_stream_changes_with_its_files(tmp_path):
     folder = save_folder(tmp_path / "photos", n=20)
     before = data.load(str(folder), 8, stream=True).fingerprint()
     assert data.load(str(folder), 8, stream=True).fingerprint() == before
@@ -381,7 +381,7 @@ def test_toy_points(name, count, std):
 
 @pytest.fixture
 def table():
-    """24 rows of images and labels, as Hugging Face's `datasets` holds them."""
+    """24 rows of images and labels, as a data set of Hugging Face."""
     hugging_face = pytest.importorskip("datasets", reason="needs the extra `hub`")
     rows = {"image": [Image.fromarray(pixels) for pixels in images(24, 16, 16)], "label": list(range(24))}
     features = hugging_face.Features({"label": hugging_face.Value("int64"), "image": hugging_face.Image()})
@@ -441,8 +441,8 @@ def test_a_hub_that_cannot_be_reached_is_one_line(tmp_path):
     assert "ValueError: DATA: hub:nobody/nothing cannot be read as a data set (" in last
 
 
-def test_no_name_is_not_the_current_folder(tmp_path, monkeypatch):
-    """As of `fastgan train "$DATA"` where there is no such variable."""
+def test_an_empty_name_is_not_the_current_folder(tmp_path, monkeypatch):
+    """As in `fastgan train "$DATA"` if the variable is not set."""
     save_folder(tmp_path / "photos")
     monkeypatch.chdir(tmp_path / "photos")
     with pytest.raises(ValueError, match="DATA: got '', expected 'digits'"):

@@ -1,4 +1,4 @@
-"""What pictures of every mode become, which files of a folder are found, and what is said of what was done unasked."""
+"""Samples from pictures of every mode, the files that are found in a folder, and the notes on automatic changes."""
 
 import itertools
 import os
@@ -14,7 +14,7 @@ from fastgan import data
 from fastgan.cli import main
 from fastgan.data import images
 
-# What the `train` extra brings; a machine that only measures kernels may lack it.
+# Packages of the extra `train`; a machine that only measures kernels may lack them.
 Image = pytest.importorskip("PIL.Image")
 pytest.importorskip("tqdm")
 
@@ -27,8 +27,8 @@ def save(folder, pictures, suffix="png", **options):
     return folder
 
 
-def both(folder, size=8):
-    """The samples, held in memory, which a stream gives as well."""
+def loaded_and_streamed(folder, size=8):
+    """Load the samples into memory, and check that a stream gives the same."""
     held, stream = data.load(str(folder), size), data.load(str(folder), size, stream=True)
     assert (stream.some(held.count) == held.samples).all()
     assert stream.notes == held.notes
@@ -36,7 +36,7 @@ def both(folder, size=8):
 
 
 def greys(count=16, dtype=np.float32):
-    """Images of one value each, from 0 to 1."""
+    """Images of one value each, in steps from 0 to 1."""
     return [np.full((8, 8), i / (count - 1), dtype) for i in range(count)]
 
 
@@ -48,34 +48,34 @@ def first_pixels(held):
 
 
 @pytest.mark.parametrize("white", [1, 255, 65535])
-def test_float_images_are_scaled_by_what_all_of_them_hold(tmp_path, white):
+def test_float_images_are_scaled_by_the_range_of_all(tmp_path, white):
     folder = save(tmp_path / "float", [grey * np.float32(white) for grey in greys()], "tif")
-    held = both(folder)
+    held = loaded_and_streamed(folder)
     assert held.samples.shape == (16, 1, 8, 8) and first_pixels(held) == EXPECTED
     assert held.notes == (f"float images: 0 is black and {white} is white",)
 
 
 @pytest.mark.parametrize("white", [255, 65535])
-def test_int32_images_are_scaled_by_what_all_of_them_hold(tmp_path, white):
+def test_int32_images_are_scaled_by_the_range_of_all(tmp_path, white):
     pictures = [np.rint(grey * white).astype(np.int32) for grey in greys(dtype=np.float64)]
-    held = both(save(tmp_path / "int", pictures, "tif"))
+    held = loaded_and_streamed(save(tmp_path / "int", pictures, "tif"))
     assert held.samples.shape == (16, 1, 8, 8) and first_pixels(held) == EXPECTED
     assert held.notes == (f"int32 images: 0 is black and {white} is white",)
 
 
-def test_a_dark_picture_is_not_brightened_by_itself(tmp_path):
-    """One frame of a 16-bit film that holds nothing above 255 is dark, as the others say."""
+def test_a_dark_picture_is_not_scaled_by_its_own_range(tmp_path):
+    """A frame without values above 255 is dark, if other frames of the film have 16 bits."""
     pictures = [np.full((8, 8), value, np.int32) for value in (100, *[60_000] * 19)]
-    assert first_pixels(both(save(tmp_path / "film", pictures, "tif")))[:2] == [0, 233]
+    assert first_pixels(loaded_and_streamed(save(tmp_path / "film", pictures, "tif")))[:2] == [0, 233]
     dim = [np.full((8, 8), value, np.float32) for value in (1.0, *[200.0] * 19)]
-    assert first_pixels(both(save(tmp_path / "dim", dim, "tif")))[:2] == [1, 200]
+    assert first_pixels(loaded_and_streamed(save(tmp_path / "dim", dim, "tif")))[:2] == [1, 200]
 
 
 def test_values_a_little_outside_are_clipped_and_others_refused(tmp_path):
-    """A bicubic resize overshoots; it does not double, and it does not reach -1."""
+    """A bicubic resize overshoots a little: not to twice the range, and not to -1."""
     pictures = greys()
     pictures[0], pictures[15] = pictures[0] - np.float32(0.05), pictures[15] + np.float32(0.05)
-    assert first_pixels(both(save(tmp_path / "over", pictures, "tif"))) == EXPECTED
+    assert first_pixels(loaded_and_streamed(save(tmp_path / "over", pictures, "tif"))) == EXPECTED
     for name, change, said in [
         ("signed", lambda x: 2 * x - 1, r"float images with values from -1 \(.*00.tif\), expected 0 to 1"),
         ("bright", lambda x: 5 * x, r"float images with values up to 5 \(.*15.tif\), expected 0 to one of 1, 255, 65"),
@@ -105,17 +105,17 @@ def test_a_picture_of_signed_bytes_is_named_and_left_out(tmp_path):
     ]
 
 
-def test_a_stream_passes_over_a_value_that_the_others_rule_out(tmp_path):
+def test_a_stream_skips_a_file_outside_the_range_of_the_others(tmp_path):
     folder = save(tmp_path / "float", greys(), "tif")
     stream = data.load(str(folder), 8, stream=True)
-    Image.fromarray(np.full((8, 8), 200, np.float32)).save(folder / "03.tif")  # after it was looked at
+    Image.fromarray(np.full((8, 8), 200, np.float32)).save(folder / "03.tif")  # after the stream has read the range
     image, _, problems = stream[3]
     assert image[0, 0, 0] == 4 * 17
     assert len(problems) == 1 and "03.tif (float values from 200 to 200, expected 0 to 1 as in the oth" in problems[0]
 
 
 def tiff(bits, content, width, height, photometric=1):
-    """The bytes of an uncompressed grey TIFF, which Pillow reads and does not write so."""
+    """The bytes of an uncompressed grey TIFF that Pillow can read but not write."""
     tags = [(256, width), (257, height), (258, bits), (259, 1), (262, photometric), (273, 0), (277, 1), (278, height)]
     tags.append((279, len(content)))
     offset = 8 + 2 + 12 * len(tags) + 4
@@ -129,7 +129,7 @@ def twelve_bits(value, count):
 
 @pytest.mark.parametrize("kind", ["16 bits", "big-endian", "12 bits", "white is 0"])
 def test_every_kind_of_deep_grey(tmp_path, kind):
-    """Scaled by its type, whatever it holds: here up to half of white."""
+    """Values are scaled by the range of the type; here they reach half of it."""
     folder = tmp_path / "deep"
     folder.mkdir()
     for i in range(16):
@@ -142,13 +142,13 @@ def test_every_kind_of_deep_grey(tmp_path, kind):
             Image.frombytes("I;16B", (8, 8), np.full(64, value, ">u2").tobytes()).save(folder / f"{i:02d}.tif")
         else:
             Image.fromarray(np.full((8, 8), value, np.uint16)).save(folder / f"{i:02d}.png")
-    held = both(folder)
+    held = loaded_and_streamed(folder)
     assert held.samples.shape == (16, 1, 8, 8) and first_pixels(held) == [i * 8 for i in range(16)]
     assert held.notes == ()
 
 
 def png(width, height, bits, colours, *chunks):
-    """The bytes of a PNG of these chunks, which Pillow would not write so."""
+    """The bytes of a PNG with these chunks, which Pillow cannot write."""
 
     def chunk(name, content):
         whole = name + content
@@ -160,7 +160,7 @@ def png(width, height, bits, colours, *chunks):
 
 
 def with_alpha(mode, alpha):
-    """(a picture of one colour under `alpha`, how it is saved), in every mode that has transparency."""
+    """(a picture of one colour with `alpha`, options for saving it), in every mode that has transparency."""
     if mode == "LA":
         return Image.merge("LA", [Image.new("L", (8, 8), 40), Image.new("L", (8, 8), alpha)]), {}
     if mode == "RGBA":
@@ -175,70 +175,70 @@ def with_alpha(mode, alpha):
 
 
 @pytest.mark.parametrize("mode", ["LA", "RGBA", "P", "L", "RGB"])
-def test_transparent_pixels_are_white_and_opaque_ones_as_they_are(tmp_path, mode):
+def test_transparent_pixels_become_white_and_opaque_ones_stay(tmp_path, mode):
     clear, how = with_alpha(mode, 0)
-    held = both(save(tmp_path / "clear", [clear] * 16, **how))
+    held = loaded_and_streamed(save(tmp_path / "clear", [clear] * 16, **how))
     assert (held.samples == 255).all()
     assert held.notes == ("transparent pixels are shown over white, in 16 of 16 images",)
     opaque, how = with_alpha(mode, 255)
-    held = both(save(tmp_path / "opaque", [opaque] * 16, **how))
+    held = loaded_and_streamed(save(tmp_path / "opaque", [opaque] * 16, **how))
     grey = mode in ("LA", "L")
     assert held.samples.shape == (16, 1 if grey else 3, 8, 8)
     assert held.samples[0, :, 0, 0].tolist() == ([40] if grey else [200, 40, 0])
     assert held.notes == ()
 
 
-def test_the_transparent_value_of_16_bits_is_white(tmp_path):
-    """The one value that the file names, and not its neighbour, which has the same 8 bits."""
+def test_the_transparent_value_of_16_bits_becomes_white(tmp_path):
+    """Only the value that the file names, and not its neighbour with the same upper 8 bits."""
     (tmp_path / "deep").mkdir()
     rows = zlib.compress((b"\0" + struct.pack(">4H", 40 * 256, 40 * 256 + 1, 0, 65535) * 2) * 8)
     content = png(8, 8, 16, 0, (b"tRNS", struct.pack(">H", 40 * 256)), (b"IDAT", rows))
     for i in range(16):
         (tmp_path / "deep" / f"{i:02d}.png").write_bytes(content)
-    held = both(tmp_path / "deep")
+    held = loaded_and_streamed(tmp_path / "deep")
     assert held.samples[0, 0].tolist() == [[255, 40, 0, 255] * 2] * 8
     assert held.notes == ("transparent pixels are shown over white, in 16 of 16 images",)
 
 
-def test_half_transparent_is_half_white(tmp_path):
+def test_half_transparent_pixels_become_half_white(tmp_path):
     picture, how = with_alpha("RGBA", 128)
-    held = both(save(tmp_path / "half", [picture] * 16, **how))
+    held = loaded_and_streamed(save(tmp_path / "half", [picture] * 16, **how))
     expected = np.array([200, 40, 0]) * 128 / 255 + 255 * 127 / 255
     assert np.abs(held.samples[0, :, 0, 0].numpy() - expected).max() <= 1
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "CMYK"])
 def test_opaque_modes(tmp_path, mode):
-    """As Pillow itself makes RGB of them, and grey where there is no colour in the mode."""
+    """As Pillow converts them: to grey if the mode has no colour, otherwise to RGB."""
     ramp = np.arange(64, dtype=np.uint8).reshape(8, 8) * 4
     picture = Image.fromarray(np.stack([ramp, ramp[::-1], ramp.T], axis=2)).convert(mode)
     folder = save(tmp_path / "some", [picture] * 16, "png" if mode in ("1", "L", "P", "RGB") else "tif")
-    held = both(folder)
+    held = loaded_and_streamed(folder)
     expected = np.asarray(picture.convert("L" if mode in ("1", "L") else "RGB")).reshape(8, 8, -1)
     assert (held.samples[0].permute(1, 2, 0).numpy() == expected).all()
 
 
 def test_a_folder_behind_a_link_is_read(tmp_path):
-    """20 of 40 images were passed over, and nothing was said."""
+    """Earlier, 20 of 40 images were skipped without a message."""
     pictures = list(np.random.default_rng(0).integers(0, 256, (40, 8, 8, 3), dtype=np.uint8))
     save(tmp_path / "train" / "here", pictures[:20])
     (tmp_path / "train" / "linked").symlink_to(save(tmp_path / "elsewhere" / "deep", pictures[20:]).parent)
-    held = both(tmp_path / "train")
+    held = loaded_and_streamed(tmp_path / "train")
     assert held.count == 40 and held.skipped == () and held.notes == ()
     assert (held.samples.permute(0, 2, 3, 1).numpy() == np.stack(pictures)).all()
 
 
-def test_links_that_lead_back_end_and_are_told(tmp_path):
-    """Each folder is read once, whatever leads to it, and by the name of its own place."""
+def test_links_to_folders_already_read_are_followed_once_and_give_a_note(tmp_path):
+    """Each folder is read once, under its own path, however many links lead to it."""
     pictures = list(np.random.default_rng(0).integers(0, 256, (20, 8, 8, 3), dtype=np.uint8))
     folder = save(tmp_path / "train" / "z", pictures)
     (tmp_path / "train" / "a").symlink_to(folder)
     (folder / "up").symlink_to(tmp_path / "train")
-    held = both(tmp_path / "train")
+    held = loaded_and_streamed(tmp_path / "train")
     assert held.count == 20 and held.skipped == ()
     assert len(held.notes) == 1 and held.notes[0].startswith("2 links lead to folders that are read already, ")
     (tmp_path / "train" / "a").unlink()
-    assert both(tmp_path / "train").notes == (f"{folder / 'up'} leads to a folder that is read already",)
+    assert loaded_and_streamed(tmp_path / "train").notes == (f"{folder / 'up'} leads to a folder that is read already",)
 
 
 def test_links_that_lead_nowhere_are_named(tmp_path):
@@ -246,7 +246,7 @@ def test_links_that_lead_nowhere_are_named(tmp_path):
     (folder / "gone").symlink_to(tmp_path / "nowhere")
     (folder / "self.png").symlink_to(folder / "self.png")
     os.mkfifo(folder / "pipe.png")  # reading one would wait for ever
-    held = both(folder)
+    held = loaded_and_streamed(folder)
     assert held.count == 16
     assert [name.split(" (")[0] for name in held.skipped] == [str(folder / "gone"), str(folder / "self.png")]
     assert data.load(str(folder), 8, stream=True).skipped == held.skipped
@@ -257,7 +257,7 @@ def test_links_that_lead_nowhere_are_named(tmp_path):
 
 
 def test_names_that_are_not_utf_8(tmp_path, capfd, monkeypatch):
-    """Held and streamed, and in a run: what Linux allows in a name."""
+    """Linux allows such names: in memory, in a stream and in a run."""
     monkeypatch.chdir(tmp_path)
     pictures = list(np.random.default_rng(0).integers(0, 256, (20, 8, 8, 3), dtype=np.uint8))
     folder = save(tmp_path / os.fsdecode(b"f\xff"), pictures)
@@ -274,9 +274,9 @@ def test_names_that_are_not_utf_8(tmp_path, capfd, monkeypatch):
         assert "Traceback" not in said.err and said.out.startswith("runs/f\\udcff-")
 
 
-def test_loading_leaves_the_filters_of_warnings_alone(tmp_path, monkeypatch):
-    """They belong to the whole process. Two threads that change and restore them at once leave what one of them saw of
-    the other: in 5 of 10 loads every warning was ignored from then on. So nobody touches them, not even for a while."""
+def test_loading_does_not_change_the_warning_filters(tmp_path, monkeypatch):
+    """They belong to the whole process. If two threads change and restore them at once, one restores the change of the
+    other: in 5 of 10 loads every warning was ignored afterwards. So loading never changes them."""
     from PIL import ImageOps
 
     folder = save(tmp_path / "many", np.random.default_rng(0).integers(0, 256, (40, 8, 8, 3), dtype=np.uint8))
@@ -297,7 +297,7 @@ def test_loading_leaves_the_filters_of_warnings_alone(tmp_path, monkeypatch):
     assert warnings.filters == before
 
 
-def test_a_picture_that_unpacks_to_gigabytes_is_named_and_left_out(tmp_path):
+def test_a_picture_that_decompresses_to_gigabytes_is_named_and_left_out(tmp_path):
     folder = save(tmp_path / "bomb", [grey.astype(np.uint8) for grey in greys()])
     (folder / "zz.png").write_bytes(png(60_000, 60_000, 8, 2, (b"IDAT", zlib.compress(bytes(100)))))
     held = data.load(str(folder), 8)
@@ -305,7 +305,7 @@ def test_a_picture_that_unpacks_to_gigabytes_is_named_and_left_out(tmp_path):
     assert len(held.skipped) == 1 and "zz.png (Image size (3600000000 pixels) exceeds limit" in held.skipped[0]
 
 
-def test_a_size_that_was_not_asked_for_is_told(tmp_path, capsys, monkeypatch):
+def test_a_default_size_that_changes_the_images_gives_a_note(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     pixels = np.random.default_rng(0).integers(0, 256, (20, 28, 28), dtype=np.uint8)
     np.save("mnist.npy", pixels)
@@ -326,8 +326,8 @@ def test_a_size_that_was_not_asked_for_is_told(tmp_path, capsys, monkeypatch):
     assert f"fastgan: {line}\n" in capsys.readouterr().err
 
 
-def test_images_that_are_all_the_same_can_be_trained_on_and_judged(tmp_path, capsys, monkeypatch):
-    """Their features do not differ, so that nothing can be measured in units of their deviation."""
+def test_identical_images_can_be_trained_on_and_judged(tmp_path, capsys, monkeypatch):
+    """Their features have no deviation, so distances cannot be measured in its units."""
     monkeypatch.chdir(tmp_path)
     small = ["--steps", "2", "--batch", "8", "--width", "4", "--latent-dim", "4", "--device", "cpu"]
     for value, kind in itertools.product((0, 128, 255), ("grey", "colour")):

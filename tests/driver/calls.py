@@ -1,9 +1,9 @@
-"""Drives the kernels' launcher over the stand-in driver, in a process of its own (see tests/kernels/test_launcher.py):
+"""Run the kernels' launcher on the stand-in driver, in a separate process (see tests/kernels/test_launcher.py):
 
-    python calls.py FOLDER compare                every case by both ways: JSON, a line a launch
-    python calls.py FOLDER keys N SEED [HOLE]     N random calls: do two of one key ever specialise differently?
+    python calls.py FOLDER compare                launch every case in both ways; print a line of JSON for each
+    python calls.py FOLDER keys N SEED [HOLE]     make N random calls: do two with one key specialise differently?
 
-HOLE plants a fault: "addresses" leaves every alignment out of the key, "halves" that of a split batch's gradients.
+HOLE plants a fault: "addresses" leaves all alignments out of the key, "halves" those of a split batch's gradients.
 FOLDER holds the stand-in libcuda. No kernel runs, no GPU is needed; Triton's launcher and compiler are the real ones.
 """
 
@@ -43,7 +43,7 @@ FLOATS = (torch.float32, torch.float32, torch.bfloat16, torch.bfloat16, torch.fl
 
 
 class Device(CudaDriver):
-    """An H100, as far as Triton asks."""
+    """The properties of an H100 that Triton reads."""
 
     def __init__(self):
         super().__init__()
@@ -55,7 +55,7 @@ class Device(CudaDriver):
 
 @contextlib.contextmanager
 def launches_go_to(function):
-    """What the kernels launch, on CPU tensors as if they lay on a GPU of 132 multiprocessors."""
+    """Pass the kernels' launches to `function`: on CPU tensors, as if on a GPU of 132 multiprocessors."""
     with contextlib.ExitStack() as stack:
         stack.enter_context(mock.patch("torch.cuda.current_device", lambda: 0))
         for module in (adversarial, augment, bias_act, filtered, matching, mmd, resampling):
@@ -64,11 +64,11 @@ def launches_go_to(function):
         yield
 
 
-# ---- both ways of one launch ----------------------------------------------------------------------------------------
+# ---- both ways to launch -------------------------------------------------------------------------------------------
 
 
 def parameters(compiled, values):
-    """[(type, value)] of what the driver is given, tuples flat, constants left out."""
+    """[(type, value)] of the parameters for the driver: tuples flattened, constants left out."""
     found = []
 
     def walk(kind, value):
@@ -91,14 +91,14 @@ def encoded(kind, value) -> bytes:
     return int(value).to_bytes(WIDTHS[kind], "little", signed=True)
 
 
-def last():
+def last_launch():
     buffer, config = ctypes.create_string_buffer(1 << 15), (ctypes.c_ulonglong * 8)()
     filled = DRIVER.stand_in_last(buffer, config)
     return buffer.raw[:filled], list(config)
 
 
 def compare(plan, args, given):
-    """Launches by both ways, and prints what the driver was given by each."""
+    """Launch in both ways, and print a comparison of what the driver received."""
     plan.device = GPU
     ordinary_way = functools.partial(plan.kernel[(plan.programs,)], *args, **plan.constants, **plan.options)
     DRIVER.stand_in_expect(0, None)
@@ -107,12 +107,12 @@ def compare(plan, args, given):
     widths = [8 if kind[0] == "*" else WIDTHS[kind] for kind, _ in asked]
     DRIVER.stand_in_expect(len(widths), (ctypes.c_int * len(widths))(*widths))
     ordinary_way(enable_fp_fusion=True)
-    ordinary = last()
-    for _ in range(2):  # the first of a plan compiles, the second goes the short way
+    ordinary = last_launch()
+    for _ in range(2):  # the first launch of a plan compiles, the second is the short way
         before = launcher.launch_count(), DRIVER.stand_in_launches()
         launcher.launch(plan, args, given)
         counted = launcher.launch_count() - before[0], DRIVER.stand_in_launches() - before[1]
-    short = last()
+    short = last_launch()
     right = b"".join(encoded(kind, value) for kind, value in asked)
     row = {
         "case": case, "kernel": plan.kernel.__name__, "parameters": len(asked), "same": ordinary == short,
@@ -161,7 +161,7 @@ def parameters_drawn(n, p=None, of=view):
 
 
 def layer(shape, act, dtype=torch.float32, biased=True, offset=0, clamp=math.inf, channels_last=False, gain=1.5):
-    """Value, gradient and, of curved activations, second derivative: two or three launches."""
+    """Value, gradient and, for curved activations, second derivative: two or three launches."""
     x, g, h = (view(math.prod(shape), dtype, offset).view(shape) for _ in range(3))
     if channels_last:
         x, g, h = (t.contiguous(memory_format=torch.channels_last) for t in (x, g, h))
@@ -261,7 +261,7 @@ CASES = {
 
 
 class Keys:
-    """What each key was specialised to first; and the calls whose key says the same and whose types do not."""
+    """Records the first specialisation of each key, and the calls with that key but another specialisation."""
 
     def __init__(self, hole=None):
         from triton.backends.compiler import GPUTarget
@@ -395,7 +395,7 @@ def anything_resampled(rng):
     dtype, last = rng.choice((*FLOATS, torch.float16)), rng.random() < 0.5
     x = anywhere(rng, 2 * n * c * h * w, dtype)
     x = x.view(n, h, w, 2 * c).permute(0, 3, 1, 2) if last else x.view(n, c, h, 2 * w)
-    cut = rng.choice((None, None, 0, 1, 2, 3))  # a view, whose strides say nothing of its sizes
+    cut = rng.choice((None, None, 0, 1, 2, 3))  # a view, whose strides do not follow from its sizes
     x = x if cut is None else x.narrow(cut, 0, max(1, x.shape[cut] // 2))
     taps = rng.choice(((4, 4), (4, 4), (3, 5), (12,), (1, 1)))
     f = anywhere(rng, math.prod(taps), torch.float32).view(taps)

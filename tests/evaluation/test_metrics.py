@@ -1,4 +1,4 @@
-"""The metrics against closed forms, against one another written out, and against cases whose answer is known."""
+"""The metrics against closed forms, plain formulas, torchmetrics, and cases with a known answer."""
 
 import math
 import os
@@ -12,7 +12,7 @@ import torch
 from fastgan import metrics
 from fastgan.evaluation import features, scores
 
-# What the `train` extra brings; a machine that only measures kernels may lack it.
+# Packages of the extra `train`; a machine that only measures kernels may lack them.
 pytest.importorskip("sklearn")
 
 
@@ -54,7 +54,7 @@ def test_coverage_of_equal_distributions_is_its_expectation():
     assert sum(coverage) / len(coverage) == pytest.approx(expected, abs=0.01)  # the mean of 20 has a deviation of 0.003
 
 
-def test_far_apart_and_collapsed():
+def test_scores_of_distant_and_of_collapsed_samples():
     real = normal(200, 2, 0)
     assert metrics.manifold_scores(real, normal(200, 2, 1, shift=100)) == (0, 0, 0, 0)
     collapsed = metrics.manifold_scores(real, normal(200, 2, 1) * 0.01)
@@ -93,7 +93,7 @@ def test_bad_features(real, fake, message):
 
 
 def test_digits_report_tells_good_from_bad():
-    """Real digits score as well as can be; digits of three classes, and noise, are found out."""
+    """Real digits have high scores; digits of three classes, and noise, have low ones."""
     from fastgan import data
 
     digits = data.load("digits")
@@ -119,7 +119,7 @@ def test_digits_report_tells_good_from_bad():
 
 
 def test_kernel_distance_written_out():
-    """Every pair by itself, and what is known of its expectation."""
+    """Against a sum over every pair, and against its expectation."""
     real, fake = normal(30, 4, 0), normal(23, 4, 1, shift=0.5)
 
     def mean(a, b, same):
@@ -136,7 +136,7 @@ def test_kernel_distance_written_out():
 
 
 def test_distances_are_those_of_torchmetrics():
-    """Its Fréchet and kernel distance, given the same features. It has no precision, recall or coverage."""
+    """Fréchet and kernel distance of the same features. torchmetrics has no precision, recall or coverage."""
     pytest.importorskip("torchmetrics", reason="needs the extra `metrics`")
     from torchmetrics.image.fid import FrechetInceptionDistance
     from torchmetrics.image.kid import KernelInceptionDistance
@@ -188,7 +188,7 @@ def test_scores_of_tiny_and_huge_points(size):
 
 
 @pytest.mark.parametrize("size", [1e51, 1e300, float("inf"), float("nan")])
-def test_points_that_no_score_can_be_of(size):
+def test_points_too_large_for_any_score(size):
     points = torch.zeros(8, 2, dtype=torch.float64)
     far = points.clone()
     far[3, 1] = size
@@ -206,7 +206,7 @@ def test_points_that_no_score_can_be_of(size):
 
 
 def image_set(count, seed, kind="faces"):
-    """Smooth pictures, uint8 (N, 3, 16, 16): something a network can tell from noise."""
+    """Smooth pictures, uint8 (N, 3, 16, 16), or noise of that shape."""
     random = torch.Generator().manual_seed(seed)
     coarse = torch.rand(count, 3, 4, 4, generator=random)
     smooth = torch.nn.functional.interpolate(coarse, scale_factor=4, mode="bilinear") * 255
@@ -245,7 +245,7 @@ def network_file(tmp_path):
     return tmp_path / "Tiny-net v2.pt"
 
 
-def test_features_of_a_network_of_yours(network_file):
+def test_features_of_a_users_network(network_file):
     from fastgan import data
 
     faces = data.Dataset("faces", image_set(100, 0))
@@ -315,8 +315,8 @@ def test_networks_that_cannot_be_used(tmp_path):
         metrics.judge(points, features=tmp_path / "text.pt")
 
 
-def test_a_torchmetrics_that_cannot_be_imported_is_one_line(tmp_path):
-    """torch-fidelity without torchvision, which is how it mostly breaks: on importing the one the other is missing."""
+def test_a_torchmetrics_that_cannot_be_imported_gives_one_line(tmp_path):
+    """The usual failure: importing torch-fidelity fails because torchvision is missing."""
     pytest.importorskip("torchmetrics", reason="needs the extra `metrics`")
     (tmp_path / "torch_fidelity").mkdir()
     (tmp_path / "torch_fidelity" / "__init__.py").write_text("import torchvision_of_another_torch")
@@ -345,8 +345,8 @@ def test_a_judge_of_toy_points_knows_the_modes():
 
 @pytest.mark.parametrize("value", [0.0, 0.3, -1e20])
 def test_real_samples_that_do_not_differ(value):
-    """In units of their size where there is no deviation: of the same samples 0, of others what their mean is off by.
-    Rounding is no deviation: features of one picture differ by some in another place of a batch."""
+    """Without a deviation the unit is their size: the distance is 0 for the same samples, else that of the means.
+    Rounding is no deviation: the features of a picture depend a little on its place in a batch."""
     real = torch.full((50, 4), value, dtype=torch.float64)
     real[::2] *= 1 + 1e-8
     same, other = (metrics.feature_scores("x", real, fake) for fake in (real, real + 3 * (abs(value) or 1.0)))
@@ -355,8 +355,8 @@ def test_real_samples_that_do_not_differ(value):
     assert all(math.isfinite(score) for scores in (same, other) for score in scores.values())
 
 
-def test_what_is_compared_is_of_all_the_data(monkeypatch):
-    """Files of a folder lie in order, class after class: the first of them would all be of one class."""
+def test_the_compared_samples_are_drawn_from_all_the_data(monkeypatch):
+    """Files of a folder may be sorted by class: the first ones would all be of one class."""
     from fastgan.data import Dataset
 
     points = torch.cat([normal(50, 2, i, shift=20.0 * i) for i in range(6)])

@@ -1,4 +1,4 @@
-"""What the mathematics of the game says of a loss and its gradients, as checks that any losses can be put to."""
+"""Checks of losses and gradients against the mathematics of the game, for fastgan's losses and for broken ones."""
 
 import math
 
@@ -13,7 +13,7 @@ F64 = torch.float64
 
 
 class Losses:
-    """D's losses in halves of per-side means, and G's, as the theory has them: fastgan's."""
+    """fastgan's losses as in the theory: D's is half the sum of both sides' means."""
 
     def d(self, real, fake, kind="cross_entropy"):
         if kind == "absolute_error":
@@ -35,42 +35,42 @@ def close(got, want, rtol=0.0, atol=0.0):
 
 
 def check_optimal_cross_entropy(losses, device, n=20_000):
-    """B2: at l* = log p_t / p_g the loss is ln 2 - JSD."""
+    """At l* = log p_t / p_g the loss is ln 2 - JSD."""
     for mu, js in ((1.0, 0.1114214822), (2.0, 0.3368308203)):
         logits = [mu**2 / 2 - mu * quantile_points(m, n, device) for m in (0.0, mu)]
         close(losses.d(*logits), LN2 - js, atol=2e-5)
 
 
 def check_optimal_absolute_error(losses, device, n=20_001):
-    """form5: at D* = 1 where p_t >= p_g the loss is (1 - TV) / 2."""
+    """At D* = 1 where p_t >= p_g the loss is (1 - TV) / 2."""
     for mu, tv in ((1.0, 0.3829249225), (2.0, 0.6826894921)):
         logits = [60.0 * torch.sign(mu / 2 - quantile_points(m, n, device)) for m in (0.0, mu)]
         close(losses.d(*logits, "absolute_error"), (1 - tv) / 2, atol=5e-5)
 
 
 def check_half(losses, device):
-    """S7 a: the same batch as real and as generated is judged wrongly one time in two, whatever the logits."""
+    """With the same batch as real and as generated data the error is 1/2, whatever the logits."""
     for seed in range(3):
         logits = 9 * torch.randn(777, generator=torch.Generator().manual_seed(seed))
         close(losses.d(logits.to(device), logits.clone().to(device), "absolute_error"), 0.5, atol=1e-6)
 
 
 def check_ln2(losses, device):
-    """B2: a D that knows nothing loses ln 2: on a GPU to two units in the last place of float32."""
+    """With logits of 0 the loss is ln 2: on a GPU to two units in the last place of float32."""
     zero = torch.zeros(100, device=device)
     close(losses.d(zero, zero.clone()), LN2, atol=1e-7 if torch.device(device).type == "cpu" else 2**-23)
 
 
 def check_unequal_sides(losses, device):
-    """S6: each side is averaged by itself."""
+    """Each side has its own mean."""
     r, f = sides(device)
     close(losses.d(r, f), (torch.nn.functional.softplus(-r).mean() + torch.nn.functional.softplus(f).mean()) / 2, 1e-12)
     close(losses.d(r, f, "absolute_error"), (torch.sigmoid(-r).mean() + torch.sigmoid(f).mean()) / 2, 1e-12)
 
 
 def check_gradients(losses, device):
-    """S7 b, B1, B6: the table of section 1.4, under an upstream factor of 3, with N and M apart. (Eager's own
-    s (1 - s) loses digits at a sure logit: hence 1e-11.)"""
+    """The closed forms, with an upstream gradient of 3 and N != M. (In eager PyTorch s (1 - s) loses digits at a sure
+    logit: hence 1e-11.)"""
     r, f = sides(device)
     (s_r, s_f), (c_r, c_f), n, m = map(torch.sigmoid, (r, f)), map(torch.sigmoid, (-r, -f)), len(r), len(f)
     r.requires_grad_(), f.requires_grad_()
@@ -84,7 +84,7 @@ def check_gradients(losses, device):
 
 
 def check_extremes(losses, device):
-    """B7: finite, the asymptote, and gradients of exactly 0 or 1 / 2N."""
+    """At large logits the loss is finite and the asymptote, and gradients are exactly 0 or 1 / 2N."""
     x = torch.tensor([1e4, -1e4], device=device)
     for sign in (1.0, -1.0):
         real, fake = (sign * x).requires_grad_(), (-sign * x).requires_grad_()
@@ -95,13 +95,13 @@ def check_extremes(losses, device):
         assert torch.equal(grads[1], torch.where(fake > 0, 0.25, 0.0))
         real, fake = (abs(x) * 1.0).requires_grad_(), (-abs(x)).requires_grad_()
         assert losses.d(real, fake) == 0.0 and losses.d(real, fake, "absolute_error") == 0.0
-    # sure and right by 30: e^-30, which log(1 - sigmoid) or a clamp does not see
+    # D sure and right, logits of 30: e^-30, which log(1 - sigmoid) or a clamp loses
     sure = torch.full((4,), 30.0, device=device)
     close(losses.d(sure, -sure), math.exp(-30), 1e-5)
 
 
 def pathwise(losses, kind, device, theta=1.0, n=20_000, logits=None):
-    """d/d theta of G's loss where G(z) = z + theta and D is held at its best."""
+    """d/d theta of G's loss for G(z) = z + theta and a constant best D."""
     z = quantile_points(0.0, n, device)
     theta = torch.tensor(theta, dtype=F64, device=device, requires_grad=True)
     best = game.optimal_discriminator(
@@ -112,12 +112,12 @@ def pathwise(losses, kind, device, theta=1.0, n=20_000, logits=None):
 
 
 def check_saturating(losses, device):
-    """B4: 2 d JSD / d theta."""
+    """The gradient is 2 d JSD / d theta."""
     close(pathwise(losses, "saturating", device), 0.39797287, atol=2e-4)
 
 
 def check_nonsaturating(losses, device):
-    """B5: theta - 2 d JSD / d theta."""
+    """The gradient is theta - 2 d JSD / d theta."""
     close(pathwise(losses, "nonsaturating", device), 0.60202713, atol=2e-4)
 
 

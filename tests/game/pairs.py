@@ -1,4 +1,4 @@
-"""Pairs of distributions with what lies between them, from 30-digit quadrature."""
+"""Pairs of distributions and their divergences, from 30-digit quadrature."""
 
 import math
 
@@ -23,7 +23,7 @@ def mixture(weights, means, std):
 
 HALVES = mixture([0.5, 0.5], [-2.0, 2.0], 1.0)
 UNEQUAL = mixture([0.4, 0.6], [-2.0, 2.0], 0.5)
-# pair: (p_t, p_g, TV, JSD), of 30-digit quadrature
+# pair: (p_t, p_g, TV, JSD)
 TABLE = {
     "shift 0.5": (normal(0.0), normal(0.5), 0.1974126514, 0.03031130052),
     "shift 1": (normal(0.0), normal(1.0), 0.3829249225, 0.1114214822),
@@ -46,6 +46,6 @@ TABLE = {
 
 
 def quantile_points(mean, std, n=200_000):
-    """Deterministic: no seed, no flake."""
+    """Quantiles of a normal distribution, in place of random samples."""
     u = (torch.arange(n, dtype=torch.float64) + 0.5) / n
     return mean + std * torch.special.ndtri(u)

@@ -13,7 +13,7 @@ from fastgan import game
 
 @pytest.mark.parametrize("pair", TABLE)
 def test_reference_values(pair):
-    """Every row of the table, to all the digits it is given with (the tolerance asked for is 2e-5)."""
+    """Every row of the table, to all of its digits."""
     p_t, p_g, tv, js = TABLE[pair]
     assert game.total_variation(p_t, p_g) == pytest.approx(tv, abs=2e-10)
     assert game.total_variation(p_g, p_t) == pytest.approx(tv, abs=2e-10)
@@ -24,8 +24,8 @@ def test_reference_values(pair):
 
 
 @pytest.mark.parametrize("pair", ["shift 1", "twice as wide", "two modes, one between", "uniform, shifted"])
-def test_the_value_is_the_best_discriminators(pair):
-    """form1 at form4 is form5; of the cross-entropy's best D the error rate is, and its expected error is not."""
+def test_the_game_value_is_the_error_of_the_best_discriminator(pair):
+    """The best D's expected error is (1 - TV) / 2. For the cross-entropy's best D this is the error rate instead."""
     p_t, p_g, tv, _ = TABLE[pair]
     best, ratio = (game.optimal_discriminator(p_t, p_g, objective) for objective in ("absolute_error", "minimax"))
     assert game.expected_absolute_error(p_t, p_g, best) == pytest.approx((1 - tv) / 2, abs=1e-9)
@@ -37,23 +37,23 @@ def test_the_value_is_the_best_discriminators(pair):
 
 @pytest.mark.parametrize("pair", ["shift 0.5", "shift 2", "twice as wide", "shifted and wider"])
 def test_three_expressions_of_the_error_agree(pair):
-    """From quantile points: form1 at D*, form5's min of the densities, form6's probability that D* is wrong; and the
-    entropy of the label given x, ln 2 - JSD (S10, S13)."""
+    """From quantile points: the expected error of D*, the probability that D* is wrong, and (1 - TV) / 2; and the
+    entropy of the label given x, ln 2 - JSD."""
     p_t, p_g, tv, js = TABLE[pair]
     x_t, x_g = (quantile_points(p.mean, p.stddev) for p in (p_t, p_g))
     best, ratio = (game.optimal_discriminator(p_t, p_g, objective) for objective in ("absolute_error", "minimax"))
-    form1 = (1 - best(x_t)).mean() / 2 + best(x_g).mean() / 2
-    form6 = sum(torch.minimum(ratio(x), 1 - ratio(x)).mean() for x in (x_t, x_g)) / 2
+    expected_error = (1 - best(x_t)).mean() / 2 + best(x_g).mean() / 2
+    probability_wrong = sum(torch.minimum(ratio(x), 1 - ratio(x)).mean() for x in (x_t, x_g)) / 2
     entropy = sum(-(torch.xlogy(d, d) + torch.xlogy(1 - d, 1 - d)).mean() for d in map(ratio, (x_t, x_g))) / 2
-    assert abs(form1 - (1 - tv) / 2) < 2e-5
-    assert abs(form6 - (1 - tv) / 2) < 2e-5
+    assert abs(expected_error - (1 - tv) / 2) < 2e-5
+    assert abs(probability_wrong - (1 - tv) / 2) < 2e-5
     assert abs(entropy - (LN2 - js)) < 2e-5
-    # and from samples, which is what expected_absolute_error takes as well
-    assert game.expected_absolute_error(x_t, x_g, best) == pytest.approx(form1.item(), abs=1e-12)
+    # expected_absolute_error takes samples as well
+    assert game.expected_absolute_error(x_t, x_g, best) == pytest.approx(expected_error.item(), abs=1e-12)
 
 
 def test_the_error_is_that_of_the_randomised_classifier():
-    """E(G, D) is how often "true with probability D(x)" is wrong (S13)."""
+    """E(G, D) is how often the answer "true with probability D(x)" is wrong."""
     p_t, p_g = TABLE["shift 1"][:2]
     random, n = torch.Generator().manual_seed(0), 1_000_000
 
@@ -67,7 +67,7 @@ def test_the_error_is_that_of_the_randomised_classifier():
 
 
 def test_no_discriminator_beats_the_best():
-    """300 random ones (S9)."""
+    """300 random discriminators."""
     p_t, p_g, tv, _ = TABLE["shift 1"]
     x_t, x_g = quantile_points(0.0, 1.0, 20_000), quantile_points(1.0, 1.0, 20_000)
     random = torch.Generator().manual_seed(0)
@@ -98,8 +98,8 @@ def test_best_discriminators_of_known_densities():
     torch.testing.assert_close(slope, -torch.ones(121))
 
 
-def test_ties_are_true():
-    """p_t >= p_g counts as true: everywhere where the two are the same, and where both are zero (form4)."""
+def test_ties_count_as_true():
+    """D* = 1 where p_t >= p_g: also where both are equal, or both zero."""
     p = TABLE["two modes, one between"][0]
     x = torch.linspace(-5, 5, 101)
     assert (game.optimal_discriminator(p, p)(x) == 1).all()
@@ -107,13 +107,13 @@ def test_ties_are_true():
     uniform = Uniform(*double(0.0, 1.0))
     half = game.optimal_discriminator(uniform, Uniform(*double(0.5, 1.5)))
     assert half(torch.tensor([-1.0, 0.25, 0.75, 1.25, 2.0])).tolist() == [1.0, 1.0, 1.0, 0.0, 1.0]
-    # a density one rounding step below is below, though the logarithms are the same
+    # a density smaller by one rounding step is smaller, though the logarithms are equal
     step = 1 - 2.0**-53
     functions = game.optimal_discriminator(lambda x: step * torch.ones_like(x), torch.ones_like, support=(0, 1))
     assert (functions(torch.tensor([0.3, 0.7])) == 0).all()
 
 
-def test_the_equilibrium_has_one_half_for_every_discriminator():
+def test_at_equilibrium_every_discriminator_has_the_error_one_half():
     p = TABLE["the same"][0]
     for d in (torch.sigmoid, lambda x: (x > 1).double(), lambda x: torch.full_like(x, 0.3)):
         assert game.expected_absolute_error(p, p, d) == pytest.approx(0.5, abs=1e-10)
@@ -125,7 +125,7 @@ def test_the_equilibrium_has_one_half_for_every_discriminator():
 
 @pytest.mark.parametrize("modes", [8, 25])
 def test_mode_collapse(modes):
-    """The table's closed forms, and that they are the theory's: k of K equal modes far apart."""
+    """Closed forms for k of K equal modes far apart: against a table, and against the divergences."""
     table = {
         (8, 1): (0.875, 0.0625, 0.49692913, 0.19621805),
         (8, 2): (0.75, 0.125, 0.38039567, 0.31275151),
@@ -157,7 +157,7 @@ def test_mode_collapse(modes):
 
 @pytest.mark.parametrize("theta", [0.5, 1.0, 2.0])
 def test_generator_gradients_at_the_best_discriminator(theta):
-    """B4, B5, and the absolute error's: 0 at the ideal D, and towards the slope of TV / 2 as sigma(k l*) sharpens."""
+    """The absolute error's is 0 at the ideal D, and tends to the slope of TV / 2 as sigma(k l*) gets sharper."""
     p_t, p_g = normal(0.0), normal(theta)
     step = 1e-4
     js = [game.jensen_shannon(p_t, normal(theta + s * step)) for s in (-1, 1)]
@@ -174,7 +174,7 @@ def test_generator_gradients_at_the_best_discriminator(theta):
 
 
 def test_generator_gradient_in_the_plane():
-    """Along the line between the means it is that of one dimension, across it 0."""
+    """Along the line between the means it is that of one dimension; across it, 0."""
     p_t, p_g = (MultivariateNormal(*double(mean, [[1.0, 0.0], [0.0, 1.0]])) for mean in ([0.0, 0.0], [0.6, 0.8]))
     gradient = torch.tensor(game.generator_gradient(p_t, p_g))
     torch.testing.assert_close(gradient, 0.39797287 * torch.tensor([0.6, 0.8]), rtol=1e-6, atol=0.0)

@@ -1,4 +1,4 @@
-"""What the functions of the game say of arguments that cannot be."""
+"""The errors of the game's functions for wrong arguments."""
 
 import math
 

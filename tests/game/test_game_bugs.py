@@ -1,4 +1,4 @@
-"""Thirteen classic bugs of GAN losses: which checks of the mathematics see which."""
+"""Thirteen classic bugs of GAN losses, and the checks of the mathematics that find each."""
 
 import pytest
 import torch
@@ -6,7 +6,7 @@ from checks_of_losses import CHECKS, LN2, Losses
 
 
 class Plain(Losses):
-    """The same losses in eager PyTorch, one function to break each."""
+    """The same losses in eager PyTorch, with a method to break for each bug."""
 
     half = 0.5
 
@@ -48,7 +48,7 @@ class Swapped(Plain):
 
 
 class SigmoidTwice(Plain):
-    def softplus(self, x):  # -log sigmoid(-x), of probabilities that are taken for logits
+    def softplus(self, x):  # -log sigmoid(-x), with probabilities in place of logits
         return -torch.log(1 - torch.sigmoid(torch.sigmoid(x)))
 
     def sigmoid(self, x):
@@ -100,7 +100,7 @@ class HalfPrecisionSum(Plain):
 
 
 class _Halves(torch.autograd.Function):
-    """Gradients of the two means by hand."""
+    """The mean of both sides' means, with gradients by hand, one of them wrong."""
 
     @staticmethod
     def forward(ctx, a, b, mutant):
@@ -127,7 +127,7 @@ class WrongCount(Plain):
         return _Halves.apply(a, b, "count")
 
 
-# Which checks see which bug: game.md, section 2.3.
+# bug: the checks that must find it
 MUTANTS = {
     ConcatenatedMean: {"unequal", "gradients"},
     MissingHalf: {

@@ -27,7 +27,7 @@ def double(numbers):
 
 
 def divergences(p, q):
-    """(TV, JSD) of two lists of probabilities, by the sums themselves."""
+    """(TV, JSD) of two lists of probabilities, as plain sums."""
     m = [(a + b) / 2 for a, b in zip(p, q)]
 
     def kl(a):
@@ -39,7 +39,7 @@ def divergences(p, q):
 def random_pair(k, seed):
     random = torch.Generator().manual_seed(seed)
     p, q = torch.rand(2, k, generator=random, dtype=torch.float64)
-    p[::3], q[1::4] = 0.0, 0.0  # points that one side does not have, or neither
+    p[::3], q[1::4] = 0.0, 0.0  # points without mass on one side, or on both
     return (p / p.sum()).tolist(), (q / q.sum()).tolist()
 
 
@@ -48,7 +48,7 @@ PAIRS = [(P, Q), ([0.5, 0.5], [0.5, 0.5]), ([1.0, 0.0], [0.0, 1.0]), *(random_pa
 
 @pytest.mark.parametrize("pair", PAIRS, ids=lambda pair: f"{len(pair[0])} points")
 @pytest.mark.parametrize("kind", [Categorical, OneHotCategorical])
-def test_every_value_is_its_sum(pair, kind):
+def test_every_value_is_the_sum_over_the_points(pair, kind):
     (p, q), (tv, js) = pair, divergences(*pair)
     p_t, p_g = kind(double(p)), kind(double(q))
     assert game.total_variation(p_t, p_g) == pytest.approx(tv, abs=1e-14)
@@ -69,19 +69,19 @@ def test_every_value_is_its_sum(pair, kind):
         assert game.generator_value(p_t, p_g, objective) == pytest.approx(value, abs=1e-13), objective
 
 
-def test_the_example():
-    """0.0 was said of these, read as samples."""
+def test_probabilities_are_not_taken_for_samples():
+    """Earlier, their distance was 0.0: they were taken for samples."""
     p, q = torch.tensor(P), torch.tensor(Q)
     assert game.total_variation(Categorical(p), Categorical(q)) == pytest.approx(0.3, abs=1e-7)
     assert game.total_variation(Categorical(logits=p.log()), Categorical(q)) == pytest.approx(0.3, abs=1e-6)
     with pytest.raises(ValueError, match=r"p_t: got 3 numbers that add up to 1; .*Categorical\(p\).* shape \(3, 1\)"):
         game.total_variation(p, q)
-    assert game.total_variation(p[:, None], q[:, None]) == 0.0  # samples, said so: the same three
+    assert game.total_variation(p[:, None], q[:, None]) == 0.0  # as samples: the same three numbers
 
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.float32, torch.float64])
 def test_the_best_discriminator_is_a_table(dtype):
-    """Asked at the points themselves, which are integers; 1 where both have the same, 1/2 where neither has any."""
+    """At the points, which are integers: the best D is 1 for equal masses; the cross-entropy's is 1/2 without mass."""
     p_t, p_g = Categorical(double([*P, 0.0])), Categorical(double([*Q, 0.0]))
     x = torch.arange(5).to(dtype)
     best, ratio = (game.optimal_discriminator(p_t, p_g, objective) for objective in ("absolute_error", "minimax"))
@@ -96,7 +96,7 @@ def test_the_best_discriminator_is_a_table(dtype):
     assert game.error_rate(p_t, p_g, ratio) == pytest.approx(0.35, abs=1e-14)
 
 
-def test_any_table_is_a_discriminator():
+def test_a_table_or_a_network_is_a_discriminator():
     p_t, p_g, table = Categorical(double(P)), Categorical(double(Q)), double([0.9, 0.4, 0.1])
     error = sum(a * (1 - d) + b * d for a, b, d in zip(P, Q, table.tolist())) / 2
     assert game.expected_absolute_error(p_t, p_g, lambda x: table[x.long()]) == pytest.approx(error, abs=1e-14)
@@ -108,7 +108,7 @@ def test_any_table_is_a_discriminator():
 
 
 def test_other_discrete_distributions():
-    """Against their own probabilities, at edges of their parameters too."""
+    """Against their probabilities, also at the limits of their parameters."""
     for n, p, q in [(5, 0.3, 0.6), (5, 0.0, 1.0), (1, 0.25, 0.5), (40, 0.5, 0.51)]:
         masses = [[math.comb(n, k) * r**k * (1 - r) ** (n - k) for k in range(n + 1)] for r in (p, q)]
         tv, js = divergences(*masses)
@@ -120,7 +120,7 @@ def test_other_discrete_distributions():
     assert game.total_variation(Bernoulli(double(0.25)), Categorical(double([0.75, 0.0, 0.25]))) == 0.25
 
 
-def test_samples_beside_a_discrete_distribution_are_shares_of_its_points():
+def test_samples_against_a_discrete_distribution_count_its_points():
     p_t, x = Categorical(double(P)), torch.tensor([0, 0, 0, 0, 0, 1, 1, 1, 2, 2])
     assert game.total_variation(p_t, x) == pytest.approx(0.3, abs=1e-14)
     assert game.total_variation(x.float(), p_t) == pytest.approx(0.3, abs=1e-14)
@@ -134,7 +134,7 @@ def test_samples_beside_a_discrete_distribution_are_shares_of_its_points():
 
 
 def test_the_equilibrium_of_a_discrete_game():
-    """A table gives no slope, and is dead only where its values are equal."""
+    """A table has no gradient; it is dead only if all of its values are equal."""
     p_t, p_g = Categorical(double(P)), Categorical(double(Q))
     found = game.equilibrium(p_t, p_g, game.optimal_discriminator(p_t, p_g))
     assert (found.error, found.bound) == pytest.approx((0.35, 0.35), abs=1e-14)
@@ -156,12 +156,12 @@ def test_discrete_random_variables():
     distance = game.kolmogorov_smirnov(drawn, Categorical(double([0.0, 0.25, 0.0, 0.75])))
     assert distance == pytest.approx(abs((drawn == 1).double().mean().item() - 0.25), abs=1e-12)
     assert distance < game.kolmogorov_smirnov_threshold(100_000)
-    assert game.kolmogorov_smirnov(drawn, Bernoulli(double(0.75))) == 1.0 - distance_of_nothing(drawn)
+    assert game.kolmogorov_smirnov(drawn, Bernoulli(double(0.75))) == 1.0 - share_at_one(drawn)
     assert torch.is_tensor(variable.to("cpu").state_dict()["_quantile.cdf"])
 
 
-def distance_of_nothing(drawn):
-    """No sample is below 1, so that the distance from a variable in {0, 1} is what is not at 1."""
+def share_at_one(drawn):
+    """No sample is below 1: the distance from a variable in {0, 1} is 1 minus this share."""
     return (drawn == 1).double().mean().item()
 
 
@@ -205,7 +205,7 @@ def test_other_numbers_that_add_up_to_one(numbers):
     [[0.2, 0.3, 0.6], [-0.2, 0.7, 0.5], [1.0], [[0.2], [0.3], [0.5]], [0, 1, 0], [[0.5, 0.5], [0.5, 0.6]]],
     ids=["above", "below zero", "one", "rows of one", "integers", "one row"],
 )
-def test_what_is_samples_stays_samples(numbers):
+def test_other_numbers_are_samples(numbers):
     assert game.total_variation(torch.tensor(numbers), torch.tensor(numbers)) == 0.0
 
 
@@ -273,7 +273,7 @@ def test_bad_input(case):
 
 @pytest.mark.parametrize("scale", [1e-200, 1e300])
 def test_two_samples_of_any_scale(scale, one_thread):
-    """float32 has neither, and the squares are no numbers."""
+    """float32 holds neither scale, and float64 not their squares."""
     x, y = torch.randn(2, 2_000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     plain = game.two_sample_test(x, y + 2, steps=50)
     assert plain.error < 0.3

@@ -1,4 +1,4 @@
-"""The fused losses as the mathematics of the game has them: values, gradients, and one step of each player."""
+"""The fused losses against the mathematics of the game: values, gradients, and one step of each player."""
 
 import math
 
@@ -14,7 +14,7 @@ from fastgan.networks import mlp
 
 
 @pytest.mark.parametrize("check", CHECKS)
-def test_the_losses_are_what_the_mathematics_says(device, check):
+def test_the_losses_pass_every_check(device, check):
     CHECKS[check](Losses(), device)
 
 
@@ -22,11 +22,11 @@ def test_the_losses_are_what_the_mathematics_says(device, check):
 
 
 def test_the_ideal_discriminator_of_the_absolute_error_gives_no_gradient(device):
-    """Pathwise exactly 0 at form4's D, and the slope of TV / 2 at sigma(k l*), through the fused loss."""
+    """Through the fused loss, it is exactly 0 at the best D, and the slope of TV / 2 at sigma(k l*)."""
     losses, x = Losses(), quantile_points(1.0, 1001, device)
     best = game.optimal_discriminator(Normal(0.0, 1.0), Normal(1.0, 1.0))
     z = x.clone().requires_grad_()
-    logits = best.logits(z.detach()) + 0 * z  # D's own gradient in x is 0 wherever there is one
+    logits = best.logits(z.detach()) + 0 * z  # the gradient of D in x is 0
     (gradient,) = torch.autograd.grad(losses.g(logits, "absolute_error"), z)
     assert (gradient == 0).all()
     assert fastgan.generator_value_and_grad(best.logits(x), "absolute_error").grads[0].count_nonzero() == 0
@@ -39,7 +39,7 @@ def test_the_ideal_discriminator_of_the_absolute_error_gives_no_gradient(device)
 
 
 def test_minimax_of_one_error(device):
-    """S8: G's gradient is the negative of E's at the generated logits; a step of G raises E, one of D lowers it."""
+    """G's gradient is minus E's at the generated logits; a step of G raises E, and one of D lowers it."""
     _, fake = sides(device)
     fake.requires_grad_()
     of_g = torch.autograd.grad(fastgan.generator_loss(fake, "absolute_error"), fake)[0]
@@ -67,8 +67,8 @@ def test_minimax_of_one_error(device):
         assert error().item() > middle
 
 
-def test_a_linear_discriminator_reaches_the_table(device):
-    """S4, B3: slope -mu and bias mu^2 / 2, and with them ln 2 - JSD, under LBFGS through the fused loss."""
+def test_a_linear_discriminator_reaches_the_optimum(device):
+    """Slope -mu, bias mu^2 / 2 and the loss ln 2 - JSD, by LBFGS through the fused loss."""
     n = 20_000 if device.type == "cuda" or fastgan.operators.dispatch.forced_backend == "torch" else 4_000
     x_t, x_g = (quantile_points(mu, n, device)[:, None] for mu in (0.0, 1.0))
     d = nn.Linear(1, 1).to(device, F64)
@@ -90,14 +90,14 @@ def test_a_linear_discriminator_reaches_the_table(device):
 
 
 def test_hinge_is_twice_the_absolute_error_at_its_best(device):
-    """The trainable relative of the theory's loss: halved, 1 - TV = 2 min E."""
+    """Half of the hinge loss at its best D is 1 - TV = 2 min E."""
     x = [quantile_points(mu, 20_001, device) for mu in (0.0, 1.0)]
     logits = [torch.sign(0.5 - side) for side in x]
     close(fastgan.discriminator_loss(*logits, "hinge", weight=0.5), 1 - 0.3829249225, atol=1e-4)
 
 
 def test_relativistic_pairing(device):
-    """B10: ln 2 for equal logits, blind to a shift of both, gradients that are each other's negatives, N = M."""
+    """ln 2 for equal logits; a shift of both changes nothing; opposite gradients; N = M required."""
     a, b = (x[:37] for x in sides(device))
     close(fastgan.discriminator_loss(a, a.clone(), "relativistic"), LN2, atol=1e-7)
     out = fastgan.discriminator_value_and_grad(a, b, "relativistic")
@@ -110,7 +110,7 @@ def test_relativistic_pairing(device):
 
 
 def test_penalties_of_known_discriminators():
-    """B9: gamma |w|^2 / 2 of a linear D; gamma / 2 E |A x|^2 of a quadratic one."""
+    """gamma |w|^2 / 2 of a linear D; gamma / 2 E |A x|^2 of a quadratic one."""
     random = torch.Generator().manual_seed(0)
     x = torch.randn(50, 3, generator=random, dtype=F64)
     w = torch.randn(3, generator=random, dtype=F64)
@@ -122,7 +122,7 @@ def test_penalties_of_known_discriminators():
 
 
 def test_statistics_of_the_same_pass(device):
-    """B11: mean logits, and the hard error that the theory's D is worth."""
+    """Mean logits, and the error rate of the best D."""
     r, f = sides(device)
     stats = fastgan.discriminator_value_and_grad(r, f, "absolute_error").stats
     close(stats.real_mean, r.mean(), 1e-12)
@@ -130,5 +130,5 @@ def test_statistics_of_the_same_pass(device):
     n = 20_001
     logits = [0.5 - quantile_points(mu, n, device) for mu in (0.0, 1.0)]
     out = fastgan.discriminator_value_and_grad(*logits, "absolute_error")
-    close(out.stats.error, 0.3085375387, atol=1e-4)  # hard: (1 - TV) / 2 at the best D of the cross-entropy
-    close(out.loss, 0.3979728672, atol=1e-4)  # soft: more
+    close(out.stats.error, 0.3085375387, atol=1e-4)  # error rate: (1 - TV) / 2 at the best D of the cross-entropy
+    close(out.loss, 0.3979728672, atol=1e-4)  # expected error: larger

@@ -1,4 +1,4 @@
-"""Other densities, more dimensions, samples in place of densities, and what an error of one half does not prove."""
+"""Other densities, more dimensions, samples in place of densities, and errors of one half away from equilibrium."""
 
 import math
 from itertools import pairwise
@@ -28,7 +28,7 @@ from fastgan import game
 
 
 def scipy_total_variation(p, q, low, high, crossings):
-    """Independent: differences of distribution functions between the places where the densities cross."""
+    """An independent way: differences of distribution functions between the crossings of the densities."""
     edges = [low, *crossings, high]
     mass = [[f.cdf(b) - f.cdf(a) for a, b in pairwise(edges)] for f in (p, q)]
     return sum(abs(a - b) for a, b in zip(*mass)) / 2
@@ -64,7 +64,7 @@ def test_heavy_tails_poles_and_half_lines():
     assert game.total_variation(p_t, p_g) == pytest.approx(0.3829249225, abs=1e-9)
 
 
-def test_what_is_narrow_or_far_away_is_found():
+def test_narrow_or_distant_modes_are_found():
     far = (normal(0.0), normal(1000.0, 1e-4))
     assert game.total_variation(*far) == pytest.approx(1.0, abs=1e-9)
     speck = mixture([1 - 1e-6, 1e-6], [0.0, 50.0], 1.0)
@@ -108,7 +108,7 @@ def test_parameters_of_any_dtype_are_taken():
 
 @pytest.mark.parametrize("d", [2, 16])
 def test_vectors(d):
-    """N(0, I) against N(m, I) is one dimension's row of |m|; above two dimensions by Monte Carlo."""
+    """N(0, I) against N(m, I) is as in one dimension with the mean |m|; above two dimensions by Monte Carlo."""
     mean = torch.full((d,), 1 / math.sqrt(d), dtype=torch.float64)
     p_t, p_g = (MultivariateNormal(m, torch.eye(d, dtype=torch.float64)) for m in (torch.zeros_like(mean), mean))
     tolerance = 1e-7 if d == 2 else 4e-3
@@ -121,7 +121,7 @@ def test_vectors(d):
 
 
 def test_samples():
-    """Both sides in the same cells: near the truth, and of equal distributions what the docstring says."""
+    """Both sides in the same cells: close to the exact values. Equal distributions: the error in the docstring."""
     random, n = torch.Generator().manual_seed(0), 100_000
     x, y = torch.randn(2, n, generator=random)
     for p_t, p_g in ((x, y + 1), (normal(0.0), y + 1), (x, normal(1.0))):
@@ -136,16 +136,16 @@ def test_samples():
     assert game.total_variation(plane[0], shifted) == pytest.approx(0.3829249225, abs=0.02)
     standard = MultivariateNormal(torch.zeros(2), torch.eye(2))
     assert game.total_variation(standard, shifted) == pytest.approx(0.3829249225, abs=0.02)
-    # the best D of samples is the best D of their cells
+    # the best D of samples is that of their cells
     best = game.optimal_discriminator(x, y + 1)
     assert game.expected_absolute_error(x, y + 1, best) == pytest.approx(game.game_value(x, y + 1), abs=1e-12)
 
 
 def test_a_network_as_discriminator():
-    """Of its own dtype, given rows, and with logits where that is said."""
+    """A network gets rows of its own dtype, and may return logits if the caller says so."""
     d = nn.Linear(1, 1)
     with torch.no_grad():
-        d.weight.fill_(-1.0), d.bias.fill_(0.5)  # the best one, N(0, 1) against N(1, 1)
+        d.weight.fill_(-1.0), d.bias.fill_(0.5)  # the best D for N(0, 1) against N(1, 1)
     p_t, p_g = TABLE["shift 1"][:2]
     assert game.expected_absolute_error(p_t, p_g, d, logits=True) == pytest.approx(0.39797287, abs=1e-6)
     assert game.error_rate(p_t, p_g, d, logits=True) == pytest.approx(0.3085375387, abs=1e-6)
@@ -163,8 +163,8 @@ def dead_network():
     return d
 
 
-def test_one_half_proves_nothing():
-    """A dead D has an error of 1/2 at any distance, and is called so (S12 b)."""
+def test_an_error_of_one_half_is_no_proof_of_equilibrium():
+    """A dead D has an error of 1/2 at any distance, and the verdict says that it is dead."""
     p_t, p_g = TABLE["shift 1"][:2]
     found = game.equilibrium(p_t, p_g, dead_network(), logits=True)
     assert found.error == pytest.approx(0.5, abs=1e-9)
@@ -173,12 +173,12 @@ def test_one_half_proves_nothing():
     assert found.bound == pytest.approx(0.3085375387, abs=1e-9)
     constant = game.equilibrium(p_t, p_g, lambda x: torch.full_like(x, 0.5))
     assert constant.dead and not constant.reached
-    # one that lives, and is of no use
+    # alive, but useless
     alive = game.equilibrium(p_t, p_g, lambda x: 0.5 + 1e-4 * torch.sin(7 * x))
     assert not alive.dead and not alive.reached and "could" in alive.verdict
     good = game.equilibrium(p_t, p_g, game.optimal_discriminator(p_t, p_g, "minimax"))
     assert not good.dead and not good.reached and "not reached" in good.verdict
-    # the best D of the absolute error is a step: it has no slope, tells the sides apart, and lives
+    # the best D of the absolute error is a step: it has no gradient but is not dead
     best = game.optimal_discriminator(p_t, p_g)
     for found in (game.equilibrium(p_t, p_g, best), game.equilibrium(p_t, p_g, best.logits, logits=True)):
         assert found.error == pytest.approx(found.bound, abs=1e-6)
@@ -195,7 +195,7 @@ def test_the_equilibrium():
     assert not game.equilibrium(x, y + 0.5, torch.sigmoid).reached
 
 
-def test_dead_or_alive():
+def test_which_discriminators_are_dead():
     x = torch.randn(100, 1, generator=torch.Generator().manual_seed(0))
     assert game.is_dead(dead_network(), x)
     assert game.is_dead(lambda x: 3.0 + 0 * x, x)
@@ -239,7 +239,7 @@ def test_mode_statistics():
 
 @pytest.mark.parametrize("name", ["gaussian", "mixture", "ring", "grid"])
 def test_targets(name):
-    """Zero mean, unit scale, samples of the density they say, cells of equal shares."""
+    """Zero mean, unit scale, samples from the stated density, cells of equal shares."""
     goal = game.target(name)
     x = goal.draw(50_000, torch.Generator().manual_seed(0))
     assert x.shape == (50_000, goal.d) and x.dtype == torch.float32

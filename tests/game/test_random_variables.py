@@ -11,7 +11,7 @@ from torch.distributions import Cauchy, Exponential, Laplace, Normal, Uniform
 from fastgan import game
 
 N = 100_000
-LIMIT = 0.00515  # of the Kolmogorov-Smirnov statistic at 1 % and 10^5 samples
+LIMIT = 0.00515  # of the Kolmogorov-Smirnov statistic, at 1 % and 10^5 samples
 
 
 def seeded(seed=0):
@@ -19,7 +19,7 @@ def seeded(seed=0):
 
 
 def test_uniform_numbers_are_those_of_the_generator():
-    """S1: bit-equal of one seed, different of another, uniform."""
+    """Bit-equal for one seed, different for another, and uniform."""
     uniform = game.inverse_transform(lambda u: u)
     x, y, z = (uniform.sample(N, generator=seeded(seed)) for seed in (0, 0, 1))
     assert torch.equal(x, y) and not torch.equal(x, z)
@@ -34,7 +34,7 @@ def test_uniform_numbers_are_those_of_the_generator():
     ids=str,
 )
 def test_inverse_transform_of_distributions(distribution, seed):
-    """S2, each family with draws of its own."""
+    """Each family has its own seed."""
     variable = game.inverse_transform(distribution)
     x = variable.sample(N, generator=seeded(seed * 7 + len(str(distribution))))
     assert x.dtype == torch.float32 and x.isfinite().all()
@@ -50,7 +50,7 @@ def test_inverse_transform_of_a_function():
 
 
 def test_inverse_transform_of_a_table():
-    """A distribution with no icdf: a mixture, through a table of its cdf; a flat piece has no mass."""
+    """A mixture has no icdf: it is sampled through a table of its cdf. A flat part of a table has no mass."""
     x = torch.linspace(-5, 5, 2_001, dtype=torch.float64)
     table = UNEQUAL.cdf(x)
     table[0], table[-1] = 0.0, 1.0
@@ -89,7 +89,7 @@ def test_box_muller():
 
 
 def test_push_forward():
-    """S5: G(z) = a z + b of a normal z is N(b, a^2), and a variable in front of a network replaces the normal p_z."""
+    """G(z) = a z + b of a normal z is N(b, a^2); a variable in front of a network replaces the normal p_z."""
     z = game.normal(N, generator=seeded(1))
     assert game.kolmogorov_smirnov(3 * z + 2, Normal(2.0, 3.0)) < LIMIT
     layer = game.inverse_transform(Exponential(1.0))

@@ -1,4 +1,4 @@
-"""`fastgan.inspect_step` finds what was planted, in its line, and raises no false alarm."""
+"""`fastgan.inspect_step` finds every planted problem in its line, and raises no false alarm."""
 
 import importlib
 import inspect
@@ -35,7 +35,7 @@ def made(seed=0):
 
 
 @pytest.mark.parametrize("codebase", training_steps.CODEBASES)
-def test_what_was_planted_is_found_in_its_line_and_nothing_else(codebase):
+def test_only_planted_problems_are_found_each_in_its_line(codebase):
     torch.manual_seed(0)
     report = fastgan.inspect_step(codebase())
     planted = planted_in(codebase)
@@ -59,7 +59,7 @@ thorough = pytest.mark.thorough
     "name", ["dcgan", pytest.param("hifigan", marks=thorough), pytest.param("r3gan", marks=thorough)]
 )
 def test_steps_with_and_without_fastgan(name):
-    """The share is counted twice: what nobody needs in one form of a step, and what the other form does not do."""
+    """The share of unused work in one form of a step is the work that the other form saves."""
     module = importlib.import_module(f"examples.integrations.{name}")
     upstream, less, ours = (
         fastgan.inspect_step(module.Step(use, batch=2, **SIZES[name]))
@@ -67,7 +67,7 @@ def test_steps_with_and_without_fastgan(name):
     )
     assert {f.what for f in upstream.findings if f.kind == "loss"} == LOSSES[name]
     wastes = [f for f in upstream.findings if f.kind == "gradients"]
-    assert len(wastes) == (name != "r3gan")  # which freezes who does not learn
+    assert len(wastes) == (name != "r3gan")  # which freezes the network that does not learn
     for waste in wastes:
         assert round(waste.share * upstream.flops) == upstream.flops - less.flops > 0
         line = Path(module.__file__).read_text().splitlines()[waste.line - 1]
@@ -98,7 +98,7 @@ def test_no_false_alarm_on_our_own_step(settings):
 
 @pytest.mark.parametrize("example", ["own_loop", "vocoder_step", "conditional", "dcgan_dropin"])
 def test_no_false_alarm_on_the_examples(example, monkeypatch, capsys):
-    """Whole runs of two steps: all that is found to cost something is the line that prints."""
+    """Runs of two steps: the only line with a cost is the one that prints."""
     pytest.importorskip("sklearn")
     monkeypatch.setattr(sys, "argv", [example, "--steps", "2"])
     module = importlib.import_module(f"examples.{example}")
@@ -131,7 +131,7 @@ WAITS = {
 
 
 @pytest.mark.parametrize("name", WAITS)
-def test_every_way_to_wait(name):
+def test_every_call_that_waits(name):
     report = fastgan.inspect_step(lambda t: [WAITS[name](t)], torch.ones(3))
     (wait,) = report.findings
     assert (wait.kind, wait.cost, wait.what, wait.file) == ("wait", True, name, __file__)
@@ -152,11 +152,11 @@ HARMLESS = {
 
 
 @pytest.mark.parametrize("name", HARMLESS)
-def test_what_does_not_wait(name):
+def test_calls_that_do_not_wait(name):
     assert fastgan.inspect_step(HARMLESS[name], torch.ones(3)).findings == ()
 
 
-def test_numbers_of_the_host_are_a_note():
+def test_a_tensor_of_host_numbers_is_a_note():
     (note,) = fastgan.inspect_step(lambda: torch.tensor([1.0, 2.0])).findings
     assert (note.kind, note.cost, note.what) == ("copy", False, "torch.tensor()")
 
@@ -173,7 +173,7 @@ def frozen_d(g, d, opt_g, opt_d):
 
 
 def used_in_the_next_step(g, d, opt_g, opt_d):
-    """The optimizer steps first, on what the call before has left."""
+    """The optimizer steps first, on the gradients of the previous call."""
     opt_d.step()
     d.zero_grad()
     d(torch.ones(4, 2)).mean().backward()
@@ -185,7 +185,7 @@ def zeroed_in_place(g, d, opt_g, opt_d):
     opt_d.step()
 
 
-def added_up(g, d, opt_g, opt_d):
+def accumulated(g, d, opt_g, opt_d):
     for part in torch.ones(2, 4, 2):
         d(part).mean().backward()
     opt_d.step()
@@ -200,8 +200,8 @@ def double_backward(g, d, opt_g, opt_d):
     opt_d.step()
 
 
-@pytest.mark.parametrize("step", [frozen_d, used_in_the_next_step, zeroed_in_place, added_up, double_backward])
-def test_gradients_that_are_used(step):
+@pytest.mark.parametrize("step", [frozen_d, used_in_the_next_step, zeroed_in_place, accumulated, double_backward])
+def test_gradients_that_are_used_are_not_reported(step):
     assert fastgan.inspect_step(step, *made()).costs == ()
 
 
@@ -233,7 +233,7 @@ ADVICE = {wasted_in_place: "generator_backward", not_detached: "detach", never_l
 
 
 @pytest.mark.parametrize("step", ADVICE)
-def test_gradients_that_nobody_uses(step):
+def test_gradients_that_nothing_uses_are_reported(step):
     report = fastgan.inspect_step(step, *made())
     (waste,) = report.costs
     assert {(waste.kind, waste.line): 1} == planted_in(step)
@@ -267,8 +267,8 @@ def test_a_loss_scale():
     assert any("GradScaler" in reason for reason in report.capture)
 
 
-def test_it_is_two_steps_and_nothing_else():
-    """Weights, states and random numbers are those of two plain steps; no hook and no mode stays."""
+def test_inspection_only_runs_two_steps():
+    """Weights, states and random numbers are those of two plain steps; no hook and no mode remains."""
 
     def step(g, d, opt_g, opt_d):
         fake = g(torch.randn(4, 3))
@@ -293,7 +293,7 @@ def test_it_is_two_steps_and_nothing_else():
     assert [f.count for f in again.findings] == [f.count for f in fastgan.inspect_step(step, *watched).findings]
 
 
-def test_an_error_of_the_step_comes_through_and_leaves_nothing():
+def test_an_error_of_the_step_is_raised_and_the_next_inspection_works():
     calls = []
 
     def step(t):
@@ -312,7 +312,7 @@ def test_an_error_of_the_step_comes_through_and_leaves_nothing():
 
 @pytest.mark.gpu
 def test_on_a_gpu():
-    """Tensors of the host wait for nobody there; backward passes are found below the line that asked for them."""
+    """Tensors on the host do not wait; unused gradients are reported in the line of the backward pass."""
     generator, discriminator = (m.cuda() for m in made()[:2])
     optimizers = [torch.optim.Adam(m.parameters()) for m in (generator, discriminator)]
     on_host, z = torch.ones(3), torch.randn(4, 3, device="cuda")
@@ -342,7 +342,7 @@ def test_on_a_gpu():
 @pytest.mark.parametrize("way", ["function", "method"])
 @pytest.mark.filterwarnings("ignore:Using `torch.compile")
 def test_advice_for_a_compiled_network(way):
-    """`generator_backward` would leave nothing out: autograd sees one node there."""
+    """`generator_backward` would save nothing: for autograd a compiled network is one node."""
     generator, discriminator, optimizer_g, optimizer_d = made()
     if way == "function":
         discriminator = torch.compile(discriminator, backend="eager")

@@ -1,4 +1,4 @@
-"""What `fastgan.inspect_step` reports, and `fastgan doctor --step`."""
+"""The report of `fastgan.inspect_step`, and `fastgan doctor --step`."""
 
 import importlib
 import json
@@ -16,7 +16,7 @@ from fastgan.inspection import Finding, StepReport
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def test_report_for_people_and_programs():
+def test_report_as_text_and_as_json():
     report = fastgan.inspect_step(training_steps.DCGAN())
     assert isinstance(report, StepReport) and all(isinstance(f, Finding) for f in report.findings)
     text = str(report)
@@ -29,7 +29,7 @@ def test_report_for_people_and_programs():
         report.operators = 0
 
 
-def test_a_backward_pass_of_groups_is_counted_right():
+def test_flops_of_grouped_convolutions_are_counted_right():
     x, expected = torch.randn(2, 8, 10, requires_grad=True), (2 * 2 * 10 * 16 * 2 * 5, 2 * 2 * 10 * 8 * 4 * 4)
     for layer, flops in zip((nn.Conv1d(8, 16, 5, 1, 2, groups=4), nn.ConvTranspose1d(8, 4, 4, 2, 1)), expected):
         backward = lambda: layer(x).sum().backward()  # noqa: B023, E731
@@ -96,7 +96,7 @@ def script(tmp_path, monkeypatch):
     sys.modules.pop("stranger", None)
 
 
-def test_doctor_looks_at_a_step(script, capsys):
+def test_doctor_inspects_a_step(script, capsys):
     assert main(["doctor", "--step", "stranger:make_step"]) == 1
     said = capsys.readouterr()
     line = 1 + SCRIPT.splitlines().index("        return loss.item() if reads else loss")

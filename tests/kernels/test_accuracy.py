@@ -1,6 +1,6 @@
 """Loss, gradients and statistics against float64, per element, atol=0: kernel and closed form, every path of each.
 
-The mutation tests run this file against deliberately broken kernels: it has to fail there.
+The mutation tests run this file with broken kernels, where it must fail.
 """
 
 import importlib
@@ -16,12 +16,12 @@ from fastgan import kernels
 
 pytestmark = pytest.mark.usefixtures("poisoned")
 
-# Either side of every path: one program; the small block and its neighbours; several programs; programs with several
-# tiles; tails of one logit; sides far apart; both forms on a CPU.
+# Sizes around the limits of every path: one program; the small block; several programs; programs with several tiles;
+# tails of one logit; very unequal sides; both forms on a CPU.
 
 
 def thorough(value):
-    """Many programs: seconds under the interpreter."""
+    """Mark sizes of many programs, which take seconds under the interpreter."""
     return pytest.param(value, marks=pytest.mark.thorough)
 
 
@@ -87,7 +87,7 @@ def test_several_blocks_on_a_cpu(monkeypatch, dtype, sizes):
 
 
 def test_products_that_underflow(monkeypatch):
-    """The product of 16 probabilities is no normal number, or 0, beside a loss that is not small."""
+    """The product of 16 probabilities is subnormal or 0, while the loss is not small."""
     monkeypatch.setattr("fastgan.operators.dispatch.forced_backend", "torch")
     for dtype, far in ((torch.float32, -6.25), (torch.float32, -110.0), (torch.float64, -45.8)):
         fake = torch.full((16, 18_750), 6.0, dtype=dtype)
@@ -103,7 +103,7 @@ def test_products_that_underflow(monkeypatch):
 @pytest.mark.parametrize("magnitude", [8.0, 30.0, 60.0])
 @pytest.mark.parametrize("n", [1, 600, thorough(5000), thorough(12000)])
 def test_sure_logits(device, n, magnitude, sign):
-    """D sure and right on every logit (a loss of e^-|x|, lost where it is added to 1), or sure and wrong."""
+    """D is sure and right on every logit (the loss is e^-|x|, which is lost if it is added to 1), or sure and wrong."""
     for dtype in DTYPES if n in (600, 5000) else (torch.float32, torch.float64):
         generator = torch.Generator().manual_seed(n)
         x = magnitude * (0.9 + 0.1 * torch.rand(n, generator=generator, dtype=torch.float64))
@@ -111,7 +111,7 @@ def test_sure_logits(device, n, magnitude, sign):
         out = fastgan.discriminator_value_and_grad(real, fake)
         loss_real, grad_real = term(real, 1.0)
         loss_fake, grad_fake = term(fake, 0.0)
-        # In half precision the exponential of the kernel is right to |x| 2^-23, far below what rounding did to x.
+        # In half precision the kernel's exponential is exact to |x| 2^-23, far below the rounding of x.
         more = magnitude * 2**-23 if dtype.itemsize == 2 else 0.0
         for loss in (out.loss, fastgan.discriminator_loss(real, fake)):
             assert_close(loss, (loss_real + loss_fake).reshape(()), loss.dtype, LOSS_RTOL[dtype] + more)
@@ -151,7 +151,7 @@ def test_labels_weight_and_scale(device, sizes, labels):
             out = fastgan.discriminator_value_and_grad(real, fake, grad_scale=scale, **settings)
             assert_loss(out.loss, sides[0][0] + sides[1][0], dtype)
             for x, y, got, (_, want) in zip((real, fake), labels, out.grads, sides):
-                # sigmoid(x) - y crosses zero for a label between 0 and 1: relative to the larger of its two parts there
+                # for 0 < y < 1, sigmoid(x) - y crosses zero: compare relative to the sum of both terms
                 if y in (0.0, 1.0):
                     assert_close(got, want, dtype)
                 else:
@@ -173,7 +173,7 @@ def test_weights_of_half_are_halves(device):
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_statistics(device, dtype, sizes):
     real, fake = (logits(n, 3.0, dtype, device, seed) + (0.5, -0.25)[seed] for seed, n in enumerate(sizes))
-    real[0] = fake[0] = 0.0  # on the fence, D says real
+    real[0] = fake[0] = 0.0  # a logit of 0 counts as real
     stats = fastgan.discriminator_value_and_grad(real, fake).stats
     for got, x, right in (
         (stats.real_mean, real, None),
@@ -194,8 +194,8 @@ INF, NAN = float("inf"), float("nan")
 
 @pytest.mark.parametrize("value", [INF, -INF, NAN, 0.0, -0.0, 17.0, -17.0, 88.0, -88.0, 1e4, -1e4, 1e30, -1e30])
 @pytest.mark.parametrize("n", [1, 40, pytest.param(5000, marks=pytest.mark.slow)])
-def test_special_values_travel_as_in_eager(device, value, n):
-    """One such logit among ordinary ones: where the reference has NaN or inf, so have we, loss and gradient."""
+def test_special_values_propagate_as_in_eager(device, value, n):
+    """One such logit among ordinary ones: loss and gradient are NaN or infinite where the reference's are."""
     for labels in ((1.0, 0.0), (0.9, 0.1)):
         for side in (0, 1):
             sides = [logits(n, 3.0, torch.float32, device), logits(n, 3.0, torch.float32, device, 1)]
@@ -203,7 +203,7 @@ def test_special_values_travel_as_in_eager(device, value, n):
             settings = dict(real_label=labels[0], fake_label=labels[1])
             got = fastgan.discriminator_value_and_grad(*sides, **settings)
             want = fastgan.reference.discriminator_value_and_grad(*sides, **settings)
-            # eager's own float32 loss is off by 1e-7 where a logit is sure
+            # eager's float32 loss is off by 1e-7 at a sure logit
             torch.testing.assert_close(got.terms, want.terms, rtol=3e-6, atol=2e-7, equal_nan=True)
             for g, w in zip(got.grads, want.grads):
                 torch.testing.assert_close(g, w, rtol=1e-5, atol=2e-7 / n, equal_nan=True)
@@ -224,7 +224,7 @@ def test_every_half_precision_logit(device):
 
 
 @pytest.mark.parametrize("sizes", [(0, 5), (5, 0), (0, 0), (0, 9000)], ids=str)
-def test_an_empty_side_is_nan_as_mean_has_it(device, sizes):
+def test_the_loss_of_an_empty_side_is_nan_as_a_mean_is(device, sizes):
     real, fake = (logits(n, 2.0, torch.float32, device) for n in sizes)
     out = fastgan.discriminator_value_and_grad(real, fake)
     want = fastgan.reference.discriminator_value_and_grad(real, fake)
@@ -281,7 +281,7 @@ def test_every_offset_and_nothing_outside_is_written(device, n):
 
 
 def test_gradients_of_a_slice_stay_inside(kernel_device, monkeypatch):
-    """The kernel writes exactly the gradient's elements, whatever lies beside them."""
+    """The kernel writes the elements of the gradient and no other memory."""
     for n in (100, 9000):
         memory = torch.full((n + 64,), 7.0, device=kernel_device)
         x = logits(n, 3.0, torch.float32, kernel_device)
@@ -294,7 +294,7 @@ def test_gradients_of_a_slice_stay_inside(kernel_device, monkeypatch):
 
 
 def test_program_order_does_not_matter(kernel_device, monkeypatch):
-    """The last program sums: whichever it is, the result is the same to the last bit."""
+    """Whichever program ends last and adds up, the result is the same to the last bit."""
     real, fake = (logits(n, 5.0, torch.float32, kernel_device) for n in (9000, 30000))
     results = [fastgan.discriminator_value_and_grad(real, fake)]
     if kernel_device.type == "cpu":
@@ -316,8 +316,8 @@ def test_program_order_does_not_matter(kernel_device, monkeypatch):
         assert all(torch.equal(a, b) for a, b in zip(other.grads, results[0].grads))
 
 
-def test_reference_is_the_reference():
-    """`fastgan.reference` against the formulas themselves, so that the oracle is not one of our own kernels."""
+def test_the_reference_is_the_formula():
+    """`fastgan.reference` against plain formulas, so that the reference does not depend on our kernels."""
     real, fake = logits(50, 9.0, torch.float64, "cpu"), logits(70, 9.0, torch.float64, "cpu", 1)
     out = fastgan.reference.discriminator_value_and_grad(real, fake, real_label=0.9, weight=0.5, grad_scale=2.0)
     want = 0.5 * (criterion(real, 0.9)[0].mean() + criterion(fake, 0.0)[0].mean())

@@ -1,4 +1,4 @@
-"""What only a GPU can show: launches as the profiler counts them, no synchronisation, capture and replay, streams."""
+"""Tests that need a GPU: launches counted by the profiler, no synchronisation, capture and replay, streams."""
 
 import importlib
 
@@ -33,7 +33,7 @@ def drop_in(real, fake):
 
 
 def list_path(real, fake):
-    """Five discriminators a side: ten terms, which take a ticket each and one for all."""
+    """Five discriminators on each side: ten terms, with a ticket each and one for all."""
     lists = [[*x.tensor_split(5)] for x in (real, fake)]
     out = fastgan.discriminator_value_and_grad(*lists, "hinge")
     return [out.loss, out.terms, *out.grads]
@@ -88,7 +88,7 @@ def test_no_host_synchronisation(path, sizes):
 @pytest.mark.parametrize("sizes", SIZES, ids=str)
 @pytest.mark.parametrize("path", [training_path, drop_in, list_path, pairs_path])
 def test_capture_and_replay(path, sizes):
-    """Replayed on new data, a graph gives what an eager call gives, to the last bit, and again and again."""
+    """Each replay of a graph on new data gives the result of an eager call, to the last bit."""
     static = sides(sizes)
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
@@ -110,7 +110,7 @@ def test_capture_and_replay(path, sizes):
 
 
 def test_a_graph_and_eager_launches_share_no_workspace():
-    """Replays on one stream beside eager launches on another, at once; two captured launches on parallel branches."""
+    """Replays on one stream during eager launches on another; two captured launches on parallel branches."""
     static, eager_inputs = sides(SIZES[2]), sides(SIZES[2], seed=7)
     training_path(*static)
     torch.cuda.synchronize()
@@ -135,8 +135,8 @@ def test_a_graph_and_eager_launches_share_no_workspace():
         assert torch.equal(a, b)
 
 
-def test_the_drop_ins_of_codebases_wait_for_nothing():
-    """HiFi-GAN's sixteen tensors: a launch forward, a launch backward, no wait; and the moving averages of LeCam."""
+def test_the_drop_ins_of_codebases_do_not_synchronise():
+    """HiFi-GAN's sixteen tensors: one launch forward, one backward; also LeCam's moving averages."""
     from fastgan.compat import hifigan, studiogan, taming
 
     shapes = [(16, n) for n in (102, 102, 105, 105, 110, 128, 65, 33)]
@@ -195,7 +195,7 @@ def test_ten_thousand_reruns_are_bit_identical(sizes):
 
 @pytest.mark.parametrize("sizes", SIZES, ids=str)
 def test_only_the_outputs_are_allocated(sizes):
-    """By what the allocator is asked for: it hands out larger blocks than that."""
+    """The requested bytes count: the allocator returns larger blocks."""
     inputs = sides(sizes)
     training_path(*inputs)
     peak = Cuda(quick=True).peak_bytes(lambda _: training_path(*inputs))
@@ -203,7 +203,7 @@ def test_only_the_outputs_are_allocated(sizes):
 
 
 def forget_compiled_kernels():
-    """Plans keep short ways to launch; new plans have none."""
+    """Drop the plans, which keep the cached ways to launch."""
     from fastgan.kernels import launch
 
     launch.compiled_kernels.clear()
@@ -212,8 +212,8 @@ def forget_compiled_kernels():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64], ids=str)
-def test_the_cached_launch_is_the_ordinary_launch(dtype, monkeypatch):
-    """Same bits either way; and a change of alignment, dtype or size class never reuses the wrong kernel."""
+def test_a_cached_launch_gives_the_result_of_an_ordinary_one(dtype, monkeypatch):
+    """Bit for bit; and another alignment, dtype or size class never reuses the wrong kernel."""
     from fastgan.kernels import launch
 
     for sizes in ((5, 7), (1000, 9000), (9001, 5)):

@@ -1,4 +1,4 @@
-"""How much Python stands between a loss and its launch."""
+"""How many Python calls a loss makes before its launch."""
 
 import sys
 from pathlib import Path
@@ -13,7 +13,7 @@ HERE = {str(Path(fastgan.__file__).parent), str(Path(launch.__code__.co_filename
 
 
 def counted(call):
-    """(our own Python calls up to the launch, how deep they nest there)."""
+    """(number of the package's Python calls up to the launch, their depth at the launch)."""
     calls, levels = 0, 0
 
     def ours(frame):
@@ -42,7 +42,7 @@ def counted(call):
 def test_calls_and_levels_to_the_launch(kernel_device, name):
     real, fake = (torch.randn(128, device=kernel_device).requires_grad_() for _ in range(2))
     function = getattr(fastgan, name)
-    function(real, fake)  # plans are made once
+    function(real, fake)  # makes the plan
     calls, levels = counted(lambda: function(real, fake))
     assert 0 < calls <= 30 and 0 < levels <= 8, (calls, levels)
 

@@ -1,6 +1,6 @@
-"""Triton's real launcher over a driver without a device: what a GPU would be given, by both ways to launch.
+"""Triton's real launcher on a driver without a device: what a GPU would receive, in both ways to launch.
 
-No kernel runs here: values come from the interpreter, machine code from ahead-of-time builds."""
+No kernel runs here; the interpreter tests values, and ahead-of-time builds test machine code."""
 
 import json
 import os
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.skipif(torch.version.hip is not None, reason="the stand
 
 @pytest.fixture(scope="module")
 def driver(tmp_path_factory):
-    """A folder with the stand-in driver in it."""
+    """Build the stand-in driver; return its folder."""
     compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
     if compiler is None:
         pytest.skip("no C compiler to build the stand-in driver with")
@@ -38,7 +38,7 @@ def driver(tmp_path_factory):
 def run(driver, *arguments):
     left_out = ("TRITON_INTERPRET", "FASTGAN_BACKEND", "FASTGAN_CACHED_LAUNCH")
     variables = {k: v for k, v in os.environ.items() if k not in left_out}
-    variables["FASTGAN_CACHED_LAUNCH"] = "1"  # on every version: that is how one comes to be supported
+    variables["FASTGAN_CACHED_LAUNCH"] = "1"  # also on a version that is not supported yet
     variables["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     command = [sys.executable, FOLDER / "calls.py", driver, *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, env=variables, cwd=ROOT, timeout=900)
@@ -46,8 +46,8 @@ def run(driver, *arguments):
     return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
 
 
-def test_the_short_way_gives_the_driver_what_the_ordinary_one_does(driver):
-    """Every parameter, byte for byte, the grid, the stream and the function; and both are what the caller meant."""
+def test_the_cached_launch_gives_the_driver_what_the_ordinary_one_does(driver):
+    """Every parameter, byte for byte, the grid, the stream and the function; both match the call's arguments."""
     rows = run(driver, "compare")
     kernels = {
         "adversarial_kernel",
@@ -71,7 +71,7 @@ def test_no_two_kinds_of_call_share_a_key(driver):
 
 
 @pytest.mark.parametrize("hole", ["addresses", "halves"])
-def test_a_key_with_a_hole_is_found(driver, hole):
+def test_an_incomplete_key_is_found(driver, hole):
     (found,) = run(driver, "keys", 1200, 0, hole)
     assert found["collisions"]
 

@@ -1,4 +1,4 @@
-"""Tensors as they come: permuted, sliced, expanded, negated. A kernel sees an address, and nothing of that."""
+"""Permuted, sliced, expanded and negated tensors. A kernel gets only an address."""
 
 import importlib
 from fractions import Fraction
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.usefixtures("poisoned")
 
 
 def negative(x):
-    """The same numbers as a view of their negatives."""
+    """A view with the same values, stored negated."""
     view = torch.complex(torch.zeros_like(x), -x).conj().imag
     assert view.is_neg() and torch.equal(view, x)
     return view
@@ -66,7 +66,7 @@ def test_two_sides(device, layout):
 
 
 def test_labels_and_weights_that_are_views(device, layout):
-    """As they are given: nothing is computed of them on the way."""
+    """They reach the kernel as views: nothing is computed from them before."""
     real, fake, labels = tensors(3, device)
     labels = labels.sigmoid()
     out = fastgan.discriminator_loss(real, fake, real_label=layout(labels), fake_weights=layout(labels))
@@ -91,7 +91,7 @@ def test_one_batch_of_both_sides(device, layout, objective, fake_first):
     assert_same([loss, *torch.autograd.grad(loss, leaf)], [expected.loss, whole])
 
 
-def test_the_sample_of_a_permuted_batch(device):
+def test_the_rows_of_a_permuted_batch(device):
     x = torch.arange(12.0, device=device).view(4, 3).t().contiguous().t()
     out = fastgan.concatenated_discriminator_value_and_grad(x, "wasserstein")
     assert out.loss == -6.0 and torch.equal(
@@ -139,7 +139,7 @@ NUMBERS = [np.float32(0.5), np.float64(0.5), np.float16(0.5), Fraction(1, 2), np
 
 
 @pytest.mark.parametrize("number", NUMBERS, ids=lambda n: type(n).__name__)
-def test_numbers_that_are_no_floats(device, number):
+def test_numbers_of_other_types(device, number):
     real, fake = (x.float() for x in tensors(2, device))
     for call in (
         lambda w: fastgan.discriminator_loss(real, fake, weight=w, real_label=w),
@@ -153,7 +153,7 @@ def test_numbers_that_are_no_floats(device, number):
         assert torch.equal(call(number), call(0.5))
 
 
-# How the programs of a launch are handed out.
+# The distribution of a launch's programs over its terms.
 
 
 def longest(tiles, programs):
@@ -161,13 +161,13 @@ def longest(tiles, programs):
 
 
 def best(tiles, most):
-    """The shortest longest walk, by trying every length."""
+    """The smallest possible longest walk, found by trying every length."""
     return next(walk for walk in range(1, max(tiles) + 1) if sum(-(-t // walk) for t in tiles) <= most)
 
 
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.integers(1, 60), min_size=1, max_size=8), st.integers(0, 80))
-def test_programs_are_handed_out_so_that_the_longest_walk_is_the_shortest(tiles, spare):
+def test_the_distribution_of_programs_minimises_the_longest_walk(tiles, spare):
     most = len(tiles) + spare
     programs = programs_of(tiles, most)
     assert sum(programs) <= most and all(1 <= p <= t for p, t in zip(programs, tiles))
@@ -189,4 +189,4 @@ def test_long_lists_fill_nine_tenths_of_the_multiprocessors(processors, dtype):
 
 
 def test_an_empty_term_still_has_a_program():
-    assert programs_of([1, 1], 1) == [1, 1]  # never fewer than one a term
+    assert programs_of([1, 1], 1) == [1, 1]  # at least one for each term

@@ -1,4 +1,4 @@
-"""The kernels, compiled ahead of time for GPUs that are not here: wide accesses, no spills, few instructions."""
+"""The kernels, compiled ahead of time, without a GPU: wide accesses, no spills, few instructions."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ pytest.importorskip("triton")
 from bench.checks import machine_code
 from bench.checks.launches import TARGETS
 
-pytestmark = pytest.mark.timeout(900)  # hundreds of builds, each of seconds
+pytestmark = pytest.mark.timeout(900)  # hundreds of builds of seconds each
 
 
 @pytest.fixture(scope="module")
 def document(tmp_path_factory):
-    """Every build, as `python -m bench machine-code` measures it; not under the interpreter, which compiles nothing."""
+    """Measure every build by `python -m bench machine-code`, without the interpreter, which compiles nothing."""
     file = tmp_path_factory.mktemp("machine_code") / "machine_code.json"
     variables = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     command = [sys.executable, "-m", "bench", "machine-code", "--json", str(file)]
@@ -32,7 +32,7 @@ def document(tmp_path_factory):
 
 @pytest.fixture
 def rows(document):
-    """Those of the adversarial kernel."""
+    """The builds of the adversarial kernel."""
     return document["rows"]
 
 
@@ -60,7 +60,7 @@ def test_full_tiles_are_read_and_written_128_bits_at_a_time(rows):
 
 
 def test_nothing_spills_in_a_tile_loop(rows):
-    """The last program's sums may, once a launch; on AMD, whose compiler does not say where, nothing does."""
+    """The sums of the last program may spill. On AMD nothing spills: its compiler does not say where."""
     spills = {
         name(row): [loop.get("spills", row["spills"]) for loop in row["tile_loops"]]
         for row in rows
@@ -70,7 +70,7 @@ def test_nothing_spills_in_a_tile_loop(rows):
 
 
 def test_at_most_27_and_a_half_instructions_a_logit_on_sm_90(rows):
-    """24 to 26 are the loss, its gradient and its statistics, the rest is the price of reading a tile ahead."""
+    """24 to 26 compute the loss, its gradient and its statistics; the others read the next tile ahead."""
     each = {
         name(row): loop["instructions_a_logit"]
         for row in rows
@@ -191,7 +191,7 @@ def test_broken_promises_of_the_other_kernels_are_named(call, row, change, said)
     assert any(said in why for why in call.broken(row | change))
 
 
-# What a launch of each kernel is asked for: sizes for which Triton might specialise.
+# Launches of each kernel, with sizes for which Triton might specialise.
 SIDES = [(1, 1), (1, 7), (7, 1), (7, 9), (16, 16), (16, 33), (128, 128), (1024, 1000), (4096, 4096), (4097, 4096)]
 SIDES += [(5, 17, 33), (1, 16, 4096), (1,), (3000,), (16, 16, 16, 16, 16), (1, 1, 300, 9000, 2, 16)]
 SIDES += [(1, 9000), (9000, 1), (2048, 32768), (33000, 33000), (100_000, 99_999), (2**20, 2**20), (2**20 + 1, 16)]
@@ -254,8 +254,8 @@ for call in ASKED[sys.argv[1]]:
 """
 
 
-def compiling(code: str, *arguments: str) -> str:
-    """What a process without the interpreter, which compiles nothing, prints."""
+def output_without_interpreter(code: str, *arguments: str) -> str:
+    """Run the code without the interpreter, which compiles nothing; return the output."""
     variables = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     folders = [str(TESTS), str(TESTS / "kernels"), *filter(None, [os.environ.get("PYTHONPATH")])]
     variables["PYTHONPATH"] = os.pathsep.join(folders)
@@ -266,7 +266,7 @@ def compiling(code: str, *arguments: str) -> str:
 
 
 @pytest.mark.parametrize("kernel", ASKED)
-def test_a_launch_key_settles_the_binary(kernel):
-    """A binary is launched again for every call with the same key. Triton specialises integers in a tuple (1 becomes
-    a constant, multiples of 16 are assumed to be that) whatever `do_not_specialize` says, so this can go wrong."""
-    assert compiling(KEYS, kernel) == ""
+def test_a_launch_key_determines_the_binary(kernel):
+    """Every call with the same key launches the same binary. This can fail: Triton specialises integers in a tuple in
+    spite of `do_not_specialize` (1 becomes a constant, and a multiple of 16 is assumed to be one)."""
+    assert output_without_interpreter(KEYS, kernel) == ""

@@ -1,4 +1,4 @@
-"""What augmentation is: DiffAugment's own steps in float64, and how far a result may be from them."""
+"""Augmentation by DiffAugment's steps in float64, and the allowed error of a result."""
 
 import math
 
@@ -17,7 +17,7 @@ def seeded(device="cpu", seed=0):
 
 
 def drawn(shape, device, policy=POLICIES, seed=0, **options):
-    """Of a CPU generator, so that every backend has the same."""
+    """Draw from a CPU generator, so that every backend has the same parameters."""
     return Augmentation(
         *(p.to(device) for p in draw_augmentation(shape[0], shape, policy, generator=seeded(seed=seed), **options))
     )
@@ -40,7 +40,7 @@ def moved(y, parameters, n):
 
 
 def reference(x, parameters):
-    """As DiffAugment has it: brightness, saturation, contrast, one after the other."""
+    """As in DiffAugment: brightness, saturation, contrast, one after the other."""
     parameters, found = Augmentation(*(p.cpu() for p in parameters)), []
     for n, y in enumerate(x):
         b, s, c = (p[n].double() for p in parameters[:3])
@@ -53,8 +53,8 @@ def reference(x, parameters):
 
 
 def sizes(x, parameters, double):
-    """The sum of the absolute values of all that makes an output: what a rounding error is relative to. In float64 the
-    reference rounds as well, and numbers that cancel in it."""
+    """The sum of the absolute values of an output's terms, to which rounding errors are relative. In float64 it has
+    the terms that cancel in the reference, which rounds as well."""
     parameters, found = Augmentation(*(p.cpu() for p in parameters)), []
     for n, y in enumerate(x):
         b, s, c = (p[n].double() for p in parameters[:3])
@@ -64,8 +64,8 @@ def sizes(x, parameters, double):
 
 
 def assert_right(got, want, size, dtype, elements):
-    """At most twelve roundings of numbers up to `size`, and of a mean that a lane adds up in a few; half precision also
-    rounds the result (Triton's interpreter cuts bfloat16 off: a whole unit in the last place)."""
+    """Allow twelve roundings of numbers up to `size`, and those of the mean. Half precision also rounds the result
+    (Triton's interpreter truncates bfloat16: a whole unit in the last place)."""
     eps = torch.finfo(torch.float64 if dtype == torch.float64 else torch.float32).eps / 2
     allowed = (12 + elements / 512) * eps * size
     if dtype in (torch.bfloat16, torch.float16):
@@ -78,7 +78,7 @@ def assert_right(got, want, size, dtype, elements):
 
 
 def check(x, parameters):
-    """Values and gradient of the map at x."""
+    """Check values and gradient of the augmentation at x."""
     exact, dtype = x.detach().cpu().double().requires_grad_(), x.dtype
     want = reference(exact, parameters)
     size_of = x.detach().cpu().double().abs().requires_grad_()

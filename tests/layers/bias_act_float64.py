@@ -1,4 +1,4 @@
-"""The nine activations in float64: value, slope and curvature, and how far a result may be from them."""
+"""The nine activations in float64: value, slope and curvature, and the allowed error of a result."""
 
 import math
 
@@ -31,7 +31,7 @@ def swish_curvature(v):
     return sigmoid_slope(v) * (2 - v * torch.tanh(v / 2))
 
 
-# name: value, slope, curvature of float64 v, and what they may be off relative to, if terms cancel
+# name: value, slope, curvature of float64 v
 ZERO, ONE = torch.zeros_like, torch.ones_like
 FORMULAS = {
     "linear": (lambda v, a: v, lambda v, a: ONE(v), lambda v: ZERO(v)),
@@ -62,7 +62,7 @@ FORMULAS = {
         swish_curvature,
     ),
 }  # fmt: skip
-LARGEST = {  # of the terms that add up to slope and curvature: an error of one shows in the sum
+LARGEST = {  # largest term of slope and curvature, to which errors are relative if terms cancel
     "tanh": (lambda v: torch.cosh(v) ** -2, lambda v: 2 * torch.cosh(v) ** -2),
     "sigmoid": (sigmoid_slope, sigmoid_slope),
     "swish": (
@@ -73,7 +73,7 @@ LARGEST = {  # of the terms that add up to slope and curvature: an error of one 
 
 
 def drawn(shape, dtype, device, seed):
-    """Multiples of 1/16 up to 8 and few larger ones: exact in every dtype, and so are sums of two in float32."""
+    """Multiples of 1/16, exact in every dtype; sums of two are exact in float32."""
     generator = torch.Generator().manual_seed(seed)
     x = torch.randint(-64, 65, shape, generator=generator) / 16 * (1 + (torch.rand(shape, generator=generator) < 0.05))
     return x.double().to(dtype).to(device)
@@ -102,7 +102,7 @@ def close(got, want, dtype, magnitude=None, skip=None):
 
 
 def check(shape, dtype, device, act, dim=1, biased=True, layout=lambda x: x, **options):
-    """Everything up to the second derivative, at once."""
+    """Check the value and both derivatives."""
     x = layout(drawn(shape, dtype, device, 0)).requires_grad_()
     b = drawn((shape[dim],), dtype, device, 1).requires_grad_() if biased else None
     g, h = (layout(drawn(shape, dtype, device, seed)).requires_grad_() for seed in (2, 3))
@@ -142,7 +142,7 @@ def check(shape, dtype, device, act, dim=1, biased=True, layout=lambda x: x, **o
 
 
 def eager(x, b=None, dim=1, act="linear", alpha=None, gain=None, clamp=None):
-    """As an author writes it."""
+    """The layer in eager PyTorch, as an author writes it."""
     v = x if b is None else x + spread(b, x, dim)
     functions = {
         "linear": lambda v: v, "lrelu": lambda v: F.leaky_relu(v, 0.2 if alpha is None else alpha),

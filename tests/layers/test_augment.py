@@ -13,7 +13,7 @@ from fastgan.layers.augment import POLICIES, augment, draw_augmentation
 
 pytestmark = pytest.mark.usefixtures("poisoned")
 NAN, INF = float("nan"), float("inf")
-# Odd sides, one channel, one pixel, more channels than a tile has, a sample that several programs share, many samples.
+# Odd sides, one channel, one pixel, more channels than a tile, a sample shared by several programs, many samples.
 SHAPES = [(2, 3, 33, 17), (5, 1, 8, 8), (3, 1, 1, 1), (1, 70, 5, 3), (1, 3, 64, 33), (9, 4, 6, 7)]
 LAYOUTS = {
     "contiguous": lambda x: x,
@@ -75,7 +75,7 @@ def bits(x):
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_nothing_happens_at_probability_0_to_the_bit(device, dtype):
+def test_probability_0_changes_no_bit(device, dtype):
     shape = (3, 3, 6, 10)
     x = images(shape, dtype, device)
     x[0, :, 0, :7] = torch.tensor([-0.0, 0.0, INF, -INF, NAN, torch.finfo(dtype).tiny, torch.finfo(dtype).max])
@@ -89,7 +89,7 @@ def test_nothing_happens_at_probability_0_to_the_bit(device, dtype):
 
 
 @pytest.mark.parametrize("value", [NAN, INF])
-def test_nan_and_infinity_go_where_a_mean_takes_them(device, value):
+def test_nan_and_infinity_spread_as_far_as_the_means(device, value):
     shape = (3, 3, 5, 6)
     x = images(shape, device=device)
     x[1, 2, 3, 4] = value
@@ -116,7 +116,7 @@ def test_nan_and_infinity_go_where_a_mean_takes_them(device, value):
 
 
 def test_the_transpose_is_the_transpose(device):
-    """<A x, y> = <x, A' y>, with the brightness left out; and the derivative of the gradient is A again."""
+    """<A x, y> = <x, A' y> without the brightness; the derivative of the gradient is A again."""
     shape = (4, 3, 12, 9)
     parameters = drawn(shape, device)
     x, y, v = (images(shape, torch.float64, device, seed) for seed in range(3))
@@ -176,7 +176,7 @@ def test_empty(device, shape):
 
 
 def test_one_launch_forward_and_one_backward(kernel_device):
-    for shape in ((2, 3, 24, 32), (9, 3, 8, 8)):  # several programs a sample, one program a sample
+    for shape in ((2, 3, 24, 32), (9, 3, 8, 8)):  # several programs for each sample; one program
         parameters = drawn(shape, kernel_device)
         x = images(shape, device=kernel_device).requires_grad_()
         before = kernels.launch_count()

@@ -1,4 +1,4 @@
-"""What augmentation draws, and how often; the probability that adapts; and what is said of bad input."""
+"""The parameters that augmentation draws, their probability, the adaptive probability, and bad input."""
 
 import pytest
 import torch
@@ -11,13 +11,13 @@ pytestmark = pytest.mark.usefixtures("poisoned")
 NAN, INF = float("nan"), float("inf")
 
 
-def test_what_is_drawn():
+def test_the_distributions_of_the_parameters():
     n, height, width = 40_000, 32, 21
     b, s, c, translation, centre, size, flip = draw_augmentation(n, (3, height, width), POLICIES, generator=seeded())
     for values, low, high in ((b, -0.5, 0.5), (s, 0.0, 2.0), (c, 0.5, 1.5)):
         assert values.dtype == torch.float32 and low <= values.min() and values.max() <= high
         in_order = ((values.double() - low) / (high - low)).sort().values
-        # Kolmogorov and Smirnov's distance: beyond 1.95 / sqrt(n) once in a thousand seeds.
+        # The Kolmogorov-Smirnov distance exceeds 1.95 / sqrt(n) for one seed in a thousand.
         assert (in_order - (torch.arange(n) + 0.5) / n).abs().max() < 1.95 / n**0.5
     for values, count, least in (
         *((translation[:, 0], 2 * 4 + 1, -4), (translation[:, 1], 2 * 3 + 1, -3)),
@@ -59,7 +59,7 @@ def test_every_backend_draws_the_same_in_one_launch(kernel_device, n):
             assert torch.equal(a.cpu(), b) and a.dtype == b.dtype and a.is_contiguous() and b.is_contiguous()
 
 
-def test_draws_take_as_many_numbers_whatever_is_asked():
+def test_draws_use_as_many_random_numbers_for_every_policy():
     states = []
     for policy, p in ((POLICIES, 1.0), ((), 0.0), ("flip", 0.5), (["cutout", "color"], torch.tensor(0.7))):
         generator = seeded()
@@ -72,7 +72,7 @@ def test_draws_take_as_many_numbers_whatever_is_asked():
     assert torch.equal(draw_augmentation(7, (8, 8)).brightness, whole.brightness)
 
 
-def test_draws_on_the_device_of_p_or_of_the_generator():
+def test_draws_are_on_the_device_of_p():
     p = torch.ones((), device="meta")
     found = draw_augmentation(3, (8, 8), POLICIES, p)
     assert {t.device.type for t in found} == {"meta"}
@@ -173,7 +173,7 @@ def test_bad_input_is_named_before_anything_runs(case):
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("shape", [(16, 3, 256, 256), (600, 3, 32, 32), (2, 3, 512, 512)], ids=str)
-def test_on_a_gpu_nothing_waits_and_a_graph_draws_what_a_loop_draws(shape):
+def test_on_a_gpu_nothing_synchronises_and_a_graph_draws_what_a_loop_draws(shape):
     x = torch.randn(shape, device="cuda", requires_grad=True)
     p, generator = torch.full((), 0.7, device="cuda"), torch.Generator("cuda")
 

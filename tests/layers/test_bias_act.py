@@ -54,7 +54,7 @@ def test_ranks_and_dimensions(device, shape, dim):
 
 @pytest.fixture
 def small_tiles(monkeypatch):
-    """Many tiles, many programs a channel, and ragged ends, at sizes that the interpreter can afford."""
+    """Force small tiles: many tiles and programs for each channel, and tails, at sizes fast in the interpreter."""
 
     def blocks(outer, channels, inner, dtype, order):
         return (2, 4)
@@ -76,7 +76,7 @@ def test_many_tiles_and_programs(kernel_device, small_tiles, act, layout):
 
 
 def test_offsets_of_64_bits(kernel_device, small_tiles, monkeypatch):
-    """The code for more than 2^31 elements, on fewer; and that it is chosen for more."""
+    """Run the code for more than 2^31 elements on fewer; check that it is chosen for more."""
     cpu = torch.device("cpu")
     for sizes, long in (((1, 1, 2**31 - 2**10), False), ((1, 1, 2**31), True), ((2**16, 3, 2**14), True),
                         ((2**26, 64, 1), True)):  # fmt: skip
@@ -143,12 +143,12 @@ def test_nan_and_infinity_are_those_of_eager(device, act):
             results.append((y, *torch.autograd.grad(y.sum(), leaf)))
     for got, want in zip(results[:2], results[2:]):
         for a, b in zip(got, want):
-            torch.testing.assert_close(a, b, rtol=5e-6, atol=2e-37, equal_nan=True)  # eager has 0 for the smallest
+            torch.testing.assert_close(a, b, rtol=5e-6, atol=2e-37, equal_nan=True)  # eager underflows to 0
 
 
 @pytest.mark.parametrize("act", FORMULAS)
 def test_small_and_large_arguments(device, act):
-    """What expm1(v), 1 - tanh(v)^2 and log(1 + exp(v)) lose, if they are written so."""
+    """Plain code for expm1(v), 1 - tanh(v)^2 and log(1 + exp(v)) loses digits there."""
     x = torch.logspace(-30, 1.6, 101)
     x = torch.cat([x, -x, torch.linspace(-1, 1, 54)]).to(device).requires_grad_()
     y = bias_act(x, act=act, gain=1.0)
@@ -169,14 +169,14 @@ def test_a_nan_stays_in_its_channel(device, act):
 
 
 @pytest.mark.parametrize("shape, dim", [((0, 3, 4), 1), ((2, 0, 4), 1), ((2, 3, 0), -2), ((0,), 0)], ids=str)
-def test_nothing_in_nothing_out(device, shape, dim):
+def test_empty_tensors(device, shape, dim):
     x, b = (torch.zeros(s, device=device, requires_grad=True) for s in (shape, shape[dim]))
     y = bias_act(x, b, dim, "swish")
     grads = torch.autograd.grad(y.sum(), [x, b], create_graph=True)
     assert y.shape == shape and grads[0].shape == shape and torch.equal(grads[1], torch.zeros_like(b))
 
 
-def test_a_number(device):
+def test_a_scalar_tensor(device):
     x = torch.tensor(-2.0, dtype=torch.float64, device=device, requires_grad=True)
     y = bias_act(x, act="lrelu", gain=1.0)
     (first,) = torch.autograd.grad(y, x)

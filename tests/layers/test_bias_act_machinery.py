@@ -18,7 +18,7 @@ def numbers(*shapes, seed=0):
 
 @pytest.mark.parametrize("act", FORMULAS)
 def test_gradcheck_and_gradgradcheck(device, act):
-    """Of the kernel itself, under the interpreter."""
+    """Under the interpreter this checks the kernel itself."""
     x, b = (t.detach().to(device).requires_grad_() for t in numbers((2, 2), (2,)))
     for options in ({"clamp": 0.8},) if act in ("lrelu", "swish") else ({},):
 
@@ -46,7 +46,7 @@ def test_third_derivative(device, act):
         torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-12)
 
 
-def test_r1_as_stylegan_has_it(device):
+def test_r1_as_in_stylegan(device):
     """A discriminator's gradient penalty, and its gradient in weights and biases."""
     results = []
     images, weight, out, *biases = numbers((2, 3, 4), (3, 3), (12,), (3,), (3,))
@@ -73,7 +73,7 @@ def test_launches(kernel_device):
         grads = torch.autograd.grad(y, [x, b], torch.ones_like(y), create_graph=True)
         assert kernels.launch_count() == before + 2
         torch.autograd.grad([*grads], [x, b], [torch.ones_like(x), torch.ones_like(b)], allow_unused=True)
-        assert kernels.launch_count() == before + 2 + (act == "tanh")  # the others' is 0
+        assert kernels.launch_count() == before + 2 + (act == "tanh")  # the second derivative of lrelu is 0
     x = torch.randn(2, 3, 4, device=kernel_device)
     before = kernels.launch_count()
     assert bias_act(x) is x and kernels.launch_count() == before
@@ -94,8 +94,8 @@ def test_what_is_kept_for_backward(device, act, kept):
     assert grad.item() == 0.5 and x.shape == (2, 3)
 
 
-def test_half_precision_where_the_clamp_is_not_of_the_dtype(device):
-    """0.3 is 0.30005 in float16 and 0.2998 in bfloat16: values that the clamp holds have no gradient in either."""
+def test_a_clamp_that_half_precision_cannot_represent(device):
+    """0.3 is 0.30005 in float16 and 0.2998 in bfloat16: clamped values have no gradient in either."""
     for dtype in (torch.float16, torch.bfloat16):
         x = torch.tensor([0.1, 0.25, 0.35, 4.0, -0.35], dtype=dtype, device=device, requires_grad=True)
         (grad,) = torch.autograd.grad(bias_act(x, act="linear", clamp=0.3).sum(), x)
@@ -223,7 +223,7 @@ def test_bad_input(error, message, arguments, options):
     assert kernels.launch_count() == before
 
 
-def test_a_clamp_beyond_half_precision_is_none(device):
+def test_a_clamp_beyond_half_precision_has_no_effect(device):
     """It is infinity there: a result that overflows is not clamped, and keeps its gradient."""
     x = torch.tensor([6e4, 1.0], dtype=torch.float16, device=device, requires_grad=True)
     y = bias_act(x, act="relu", gain=2.0, clamp=1e5)
@@ -231,6 +231,6 @@ def test_a_clamp_beyond_half_precision_is_none(device):
     assert torch.autograd.grad(y, x, torch.ones_like(y))[0].tolist() == [2.0, 2.0]
 
 
-def test_a_module_names_what_it_is_given():
+def test_a_module_names_its_wrong_argument():
     with pytest.raises(TypeError, match="x: got list"):
         BiasAct(3)([1.0])

@@ -21,7 +21,7 @@ GAIN = math.sqrt(2)
 
 
 def reference(x, fu, fd, b, up, down, padding, gain, slope, clamp, flip):
-    """Each step by itself, in float64."""
+    """One step after the other, in float64."""
     x = x.double() if b is None else x.double() + b.double()[:, None, None]
     u = exact(x, fu, (up, up), (1, 1), padding, flip, up**2)
     a = gain * torch.where(u > 0, u, slope * u)
@@ -35,13 +35,13 @@ CASES = [  # shape, taps up, taps down, up, down, padding, clamp, flip
     ((1, 2, 5, 4), (1, 1), (4, 4), 1, 2, (1, 1, 2, 2), 0.7, False),
     ((1, 3, 5, 6), (3,), (5,), 3, 2, (2, -3, 4, 0), 0.5, True),
 ]
-LONG = [  # StyleGAN3's
+LONG = [  # filters as in StyleGAN3
     ((1, 2, 6, 6), (12,), (12,), 2, 2, (10, 9, 10, 9), 2.0, False),
     ((1, 1, 6, 5), (24,), (12,), 4, 2, (16, 17, 16, 17), 256.0, False),
     ((1, 1, 7, 7), (12,), (12, 12), 2, 2, (10, 9, 10, 9), 2.0, False),
     ((1, 1, 7, 5), (5,), (3, 4), 3, 3, (-2, 9, 5, 4), 0.5, True),
-    ((3, 3, 50, 5), (4,), (3,), 2, 1, (2, 1, 2, 1), None, False),  # rows of several programs, and planes
-    ((1, 1, 4, 150), (4,), (6,), 2, 2, (2, 1, 2, 1), 0.7, False),  # columns of several
+    ((3, 3, 50, 5), (4,), (3,), 2, 1, (2, 1, 2, 1), None, False),  # several programs of rows, and planes
+    ((1, 1, 4, 150), (4,), (6,), 2, 2, (2, 1, 2, 1), 0.7, False),  # several programs of columns
 ]
 
 
@@ -53,8 +53,8 @@ def check(device, dtype, shape, up_taps, down_taps, up, down, padding, clamp, fl
     settings = (None, up, down, padding, GAIN, slope, clamp, flip)
     leaf = shifted.clone().requires_grad_()
     want = reference(leaf, fu, fd, *settings)
-    # What a derivative and a result may be off by: of the sum of absolute values. In half precision two launches round
-    # x + b and what is between the filters, too; one launch rounds its result.
+    # Errors are relative to the sum of absolute values. In half precision two launches also round x + b and the image
+    # between the filters; one launch only rounds its result.
     size = reference(shifted.abs(), fu.abs(), fd.abs(), None, up, down, padding, GAIN, 1.0, None, flip)
     count = 2 * sum(f.numel() if f.dim() == 2 else 2 * f.numel() for f in (fu, fd))
     rounded = dtype in (torch.float16, torch.bfloat16) and not fu.dim() == fd.dim() == 1
@@ -121,7 +121,7 @@ def test_any_settings_of_one_launch(kernel_device, seed):
         shape = tuple(rng.randint(1, 8) for _ in range(4))
         between = output_size(shape[2:], up_taps * 2, (up, up), (1, 1), padding)
         size = output_size(between, down_taps * 2, (1, 1), (down, down), (0, 0, 0, 0))
-        if min(*between, *size) >= 1 and math.lcm(up, down) < 12:  # those that are 12 take two launches
+        if min(*between, *size) >= 1 and math.lcm(up, down) < 12:  # with an lcm of 12: two launches
             clamp, slope, before = rng.choice((None, 0.3)), rng.choice((0.2, 0.0, 1.5)), kernels.launch_count()
             case = (shape, up_taps, down_taps, up, down, padding, clamp, rng.random() < 0.5, slope)
             check(kernel_device, torch.float64, *case)
@@ -129,17 +129,17 @@ def test_any_settings_of_one_launch(kernel_device, seed):
             found += 1
 
 
-def small(device):
-    """Two launches."""
+def not_separable(device):
+    """Settings that take two launches."""
     return dict(fu=taps_of((3,), device), fd=taps_of((2, 2), device, 5), up=2, down=2, padding=(2, 2, 1, 3))
 
 
 def separable(device):
-    """One launch."""
+    """Settings that take one launch."""
     return dict(fu=taps_of((3,), device), fd=taps_of((4,), device, 5), up=2, down=2, padding=(3, 2, 1, 4))
 
 
-BOTH = pytest.mark.parametrize("settings_of", [separable, pytest.param(small, marks=pytest.mark.slow)])
+BOTH = pytest.mark.parametrize("settings_of", [separable, pytest.param(not_separable, marks=pytest.mark.slow)])
 
 
 @pytest.mark.parametrize("clamp", [pytest.param(None, marks=pytest.mark.slow), 0.8])
@@ -156,7 +156,7 @@ def test_gradcheck_and_gradgradcheck(device, settings_of, clamp):
 
 @BOTH
 def test_second_and_third_derivatives(device, settings_of):
-    """R1's and path length's: through products with the result, whose own curvature is 0."""
+    """As in R1 and the path length: through products with the result, whose own curvature is 0."""
     settings, results = settings_of(device), []
     x = images((1, 2, 3, 3), device=device)
     w = images((2, 2, 1, 1), device=device, seed=4)
@@ -187,7 +187,7 @@ def test_gradients_in_the_filters(device):
 
 
 def test_the_slope_at_zero_and_beyond(device):
-    """As PyTorch has it: `slope` at 0 and, without a clamp, at NaN; 1 at the clamp, 0 beyond it and at NaN."""
+    """As in PyTorch: `slope` at 0 and, without a clamp, at NaN; 1 at the clamp; 0 beyond it and at NaN."""
     values = torch.tensor([0.0, -0.0, 1.0, -1.0, 2.0, 2.5, -12.0, INF, -INF, NAN], device=device)
     for clamp in (None, 2.0):
         results = []
@@ -203,7 +203,7 @@ def test_the_slope_at_zero_and_beyond(device):
 
 
 def test_what_is_not_finite(device):
-    """Reaches what its taps reach, and nothing else; 0 where clamped."""
+    """NaN and infinity reach only the results of their taps; a clamp bounds infinity."""
     settings = dict(up=2, down=2, padding=(3, 2, 1, 4))
     fu, fd = taps_of((3,), device), taps_of((4,), device, 5)
     for value, clamp in ((INF, None), (-INF, 0.8), (NAN, 0.8)):
@@ -214,16 +214,16 @@ def test_what_is_not_finite(device):
         torch.testing.assert_close(got, want.to(got.device), rtol=1e-9, atol=1e-12, equal_nan=True)
 
 
-def test_launches_and_what_is_kept(kernel_device, monkeypatch):
-    """Of separable filters one launch each way, with nothing in memory but images as small as x and y; of others two
-    and three. Nothing is saved but what was given."""
+def test_launches_memory_and_saved_tensors(kernel_device, monkeypatch):
+    """Separable filters: one launch forward and one backward, and no allocation but tensors of the shapes of x and y.
+    Others: two and three. Only arguments are saved."""
     leaf, made, empty = images((1, 2, 6, 6), torch.float32, kernel_device).requires_grad_(), [], torch.empty
     b = images((2,), torch.float32, kernel_device, 3).requires_grad_()
 
     def keep(saved):
         return lambda t: saved.append(t) or t
 
-    for settings, forward, backward in ((separable(kernel_device), 1, 1), (small(kernel_device), 2, 3)):
+    for settings, forward, backward in ((separable(kernel_device), 1, 1), (not_separable(kernel_device), 2, 3)):
         x, saved, before = 2 * leaf, [], kernels.launch_count()
         with monkeypatch.context() as patch, torch.autograd.graph.saved_tensors_hooks(keep(saved), lambda t: t):
             patch.setattr(torch, "empty", lambda *args, **kwargs: made.append(empty(*args, **kwargs)) or made[-1])
@@ -239,7 +239,7 @@ def test_launches_and_what_is_kept(kernel_device, monkeypatch):
 
 @BOTH
 def test_layouts(device, settings_of):
-    """channels_last in, channels_last out; a gradient that lies otherwise; views."""
+    """channels_last images stay so; gradients of another layout; views."""
     settings = settings_of(device)
     x = images((1, 2, 3, 3), torch.float32, device)
     leaf = x.clone().requires_grad_()
@@ -257,7 +257,7 @@ def test_layouts(device, settings_of):
 
 
 def test_empty_and_no_filters(device):
-    for settings in (small(device), separable(device)):
+    for settings in (not_separable(device), separable(device)):
         x, b = torch.zeros(0, 3, 4, 4, device=device, requires_grad=True), torch.ones(3, device=device).requires_grad_()
         y = layers.filtered_lrelu(x, b=b, **settings)
         y.sum().backward()
@@ -328,7 +328,7 @@ def test_transforms(device, settings_of):
 
 
 @thorough
-def test_a_bias_a_sample(device):
+def test_a_bias_for_each_sample(device):
     settings, x, b = separable(device), images((2, 1, 2, 3, 3), device=device), images((2, 2), device=device, seed=3)
 
     def loss(x, b):
@@ -383,8 +383,8 @@ def test_bad_input(kernel_device):
     assert kernels.launch_count() == before
 
 
-def test_a_clamp_without_bound(device):
-    """Infinite, or beyond float32, of which a kernel's numbers are made: in float64 as in float32, no limit."""
+def test_an_infinite_clamp(device):
+    """A kernel's numbers are float32: an infinite clamp, or one beyond float32, is no limit, also in float64."""
     for dtype in (torch.float64, torch.float32):
         x = images((1, 1, 2, 3), dtype, device)
         want = layers.filtered_lrelu(x)
@@ -398,7 +398,7 @@ def test_a_clamp_without_bound(device):
 
 
 def test_autocast_of_a_wide_bias(device):
-    """A float32 parameter beside what a convolution under autocast returns."""
+    """A float32 parameter, and the result of a convolution under autocast."""
     x, b = images((1, 2, 3, 3), torch.bfloat16, device), images((2,), torch.float32, device)
     with torch.autocast(device.type, dtype=torch.bfloat16):
         y = layers.filtered_lrelu(x, b=b)
@@ -415,5 +415,5 @@ def test_autocast_of_a_wide_bias(device):
     ((2,), (2,), 3, 1, (0, 0, 0, 0)),
 ], ids=str)  # fmt: skip
 def test_fewer_taps_than_up_or_down(device, up_taps, down_taps, up, down, padding):
-    """Some columns between the filters have no part in a result, or in a gradient."""
+    """Some columns between the filters have no influence on a result, or on a gradient."""
     check(device, torch.float64, (1, 2, 3, 4), up_taps, down_taps, up, down, padding, 0.7, False)

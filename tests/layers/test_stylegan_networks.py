@@ -1,4 +1,4 @@
-"""StyleGAN's networks on our operators and on plain PyTorch: values, regularisers, and a training."""
+"""StyleGAN's networks on our operators and on plain PyTorch: values, regularisers, and a short training."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from stylegan_networks import OURS, PLAIN, Discriminator, Generator, Generator3,
 from fastgan.compat.torch_utils_ops import conv2d_gradfix
 from fastgan.kernels.launch import launch_count
 
-BOUND = 2e-5  # of the largest element of a tensor: float32 rounding, 2^-23, through 20 layers and two derivatives
+BOUND = 2e-5  # relative to a tensor's largest element: float32 rounding through 20 layers and two derivatives
 
 
 @pytest.fixture(autouse=True)
@@ -54,7 +54,7 @@ CASES = {
 
 def errors(got, exact):
     """Largest error of each tensor, in units of its largest element."""
-    zero = {name for name, want in exact.items() if not want.any()}  # of biases that R1 does not depend on
+    zero = {name for name, want in exact.items() if not want.any()}  # biases that R1 does not depend on
     assert exact.keys() - zero <= got.keys() <= exact.keys() and len(exact) - len(zero) > 10
     found = {}
     for name in exact.keys() - zero:
@@ -90,9 +90,9 @@ def test_on_the_kernels(case, kernel_device):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_in_float64_both_are_one(case):
+def test_in_float64_both_give_the_same(case):
     got = errors(CASES[case](OURS, torch.float64), CASES[case](PLAIN, torch.float64))
-    # Filters are float32, and ours multiplies them by the gain in float64.
+    # Filters are float32; our operators multiply them by the gain in float64.
     assert max(got.values()) <= 1e-11, got
 
 
@@ -138,9 +138,9 @@ def trained(ops, steps, dtype=torch.float32):
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-def test_a_training_keeps_the_loss_curve():
-    """200 steps of 64 pixels: the first 50 to rounding. Then rounding has grown, as it does on any two machines, and
-    means over 20 steps stay within 15 %."""
+def test_a_training_has_the_same_loss_curve():
+    """200 steps of 64 pixels: the first 50 agree to rounding. Then the rounding errors have grown, as on any two
+    machines, and means over 20 steps stay within 15 %."""
     for ours, plain in zip(trained(OURS, 200), trained(PLAIN, 200)):
         assert ours.isfinite().all() and len(ours) == 200
         assert ((ours - plain).abs() / plain.abs())[:50].max() <= 1e-5

@@ -39,7 +39,7 @@ CASES = [  # shape, taps, up, down, padding, flip
     ((1, 2, 6, 7), (3,), (1, 3), (2, 1), (-2, 0, 7, -3), True),
     ((1, 1, 1, 1), (1, 1), (2, 4), (1, 1), (0, 0, 0, 0), False),
 ]
-LONG = [  # StyleGAN3's
+LONG = [  # filters as in StyleGAN3
     ((1, 2, 5, 6), (12,), (2, 2), (1, 1), (6, 5, 6, 5), False),
     ((1, 1, 13, 16), (12,), (1, 1), (2, 2), (5, 5, 5, 5), True),
     ((1, 1, 3, 4), (24,), (4, 4), (1, 1), (13, 10, 13, 10), False),
@@ -68,7 +68,7 @@ def test_dtypes_of_every_case(device, dtype):
 @thorough
 @pytest.mark.parametrize("seed", [pytest.param(seed, marks=pytest.mark.slow if seed > 0 else ()) for seed in range(24)])
 def test_any_settings(device, seed):
-    """Up and down from 1 to 4 a side, paddings from -3 to 7, both kinds of filter up to 32 taps, odd sizes."""
+    """Up and down from 1 to 4 in each dimension, paddings from -3 to 7, both kinds of filter, up to 32 taps."""
     rng = random.Random(seed)
     found = 0
     while found < 12:
@@ -147,7 +147,7 @@ def test_r1_through_a_blur(device):
 
 
 def views(shape):
-    """The same images in every way to lie in memory."""
+    """The same images in every memory layout."""
     x = images(shape, torch.float32)
     n, c, h, w = shape
     yield "contiguous", x
@@ -193,7 +193,7 @@ def _moved(view, device):
     return torch.empty_strided(view.shape, view.stride(), device=device).copy_(view)
 
 
-def test_filters_that_lie_otherwise(kernel_device):
+def test_filters_of_other_layouts(kernel_device):
     x, f = images((1, 2, 5, 5), torch.float32, kernel_device), taps_of((4, 3), kernel_device)
     want = layers.upfirdn2d(x, f, padding=2)
     assert torch.equal(layers.upfirdn2d(x, f.T.contiguous().T, padding=2), want)
@@ -202,7 +202,7 @@ def test_filters_that_lie_otherwise(kernel_device):
 
 
 def test_not_finite(device):
-    """NaN and infinite pixels reach the results whose taps meet them, and no others, as in the sum over taps."""
+    """NaN and infinite pixels reach only the results of their taps, as in the sum over taps."""
     for shape, taps, up, down in (
         ((1, 1, 7, 9), (4, 4), (1, 1), (1, 1)),
         ((1, 1, 7, 9), (3, 3), (2, 2), (1, 1)),
@@ -229,7 +229,7 @@ def test_empty(device):
     assert torch.equal(layers.upfirdn2d(flat, f, padding=4), torch.zeros(1, 1, 5, 8, device=device))
 
 
-def test_shapes_alone():
+def test_shapes_on_the_meta_device():
     x, f = torch.empty(1, 2, 4, 4, device="meta"), torch.empty(4, 4, device="meta")
     assert layers.upsample2d(x, f).shape == (1, 2, 8, 8)
     assert layers.filtered_lrelu(x, f, f, up=2, down=3, padding=4).shape == (1, 2, 4, 4)

@@ -20,7 +20,7 @@ def test_reruns_are_bit_identical(device):
 
 
 def test_launches(kernel_device):
-    """One for the result, one for each derivative in x, whatever the filter."""
+    """One for the result and one for each derivative in x, for every filter."""
     for taps in ((3, 2), (3,)):
         x, f = images((1, 1, 2, 2), torch.float32, kernel_device).requires_grad_(), taps_of(taps, kernel_device)
         before = kernels.launch_count()
@@ -34,7 +34,7 @@ def test_launches(kernel_device):
 
 @pytest.mark.parametrize("size", [512, 513, 1025])
 def test_a_blur_reads_little_more_than_once(monkeypatch, size):
-    """Elements of x that a program reads for those that it writes: at most 1.3."""
+    """A program reads at most 1.3 elements of x for each element that it writes."""
     module = importlib.import_module("fastgan.kernels.upfirdn2d")
     monkeypatch.setattr(module, "processors", lambda device: 132)
     shape, strides = (8, 64, size, size), (64 * size**2, size**2, size, 1)
@@ -59,11 +59,11 @@ def test_only_what_a_derivative_needs_is_saved(device):
 
 @pytest.mark.parametrize("along", ["planes", "columns", "rows"])
 def test_offsets_beyond_two_to_the_31(kernel_device, monkeypatch, along):
-    monkeypatch.undo()  # nothing of this size is filled with NaN
+    monkeypatch.undo()  # do not fill so much memory with NaN
     monkeypatch.setattr("fastgan.operators.dispatch.forced_backend", "triton")
     stride = 2**30 + 16
     strides = {"planes": (0, stride, 8, 1), "columns": (0, 40, 8, stride), "rows": (0, 1024, stride, 1)}[along]
-    memory = torch.empty(3 * stride + 4096, dtype=torch.float16, device=kernel_device)  # pages that nobody touches
+    memory = torch.empty(3 * stride + 4096, dtype=torch.float16, device=kernel_device)  # pages that are never touched
     x = memory.as_strided((1, 4, 4, 4), strides)
     x.copy_(images((1, 4, 4, 4)))
     f = taps_of((3, 3), kernel_device)
@@ -185,7 +185,7 @@ def test_sizes_and_gains(device):
 
 
 def test_padding_of_each_kind():
-    """Where a pixel goes, for even and odd filters: as StyleGAN's functions put it."""
+    """The position of a pixel, for even and odd filters, is as in StyleGAN's functions."""
     x, f, g = images((1, 1, 8, 6), torch.float32), taps_of((4, 3)), taps_of((12,))
     for got, want in (
         (layers.filter2d(x, f, padding=(1, 2)), layers.upfirdn2d(x, f, padding=(2, 2, 4, 3))),
@@ -238,7 +238,7 @@ def test_gradient_in_a_filter_of_no_images(device):
 
 
 def test_gradient_at_images_without_rows(device):
-    """Of which padding makes a result: nothing is what they get."""
+    """Padding alone makes the result; the images and the filter have gradients of 0."""
     x, f = torch.zeros(2, 1, 0, 5, device=device, requires_grad=True), taps_of((1,), device).requires_grad_()
     y = layers.upfirdn2d(x, f, padding=(0, 0, 2, 1))
     y.sum().backward()

@@ -1,4 +1,4 @@
-"""Feature maps of discriminators, drawn, and in one list."""
+"""Random feature maps of discriminators, nested or in one list."""
 
 import torch
 

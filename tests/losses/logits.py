@@ -1,4 +1,4 @@
-"""Logits of both sides."""
+"""Random logits of both sides."""
 
 import torch
 

@@ -1,8 +1,8 @@
 """Maximum mean discrepancy in float64, all pairs at once, by differences.
 
-What a result may be off by is in units of the sum it is: a mean of k for the loss, sum_j |c_ij| |x_i - z_j| for the
-gradient at x_i. Both are differences of such sums, attraction and repulsion, and near 0 no digit of the difference is
-owed. Where nothing cancels the relative bound holds, and is tested.
+Errors are relative to sums of absolute values: of means of k for the loss, sum_j |c_ij| |x_i - z_j| for the gradient at
+x_i. Loss and gradient are differences of such sums, attraction and repulsion, which lose their digits near 0. The bound
+relative to the result is tested where nothing cancels.
 """
 
 import math
@@ -64,7 +64,7 @@ def exact(x, y, bandwidths, kernel="gaussian", alpha=1.0, unbiased=False, target
 
 
 def assert_within(got, want, size, dtype, rtol=None):
-    """Per element, in units of `size`; half-precision results also get one ulp for the rounding of the output."""
+    """Compare per element, relative to `size`; half precision also gets one ulp for the rounding of the output."""
     got = got.detach().cpu().double()
     allowed = (RTOL[dtype] if rtol is None else rtol) * size
     if dtype in (torch.float16, torch.bfloat16):
@@ -74,7 +74,7 @@ def assert_within(got, want, size, dtype, rtol=None):
 
 
 def check(x, y, bandwidths, rtol=None, scale=1.0, **options):
-    """Loss, means and both gradients of value_and_grad and of the drop-in."""
+    """Check loss, means and both gradients, of value_and_grad and of the drop-in."""
     dtype = x.dtype
     out_dtype = torch.float64 if dtype == torch.float64 else torch.float32
     settings = dict(options)

@@ -37,14 +37,14 @@ def test_gradcheck_and_gradgradcheck_of_the_generator_loss(device, objective):
 
 @pytest.mark.thorough
 def test_gradcheck_over_several_programs(kernel_device):
-    """The path with a ticket, by a directional derivative: 9,000 + 700 numerical partials would take minutes."""
+    """The path with a ticket, by a directional derivative: 9,000 + 700 numerical derivatives take minutes."""
     real, fake = leaves(kernel_device, 9000, 700)
     assert torch.autograd.gradcheck(fastgan.discriminator_loss, (real, fake), fast_mode=True)
     assert torch.autograd.gradgradcheck(fastgan.discriminator_loss, (real, fake), fast_mode=True)
 
 
 def test_grad_output_is_used_and_may_be_expanded(device):
-    """Not the last layer: a loss weight and a sum over several losses, whose grad_output has stride 0."""
+    """The loss is not the last layer: a weight and a sum over two losses, whose grad_output has stride 0."""
     real, fake = leaves(device, 50, 60, dtype=torch.float32)
     stacked = torch.stack([fastgan.discriminator_loss(real, fake), fastgan.discriminator_loss(real, fake)])
     (0.3 * stacked).sum().backward()
@@ -53,7 +53,7 @@ def test_grad_output_is_used_and_may_be_expanded(device):
 
 
 def test_half_precision_gradients_under_a_loss_scale(device):
-    """Scaled before rounding: at 2^15 logits an unscaled float16 slope over N would be subnormal or zero."""
+    """Gradients are scaled before rounding: unscaled, of 2^15 logits, they would be subnormal or zero in float16."""
     n = 2**15
     (fake,) = leaves(device, n, dtype=torch.float16)
     (fastgan.generator_loss(fake) * 65536.0).backward()
@@ -63,7 +63,7 @@ def test_half_precision_gradients_under_a_loss_scale(device):
     assert_close(out.grad_fake, term(fake, 1.0, 65536.0)[1], torch.float16)
 
 
-def test_several_backwards(device):
+def test_several_backward_passes(device):
     """taming-transformers' adaptive weight differentiates one loss twice and more, with retain_graph."""
     real, fake = leaves(device, 30, 40, dtype=torch.float32)
     loss = fastgan.discriminator_loss(real, fake)
@@ -93,7 +93,7 @@ def test_no_grad_and_inference_mode(device):
 
 
 def test_create_graph_at_a_root_loss(device):
-    """A gradient penalty on the loss's own gradient: with `once_differentiable` it would come out wrong, silently."""
+    """A penalty on the gradient of the loss: with `once_differentiable` its gradient would be silently wrong."""
     for settings in SETTINGS:
         real, fake = leaves(device, 20, 30)
         grads = torch.autograd.grad(fastgan.discriminator_loss(real, fake, **settings), [real, fake], create_graph=True)
@@ -125,7 +125,7 @@ def test_only_the_logits_are_saved(device):
             lambda x, those=those: those.append(x.data_ptr()) or x, lambda x: x
         ):
             fastgan.discriminator_loss(real, fake)
-    assert saved[0] == saved[1]  # nothing made for this call; few logits on a CPU save constants that calls share
+    assert saved[0] == saved[1]  # no new tensor; few logits on a CPU save constants shared by calls
     logits = [real.data_ptr(), fake.data_ptr()]
     assert [x for x in saved[0] if x in logits] == logits and len(saved[0]) <= (2 if device.type == "cuda" else 4)
 
@@ -140,7 +140,7 @@ def test_modifying_saved_logits_in_place_is_noticed(device):
 
 
 def test_value_and_grad_continues_into_a_network(device):
-    """The training path, `torch.autograd.backward` with our gradients, leaves what the drop-in and eager leave."""
+    """`torch.autograd.backward` with our gradients gives the weight gradient of the drop-in and of eager."""
     torch.manual_seed(0)
     net = torch.nn.Linear(8, 1).to(device)
     x, z = torch.randn(16, 8, device=device), torch.randn(12, 8, device=device)
@@ -170,7 +170,7 @@ def test_modules(device):
 
 
 def test_memory_kept_from_inference_mode_or_another_default_device_serves_later_calls():
-    """A thread whose first call is under both modes leaves nothing behind that a later call trips over."""
+    """A thread's first call is under both modes; its later calls work."""
     (fake,) = leaves("cpu", 140_001, dtype=torch.float32)
     failures = []
 

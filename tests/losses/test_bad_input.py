@@ -77,8 +77,8 @@ def test_unknown_backend(monkeypatch):
         fastgan.generator_loss(GOOD)
 
 
-def test_numbers_of_other_kinds_are_taken():
-    """Integers, NumPy scalars and fractions are numbers."""
+def test_numbers_of_other_types_are_accepted():
+    """Integers, NumPy scalars and fractions."""
     import fractions
 
     import numpy
@@ -89,8 +89,8 @@ def test_numbers_of_other_kinds_are_taken():
     assert torch.equal(fastgan.discriminator_loss(GOOD, GOOD, real_label=1, fake_label=0, weight=1), want * 2)
 
 
-def test_what_is_no_pair_and_no_anchor():
-    """Named as well, where a function takes pairs, anchors, weights, or real logits that it detaches."""
+def test_wrong_pairs_anchors_and_weights_are_named():
+    """Also real logits that a function detaches."""
     for error, message, call in (
         (TypeError, "sides: got Tensor, expected a list of", lambda: fastgan.adversarial_losses(GOOD, "hinge")),
         (ValueError, "sides: got an empty list", lambda: fastgan.adversarial_losses([], "hinge")),

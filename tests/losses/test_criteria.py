@@ -13,7 +13,7 @@ from fastgan.formulas import criteria
 
 pytestmark = pytest.mark.usefixtures("poisoned")
 INF, NAN = float("inf"), float("nan")
-# Written here again, as PyTorch code has them: {criterion: phi(x, y)} for a label of 1 or 0 and s = 2 y - 1.
+# {criterion: mean of phi(x, y)} in eager PyTorch, for a label y of 1 or 0.
 FORMULAS = {
     "sigmoid_cross_entropy": lambda x, y: F.binary_cross_entropy_with_logits(x, x.new_full((), y).expand_as(x)),
     "softplus": lambda x, y: F.softplus(-x if y else x).mean(),
@@ -37,7 +37,7 @@ def draw(criterion, n, dtype, device, seed=0, magnitude=6.0):
     x = (2 * torch.rand(n, generator=generator, dtype=torch.float64) - 1) * magnitude
     if criterion == "cross_entropy":
         x = 0.02 + 0.96 * torch.sigmoid(x / 2)
-    x[: n // 8] = x[: n // 8].round() / 1  # whole numbers among them: knees, and x = y
+    x[: n // 8] = x[: n // 8].round() / 1  # some whole numbers, for knees and x = y
     return x.clamp(1e-3, 1 - 1e-3).to(dtype).to(device) if criterion == "cross_entropy" else x.to(dtype).to(device)
 
 
@@ -50,7 +50,7 @@ def exact(criterion, x, y):
         s = 2 * y - 1
         loss = 2 * torch.sigmoid(-2 * s * leaf).mean()
         grad = -4 * s * torch.sigmoid(2 * leaf) * torch.sigmoid(-2 * leaf) / x.numel()
-    if criterion in ("sigmoid_cross_entropy", "absolute_error") and y:  # sigmoid(x) - 1 has lost its digits
+    if criterion in ("sigmoid_cross_entropy", "absolute_error") and y:  # sigmoid(x) - 1 loses its digits
         loss = F.softplus(-leaf).mean() if criterion == "sigmoid_cross_entropy" else torch.sigmoid(-leaf).mean()
         grad = torch.sigmoid(-leaf) * (1 if criterion == "sigmoid_cross_entropy" else torch.sigmoid(leaf)) / -x.numel()
     return loss.detach(), grad.detach()
@@ -62,7 +62,7 @@ def test_every_criterion_is_in_both_rooms():
 
 @pytest.mark.parametrize("name", kernels.CRITERIA)
 def test_the_kernel_is_the_formula(kernel_device, name):
-    """Value and slope of every criterion in Triton are those in PyTorch, whose slope is the derivative of its value."""
+    """Value and slope in Triton equal those in PyTorch, whose slope is the derivative of its value."""
     phi = criteria.CRITERIA[name]
     labels = {"probability": (0.0, 0.3, 1.0), "side": (0.0, 1.0), "number": (-1.0, 0.0, 2.5)}[phi.labels]
     for label in labels:
@@ -94,7 +94,7 @@ def test_criterion(device, criterion, label, n):
 
 @pytest.mark.parametrize("criterion", FORMULAS)
 def test_gradcheck_and_gradgradcheck(device, criterion):
-    """Between the knees: at one the numerical derivative is of neither side."""
+    """Away from the knees, where a numerical derivative is wrong."""
     x = draw(criterion, 6, torch.float64, "cpu", magnitude=2.0).add_(0.013).to(device).requires_grad_()
     for label in (1.0, 0.0):
 
@@ -106,7 +106,7 @@ def test_gradcheck_and_gradgradcheck(device, criterion):
 
 
 def clamp_slope():
-    """That of `clamp(min=0)` at its knee: 1 up to torch 2.13, 0 from 2.14 on."""
+    """The slope of `clamp(min=0)` at its knee: 1 up to torch 2.13, 0 from 2.14 on."""
     x = torch.zeros((), requires_grad=True)
     return torch.autograd.grad(torch.clamp(x, min=0), x)[0].item()
 
@@ -132,7 +132,7 @@ def test_the_knee_is_that_of_the_operator(device, criterion):
 
 @pytest.mark.parametrize("criterion", FORMULAS)
 def test_several_blocks_on_a_cpu(monkeypatch, criterion):
-    """Large tensors go block by block: here two blocks and a rest."""
+    """Large tensors are computed in blocks: here two blocks and a tail."""
     monkeypatch.setattr("fastgan.operators.dispatch.forced_backend", "torch")
     monkeypatch.setattr("fastgan.cpu.blocks.BLOCK", 512)
     cpu = importlib.import_module("fastgan.cpu.adversarial")
@@ -148,7 +148,7 @@ def test_several_blocks_on_a_cpu(monkeypatch, criterion):
             test_criterion(torch.device("cpu"), criterion, label, n)
     if criterion in ("hinge", "hinge_clamp", "hinge_min"):
         test_the_knee_is_that_of_the_operator(torch.device("cpu"), criterion)
-    for shape in ((2, 3, 5, 6), (2, 3, 13, 14)):  # a block, and several
+    for shape in ((2, 3, 5, 6), (2, 3, 13, 14)):  # one block; several
         for layout in (torch.contiguous_format, torch.channels_last):
             real, fake = (torch.randn(shape).to(memory_format=layout) for _ in range(2))
             out = fastgan.discriminator_value_and_grad(real, fake, "least_squares")
@@ -165,7 +165,7 @@ def test_several_blocks_on_a_cpu(monkeypatch, criterion):
 
 @pytest.mark.parametrize("value", [INF, -INF, NAN, 1e30, -1e30, 0.0, -0.0])
 @pytest.mark.parametrize("criterion", sorted(set(FORMULAS) - {"cross_entropy"}))
-def test_special_values_travel_as_in_eager(device, criterion, value):
+def test_special_values_propagate_as_in_eager(device, criterion, value):
     for label in (1.0, 0.0):
         x = draw(criterion, 40, torch.float32, device)
         x[7] = value
@@ -173,12 +173,12 @@ def test_special_values_travel_as_in_eager(device, criterion, value):
         got, want = fastgan.criterion_loss(got_leaf, label, criterion), FORMULAS[criterion](leaf, label)
         torch.testing.assert_close(got, want, rtol=3e-6, atol=2e-7, equal_nan=True)
         (got_grad,), (grad,) = torch.autograd.grad(got, got_leaf), torch.autograd.grad(want, leaf)
-        if value == value or criterion != "tanh_hinge":  # of NaN, at the loss: eager's own operators do not agree
+        if value == value or criterion != "tanh_hinge":  # eager's own operators disagree about NaN
             torch.testing.assert_close(got_grad, grad, rtol=2e-5, atol=1e-7, equal_nan=True)
 
 
 def test_probabilities_near_0_and_1(device):
-    """log(1 - p) of a small p is -p, which 1 - p has lost."""
+    """log(1 - p) of a small p is -p, whose digits 1 - p loses."""
     p = torch.logspace(-30, -1, 40, dtype=torch.float64).float().to(device)
     for label, x in ((0.0, p), (1.0, 1 - p[p > 1e-6])):
         leaf = x.double().requires_grad_()

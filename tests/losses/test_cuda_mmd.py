@@ -1,4 +1,4 @@
-"""Maximum mean discrepancy on a GPU: values, launches, no waiting, graphs, memory."""
+"""Maximum mean discrepancy on a GPU: values, launches, no synchronisation, graphs, memory."""
 
 import math
 
@@ -24,7 +24,7 @@ GPU_SIZES = [(100, 130, 2), (3000, 2000, 64), (500, 700, 300)]
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
 @pytest.mark.parametrize("shape", [(100, 130, 2), (400, 300, 64), (150, 90, 300)], ids=str)
 def test_gpu_against_float64(shape, dtype, precision):
-    """The matrix units for what they are: three passes of tf32 to 1e-5 of the sums, one pass to 2^-8 of them."""
+    """The accuracy of the matrix units: three passes of tf32 to 1e-5 of the sums, one pass to 2^-8 of them."""
     rtol = None if dtype == torch.float64 or precision == "exact" or shape[2] <= 4 else 1e-5
     if precision == "tf32" and dtype != torch.float64:
         rtol = 2.0**-8
@@ -35,7 +35,7 @@ def test_gpu_against_float64(shape, dtype, precision):
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("shape", GPU_SIZES, ids=str)
-def test_gpu_launches_no_wait_and_same_bits(shape):
+def test_gpu_one_launch_no_synchronisation_and_identical_bits(shape):
     from bench.harness.graph_nodes import kernel_nodes
 
     x, y = on_gpu(*shape)
@@ -56,7 +56,7 @@ def test_gpu_launches_no_wait_and_same_bits(shape):
 @pytest.mark.gpu
 @pytest.mark.parametrize("shape", GPU_SIZES, ids=str)
 def test_gpu_capture_replay_and_streams(shape):
-    """Replays on new data give what eager gives, beside eager launches on another stream, to the last bit."""
+    """During eager launches on another stream, replays on new data give eager's results to the last bit."""
     static = on_gpu(*shape)
     fastgan.mmd_value_and_grad(*static)
     torch.cuda.synchronize()

@@ -1,4 +1,4 @@
-"""The norm and the clipping of many gradients: PyTorch's values, no reading back, and what they say of bad input."""
+"""The norm and the clipping of many gradients: PyTorch's values, no synchronisation, and bad input."""
 
 import math
 
@@ -18,7 +18,7 @@ CLIPS = (
 
 
 class Reads(TorchDispatchMode):
-    """Counts what would make the host wait for a GPU, and all operators."""
+    """Counts all operators, and those for which the host waits for a GPU."""
 
     WAITS = ("_local_scalar_dense", "item", "nonzero", "equal", "is_nonzero")
 
@@ -107,13 +107,13 @@ def test_nothing_is_read_back_and_operators_do_not_grow_with_the_parameters():
             assert reads.waits == [], "the host would wait"
             counted[count] = reads.operators
         assert counted[8] == counted[64] <= 12
-    with Reads() as reads:  # that it would be counted
+    with Reads() as reads:  # waits are counted
         upstream_clip_grad_value_(parameters(), None)
     assert len(reads.waits) == 6
 
 
 @pytest.mark.gpu
-def test_no_wait_on_a_gpu():
+def test_no_synchronisation_on_a_gpu():
     ps = [p.detach().cuda().requires_grad_() for p in parameters()]
     for p in ps:
         p.grad = torch.randn_like(p)

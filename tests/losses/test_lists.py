@@ -1,4 +1,4 @@
-"""Lists of logits, and both sides in one batch: one launch, a part for each tensor."""
+"""Lists of logits, and both sides in one batch: one launch, one loss for each tensor."""
 
 import importlib
 
@@ -38,7 +38,7 @@ def test_a_list_takes_one_launch(kernel_device):
 def test_a_long_list_takes_a_launch_for_every_64_tensors(kernel_device, monkeypatch):
     adversarial = importlib.import_module("fastgan.kernels.adversarial")
     assert adversarial.MAX_TERMS == 64
-    if kernel_device.type == "cpu":  # 64 take the interpreter half a minute
+    if kernel_device.type == "cpu":  # 64 take half a minute under the interpreter
         monkeypatch.setattr(adversarial, "MAX_TERMS", 6)
     tensors = adversarial.MAX_TERMS * 2 + 1
     many = [torch.randn(3, device=kernel_device).requires_grad_() for _ in range(tensors)]
@@ -51,7 +51,7 @@ def test_a_long_list_takes_a_launch_for_every_64_tensors(kernel_device, monkeypa
     assert kernels.launch_count() == before + 3
     torch.testing.assert_close(losses, torch.stack([((x - 1) ** 2).mean() for x in many]), rtol=2e-6, atol=0)
     torch.testing.assert_close(loss, losses.sum(), rtol=1e-5, atol=0)
-    (losses * torch.arange(tensors, device=kernel_device)).sum().backward()  # each tensor its own scale
+    (losses * torch.arange(tensors, device=kernel_device)).sum().backward()  # each tensor has its own scale
     for k, x in enumerate(many):
         torch.testing.assert_close(x.grad, k * 2 * (x.detach() - 1) / 3, rtol=5e-6, atol=0)
 
@@ -90,7 +90,7 @@ def test_each_part_of_a_list_can_be_differentiated(device):
 
 @pytest.mark.parametrize("fake_first", [True, False])
 def test_one_batch_of_both_sides(device, fake_first):
-    """SPADE's: nothing is sliced, and the gradient of the batch is one tensor."""
+    """As in SPADE: nothing is sliced, and the gradient of the batch is one tensor."""
     for memory in (torch.contiguous_format, torch.channels_last):
         batches, _ = sides([(7, 2, 9, 8), (7, 2, 3, 3)], torch.float32, device)
         batches = [x.contiguous(memory_format=memory).requires_grad_() for x in batches]

@@ -1,4 +1,4 @@
-"""Feature matching against float64, per element, atol=0; its launches, its memory, and what it says of bad input."""
+"""Feature matching against float64, per element, atol=0; launches, memory and bad input."""
 
 import math
 
@@ -85,7 +85,7 @@ def test_gradcheck_and_gradgradcheck(device):
 
 
 def test_layouts_and_blocks(monkeypatch):
-    """Blocks of the closed form, a rest, a map that lies in memory otherwise than its partner; NaN and infinities."""
+    """Blocks of the closed form, a tail, maps with another layout than their partners; NaN and infinities."""
     monkeypatch.setattr("fastgan.operators.dispatch.forced_backend", "torch")
     a, b = torch.randn(2, 3, 300, 301), torch.randn(2, 3, 300, 301)
     for x, y in (
@@ -130,7 +130,7 @@ def test_nothing_as_large_as_a_map_is_allocated_but_the_gradients(monkeypatch):
     fake, real = (flat(maps(shapes, torch.float32, "cpu", seed)) for seed in (0, 1))
     map_bytes, machine = fake[0].numel() * 4, Cpu(quick=True)
     assert machine.peak_bytes(lambda _: fastgan.feature_matching_loss(fake, real, save="maps")) < 0.05 * map_bytes
-    of_signs = len(fake) / 4 * map_bytes  # a byte for each four of a map
+    of_signs = len(fake) / 4 * map_bytes  # one byte for every four bytes of a map
     assert machine.peak_bytes(lambda _: fastgan.feature_matching_loss(fake, real)) < of_signs + 0.05 * map_bytes
     assert machine.peak_bytes(lambda _: fastgan.feature_matching_value_and_grad(fake, real)) < 3.05 * map_bytes
     assert machine.peak_bytes(lambda _: reference.feature_matching_loss(fake, real)) > 0.9 * map_bytes, (
@@ -180,7 +180,7 @@ LISTS = ("hifigan", "hifigan-attached", "bigvgan-v2", "dac", "encodec", "vits", 
 @pytest.mark.parametrize("name", LISTS)
 def test_lists_of_real_codebases(monkeypatch, name, save):
     """All maps of HiFi-GAN, BigVGAN-v2, DAC, EnCodec, VITS, pix2pixHD and SPADE, with a sixteenth of their channels,
-    against float64; the counts at full size are those of dropin.md, section 3."""
+    against float64."""
     from bench.codebases.matching import BY_NAME
     from bench.suites import matching
 
@@ -206,7 +206,7 @@ def test_the_lists_are_as_long_as_their_codebases():
         "bigvgan-v2": (45, 545.0),
         "dac": (100, 148.3),
         "encodec": (25, 120.9),
-        "vits": (37, 222.1),  # VITS has a scale discriminator of its own, of seven layers
+        "vits": (37, 222.1),  # VITS has another scale discriminator, of seven layers
         "pix2pixhd": (12, 100.3),
         "spade": (8, 12.5),
     }

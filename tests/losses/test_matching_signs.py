@@ -1,4 +1,4 @@
-"""Feature matching that keeps signs and lets the maps go: what maps give, in less memory."""
+"""Feature matching that saves signs and frees the maps: the same results in less memory."""
 
 from importlib import import_module
 
@@ -16,7 +16,7 @@ INF, NAN = float("inf"), float("nan")
 
 
 def on_both_paths(fake, real, detach_real=True, times=3.7):
-    """(loss, gradients) of each `save`."""
+    """(loss, gradients) for each value of `save`."""
     results = []
     for save in ("maps", "signs"):
         leaves = [[[x.clone().requires_grad_() for x in d] for d in side] for side in (fake, real)]
@@ -26,7 +26,7 @@ def on_both_paths(fake, real, detach_real=True, times=3.7):
     return results
 
 
-FEW = [[(1, 4, 341, 2), (1, 16, 51)], [(5,), (1, 1, 1)]]  # a tile and a rest, a rest alone
+FEW = [[(1, 4, 341, 2), (1, 16, 51)], [(5,), (1, 1, 1)]]  # a tile and a tail, a tail alone
 
 
 @pytest.mark.parametrize(
@@ -78,12 +78,12 @@ def test_gradcheck_and_gradgradcheck_of_signs(device):
         )
 
     assert torch.autograd.gradcheck(loss, (weight, *inputs))
-    assert torch.autograd.gradgradcheck(loss, (weight, *inputs))  # d2 / d weight d map goes through the signs
+    assert torch.autograd.gradgradcheck(loss, (weight, *inputs))  # the mixed derivative goes through the signs
 
 
 @pytest.mark.parametrize("side", [0, 1])
 @pytest.mark.parametrize("save", ["maps", "signs"])
-def test_one_side_some_maps_and_several_backwards(device, save, side):
+def test_one_side_some_maps_and_several_backward_passes(device, save, side):
     sides = [flat(maps(FEW, torch.float32, device, seed)) for seed in (0, 1)]
     asked = [x.requires_grad_() for x in sides[side][1:3]]
     loss = fastgan.feature_matching_loss(*sides, detach_real=False, save=save)
@@ -97,7 +97,7 @@ def test_one_side_some_maps_and_several_backwards(device, save, side):
 def test_launches_of_signs(kernel_device, monkeypatch):
     matching = import_module("fastgan.kernels.matching")
     assert matching.MAX_TERMS == 64
-    if kernel_device.type == "cpu":  # the interpreter takes seconds to choose among so many
+    if kernel_device.type == "cpu":  # so many take seconds under the interpreter
         monkeypatch.setattr(matching, "MAX_TERMS", 4)
     most = matching.MAX_TERMS
     for pairs, launches in ((1, 1), (most, 1), (most + 1, 2)):
@@ -126,8 +126,8 @@ def test_signs_let_the_maps_go(device):
 
 @pytest.mark.parametrize("save", ["maps", "signs"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
-def test_memory_of_each_way_to_go_backward(monkeypatch, dtype, save):
-    """Beyond the gradients nothing of the size of a map, but a byte an element if signs are saved."""
+def test_memory_of_each_way_to_save(monkeypatch, dtype, save):
+    """Beside the gradients nothing as large as a map, except a byte for each element if signs are saved."""
     from bench.harness.clock import Cpu
 
     monkeypatch.setattr("fastgan.cpu.blocks.BLOCK", 1 << 12)
@@ -186,7 +186,7 @@ def test_signs_in_any_layout(device):
         torch.testing.assert_close(got_grads[0], grads[0], rtol=1e-6, atol=0)
 
 
-def test_under_transforms_signs_are_maps(device):
+def test_under_transforms_signs_equal_maps(device):
     a, b = torch.randn(4, 9, device=device), torch.randn(4, 9, device=device)
 
     def loss(a, b):
@@ -218,8 +218,8 @@ def test_bad_input_of_save():
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("save", ["maps", "signs"])
-def test_on_a_gpu_nothing_waits_and_hifigans_maps_take_two_launches(save):
-    """At full size, by the allocator; and captured into a graph."""
+def test_on_a_gpu_hifigans_maps_take_two_launches_without_synchronisation(save):
+    """Also the memory at full size, and a captured graph."""
     from bench.codebases.shapes import hifigan_maps
     from bench.harness.clock import Cuda
 

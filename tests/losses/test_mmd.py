@@ -31,7 +31,7 @@ def test_against_float64(device, poisoned, shape, kernel, unbiased):
 
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_against_float64_in_float64(device, poisoned, kernel):
-    """float64 throughout, and bandwidths whose reciprocals float32 does not hold."""
+    """float64 throughout, and bandwidths whose reciprocals are not exact in float32."""
     bandwidths = None if kernel == "energy" else (0.3, 1.7)
     for shape in ((19, 10, 2), (5, 6, 7)):
         check(*samples(*shape, torch.float64, device), bandwidths, kernel=kernel, alpha=1.3)
@@ -39,14 +39,14 @@ def test_against_float64_in_float64(device, poisoned, kernel):
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 def test_half_precision(device, poisoned, dtype):
-    """Gradients scaled in float32, then rounded; beyond one chunk of dimensions added up in float32."""
+    """Gradients are scaled and added up in float32, then rounded."""
     for shape in ((20, 11, 2), (5, 17, 70)):
         check(*samples(*shape, dtype, device), (math.sqrt(shape[2]),), scale=1024.0)
 
 
 @pytest.mark.parametrize("unbiased", [False, True])
 def test_values_of_several_tiles(device, unbiased):
-    """Without a gradient each pair of one sample is met once: tiles on the diagonal, and beyond it."""
+    """Without a gradient each pair within a sample is computed once: tiles on the diagonal, and beside it."""
     for shape in ((70, 3, 2), (2, 70, 6)):
         x, y = samples(*shape, device=device)
         loss, size, *_ = exact(x, y, (2.0,), unbiased=unbiased)
@@ -88,7 +88,7 @@ def test_several_blocks_of_the_closed_form(closed_form, kernel, unbiased):
 
 
 def quantiles(n, mean=0.0):
-    """Phi^-1((i + 1/2) / n): a normal sample without chance."""
+    """Phi^-1((i + 1/2) / n), in place of random normal samples."""
     p = (torch.arange(n, dtype=torch.float64) + 0.5) / n
     return (math.sqrt(2.0) * torch.special.erfinv(2 * p - 1) + mean)[:, None]
 
@@ -111,14 +111,14 @@ def test_closed_forms_of_gaussians(closed_form, mean, energy, gaussian, four):
         for bandwidths, want in ((1.0, gaussian), (None, four), ((4.0, 2.0, 1.0, 0.5), four)):
             assert fastgan.mmd_loss(x, y, bandwidths).item() == pytest.approx(want, rel=2e-3)
         assert fastgan.mmd_loss(x, y, kernel="energy").item() == pytest.approx(energy, rel=2e-3)
-    out = fastgan.mmd_value_and_grad(x, y, 1.0)  # moving x by t changes the loss as -t changes the mean
+    out = fastgan.mmd_value_and_grad(x, y, 1.0)  # moving x by t is moving the mean by -t
     c, width = math.sqrt(1 / 3), 3.0
     slope = -2 * c * mean / width * math.exp(-mean * mean / (2 * width))
     assert out.grad.sum().item() == pytest.approx(slope, rel=2e-3)
 
 
 def test_unbiased_is_zero_in_the_mean(closed_form):
-    """Within 4 standard errors over 40 draws of one distribution; the biased one is above by far more."""
+    """Within 4 standard errors, over 40 draws of one distribution; the biased estimate is far above."""
     for options in (dict(bandwidths=(0.5, 1.0)), dict(kernel="energy"), dict(kernel="rational_quadratic")):
         draws = {False: [], True: []}
         for seed in range(40):
@@ -136,13 +136,13 @@ def test_equal_samples(device):
         out = fastgan.mmd_value_and_grad(x, x.clone(), math.sqrt(d))
         assert abs(out.loss.item()) <= 2e-6 * 4 * out.means[0].item()
         assert out.grad.abs().max() < 1e-6 / 17
-    one = fastgan.mmd_value_and_grad(x[:1], x[:1], kernel="energy")  # coinciding points: no gradient, and no NaN
+    one = fastgan.mmd_value_and_grad(x[:1], x[:1], kernel="energy")  # equal points: no gradient, and no NaN
     assert not one.grad.any() and one.loss == 0
 
 
 def test_points_close_together_and_far_from_zero(device):
-    """Clusters of width 0.01 a distance of 1,000 from zero: differences keep every digit the samples have; products are
-    taken from the block's own middle."""
+    """Clusters of width 0.01 at a distance of 1,000 from zero: differences keep every digit of the samples; products
+    are centred in each block."""
     x, y = (1000.0 + 0.01 * s for s in samples(15, 18, 2, device=device))
     check(x, y, 0.01)
     x, y = (1000.0 + s for s in samples(15, 18, 6, device=device))
@@ -150,7 +150,7 @@ def test_points_close_together_and_far_from_zero(device):
 
 
 def far(kind, device):
-    """Samples whose squares drown the distances that count."""
+    """Samples whose squares are so large that products lose the small distances."""
     x, y = (0.3 * s for s in samples(33, 40, 8, device=device))
     if kind == "apart":
         y += 1e4
@@ -170,7 +170,7 @@ def far(kind, device):
 @pytest.mark.parametrize("kernel", ["gaussian", "rational_quadratic", "energy"])
 @pytest.mark.parametrize("kind", ["apart", "two clusters", "one row", "one row whose square is infinite", "huge"])
 def test_samples_far_apart(device, poisoned, kind, kernel):
-    """More than 4 dimensions, where products are taken: what they lose is taken by differences."""
+    """Beyond 4 dimensions products are used; where they lose digits, differences are."""
     if kernel == "energy" and kind in ("huge", "one row whose square is infinite"):
         pytest.skip("the distances themselves pass float32, squared: infinite, as in eager PyTorch")
     x, y = far(kind, device)
@@ -186,18 +186,18 @@ def test_samples_far_apart(device, poisoned, kind, kernel):
 
 
 def test_images_are_no_samples_far_apart(device):
-    """Points of many dimensions are far from their middle, and as far from each other: products serve them."""
+    """Points of many dimensions are as far from each other as from their middle: products are exact enough."""
     generator = torch.Generator().manual_seed(0)
     x, y = (16 * (2 * torch.rand(n, 48, generator=generator) - 1).to(device) for n in (20, 17))
     exactly = fastgan.mmd_value_and_grad(x, y, kernel="rational_quadratic", precision="exact")
     out = fastgan.mmd_value_and_grad(x, y, kernel="rational_quadratic")
-    assert not torch.equal(out.grad, exactly.grad)  # other sums
+    assert not torch.equal(out.grad, exactly.grad)  # so products were used
     assert_within(out.loss, exactly.loss.double().cpu(), out.means.abs().sum().double().cpu(), torch.float32)
 
 
 def test_error_of_products():
-    """What the documentation says of |x|^2 + |y|^2 - 2 x.y, from a model of the matrix units: tf32 has 10 bits after
-    the leading one; three passes drop the product of the two remainders."""
+    """The documented error of |x|^2 + |y|^2 - 2 x.y, by a model of the matrix units: tf32 has 10 bits after the leading
+    one; three passes drop the product of the two remainders."""
 
     def tf32(v):
         bits = v.float().view(torch.int32)

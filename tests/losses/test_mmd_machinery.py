@@ -1,4 +1,4 @@
-"""Maximum mean discrepancy as a loss is used: derivatives, layouts, launches, memory, the compiler, and bad input."""
+"""Maximum mean discrepancy in use: derivatives, layouts, launches, memory, the compiler, and bad input."""
 
 import importlib
 import inspect
@@ -15,13 +15,13 @@ from fastgan.operators.dispatch import backend_for
 
 
 def kernels_are_fast(device):
-    """Not the interpreter."""
+    """False under the interpreter."""
     return device.type != "cpu" or backend_for(device) == "torch"
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_gradcheck_and_gradgradcheck(device, kernel):
-    """Through the real kernel, in float64. Every partial derivative for the Gaussian, a direction for the others."""
+    """Of the real kernel, in float64: every partial derivative for the Gaussian, one direction for the others."""
     x, y = (s.requires_grad_() for s in samples(3, 2, 2, torch.float64, device))
     bandwidths = None if kernel == "energy" else (0.8, 1.6)
     for unbiased in (False, True) if kernels_are_fast(device) else (kernel != "gaussian",):
@@ -53,7 +53,7 @@ def test_create_graph(closed_form):
         torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-15)
 
 
-def test_only_x_asks_for_a_gradient(device):
+def test_only_x_requires_grad(device):
     x, y = samples(9, 8, 2, device=device)
     x.requires_grad_()
     saved = []
@@ -91,14 +91,14 @@ def test_reruns_are_bit_identical(device):
     x, y = samples(40, 20, 2, device=device)
     first = fastgan.mmd_value_and_grad(x, y, target_gradient=True)
     for _ in range(2):
-        other = fastgan.mmd_loss(x[:5], y)  # fewer programs: a counter that was not reset would never reach its end
+        other = fastgan.mmd_loss(x[:5], y)  # fewer programs: a counter that was not reset would not reach the end
         assert_within(other, *exact(x[:5], y, mmd.BANDWIDTHS)[:2], torch.float32)
         again = fastgan.mmd_value_and_grad(x, y, target_gradient=True)
         assert all(torch.equal(a, b) for a, b in zip(first, again))
 
 
 def test_launches_and_allocations(kernel_device, monkeypatch):
-    """One launch for loss and gradient, one forward and one backward for the drop-in; nothing allocated but results."""
+    """One launch for loss and gradient; one forward and one backward for the drop-in; only results are allocated."""
     x, y = samples(40, 30, 2, device=kernel_device)
     fastgan.mmd_value_and_grad(x, y)
     before, made = kernels.launch_count(), []
@@ -129,7 +129,7 @@ def test_launch_arguments_are_in_the_order_of_the_signature(kernel_device, monke
 
 
 def test_samples_of_many_rows_share_the_programs(kernel_device, monkeypatch):
-    """More blocks of rows than programs: each takes several."""
+    """With more blocks of rows than programs, each program takes several."""
     x, y = samples(40, 33, 2, device=kernel_device)
     want = fastgan.mmd_value_and_grad(x, y, target_gradient=True)
     module = importlib.import_module("fastgan.kernels.mmd")
@@ -290,14 +290,14 @@ def test_bad_input(case, function):
     assert "\n" not in str(caught.value) and kernels.launch_count() == launches
 
 
-def test_one_target_is_enough_where_it_is_not_averaged():
+def test_one_target_is_enough_without_the_target_term():
     fastgan.mmd_loss(GOOD, GOOD[:1], unbiased=True, include_target_term=False)
     with pytest.raises(ValueError, match="grad_scale"):
         fastgan.mmd_value_and_grad(GOOD, GOOD, grad_scale=torch.ones(2))
 
 
 def test_second_derivative_of_a_sample_and_itself():
-    """One tensor twice is two samples: each has its own part."""
+    """One tensor as both samples: both parts of the derivative count."""
     found = []
     for other in (lambda x: x, lambda x: x.clone()):
         x = samples(5, 5, 2, torch.float64)[0].requires_grad_()

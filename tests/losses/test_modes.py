@@ -1,5 +1,5 @@
-"""Tensors and modes that PyTorch's own losses take in stride: inference mode, no gradient, the same tensor twice, sizes
-that change under `torch.compile`."""
+"""Tensors and modes that PyTorch's losses support: inference mode, no gradient, one tensor twice, sizes that change
+under `torch.compile`."""
 
 import pytest
 import torch
@@ -45,7 +45,7 @@ def draw(n=160):
 
 @pytest.mark.parametrize("n", [160, 300_000])
 @pytest.mark.parametrize("name", LOSSES)
-def test_a_side_of_inference_mode_beside_one_that_learns(name, n):
+def test_an_inference_tensor_on_one_side_and_a_gradient_on_the_other(name, n):
     real, fake = draw(n)
     with torch.inference_mode():
         frozen = real.clone()
@@ -59,7 +59,7 @@ def test_a_side_of_inference_mode_beside_one_that_learns(name, n):
 
 
 @pytest.mark.parametrize("name", VALUES)
-def test_value_and_grad_of_inference_mode(name):
+def test_value_and_grad_in_inference_mode(name):
     real, fake = draw()
     want = VALUES[name](real, fake)
     with torch.inference_mode():
@@ -76,7 +76,7 @@ def compiled(function, *arguments, **options):
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_compiled_where_no_gradient_is_asked_for(name):
+def test_compiled_without_a_gradient(name):
     real, fake = draw()
     want = LOSSES[name](real, fake)
     torch.testing.assert_close(compiled(LOSSES[name], real, fake), want, rtol=1e-6, atol=0)
@@ -86,7 +86,7 @@ def test_compiled_where_no_gradient_is_asked_for(name):
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_compiled_of_one_tensor_twice(name):
+def test_compiled_with_the_same_tensor_twice(name):
     x = draw()[0].requires_grad_()
     got, want = compiled(LOSSES[name], x, x), LOSSES[name](x, x)
     torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-7)
@@ -108,7 +108,7 @@ def test_compiled_mmd_of_changing_sizes(d, bandwidths):
         assert torch.equal(torch.autograd.grad(got, x)[0], torch.autograd.grad(want, x)[0])
 
 
-def test_a_derivative_of_torch_func_in_a_compiled_function_is_right_or_refused():
+def test_torch_func_grad_in_a_compiled_function_is_right_or_refused():
     fake = draw()[1]
 
     def slope(x):

@@ -1,4 +1,4 @@
-"""What objectives are called, and what is said of arguments that cannot be."""
+"""The names of objectives, and errors for wrong arguments."""
 
 import pytest
 import torch
@@ -94,7 +94,7 @@ def test_bad_input_is_named(case):
 
 @pytest.mark.parametrize("objective", fastgan.objectives())
 def test_one_call_serves_every_objective(objective):
-    """Of one that does not compare, the real logits change nothing: not even a NaN in them."""
+    """An objective that does not compare the sides ignores the real logits, even NaN."""
     random = torch.Generator().manual_seed(0)
     real, fake = torch.randn(2, 5, generator=random)
     options = {"real_logits": real if fastgan.objectives()[objective].relation else torch.full((3,), torch.nan)}
@@ -116,7 +116,7 @@ MEANT = {
 
 
 @pytest.mark.parametrize("meant", MEANT)
-def test_the_fields_names_are_understood(meant):
+def test_common_names_of_an_objective_are_suggested(meant):
     takes = (
         lambda name: fastgan.discriminator_loss(A, A, name),
         lambda name: fastgan.generator_value_and_grad(A, name),
@@ -130,7 +130,7 @@ def test_the_fields_names_are_understood(meant):
                 call(name)
 
 
-def test_a_name_of_nothing_is_not_guessed_at():
+def test_unknown_names_get_a_suggestion_only_if_one_is_close():
     for name in ("ganeral", "", "xyz", 3, None):
         with pytest.raises(ValueError, match=r"objective: got .*, expected one of 'minimax'"):
             fastgan.generator_loss(A, name)

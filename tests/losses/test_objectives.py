@@ -1,7 +1,7 @@
 """Every objective against float64 autograd of its own formula, per element, atol=0: labels, weights, reductions.
 
-A gradient that is a difference (x - y, or one with an average taken off) is measured against its larger part, where the
-difference itself has lost digits that no float32 logit had.
+The error of a gradient that is a difference (x - y, or minus an average) is relative to its larger part, because the
+difference of float32 logits has lost digits.
 """
 
 import pytest
@@ -23,7 +23,7 @@ SHAPES = {
 
 
 def close_to(got, want, dtype, size):
-    """|got - want| <= 5e-6 of `size`, and an ulp of a half-precision output."""
+    """Compare relative to `size`; half precision also gets the rounding of the output."""
     got, want = got.detach().double().cpu(), want.detach().double().cpu()
     eps = torch.finfo(dtype).eps
     allowed = size.cpu() * (1e-11 if dtype == torch.float64 else 1e-5)
@@ -43,7 +43,7 @@ CASES += [
 
 @pytest.mark.parametrize(("objective", "shapes", "dtype"), CASES, ids=str)
 def test_objective(device, objective, dtype, shapes):
-    """D's and G's loss over a tensor and over lists, both ways, against the reference in float64."""
+    """D's and G's loss of a tensor and of lists, as drop-in and value_and_grad, against the reference in float64."""
     found = fastgan.objectives()[objective]
     real, fake = sides(SHAPES[shapes], dtype, device)
     exact_real, exact_fake = ([x.double().requires_grad_() for x in xs] for xs in (real, fake))
@@ -113,7 +113,7 @@ def test_compiled(device, objective):
 
 
 def test_detached_averages_are_constants(device):
-    """ESRGAN takes the other side's mean out of the graph; PyTorch-GAN's mean is over the batch alone."""
+    """ESRGAN detaches the other side's mean; PyTorch-GAN's mean is over the batch only."""
     (real,), (fake,) = sides([(6, 1, 2, 3)], torch.float64, device)
     for over in ("all", "batch"):
         leaves = [x.clone().requires_grad_() for x in (real, fake)]
@@ -136,7 +136,7 @@ def test_detached_averages_are_constants(device):
 
 @pytest.mark.parametrize("objective", ["minimax", "least_squares"])
 def test_label_tensors(device, objective):
-    """Soft, noisy and blurred labels: one for every logit, or one for each sample."""
+    """Soft, noisy and blurred labels: here one for each sample."""
     for dtype in (torch.float32, torch.bfloat16):
         real, fake = ([x] for x in (xs[0] for xs in sides([(4, 1, 5, 6)], dtype, device)))
         label = torch.rand(4, 1, 1, 1, generator=torch.Generator().manual_seed(1)).to(device)
@@ -154,7 +154,7 @@ def test_label_tensors(device, objective):
 
 
 def test_label_tensors_of_one_number(device):
-    """Ones and zeros, as most code makes them, give what the numbers give; a half is no side, whatever it is."""
+    """Tensors of ones, zeros or halves, as most code makes them, give what the numbers give."""
     (x,), _ = sides([(4, 5)], torch.float32, device)
     x.requires_grad_()
     for criterion in ("sigmoid_cross_entropy", "least_squares", "hinge", "hinge_min", "wasserstein", "squared_hinge"):
@@ -166,7 +166,7 @@ def test_label_tensors_of_one_number(device):
             torch.testing.assert_close(g, w, rtol=2e-5, atol=1e-7)
 
 
-def test_a_loss_of_inference_mode_leaves_nothing_that_training_trips_over():
+def test_training_works_after_a_loss_in_inference_mode():
     (x,), _ = sides([(4, 5)], torch.float32, "cpu")
     for criterion in ("least_squares", "hinge", "hinge_min"):
         with torch.inference_mode():
@@ -180,7 +180,7 @@ def test_a_loss_of_inference_mode_leaves_nothing_that_training_trips_over():
 
 
 def test_weights_and_masks(device):
-    """sum m phi / sum m, with a weight a logit or a sample, and a mask of truth values."""
+    """sum m phi / sum m, with a weight for each sample, and with a boolean mask."""
     (real,), (fake,) = sides([(4, 1, 40, 60)], torch.float32, device)
     generator = torch.Generator().manual_seed(2)
     for m in (torch.rand(4, 1, 1, 1, generator=generator), torch.rand(4, 1, 40, 60, generator=generator) > 0.4):
@@ -197,8 +197,8 @@ def test_weights_and_masks(device):
 
 
 @pytest.mark.parametrize("reduction", ["sum", "none", "sample"])
-def test_masks_of_what_is_no_mean(device, reduction):
-    """Sum m phi is no mean: nothing is divided. A sample's mean is sum m phi / sum m of its own."""
+def test_masks_with_other_reductions(device, reduction):
+    """sum m phi is not divided; the mean of a sample is its sum m phi / sum m."""
     (real,), (fake,) = sides([(4, 30)], torch.float32, device)
     m = torch.rand(4, 30, generator=torch.Generator().manual_seed(2)).to(device) + 0.1
     products = F.relu(1 + fake.double()) * m.double()
@@ -217,7 +217,7 @@ def test_masks_of_what_is_no_mean(device, reduction):
 
 @pytest.mark.parametrize("label", [0.9, 0.25])
 def test_absolute_error_of_a_soft_label_is_expected(device, label):
-    """Labels that are 1 with probability y: y |sigmoid(x) - 1| + (1 - y) |sigmoid(x)|, as the cross-entropy takes y."""
+    """A label is 1 with probability y: y |sigmoid(x) - 1| + (1 - y) |sigmoid(x)|, as in the cross-entropy."""
     (real,), (fake,) = sides([(300,)], torch.float32, device)
     leaf = real.clone().requires_grad_()
     leaf64 = real.double().requires_grad_()
@@ -234,7 +234,7 @@ def test_absolute_error_of_a_soft_label_is_expected(device, label):
 @pytest.mark.parametrize("average_over", ["all", "batch"])
 @pytest.mark.parametrize("objective", [name for name, o in fastgan.objectives().items() if o.relation == "average"])
 def test_half_precision_rounds_both_gradients_of_a_logit_at_once(device, objective, average_over, dtype):
-    """Its own, and the one through the average: they cancel, and under a loss scale one alone would overflow."""
+    """The direct one and the one through the average cancel; under a loss scale each alone would overflow."""
     if average_over == "batch" and objective == "dual_contrastive":
         pytest.skip("it has no average over a batch")
     generator = torch.Generator().manual_seed(5)
@@ -278,7 +278,7 @@ def test_reductions(device):
 
 
 def test_losses_of_every_logit_are_right_in_float64(device):
-    """Where PyTorch's softplus by its default threshold is the identity, and its slope 1."""
+    """At logits where PyTorch's softplus, by its default threshold, is the identity with slope 1."""
     x = torch.tensor([-20.5, -25.0, 20.5, 36.0], dtype=torch.float64, device=device, requires_grad=True)
     loss = fastgan.generator_loss(x, reduction="none")
     want = F.binary_cross_entropy_with_logits(x, torch.ones_like(x), reduction="none")
@@ -287,15 +287,15 @@ def test_losses_of_every_logit_are_right_in_float64(device):
 
 
 def test_a_sample_of_one_logit_has_one_weight(device):
-    """(N,) is as (N, 1): sum m phi / sum m is phi."""
+    """(N,) is treated as (N, 1): sum m phi / sum m is phi."""
     x, m = torch.randn(4, device=device), torch.arange(1.0, 5.0, device=device)
     got = [fastgan.generator_loss(x.reshape(s), fake_weights=m.reshape(s), reduction="sample") for s in (4, (4, 1))]
     torch.testing.assert_close(got[0], got[1], rtol=1e-6, atol=0)
     torch.testing.assert_close(got[0], F.softplus(-x), rtol=1e-6, atol=0)
 
 
-def test_a_weight_of_infinity(device):
-    """A number is two float32 for a float64 kernel: infinity and nothing, not infinity and NaN."""
+def test_an_infinite_weight(device):
+    """A float64 kernel gets a number as two float32: infinity and 0, not infinity and NaN."""
     x = torch.tensor([1.0, -2.0], dtype=torch.float64, device=device)
     for dtype in (torch.float64, torch.float32):
         assert fastgan.generator_loss(x.to(dtype), weight=float("inf")).item() == float("inf")

@@ -21,12 +21,12 @@ def sides(device, *sizes, dtype=torch.float32, seed=0):
     return [(3 * torch.randn(n, generator=generator, dtype=dtype)).to(device) for n in sizes]
 
 
-OTHERS = [pytest.param(t, marks=pytest.mark.slow) for t in (torch.float64, torch.bfloat16)]  # to opcheck as float32
+OTHERS = [pytest.param(t, marks=pytest.mark.slow) for t in (torch.float64, torch.bfloat16)]  # the same for opcheck
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, *OTHERS], ids=str)
 def test_opcheck(device, dtype):
-    """Schema, fake implementation and dispatch of every registered operator, against what it really returns."""
+    """Schema, fake implementation and dispatch of every registered operator, against real results."""
     ops = torch.ops.fastgan
     for sizes in ((6, 9), (1, 3), (5000, 4000)):
         logits = sides(device, *sizes, dtype=dtype)
@@ -68,7 +68,7 @@ def test_compile_fullgraph_with_dynamic_shapes(device, compiler):
             loss = function(real, fake)
             (3 * loss).backward()
             results.append((loss, real.grad, fake.grad))
-        for eager, other in zip(*results):  # of the generated logits, the sum of two gradients of opposite sign
+        for eager, other in zip(*results):  # generated logits: a sum of opposite gradients
             torch.testing.assert_close(other, eager, rtol=1e-6, atol=0 if not eager.dim() else 5e-7 / min(sizes))
 
 
@@ -94,7 +94,7 @@ def test_export(device):
     real, fake = sides(device, 6, 9)
     program = torch.export.export(Loss(), (real, fake))
     assert any(node.target is torch.ops.fastgan.value.default for node in program.graph.nodes)
-    exported = program.module()(real, fake)  # the operator; called directly, so few logits on a CPU have a shorter way
+    exported = program.module()(real, fake)  # eager calls with few logits on a CPU do not use the operator
     torch.testing.assert_close(exported, fastgan.discriminator_loss(real, fake), rtol=1e-6, atol=0)
 
 
@@ -152,7 +152,7 @@ def test_forward_mode_raises_rather_than_return_zero(device):
 
 
 def test_autocast(device):
-    """Nothing is cast: half-precision logits are read as they are, the loss is float32."""
+    """Half-precision logits are not cast; the loss is float32."""
     real, fake = (x.requires_grad_() for x in sides(device, 6, 9, dtype=torch.bfloat16))
     with torch.autocast(device.type, dtype=torch.bfloat16):
         loss = fastgan.discriminator_loss(real, fake)
@@ -179,7 +179,7 @@ def test_launches(kernel_device, sizes):
 
 
 def test_nothing_is_allocated_but_outputs(kernel_device, monkeypatch):
-    """Counted at `torch.empty*`, all a launch calls, once the workspace of its stream exists."""
+    """Count the calls of `torch.empty*`, the only way to allocate, after the workspace exists."""
     real, fake = sides(kernel_device, 6000, 9000)
     fastgan.discriminator_value_and_grad(real, fake)
     made = []
@@ -196,7 +196,7 @@ def test_nothing_is_allocated_but_outputs(kernel_device, monkeypatch):
 
 
 def test_threads(device):
-    """Several threads at once, each with its own logits, get what each gets alone."""
+    """Threads that run at once, with different logits, get the same results as alone."""
     if device.type == "cpu" and backend_for(device) == "triton":
         pytest.skip("Triton's interpreter is not thread-safe: it patches the language module while it runs")
     inputs = [sides(device, 9000 + k, 70, seed=k) for k in range(8)]
@@ -226,7 +226,7 @@ def test_reruns_are_bit_identical(device):
 
 
 def test_launch_arguments_are_in_the_order_of_the_signature(kernel_device, monkeypatch):
-    """A compiled kernel is called with positions alone: arguments, then constants, as the kernel declares them."""
+    """A compiled kernel is called by position: arguments, then constants, in the order of its signature."""
     recorded, before = [], kernels.launch_count()
     adversarial = importlib.import_module("fastgan.kernels.adversarial")
     monkeypatch.setattr(adversarial, "launch", lambda *arguments: recorded.append(arguments))

@@ -89,7 +89,7 @@ def test_wgan_gp_and_dragan():
 
 
 def test_the_finite_difference_is_r1_on_average():
-    """Over 4,000 draws: within 4 standard errors of R1, as large as stated, and the bias that sigma leaves."""
+    """Over 4,000 draws: within 4 standard errors and the bias of sigma; the deviation is as documented."""
     d, x = small_discriminator(), images(4)
     exact = plain_r1(d, x, 1.0).item()
     random = torch.Generator().manual_seed(0)
@@ -100,7 +100,7 @@ def test_the_finite_difference_is_r1_on_average():
     assert 0.9 * (2 / 4) ** 0.5 < draws.std().item() / exact < 1.3 * (2 / 4) ** 0.5, (
         "sqrt(2 / N), as the docstring says"
     )
-    # its gradient points where that of R1 does
+    # its gradient has the direction of R1's
     parameters = list(d.parameters())[:-1]
     want = torch.cat([g.flatten() for g in torch.autograd.grad(plain_r1(d, x, 1.0), parameters)])
     got = 0
@@ -110,7 +110,7 @@ def test_the_finite_difference_is_r1_on_average():
     assert torch.nn.functional.cosine_similarity(got, want, 0) > 0.95
 
 
-def test_the_finite_difference_is_compiled_where_r1_cannot_be():
+def test_the_finite_difference_works_with_a_compiled_d_and_r1_does_not():
     torch._dynamo.reset()
     d, x = small_discriminator(torch.float32), images(4, torch.float32)
 
@@ -127,7 +127,7 @@ def test_the_finite_difference_is_compiled_where_r1_cannot_be():
 
 
 def dead_at_the_second(dtype=torch.float64):
-    """(network, samples): of the second of three samples all four numbers are dead, and their slope is 0."""
+    """(network, samples): for the second of three samples all four outputs are dead, with gradient 0."""
     torch.manual_seed(0)
     network = nn.Sequential(nn.Linear(3, 4, bias=False), nn.ReLU()).to(dtype)
     with torch.no_grad():
@@ -138,7 +138,7 @@ def dead_at_the_second(dtype=torch.float64):
 @pytest.mark.parametrize("center", [None, 0.0, 1.0])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_a_dead_sample_moves_no_weight(center, dtype):
-    """Of every penalty on a norm: the value counts the sample, the gradient is that of the others."""
+    """In every penalty on a norm the sample counts in the value, but adds no gradient."""
     network, x = dead_at_the_second(dtype)
 
     def penalty(x):
@@ -161,7 +161,7 @@ def test_a_dead_sample_moves_no_weight(center, dtype):
 
 @pytest.mark.parametrize("layers", [0, 2])
 def test_path_length_of_a_dead_sample(layers):
-    """Its length is 0, and what it adds to the gradient goes through the mean length alone."""
+    """Its length is 0, and it adds to the gradient only through the mean length."""
     network, x = dead_at_the_second()
     w = (x if not layers else torch.stack([x] * layers, 1)).requires_grad_()
     images = network(w if not layers else w.sum(1))[:, :, None, None].expand(3, 4, 2, 2)
@@ -170,7 +170,7 @@ def test_path_length_of_a_dead_sample(layers):
     noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64) / 2
 
     def plain(weight):
-        """In the weights, with no square root of a sum that is 0."""
+        """The penalty as a function of the weights, without a square root of 0."""
         live = torch.stack([noise[i].sum((1, 2)) @ weight for i in (0, 2)]).norm(dim=1)
         lengths = torch.stack([live[0], live.new_zeros(()), live[1]])
         mean = 0.3 + 0.25 * (lengths.mean() - 0.3)
@@ -220,7 +220,7 @@ def test_approximate_r2_is_approximate_r1_of_generated_data():
 
 
 def test_error_of_the_finite_difference_itself():
-    """Against (v . g)^2 of the same draws, so that what is left is the curvature of D, as the docstring has it."""
+    """Against (v . g)^2 of the same draws: the difference is due to the curvature of D, as documented."""
     d, x = small_discriminator(), images(4)
     leaf = x.clone().requires_grad_()
     (g,) = torch.autograd.grad(d(leaf).sum(), leaf)
@@ -236,7 +236,7 @@ def test_error_of_the_finite_difference_itself():
     assert errors[0.1] < 1e-3 and errors[0.01] < 2e-4 and errors[0.0001] < 2e-6
 
 
-def test_lazy_weighs_what_every_step_would():
+def test_lazy_weights_add_up_to_those_of_every_step():
     for every in (1, 4, 16):
         factors = [penalties.lazy(step, every) for step in range(5 * every)]
         assert factors[0] == every and sum(factor > 0 for factor in factors) == 5
@@ -246,7 +246,7 @@ def test_lazy_weighs_what_every_step_would():
 
 
 class Synthesis(nn.Module):
-    """w -> images, in each of two layers."""
+    """w -> images, with a w for each of two layers."""
 
     def __init__(self, dtype=torch.float64):
         super().__init__()
@@ -279,7 +279,7 @@ def test_path_length_is_that_of_stylegan2():
         torch.zeros((), dtype=torch.float64),
     )
     parameters = list(g.parameters())
-    for seed in range(3):  # the state goes on
+    for seed in range(3):  # the mean length moves on
         noise = torch.randn(4, 3, 4, 6, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
         random = torch.Generator().manual_seed(seed)
         out = fastgan.path_length_penalty(g(w), w, mean, generator=random)
@@ -305,7 +305,7 @@ def test_path_length_second_derivatives():
     assert torch.autograd.gradgradcheck(penalty, (weight,))
 
 
-def test_path_lengths_under_other_codebases_names():
+def test_path_lengths_of_the_drop_ins():
     from fastgan.compat import basicsr, rosinality
 
     g, w = Synthesis(torch.float32), latents(dtype=torch.float32)
@@ -326,7 +326,7 @@ def test_path_lengths_under_other_codebases_names():
     torch.testing.assert_close(basicsr.r1_penalty(d(x), x), plain_r1(d, x, 2.0), rtol=1e-5, atol=0)
 
 
-def test_no_penalty_reads_anything_back(monkeypatch):
+def test_no_penalty_synchronises(monkeypatch):
     """On a GPU the fused reductions are kernels; here the gradients and path lengths are checked."""
     from test_gradients import Reads
 
@@ -358,7 +358,7 @@ def test_bad_input_of_path_lengths_and_schedules():
             call()
 
 
-def test_a_discriminator_that_does_not_look():
+def test_a_discriminator_that_ignores_the_samples():
     """Its logits have a graph, but not to the samples."""
     x, weight = torch.randn(3, 2), torch.randn(3, requires_grad=True)
     for call in (

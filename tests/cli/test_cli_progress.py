@@ -1,4 +1,4 @@
-"""What a run shows while it trains: an estimate, a bar, pictures at the first steps, a film; and what a night costs."""
+"""What a run shows while it trains: the time it will take, a progress bar, grids of samples, a film."""
 
 import io
 import json
@@ -23,7 +23,7 @@ pytest.importorskip("tqdm")
 
 
 @pytest.fixture(autouse=True)
-def here(tmp_path, monkeypatch, one_thread):
+def in_tmp_path(tmp_path, monkeypatch, one_thread):
     monkeypatch.chdir(tmp_path)
 
 
@@ -33,8 +33,8 @@ def frames(path):
 
 
 def test_pictures_of_a_run(tmp_path, capsys):
-    """At steps 0 and 100, at each checkpoint and in a film; among TensorBoard's events as well, once each, also after
-    a resume; and all of it the same as without a stop."""
+    """Grids at steps 0 and 100 and at each checkpoint, in a film, and once each in TensorBoard's events. A resumed run
+    has the same grids as an uninterrupted one."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     rare = ["--save-every", "60", "--metrics-every", "60", "--metrics-samples", "16"]
@@ -77,15 +77,15 @@ def test_the_bar_counts_steps(monkeypatch):
     assert "60/60" in last and "points/s" in last and "error of D" in last, last
 
 
-def test_what_steps_will_take():
+def test_the_estimated_time_of_a_run():
     assert loop.estimate(0.5, 100, 64, "img") == "100 steps will take about 50 s (128 img/s), without evaluation"
     assert loop.estimate(1.0, 100_000, 64, "img").endswith("--steps 28,800 end in a night")
     said = [loop.duration(seconds) for seconds in (0.2, 119, 121, 7_300, 180_000)]
     assert said == ["about 1 s", "about 119 s", "about 2 minutes", "about 2 hours", "about 2 days"]
 
 
-def test_photos_on_a_cpu_need_steps(tmp_path, capsys, monkeypatch):
-    """They are told what it would take; digits and points keep their steps, and so does a run that goes on."""
+def test_photos_on_a_cpu_require_the_option_steps(tmp_path, capsys, monkeypatch):
+    """The error names the time it would take. Digits, points and a resumed run keep their number of steps."""
     (tmp_path / "photos").mkdir()
     for i, pixels in enumerate(np.random.default_rng(0).integers(0, 256, (20, 16, 16, 3), dtype=np.uint8)):
         Image.fromarray(pixels).save(tmp_path / "photos" / f"{i}.png")
@@ -95,14 +95,14 @@ def test_photos_on_a_cpu_need_steps(tmp_path, capsys, monkeypatch):
     assert not (tmp_path / "runs").exists() or not list((tmp_path / "runs").iterdir())
     assert main(["train", "photos", "--size", "16", *SMALL, "--steps", "2", "--out", "run"]) == 0
     assert main(["train", "photos", "--out", "run", "--resume"]) == 0
-    monkeypatch.setattr("fastgan.cli.train.run_steps", lambda *of: 15)  # as if stopped at once
+    monkeypatch.setattr("fastgan.cli.train.run_steps", lambda *of: 15)  # as if stopped early
     for data in ("digits", "ring"):
         assert main(["train", data, *SMALL]) == 0
     assert "of 5,000" in (said := capsys.readouterr().err) and "of 10,000" in said
 
 
 def test_only_pictures_of_the_run_are_read(tmp_path):
-    """No link out of its folder, nothing that is no PNG, nothing of later steps."""
+    """No links out of the folder, only PNG files, no later steps."""
     samples, png = tmp_path / "run" / "samples", pictures.image_grid(torch.zeros(4, 1, 8, 8, dtype=torch.uint8))
     samples.mkdir(parents=True)
     (tmp_path / "secret.png").write_bytes(png)
@@ -122,7 +122,7 @@ def test_only_pictures_of_the_run_are_read(tmp_path):
         assert film.n_frames == 1
 
 
-def test_a_film_has_bounds(monkeypatch):
+def test_a_film_has_a_bounded_size(monkeypatch):
     random = np.random.default_rng(0)
     noise = {i: pictures.image_grid(torch.from_numpy(random.integers(0, 256, (4, 1, 64, 64), np.uint8)))
              for i in range(30)}  # fmt: skip

@@ -1,5 +1,5 @@
-"""Run folders that somebody else has made, or that are damaged: nothing in one runs code, is written or read elsewhere,
-or ends in a traceback."""
+"""Run folders from others, or damaged ones: they run no code, read and write no file outside, and cause no
+traceback."""
 
 import json
 import shutil
@@ -23,7 +23,7 @@ SAMPLE = ("sample", "run", "--count", "3", "--out", "samples.npz")
 
 
 @pytest.fixture(autouse=True)
-def in_a_folder_of_its_own(tmp_path, monkeypatch, one_thread):
+def in_tmp_path(tmp_path, monkeypatch, one_thread):
     monkeypatch.chdir(tmp_path)
 
 
@@ -42,7 +42,7 @@ def run(trained, tmp_path):
 
 
 class Writer(nn.Module):
-    """Code in a file: it writes another file."""
+    """Code in a file of a network: it writes another file."""
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         features = images.flatten(1).float()
@@ -62,7 +62,7 @@ def test_a_run_folder_runs_no_code(tmp_path, capsys, name):
     assert main([*run, "--resume", "--steps", "2"]) == 0
     assert (tmp_path / "victim.txt").read_text() == "years of work"
     assert "fd_random_cnn" in records(tmp_path / "run")[-1]["quality"]
-    if name == "features":  # and the command line may
+    if name == "features":  # the command line may name such a file
         assert f"scored with --{name}, a file that runs code" in capsys.readouterr().err
         assert main([*run, "--resume", "--steps", "3", "--features", "code.pt"]) == 0
         assert "fd_code" in records(tmp_path / "run")[-1]["quality"]
@@ -129,13 +129,13 @@ def test_values_in_config_json(run, capsys, part, name, values):
     ["", "[]", "null", '"x"', "{}", '{"settings": 1, "data": 2}', "[" * 100_000, '{"a":' * 50_000, "\xff"],
     ids=len,
 )
-def test_a_config_json_that_is_none(run, capsys, text):
+def test_content_that_is_no_config_json(run, capsys, text):
     (run / "config.json").write_text(text, encoding="latin1")
     for arguments in (RESUME, SAMPLE):
         assert "run/config.json is damaged or no config of a run (" in refused(capsys, *arguments)
 
 
-def test_names_in_config_json_reach_no_terminal(run, capsys):
+def test_escape_codes_in_config_json_are_not_printed(run, capsys):
     change(run, "data", "source", "\x1b[2Jall well")
     change(run, "data", "fingerprint", "other")
     error = refused(capsys, *RESUME)
@@ -160,7 +160,7 @@ LINES = [
 
 
 def test_broken_lines_in_the_log(run, capsys):
-    """Left out and counted; a last line that was cut short is no news."""
+    """They are skipped and counted, except a last line that was cut short."""
     whole = (run / "metrics.jsonl").read_bytes()
     (run / "metrics.jsonl").write_bytes(b"\n".join([*LINES, whole]) + b'{"step": 2, "lo')
     assert main(list(RESUME)) == 0
@@ -183,7 +183,7 @@ def test_resume_without_a_checkpoint_changes_nothing(run, capsys):
     assert (run / "metrics.jsonl").read_bytes() == log
 
 
-def test_what_is_refused_changes_nothing(run, capsys):
+def test_a_refused_resume_changes_nothing(run, capsys):
     (run / ".left.1.tmp").write_bytes(b"half")
     before = {item: item.read_bytes() for item in run.rglob("*") if item.is_file()}
     assert "--batch: got 32, but run was started with 16" in refused(capsys, *RESUME, "--batch", 32)
@@ -205,7 +205,7 @@ def nan(value):
         (lambda value: value.to("meta"), "is damaged"),
     ],
 )
-def test_weights_that_are_none(run, capsys, changed, message):
+def test_weights_that_cannot_be_used(run, capsys, changed, message):
     checkpoint = torch.load(run / "checkpoint.pt", weights_only=True)
     name = next(iter(checkpoint["ema"]))
     checkpoint["ema"][name] = changed(checkpoint["ema"][name])
