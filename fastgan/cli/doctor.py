@@ -1,4 +1,4 @@
-"""`fastgan doctor`: what this machine has, which backend will run, and whether its numbers are right."""
+"""`fastgan doctor`: what this machine has, which backend runs on it, and whether its numbers are right."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from fastgan.operators.dispatch import backend_for
 
 SIZES = (1, 2, 31, 257, 4_096, 100_003)  # logits a side
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)  # float64 is what the reference is computed in
-# Those whose gradients no subtraction of averages can cancel: their elements are right or wrong by themselves.
+# Without the relativistic averages: subtracting an average can cancel digits, so that an element has no error bound.
 OBJECTIVES = tuple(name for name, objective in fastgan.objectives().items() if objective.relation != "average")
 
-# Largest relative error allowed, in units of the rounding step (eps) of the dtype a number is returned in. A loss is
-# the mean of up to 10^5 terms, returned in float32; a gradient is one term, rounded once.
+# Largest relative error allowed, in units of the rounding step (eps) of the result's dtype. A loss is the mean of up to
+# 10^5 terms, returned in float32; a gradient is one term, rounded once.
 LOSS_STEPS, GRADIENT_STEPS = 32, 16
 
 
@@ -35,7 +35,7 @@ def run_doctor(args: argparse.Namespace) -> int:
         return steps.inspect(args)
     if args.json:
         raise Refused("--json: is for --step module:function")
-    with refusing(), contextlib.suppress(RuntimeError):  # RuntimeError: of a backend that fails here, which is reported
+    with refusing(), contextlib.suppress(RuntimeError):  # RuntimeError: the backend fails here, which examine() reports
         backend_for(torch.device("cpu"))
     return OK if examine() else FAILED
 
@@ -60,8 +60,8 @@ def examine() -> bool:
     known = "; ".join(
         f"{place}: fastgan.patch({name!r})" for name, place in compat.importable([os.getcwd(), *sys.path])
     )
-    print(f"codebases known, here or installed: {known or 'none'}")
-    results = [_examine_device(device) for device in devices]  # of all devices, not only up to the first that fails
+    print(f"codebases that fastgan.patch knows, in this folder or installed: {known or 'none'}")
+    results = [_examine_device(device) for device in devices]  # a list: all devices, also after one that fails
     passed = all(results)
     if passed and len(devices) == 1 and _version("triton") != "not installed" and backend_for(devices[0]) == "torch":
         print("the Triton kernel can be checked here, slowly, through its interpreter:")
@@ -71,7 +71,7 @@ def examine() -> bool:
 
 
 def _training(device: torch.device) -> str:
-    """What a training step can use on a GPU: asked of the device, a graph by capturing and replaying one."""
+    """Which precision and whether CUDA graphs work on a GPU; a small graph is captured and replayed to find out."""
     bfloat16 = torch.cuda.get_device_capability(device)[0] >= 8
     precision = "bfloat16 by default" if bfloat16 else "float32 by default, no fast bfloat16"
     try:
@@ -87,19 +87,19 @@ def _training(device: torch.device) -> str:
     return f"{precision}, {'the step in one CUDA graph' if works else 'CUDA graphs replay wrongly: --no-capture'}"
 
 
-# Optional packages, and what comes with them.
+# Optional packages, and what they add.
 _EXTRAS = (
     ("torchmetrics", "FID and KID with --inception (extra metrics)"),
-    ("datasets", "tables and the hub of Hugging Face as data (extra hub)"),
+    ("datasets", "data from .parquet files and the Hugging Face hub (extra hub)"),
     ("onnxscript", "fastgan export --format onnx (extra export)"),
-    ("huggingface_hub", "a trained generator to and from Hugging Face's hub (extra export)"),
+    ("huggingface_hub", "trained generators to and from the Hugging Face hub (extra export)"),
 )
 
 
 def _examine_device(device: torch.device) -> bool:
     try:
         print(f"{device}: losses are computed by {_BACKEND_NAMES[backend_for(device)]}")
-        interpreted = backend_for(device) == "triton" and device.type != "cuda"  # a thousand times slower
+        interpreted = backend_for(device) == "triton" and device.type != "cuda"  # a thousand times slower: no largest size
         passed = True
         for dtype in DTYPES:
             loss, gradient = self_test(device, dtype, SIZES[:-1] if interpreted else SIZES)
@@ -108,8 +108,7 @@ def _examine_device(device: torch.device) -> bool:
             passed &= fits
             name = str(dtype).removeprefix("torch.")
             print(f"  {name:8}  worst relative error: loss {loss:.1e}, gradient {gradient:.1e}  {_verdict(fits)}")
-    # Whatever a compiler or a driver may raise: it is what the doctor was called for.
-    except Exception as error:
+    except Exception as error:  # a compiler or a driver may raise anything, and the doctor reports it
         print(f"  {type(error).__name__}: {said(error)}  {_verdict(False)}")
         return False
     return passed
@@ -118,9 +117,9 @@ def _examine_device(device: torch.device) -> bool:
 def self_test(device: torch.device, dtype: torch.dtype, sizes: tuple[int, ...] = SIZES) -> tuple[float, float]:
     """The worst relative error of a loss, and of an element of a gradient, against the reference in float64.
 
-    Both ways through the operators are taken: value_and_grad, and loss then backward. Logits are N(0, 4), seeded, with
-    unequal sides; the reference sees them as they are after rounding to `dtype`. An error of a number that underflows
-    in `dtype` counts against its smallest normal number.
+    It tests value_and_grad, and loss followed by backward. Logits are N(0, 4), seeded, with a different number on each
+    side; the reference gets them after they are rounded to `dtype`. If a number underflows in `dtype`, its error is
+    relative to the smallest normal number of `dtype`.
     """
     random = torch.Generator().manual_seed(0)
     worst_loss = worst_gradient = 0.0
@@ -142,7 +141,7 @@ def self_test(device: torch.device, dtype: torch.dtype, sizes: tuple[int, ...] =
                 x.requires_grad_()
             loss = getattr(fastgan, f"{side}_loss")(*here, objective, **options)
             loss.backward()
-            # if positive and negative logits may cancel, an error counts against what was added up
+            # if positive and negative logits can cancel, the error is relative to the sum of their sizes
             size = exact.loss.abs().clamp(min=_summed(logits) if objective in _SIGNED else 0.0)
             worst_loss = max(worst_loss, *((v.cpu() - exact.loss).abs().div(size).item() for v in (out.loss, loss)))
             gradients = [*zip(out.grads, exact.grads), *zip((x.grad for x in here), exact.grads)]

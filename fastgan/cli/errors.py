@@ -1,4 +1,4 @@
-"""What goes wrong, in one line and an exit code; and the signals that stop a run."""
+"""Errors as one line and an exit code, and the signals that stop a run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterator
 import torch
 
 OK, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
-# What PyTorch says in a plain RuntimeError if memory for a tensor is not there, or no number could count it.
+# Texts of the plain RuntimeError that PyTorch raises if there is not enough memory, or the size of a tensor overflows.
 NO_MEMORY = re.compile(
     "can't allocate memory|not enough memory|storage size calculation overflow|numel.*overflow|out of memory"
     "|can't start new thread|resource temporarily unavailable",
@@ -25,13 +25,13 @@ class Refused(Exception):
 
 
 class Failed(Exception):
-    """Something that was fine at the start went wrong: one line for the user, exit code 1."""
+    """An error while running: one line for the user, exit code 1."""
 
 
 @contextlib.contextmanager
 def refusing(options: Collection[str] = ()) -> Iterator[None]:
-    """What goes wrong inside is the input's fault. If a message begins with the name of one of the `options`, it
-    names the option instead, as the user has written it."""
+    """Turn errors inside into `Refused`: the input is wrong. If a message begins with the name of one of the `options`
+    (r1_every), it is replaced by the option as the user writes it (--r1-every)."""
     try:
         yield
     except (ValueError, ImportError, OSError, MemoryError, RuntimeError) as error:
@@ -48,14 +48,16 @@ def as_option(name: str) -> str:
 
 @contextlib.contextmanager
 def failing(again: str = "") -> Iterator[None]:
-    """What goes wrong inside is the machine's fault. Anything else is a bug, and shows its traceback."""
+    """Turn OSError and lack of memory inside into `Failed`. Anything else is a bug, and keeps its traceback.
+
+    again: the command that resumes the run, for the message."""
     try:
         yield
     except (OSError, MemoryError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and not out_of_memory(error):
             raise
-        how = f"; to go on: {again}" if again else ""
-        raise Failed(f"{one_line(error)}; what was saved before stands{how}") from error
+        how = f"; to resume: {again}" if again else ""
+        raise Failed(f"{one_line(error)}; what was saved before is kept{how}") from error
 
 
 def out_of_memory(error: BaseException) -> bool:
@@ -68,7 +70,7 @@ def one_line(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
     if out_of_memory(error):
-        return "out of memory; a smaller --batch, --size or --width takes less"
+        return "out of memory; a smaller --batch, --size or --width needs less"
     return str(error).split("\n")[0]
 
 
@@ -77,14 +79,14 @@ def say(line: str) -> None:
 
 
 def printable(line: str) -> str:
-    """On one line whatever names it holds, and with nothing in it that a terminal would obey."""
+    """The text on one line, with control characters escaped, so that no name in it can control the terminal."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
 
 
 @contextlib.contextmanager
-def speaking() -> Iterator[None]:
-    """Output that does not fail if the terminal knows too few characters. Raises Failed if nobody reads it any
-    more, as with `| head`."""
+def robust_output() -> Iterator[None]:
+    """Escape characters that the terminal's encoding does not have. Raises Failed if the output pipe is closed, as by
+    `| head`."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
@@ -94,15 +96,15 @@ def speaking() -> Iterator[None]:
         finally:
             sys.stdout.flush()
     except BrokenPipeError as error:
-        with contextlib.suppress(OSError, ValueError):  # else Python says it again at its end
+        with contextlib.suppress(OSError, ValueError):  # else Python reports the same error again when it exits
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise Failed("nobody reads the output any more") from error
+        raise Failed("the output pipe was closed") from error
 
 
 @contextlib.contextmanager
 def catching_signals() -> Iterator[list[int]]:
-    """A list that the first Ctrl-C or SIGTERM is put into, so that a step is never left half done. A second one acts as
-    it always does."""
+    """A list to which the first Ctrl-C or SIGTERM is added, so that the step can be completed. A second signal has its
+    usual effect."""
     caught: list[int] = []
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 

@@ -12,12 +12,13 @@ FORMATS = ("safetensors", "onnx", "torchscript", "pt2")
 HELP = """\
 examples:
   fastgan export runs/digits-1 --format onnx                       runs/digits-1/generator.onnx
-  fastgan export runs/digits-1 --format pt2 --out /srv/model.pt2   of torch.export
+  fastgan export runs/digits-1 --format pt2 --out /srv/model.pt2   for torch.export.load
   fastgan export runs/digits-1 --format safetensors                the weights alone
   fastgan export runs/digits-1 --format torchscript                for C++; deprecated by PyTorch
 
-It prints the lines of Python that load the file. All but safetensors are functions of z (N, latent_dim), from N(0, I),
-and give images in [-1, 1], or points in the units of the data. onnx and safetensors need pip install 'fastgan[export]'.
+The command prints the lines of Python that load the file. Except for safetensors, the file is a function of
+z (N, latent_dim), drawn from N(0, I), that returns images in [-1, 1] or points in the units of the data. onnx and
+safetensors need pip install 'fastgan[export]'.
 
 In Python, and for the Hugging Face hub:
   generator = fastgan.load("runs/digits-1"); generator.sample(16, seed=0)
@@ -26,12 +27,12 @@ In Python, and for the Hugging Face hub:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN", help="the run's folder")
-    parser.add_argument("--format", choices=FORMATS, required=True, help="of the file")
-    parser.add_argument("--out", metavar="FILE", help="(default: RUN/generator, with the ending of the format)")
+    parser.add_argument("--format", choices=FORMATS, required=True, help="the file's format")
+    parser.add_argument("--out", metavar="FILE", help="the file (default: RUN/generator and the format's suffix)")
 
 
 def run(args: argparse.Namespace) -> int:
-    from fastgan.training import export  # it brings huggingface_hub, which no other command needs
+    from fastgan.training import export  # here, as it imports huggingface_hub, which other commands do not need
     from fastgan.training.generator import read_generator
 
     with refusing():
@@ -45,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
             raise ValueError(f"--out: got {out}, which is a folder, expected a file")
         if own := config["settings"].get("generator"):
             raise ValueError(
-                f"{path}: its generator is {own}, a network of your own: fastgan.load(run, network) loads it"
+                f"{path}: its generator is {own}, a network of your own: load it with fastgan.load(run, network)"
             )
         generator = read_generator(path, config)
     with failing():

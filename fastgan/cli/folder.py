@@ -19,21 +19,23 @@ from fastgan.cli.errors import BAD_INPUT, as_option, say
 from fastgan.training import trainer
 from fastgan.training.runs import read_config
 
-# What a run may be resumed with another value of, since no number of the training depends on it.
-FREE = (
+# Settings that may differ when a run is resumed: no number of its steps depends on them.
+CHANGEABLE_ON_RESUME = (
     *("steps", "device", "threads", "workers", "capture", "save_every"),
     *("metrics_every", "metrics_samples", "inception", "features"),
 )
-CODE = ("inception", "features")  # files that run code when they are read: never opened because a run names them
-OWN = ("generator", "discriminator", "init")  # what else is never imported or opened because a run names it
+# Settings that name files or modules which run code, or another run. A run's folder may come from anyone, so fastgan
+# opens only what the command line names, never what the run's config names.
+CODE_FILES = ("inception", "features")
+NETWORK_SOURCES = ("generator", "discriminator", "init")
 LOG, EVENTS = "metrics.jsonl", "events.out.tfevents.fastgan"
 FILES = (".lock", "config.json", LOG, EVENTS, "checkpoint.pt", "curves.png", "quality.png", "training.gif")
-LARGEST_GRID = 1 << 24  # bytes of a picture of samples that is read again
-READ = 30  # of them, spread evenly, however many there are
+MAX_GRID_BYTES = 1 << 24  # a larger picture of samples is not read again
+MAX_GRIDS = 30  # pictures of samples that are read again, evenly spread
 
 
 class Place(NamedTuple):
-    """What --out and --resume say. path: None for the next free folder. source: DATA."""
+    """The arguments that say where a run is. path: --out, None for the next free folder. source: DATA."""
 
     path: Path | None
     resume: bool
@@ -44,42 +46,41 @@ class RunFolder:
     """The folder of one run: config.json, metrics.jsonl, TensorBoard events, samples/, curves.png, quality.png and
     checkpoint.pt.
 
-    One process at a time may have it open; that is what the lock on `.lock` says, which the system lifts when the
-    process ends, however it ends. Of processes that train together the first one has it; the others write nothing.
-    Files are replaced whole, except metrics.jsonl and the events, which grow line by line."""
+    Only one process at a time can open it: it locks `.lock`, and the system releases the lock when the process ends,
+    also if it is killed. Of processes that train together, only the first one holds the lock and writes. Files are
+    replaced atomically, except metrics.jsonl and the events, which are appended to."""
 
     def __init__(self, path: Path, config: dict | None, world: trainer.World):
-        self.path, self.config = path, config  # the config of the run to go on with, or None
+        self.path, self.config = path, config  # config: of the run to resume, or None
         self.world, self.writes = world, world.writes
         self.checkpoint = path / "checkpoint.pt"
-        self.kept: list[dict] = []  # of the log, where a run goes on
-        self.records: list[dict] = []  # what was logged of the training, for the curves
-        self.qualities: list[dict] = []  # and of the quality
-        self.quality: dict | None = None  # the last one, if it is of the step where training is
-        self.seconds = 0.0  # of training, when it starts
+        self.kept: list[dict] = []  # the log's records up to the step from which the run resumes
+        self.records: list[dict] = []  # logged records of training steps, for the curves
+        self.qualities: list[dict] = []  # logged records with a quality
+        self.quality: dict | None = None  # the last quality, if it belongs to the current step
+        self.seconds = 0.0  # of training before this start
         self.unreadable: dict[str, int] = {}
         self.saved_step: int | None = None
 
     @property
     def before(self) -> dict:
-        """The settings of the run to go on with, but for what must not be opened because a run names it; none if a run
-        begins."""
+        """The settings of the run to resume, without CODE_FILES and NETWORK_SOURCES; empty for a new run."""
         settings = self.config["settings"] if self.config else {}
-        return {name: value for name, value in settings.items() if name not in (*CODE, *OWN)}
+        return {name: value for name, value in settings.items() if name not in (*CODE_FILES, *NETWORK_SOURCES)}
 
     @classmethod
     @contextlib.contextmanager
     def open(cls, place: Place, given: dict, world: trainer.World) -> Iterator[RunFolder]:
-        """The folder at `place`, locked. given: the settings on the command line, which must be those of the run to go
-        on with. A run goes on with --resume, and if torchrun has started the processes anew and the run is there.
+        """The folder at `place`, locked. given: the settings on the command line, which must equal those of the run to
+        resume. A run is resumed by --resume, or if torchrun has restarted the processes and the run exists.
 
-        Raises ValueError or OSError if it cannot be used. Leaves nothing behind if the run does not start."""
+        Raises ValueError or OSError if it cannot be used. Removes what it created if the run does not start."""
         if place.resume and place.path is None:
-            raise ValueError("--resume: needs --out, the folder of the run to go on with")
+            raise ValueError("--resume: needs --out, the folder of the run to resume")
         if world.size > 1 and place.path is None and int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", 0)):
             raise ValueError("--out: torchrun --max-restarts needs it, to find the run again")
         with contextlib.ExitStack() as stack:
-            path, resume = _of_first(world, lambda: stack.enter_context(_locked(place, world)))
+            path, resume = _from_first_process(world, lambda: stack.enter_context(_locked(place, world)))
             run = cls(path, read_config(path) if resume else None, world)
             if resume:
                 run._check_resumed(place, given)
@@ -89,28 +90,29 @@ class RunFolder:
         settings = self.config["settings"]
         if settings.get("processes", 1) != self.world.size:
             raise ValueError(
-                f"{self.path} was trained by {settings.get('processes', 1)} processes, and is to go on with "
-                f"{self.world.size}; that would not be exact"
+                f"{self.path} was trained by {settings.get('processes', 1)} processes, and cannot be resumed exactly "
+                f"by {self.world.size}"
             )
         for name in settings.keys() & given.keys():
             value, now = settings[name], given[name]
-            if now != value and not (name in FREE and (name != "device" or now.split(":")[0] == value)):
+            may_change = name in CHANGEABLE_ON_RESUME and (name != "device" or now.split(":")[0] == value)
+            if now != value and not may_change:
                 raise ValueError(
-                    f"{as_option(name)}: got {now}, but {self.path} was started with {value} and goes on with that"
+                    f"{as_option(name)}: got {now}, but {self.path} was started with {value} and keeps that value"
                 )
         for name in ("generator", "discriminator"):
             if settings.get(name) and name not in given:
                 raise ValueError(
-                    f"--{name}: {self.path} was started with {settings[name]}, which runs code: give it again to go on"
+                    f"--{name}: {self.path} was started with {settings[name]}, which runs code: give it again to resume"
                 )
         if place.resume and not self.checkpoint.exists():
             raise ValueError(
-                f"{self.checkpoint}: there is no such checkpoint to go on from; to begin again at step 0, name another "
-                "folder, without --resume"
+                f"{self.checkpoint}: there is no such checkpoint to resume from; to start again at step 0, name "
+                "another folder, without --resume"
             )
 
     def check_data(self, data: dict) -> None:
-        """Raises ValueError if the run to go on with was trained on other data, or the processes see different."""
+        """Raises ValueError if the run to resume was trained on other data, or if the processes see different data."""
         if self.world.size > 1:
             seen = [None] * self.world.size
             torch.distributed.all_gather_object(seen, data["fingerprint"])
@@ -124,14 +126,14 @@ class RunFolder:
             )
 
     def read_log(self, step: int) -> None:
-        """What was logged up to `step`, from where training goes on."""
+        """Read the log up to `step`, from which training continues."""
         if not self.writes:
             return
         records, broken = log.read_records(self.path / LOG)
         if broken:
             self.say(f"{self.path / LOG}: {broken} of its lines are no records of a run, and are left out")
         if step == 0 and records:
-            self.say(f"no checkpoint was written yet: training begins again at step 0, and so does {self.path / LOG}")
+            self.say(f"no checkpoint was written yet: training and {self.path / LOG} start again at step 0")
         self.kept = [record for record in records if record["step"] <= step]
         for record in self.kept:
             self._remember(record)
@@ -142,10 +144,10 @@ class RunFolder:
             self.saved_step = step
 
     def start(self, config: bytes) -> None:
-        """Write the config, and the log as far as it was read."""
+        """Write the config and the records that `read_log` has kept."""
         if not self.writes:
             return
-        for leftover in (*self.path.glob(".*.tmp"), *self.path.glob("samples/.*.tmp")):  # of a process that was killed
+        for leftover in (*self.path.glob(".*.tmp"), *self.path.glob("samples/.*.tmp")):  # by a process that was killed
             leftover.unlink()
         (self.path / "samples").mkdir(exist_ok=True)
         self.write("config.json", config)
@@ -172,23 +174,23 @@ class RunFolder:
             raise OSError(error.errno, f"cannot write {self.path / name}: {error.strerror}") from error
 
     def show(self, step: int, png: bytes) -> None:
-        """Keep a picture of samples, in samples/ and among the TensorBoard events."""
+        """Write a picture of samples to samples/ and to the TensorBoard events."""
         self.write(f"samples/step_{step:06d}.png", png)
         self._append(EVENTS, log.event({"step": step, "time": time.time()}, png))
 
     def grids(self, step: int) -> dict[int, bytes]:
-        """The pictures of samples up to a step, in order, `READ` at most. A link or what is no PNG is left out: the
-        folder may come from anyone."""
-        found = {}
+        """The pictures of samples up to a step, in order, at most `MAX_GRIDS`. Links and files that are no PNG are left
+        out: the folder may come from anyone."""
+        paths = {}
         for path in (self.path / "samples").glob("step_*.png"):
             number = path.stem.removeprefix("step_")
-            small = path.is_file() and not path.is_symlink() and path.stat().st_size <= LARGEST_GRID
+            small = path.is_file() and not path.is_symlink() and path.stat().st_size <= MAX_GRID_BYTES
             if small and number.isascii() and number.isdigit() and int(number) <= step:
-                found[int(number)] = path
-        steps = sorted(found)
-        last, count = len(steps) - 1, min(len(steps), READ)
-        chosen = [steps[i * last // max(1, count - 1)] for i in range(count)]
-        return {n: png for n in chosen if log.is_png(png := found[n].read_bytes())}
+                paths[int(number)] = path
+        steps = sorted(paths)
+        last, count = len(steps) - 1, min(len(steps), MAX_GRIDS)
+        spread = [steps[i * last // max(1, count - 1)] for i in range(count)]
+        return {n: png for n in spread if log.is_png(png := paths[n].read_bytes())}
 
     def _remember(self, record: dict) -> None:
         if "quality" in record:
@@ -198,10 +200,10 @@ class RunFolder:
             self.records.append(record)
 
     def note_unreadable(self, problems: list[str]) -> None:
-        """Counts images that could not be read, for the log, and names the first few."""
+        """Count the images that could not be read, for the log, and print the first few."""
         before = self.unreadable.get("unreadable", 0)
         for problem in problems[: max(0, 5 - before)]:
-            say(f"passed over, as it cannot be read: {problem}")
+            say(f"skipped, as it cannot be read: {problem}")
         if problems:
             self.unreadable = {"unreadable": before + len(problems)}
 
@@ -220,7 +222,7 @@ class RunFolder:
 
 @contextlib.contextmanager
 def _locked(place: Place, world: trainer.World) -> Iterator[tuple[Path, bool]]:
-    """The run's folder, with its lock held, and whether its run is to go on."""
+    """The run's folder, with its lock held, and whether its run is resumed."""
     path, resume = place.path, place.resume
     if world.restarts and path is not None and (path / "config.json").is_file():
         resume = True
@@ -240,7 +242,7 @@ def _locked(place: Place, world: trainer.World) -> Iterator[tuple[Path, bool]]:
             created = [folder for folder in (path, *path.parents) if not folder.exists()]
             path.mkdir(parents=True, exist_ok=True)
         unlocked = not (path / ".lock").exists()
-        # not through a link, which could make a file elsewhere
+        # O_NOFOLLOW: a link could create a file elsewhere
         lock = os.fdopen(os.open(path / ".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666), "rb")
     except OSError as error:
         why = "its .lock is a link" if error.errno == errno.ELOOP else error.strerror
@@ -252,11 +254,11 @@ def _locked(place: Place, world: trainer.World) -> Iterator[tuple[Path, bool]]:
             raise ValueError(f"--out: {path} is in use by another process") from error
         try:
             if not resume and any(item.name != ".lock" for item in path.iterdir()):
-                hint = "add --resume to go on with its run, or name" if (path / "config.json").exists() else "name"
+                hint = "add --resume to resume its run, or name" if (path / "config.json").exists() else "name"
                 raise ValueError(f"--out: {path} is not empty; {hint} another folder")
             yield path, resume
         finally:
-            if unlocked and not (path / "config.json").exists():  # never started
+            if unlocked and not (path / "config.json").exists():  # the run did not start
                 with contextlib.suppress(OSError):
                     (path / ".lock").unlink()
                     for folder in created:
@@ -264,8 +266,8 @@ def _locked(place: Place, world: trainer.World) -> Iterator[tuple[Path, bool]]:
 
 
 def check_own_files(path: Path, names: tuple[str, ...] = FILES) -> None:
-    """Raises ValueError if a file of the run in `path`, or its folder of pictures, lies elsewhere: what a run reads
-    and writes is in its folder, whoever made it."""
+    """Raises ValueError if a file of the run in `path`, or its folder of pictures, is a link or of the wrong kind: a
+    run uses files inside its folder only, and the folder may come from anyone."""
     for name in (*names, "samples"):
         item, kind = path / name, "folder" if name == "samples" else "file"
         if item.is_symlink():
@@ -274,8 +276,9 @@ def check_own_files(path: Path, names: tuple[str, ...] = FILES) -> None:
             raise ValueError(f"{item} is no {kind}, expected one of the run's own")
 
 
-def _of_first(world: trainer.World, make: Callable[[], Any]) -> Any:
-    """What the first process makes, for all of them; if it refuses, all do, and one says why."""
+def _from_first_process(world: trainer.World, make: Callable[[], Any]) -> Any:
+    """Call `make` in the first process and return its result in all. If it raises, all end, and only the first one
+    prints the error."""
     if world.size == 1:
         return make()
     message: list = [None, None]
@@ -294,7 +297,7 @@ def _of_first(world: trainer.World, make: Callable[[], Any]) -> Any:
 
 
 def next_free(parent: Path, source: str) -> tuple[Path, list[Path]]:
-    """A new folder, made here so that no other process gets the same, and all folders that were made for it."""
+    """A new folder, and all folders that were created for it. It is created here so that no other process gets it."""
     data = Path(source.removeprefix("hub:")).resolve()
     name = (data.name if data.is_dir() else data.stem) or "data"
     created = [folder for folder in (parent, *parent.parents) if not folder.exists()]

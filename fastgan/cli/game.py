@@ -1,4 +1,4 @@
-"""`fastgan game`: train on a named target, draw what happened, and print it beside what the mathematics says."""
+"""`fastgan game`: train on a named target, draw the result, and print it beside the theory's values."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from fastgan.game.targets import NAMES
 from fastgan.training import trainer
 
 HELP = """\
-targets: gaussian and mixture (two Gaussians) on a line, ring (of 8) and grid (of 25) in the plane
+targets (PAIR): gaussian and mixture (two Gaussians) in one dimension, ring (of 8) and grid (of 25) in two
 
 examples:
   fastgan game mixture                         non-saturating loss and R1, two to three minutes on one CPU core
-  fastgan game ring --direct                   no discriminator: the generator matches the target by MMD
+  fastgan game ring --direct                   no discriminator: the generator minimises the MMD to the target
   fastgan game ring --objective relativistic   relativistic pairing with R1 and R2
-  fastgan game mixture --objective absolute_error --r1 0 --r2 0    the theory's own loss as written: it fails
+  fastgan game mixture --objective absolute_error --r1 0 --r2 0    the theory's own loss without penalties: it fails
 
-The folder then holds game.json, game.gif and game.png: p_t, p_g, the learned D and the best one, D's error against 1/2
-and (1 - TV) / 2. TV, the total variation, is 0 if p_g = p_t; it is measured over cells that p_t gives equal shares
-to. p_g is that of the averaged generator. The error of D is the share of samples that it judges wrongly, 1/2 if it
-cannot tell."""
+The folder then holds game.json, game.gif and game.png. They show the target p_t, the distribution p_g of the averaged
+generator, the learned D beside the best D for this p_g, and D's error beside 1/2 and (1 - TV) / 2. TV, the total
+variation, is 0 if p_g = p_t; it is measured over cells that have equal shares of p_t. The error of D is the share of
+samples that it judges wrongly: 1/2 if it cannot tell true from generated."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,13 +45,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seconds", type=positive, metavar="S", help="stop after S seconds, if that comes first")
     add_setting(parser, "batch", help="samples a step (default 256; mixture: 512)")
     parser.add_argument(
-        "--lr", type=positive, metavar="X", help="Adam's rate at the start (default 0.002; mixture 0.004)"
+        "--lr", type=positive, metavar="X", help="Adam's initial learning rate (default 0.002; mixture: 0.004)"
     )
     parser.add_argument("--r1", type=not_negative, metavar="X", help="weight of the R1 penalty (default 0.1)")
-    parser.add_argument("--r2", type=not_negative, metavar="X", help="of R2 (default 0.1 for relativistic, else 0)")
-    parser.add_argument("--bandwidths", type=positives, metavar="X,Y", help="of MMD, in units of the target's scale")
-    add_setting(parser, "seed", help="of weights, data and noise (default 0)")
-    parser.add_argument("--out", metavar="DIR", help="where results go (default: the next free runs/game-PAIR-N)")
+    parser.add_argument("--r2", type=not_negative, metavar="X", help="weight of R2 (default: relativistic 0.1, else 0)")
+    help = "kernel bandwidths of MMD, in units of the target's scale"
+    parser.add_argument("--bandwidths", type=positives, metavar="X,Y", help=help)
+    add_setting(parser, "seed", help="seed of weights, data and noise (default 0)")
+    parser.add_argument("--out", metavar="DIR", help="the results' folder (default: the next free runs/game-PAIR-N)")
     parser.add_argument("--device", metavar="D", help="cpu, cuda or cuda:N (default: cpu; these networks are small)")
     add_setting(parser, "threads", default=1, help="CPU threads (default 1)")
 
@@ -61,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
         check_packages(("PIL", "pillow"), ("matplotlib", "matplotlib"))
         settings = _settings(args)
         torch.set_num_threads(args.threads)
-        training.make_trainer(settings)  # what it refuses is refused here
+        training.make_trainer(settings)  # only to refuse wrong settings before the folder is made
         folder = _folder(args)
     if warning := too_many_threads(args.threads):
         say(warning)
@@ -91,11 +92,11 @@ def _settings(args: argparse.Namespace) -> training.Settings:
     if objective != "mmd" and args.bandwidths is not None:
         raise ValueError("--bandwidths: is for --direct, which has no discriminator")
     for width in args.bandwidths or ():
-        if not 1e-18 < width < 1e18:  # whose squares float32 knows
+        if not 1e-18 < width < 1e18:  # so that its square is a float32 number
             raise ValueError(f"--bandwidths: got {width}, expected numbers from 1e-18 to 1e18")
     device = device_named("cpu" if args.device is None else args.device)
     check_backend(device)
-    if args.batch is not None:  # what a step keeps of each sample in the two networks: eight maps, and their gradients
+    if args.batch is not None:  # a step keeps eight feature maps of each sample in the two networks, and gradients
         check_memory("--batch", args.batch, args.batch * 16 * 4 * training.Settings._field_defaults["width"], device)
     names = ("steps", "seconds", "batch", "lr", "r1", "r2", "bandwidths", "seed")
     given = {name: getattr(args, name) for name in names}
@@ -103,7 +104,7 @@ def _settings(args: argparse.Namespace) -> training.Settings:
 
 
 def _folder(args: argparse.Namespace) -> Path:
-    """The empty folder that results go into, made if it is not there."""
+    """The empty folder for the results, created if it does not exist."""
     path = None if args.out is None else Path(args.out)
     if args.out == "":
         raise ValueError("--out: got '', expected a folder")
@@ -111,23 +112,23 @@ def _folder(args: argparse.Namespace) -> Path:
         if path is None:
             return next_free(Path("runs"), f"game-{args.pair}")[0]
         path.mkdir(parents=True, exist_ok=True)
-        taken = next(path.iterdir(), None)
+        first_item = next(path.iterdir(), None)
     except OSError as error:
         raise ValueError(f"--out: cannot write to {path or 'runs'}: {error.strerror}") from error
-    if taken is not None:
+    if first_item is not None:
         raise ValueError(f"--out: {path} is not empty; name another folder")
     return path
 
 
 def _play(settings: training.Settings) -> training.Played:
-    spoke = time.monotonic()
+    last_message = time.monotonic()
     bar = data.progress_bar(total=settings.steps, unit=" step", unit_scale=False)
 
     def on_step(step: int) -> None:
-        nonlocal spoke
+        nonlocal last_message
         bar.update(1)
-        if bar.disable and time.monotonic() - spoke > 10:
-            spoke = time.monotonic()
+        if bar.disable and time.monotonic() - last_message > 10:
+            last_message = time.monotonic()
             say(f"step {step:,} of {settings.steps:,}")
 
     with failing(), catching_signals() as signals, bar:
@@ -153,7 +154,7 @@ def _write(path: Path, content: bytes) -> None:
 
 
 def _table(played: training.Played) -> list[str]:
-    """Measured values beside the theory's at the equilibrium, p_g = p_t."""
+    """Lines of measured values beside the theory's at the equilibrium, p_g = p_t."""
     final, goal = played.final, played.target
     rows = []
     if "error" in final:
@@ -190,5 +191,5 @@ def _table(played: training.Played) -> list[str]:
 
 
 def _chance(goal) -> float:
-    """The total variation that as many samples of the target itself would show."""
+    """The total variation that the same number of samples from the target itself would show."""
     return math.sqrt(32 * len(goal.modes) / (2 * math.pi * training.MEASURED))

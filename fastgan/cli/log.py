@@ -1,4 +1,4 @@
-"""metrics.jsonl and the TensorBoard events: what was logged, a record a line."""
+"""The log of a run: metrics.jsonl, one record a line, and the same as TensorBoard events."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from typing import Any
 
 from fastgan.checks import MOST
 
-OF_CLOCK = ("step", "time", "seconds", "seconds_left")
+NOT_PLOTTED = ("step", "time", "seconds", "seconds_left")  # of a record, in TensorBoard
 
 
 def read_records(path: Path) -> tuple[list[dict], int]:
-    """The records in a metrics.jsonl, and how many lines of it are none. A last line that was cut short, as it is when
-    the process ends while it writes, is not counted. No file: no records."""
+    """The records in a metrics.jsonl, and the number of lines that are no records. A last line that is cut short,
+    because the process ended while it wrote, is not counted. No file: no records."""
     if not path.exists():
         return [], 0
     *lines, last = path.read_bytes().split(b"\n")
-    found = [_record(line) for line in lines]
+    parsed = [_record(line) for line in lines]
     if (whole := _record(last)) is not None:
-        found.append(whole)
-    records = [record for record in found if record is not None]
-    return records, len(found) - len(records)
+        parsed.append(whole)
+    records = [record for record in parsed if record is not None]
+    return records, len(parsed) - len(records)
 
 
 def _record(line: bytes) -> dict | None:
@@ -47,7 +47,7 @@ def _record(line: bytes) -> dict | None:
 
 
 def _all_numbers(record: Any) -> bool:
-    """Whether it is an object of names and numbers. A score may be NaN or infinite."""
+    """Whether `record` maps names to numbers. A score may be NaN or infinite."""
     return isinstance(record, dict) and all(
         name.isascii()
         and name.isidentifier()
@@ -65,8 +65,9 @@ def is_png(content: bytes) -> bool:
 
 
 def event(record: dict | None, png: bytes | None = None) -> bytes:
-    """A record as TensorBoard keeps it, or the head of its file, or with `png` a picture of samples. Written here
-    because torch's SummaryWriter writes in a thread, where nobody learns that the disk is full."""
+    """A record as a TensorBoard event; the file's header if `record` is None; a picture of samples if `png` is given.
+
+    torch's SummaryWriter is not used: it writes in a thread, where an error such as a full disk would be lost."""
     from tensorboard.compat.proto.event_pb2 import Event
     from tensorboard.compat.proto.summary_pb2 import Summary
     from tensorboard.summary.writer.record_writer import RecordWriter
@@ -79,7 +80,7 @@ def event(record: dict | None, png: bytes | None = None) -> bytes:
         summary = Summary(value=[Summary.Value(tag="samples", image=image)])
         event = Event(wall_time=record["time"], step=record["step"], summary=summary)
     else:
-        values = record.get("quality", {k: v for k, v in record.items() if k not in OF_CLOCK})
+        values = record.get("quality", {k: v for k, v in record.items() if k not in NOT_PLOTTED})
         prefix = "quality" if "quality" in record else "train"
         scalars = [Summary.Value(tag=f"{prefix}/{name}", simple_value=value) for name, value in values.items()]
         event = Event(wall_time=record["time"], step=record["step"], summary=Summary(value=scalars))

@@ -21,25 +21,25 @@ from fastgan.training import trainer
 from fastgan.training.config import RunConfig
 
 LOG_EVERY = 20  # steps
-TIMED = (4, 20, 2.0)  # first steps that are not timed, and the steps or seconds after them that are
+UNTIMED_STEPS = 4  # the first steps, which are not timed
+TIMED_STEPS, TIMED_SECONDS = 20, 2.0  # then so many steps are timed, or fewer after so many seconds
 NIGHT = 8 * 3600  # seconds
-EARLY = (100, 1_000)  # steps of which there is a picture, beside 0 and those of which there is a checkpoint
-GRID = 64  # images in a picture of the run
-SCATTER = 2_000  # points in one
+EARLY_PICTURES = (100, 1_000)  # steps with a picture, beside step 0 and those with a checkpoint
+GRID_IMAGES, SCATTER_POINTS = 64, 2_000  # in a picture
 Data = datasets.Dataset | datasets.Stream
 
 
 class Unreadable(Exception):
-    """Data that cannot be read any more, between two steps."""
+    """The data cannot be read any more. Raised between two steps."""
 
 
 def run_steps(
     model: trainer.GANTrainer, data: Data, config: RunConfig, run: RunFolder, judge: evaluation.Judge | None
 ) -> int:
-    """The loop. Returns 0, or the number of the signal that stopped it."""
+    """Train until the last step or a signal. Returns 0, or the number of the signal."""
     batch, steps, world = config.batch, config.steps, run.world
-    first, spoke, unit = model.step_number, time.monotonic(), "img" if data.is_images else "points"
-    batches, window, stopped, timed = _batches(model, data, config, run), Window(model), 0, None
+    first, last_message, unit = model.step_number, time.monotonic(), "img" if data.is_images else "points"
+    batches, window, stopped, timed_from = _batches(model, data, config, run), Window(model), 0, None
     bar = datasets.progress_bar(total=steps, initial=first, unit=" step", unit_scale=False, hidden=not world.writes)
     if first == 0 and world.writes:
         show(model, data, run)
@@ -54,72 +54,77 @@ def run_steps(
             window.add(model.step(*real))
             step = model.step_number
             bar.update(1)
-            if step - first == TIMED[0]:
-                finish(model)
-                timed, since = step, time.monotonic()
-            elif timed and step < steps and (step - timed == TIMED[1] or time.monotonic() - since > TIMED[2]):
-                finish(model)
+            if step - first == UNTIMED_STEPS:
+                synchronise(model)
+                timed_from, since = step, time.monotonic()
+            elif (
+                timed_from
+                and step < steps
+                and (step - timed_from == TIMED_STEPS or time.monotonic() - since > TIMED_SECONDS)
+            ):
+                synchronise(model)
                 if not bar.disable:
                     bar.clear()
-                run.say(estimate((time.monotonic() - since) / (step - timed), steps - step, batch * world.size, unit))
-                timed = None
+                seconds = (time.monotonic() - since) / (step - timed_from)
+                run.say(estimate(seconds, steps - step, batch * world.size, unit))
+                timed_from = None
             judged = step == steps or (config.metrics_every and step % config.metrics_every == 0)
             saved = step == steps or step % config.save_every == 0
             if step % LOG_EVERY == 0 or judged or saved:
-                record = window.read()  # the one place where the host waits for the device
+                record = window.read()  # the host waits for the device only here
                 rate = (step - first) * batch * world.size / (clock.seconds() - run.seconds)
                 left = (steps - step) * batch * world.size / rate
                 record |= {"images_per_s": round(rate, 1), "seconds": round(clock.seconds(), 2)}
                 run.log({"step": step, **record, "seconds_left": round(left, 1), **run.unreadable})
                 bar.set_postfix_str(f"{rate:,.0f} {unit}/s  {trainer.describe(record)}", refresh=False)
-                if world.writes and bar.disable and time.monotonic() - spoke > 10:
-                    spoke = time.monotonic()
+                if world.writes and bar.disable and time.monotonic() - last_message > 10:
+                    last_message = time.monotonic()
                     run.say(
                         f"step {step:,} of {steps:,}, {duration(left)} left  {rate:,.0f} {unit}/s  "
                         f"{trainer.describe(record)}"
                     )
-                stopped = _agreed(signals, world)
+                stopped = _signal_of_any_process(signals, world)
             elif world.size == 1 and signals:
                 stopped = signals[0]
-            if world.writes and (judged or saved or step in EARLY):
+            if world.writes and (judged or saved or step in EARLY_PICTURES):
                 with clock.paused():
                     if judged:
                         judge_quality(model, data, judge, run, clock.seconds())
                     if saved:
                         save(model, data, run)
-                    elif step in EARLY:
+                    elif step in EARLY_PICTURES:
                         show(model, data, run)
         if world.writes and stopped:
-            window.read()  # nothing that has diverged is saved
+            window.read()  # raises if training has diverged, so that no diverged state is saved
             save(model, data, run)
         if world.writes and (film := pictures.film(run.grids(model.step_number))):
             run.write("training.gif", film)
     return stopped
 
 
-def finish(model: trainer.GANTrainer) -> None:
-    """Waits for the device, so that the clock says what the steps took."""
+def synchronise(model: trainer.GANTrainer) -> None:
+    """Wait for the device, so that the steps are timed and not only their launches."""
     if model.device.type == "cuda":
         torch.cuda.synchronize(model.device)
 
 
 def estimate(seconds: float, left: int, batch: int, unit: str) -> str:
-    """What the steps that are left will take, at so many seconds a step."""
+    """How long the `left` steps will take, at `seconds` a step."""
     said = f"{left:,} steps will take {duration(seconds * left)} ({batch / seconds:,.0f} {unit}/s), without evaluation"
     return f"{said}; --steps {max(1, int(NIGHT / seconds)):,} end in a night" if seconds * left > NIGHT else said
 
 
 def duration(seconds: float) -> str:
-    """About how long that is, as people say it."""
+    """Rounded, in a unit that suits: about 3 hours."""
     for size, name in ((86_400, "days"), (3_600, "hours"), (60, "minutes")):
         if seconds >= 2 * size:
             return f"about {seconds / size:.0f} {name}"
     return f"about {math.ceil(seconds)} s"
 
 
-def cost(model: trainer.GANTrainer, data: Data, config: RunConfig, source: str) -> str:
-    """Why a training of images on a CPU needs --steps: what the recipe's number of steps would take here, by the time
-    of two steps, after one that is not timed."""
+def why_steps_are_needed(model: trainer.GANTrainer, data: Data, config: RunConfig, source: str) -> str:
+    """Why training on images on a CPU needs --steps: how long the recipe's steps would take here, extrapolated from two
+    steps, after one that is not timed."""
     real = datasets.to_unit(data.some(config.batch)).to(model.device)
     labels = torch.zeros(len(real), dtype=torch.int64, device=model.device) if config.conditional else None
     model.step(real, labels)
@@ -137,15 +142,15 @@ def cost(model: trainer.GANTrainer, data: Data, config: RunConfig, source: str) 
 def _batches(
     model: trainer.GANTrainer, data: Data, config: RunConfig, run: RunFolder
 ) -> Iterator[tuple[Tensor, Tensor | None]]:
-    """What each step sees, without end, on the device. Raises Unreadable if the data cannot be read any more."""
+    """Endless batches (samples, labels) on the device. Raises Unreadable if the data cannot be read any more."""
     batch, of_rank = config.batch, {"rank": run.world.rank, "ranks": run.world.size}
-    seen = functools.partial(datasets.shown, random=model.order, flip=config.flip, **of_rank)
+    prepared = functools.partial(datasets.shown, random=model.order, flip=config.flip, **of_rank)
     if isinstance(data, datasets.Dataset):
         samples = data.samples.to(model.device)
         labels = data.labels.to(model.device) if config.conditional else None
         while True:
             rows = datasets.draw_rows(data.count, batch, model.order, **of_rank)
-            yield seen(samples[rows]), labels[rows] if config.conditional else None
+            yield prepared(samples[rows]), labels[rows] if config.conditional else None
     cuda = model.device.type == "cuda"
     options = {"workers": config.workers, "pin": cuda, **of_rank}
     stream = data.batches(config.seed, batch, model.step_number, **options)
@@ -153,37 +158,37 @@ def _batches(
         while True:
             try:
                 images, labels, problems = next(stream)
-            except (OSError, RuntimeError) as error:  # RuntimeError: of workers that keep dying
+            except (OSError, RuntimeError) as error:  # RuntimeError: the workers keep dying
                 raise Unreadable(one_line(error)) from error
             run.note_unreadable(problems)
             images = images.to(model.device, non_blocking=True)
-            yield seen(images), labels.to(model.device, non_blocking=True) if config.conditional else None
+            yield prepared(images), labels.to(model.device, non_blocking=True) if config.conditional else None
 
 
-def _agreed(signals: list[int], world: trainer.World) -> int:
-    """The signal that one of the processes has got, or 0; all of them stop at the same step."""
-    mine = signals[0] if signals else 0
+def _signal_of_any_process(signals: list[int], world: trainer.World) -> int:
+    """The signal that one of the processes has received, or 0, so that all stop at the same step."""
+    received = signals[0] if signals else 0
     if world.size == 1:
-        return mine
-    flag = torch.tensor(mine, device=world.device)
+        return received
+    flag = torch.tensor(received, device=world.device)
     torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MAX)
     return int(flag)
 
 
 class Window:
-    """The numbers of the steps since they were last read, on the device, so that a step that went wrong is named though
-    the host looks at few."""
+    """The numbers of all steps since the last `read`, kept on the device: if training diverges, `read` names the first
+    bad step, although the host does not synchronise at every step."""
 
     def __init__(self, model: trainer.GANTrainer):
         self.model, self.names, self.rows = model, [], []
 
     def add(self, values: dict[str, Tensor]) -> None:
         self.names = list(values)
-        self.rows.append(torch.stack([v.float() for v in values.values()]))  # a copy: the next step writes there
+        self.rows.append(torch.stack([v.float() for v in values.values()]))  # a copy: the next step overwrites values
 
     def read(self) -> dict[str, float]:
-        """The last step's numbers, the mean of all processes', which must all ask. Raises TrainingDiverged, naming the
-        first step with one that is not finite."""
+        """The last step's numbers, averaged over the processes, which must all call this. Raises TrainingDiverged,
+        naming the first step with a number that is not finite."""
         if not self.rows:
             return {}
         table = torch.stack(self.rows)
@@ -197,7 +202,7 @@ class Window:
 
 
 class Clock:
-    """Seconds of training: what was before, and what has passed since, without pauses."""
+    """Seconds of training: those before this start, plus those since, without pauses."""
 
     def __init__(self, before: float):
         self.started = time.monotonic() - before
@@ -213,27 +218,27 @@ class Clock:
 
 
 def show(model: trainer.GANTrainer, data: Data, run: RunFolder) -> None:
-    """A picture of what the averaged generator makes of the same z at every step."""
+    """Write a picture of the averaged generator's samples, from the same z at every step."""
     trained = [p for part in (model.generator, model.discriminator) if part is not None for p in part.parameters()]
     if not all(p.isfinite().all() for p in trained):
         raise trainer.TrainingDiverged(model.step_number, {"a weight": math.nan})
     if data.is_images and model.config.classes:  # a row a class
-        rows = min(model.config.classes, GRID // 4)
-        labels = torch.arange(rows).repeat_interleave(GRID // rows)
+        rows = min(model.config.classes, GRID_IMAGES // 4)
+        labels = torch.arange(rows).repeat_interleave(GRID_IMAGES // rows)
         samples = datasets.to_uint8(model.sample(len(labels), labels=labels))
-        picture = pictures.image_grid(samples, columns=GRID // rows)
+        picture = pictures.image_grid(samples, columns=GRID_IMAGES // rows)
     elif data.is_images:
-        picture = pictures.image_grid(datasets.to_uint8(model.sample(GRID)))
+        picture = pictures.image_grid(datasets.to_uint8(model.sample(GRID_IMAGES)))
     else:
         picture = pictures.scatter(
-            datasets.to_points(model.sample(SCATTER).cpu(), data.mean, data.scale),
-            datasets.to_points(data.some(SCATTER), data.mean, data.scale),
+            datasets.to_points(model.sample(SCATTER_POINTS).cpu(), data.mean, data.scale),
+            datasets.to_points(data.some(SCATTER_POINTS), data.mean, data.scale),
         )
     run.show(model.step_number, picture)
 
 
 def save(model: trainer.GANTrainer, data: Data, run: RunFolder) -> None:
-    """Pictures first, the checkpoint last: where it is, everything up to its step is."""
+    """Write the pictures, then the checkpoint: if it exists, so does everything up to its step."""
     if not run.writes:
         return
     show(model, data, run)
@@ -248,12 +253,12 @@ def save(model: trainer.GANTrainer, data: Data, run: RunFolder) -> None:
 def judge_quality(
     model: trainer.GANTrainer, data: Data, judge: evaluation.Judge, run: RunFolder, seconds: float
 ) -> dict[str, float]:
-    """How good the averaged generator is, logged and returned: with labels as the data have them. Raises
-    TrainingDiverged if it gives no numbers."""
+    """Score samples of the averaged generator, log the scores and return them. Labels are drawn from the data's. Raises
+    TrainingDiverged if a sample is not finite."""
     labels = None
     if model.config.classes:
-        chosen = torch.randint(data.count, (judge.count,), generator=torch.Generator().manual_seed(1))
-        labels = data.labels[chosen]
+        rows = torch.randint(data.count, (judge.count,), generator=torch.Generator().manual_seed(1))
+        labels = data.labels[rows]
     generated = model.sample(judge.count, seed=1, labels=labels)
     if not generated.isfinite().all():
         raise trainer.TrainingDiverged(model.step_number, {"a generated sample": math.nan})

@@ -1,5 +1,6 @@
-"""What the command line names as MODULE:NAME: a network's class, a training step. Only the command line does: nothing
-that a run's folder names is imported."""
+"""Imports of what the command line names as MODULE:NAME: a network's class or a training step.
+
+Only names from the command line are imported, never names from a run's folder."""
 
 from __future__ import annotations
 
@@ -17,7 +18,7 @@ from fastgan.inspection.places import kind
 
 
 def find(option: str, named: str, expected: str) -> Callable[..., Any]:
-    """The class or function that `named` says. Modules are looked for in the folder of the command first.
+    """Import the class or function `named`, MODULE:NAME. Modules are looked for in the current directory first.
 
     Raises Refused, naming the option, if there is none."""
     module, colon, path = named.partition(":")
@@ -27,23 +28,23 @@ def find(option: str, named: str, expected: str) -> Callable[..., Any]:
     if here not in sys.path:
         sys.path.insert(0, here)
     with refusing_errors_of(option, module):
-        found: Any = importlib.import_module(module)
+        target: Any = importlib.import_module(module)
     for part in path.split("."):
-        if not hasattr(found, part):
+        if not hasattr(target, part):
             raise Refused(f"{option}: {module} has no {path!r}, expected {expected}")
-        found = getattr(found, part)
-    if not callable(found):
-        raise Refused(f"{option}: {named} is of type {type(found).__name__}, expected {expected}")
-    return found
+        target = getattr(target, part)
+    if not callable(target):
+        raise Refused(f"{option}: {named} is of type {type(target).__name__}, expected {expected}")
+    return target
 
 
 @contextlib.contextmanager
 def refusing_errors_of(option: str, what: str) -> Iterator[None]:
-    """What the user's code raises, in one line with the line of theirs that it came from."""
+    """Turn an error of the user's code into `Refused`: one line, with the file and line of the user that raised it."""
     try:
         yield
-    except (Exception, SystemExit) as error:  # an import runs the module, which may raise anything, or end
+    except (Exception, SystemExit) as error:  # an import runs the module, which may raise anything, or exit
         frames = traceback.extract_tb(error.__traceback__)
-        theirs = [f for f in frames if kind(f.filename) == "user"]
-        at = f" at {theirs[-1].filename}:{theirs[-1].lineno}" if theirs else ""
+        of_user = [f for f in frames if kind(f.filename) == "user"]
+        at = f" at {of_user[-1].filename}:{of_user[-1].lineno}" if of_user else ""
         raise Refused(f"{option}: {what} raised {type(error).__name__}{at}: {said(error)}") from error

@@ -1,4 +1,4 @@
-"""Options made from settings, and argument types of numbers that say what was expected."""
+"""Options made from the settings of a run, and argument types for numbers."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from fastgan.checks import MOST, Whole, shortened
 from fastgan.training import recipes
 from fastgan.training.config import SETTINGS
 
-DIGITS = recipes.find(None, 8)  # whose settings stand in --help
+DIGITS = recipes.find(None, 8)  # the recipe whose defaults --help shows
 
 
 def add_settings(parser: argparse.ArgumentParser) -> None:
-    """Adds the option of every setting of a run that has one, in the groups that the settings name."""
+    """Add an option for every setting that has a help text, in the groups that the settings name."""
     shown = {name: f.metadata["group"] for name, f in SETTINGS.items() if f.metadata["help"]}
     for title in dict.fromkeys(["", *shown.values()]):
         group = parser.add_argument_group(title) if title else parser
@@ -22,8 +22,8 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
             add_setting(group, name, help=SETTINGS[name].metadata["help"].format(getattr(DIGITS, name)))
 
 
-def add_setting(parser, name: str, **said) -> None:
-    """Adds the option of one setting, with its type and limits; others may say other things of it."""
+def add_setting(parser, name: str, **overrides) -> None:
+    """Add the option of one setting, with its type and limits. overrides: arguments of `add_argument` to replace."""
     f = SETTINGS[name]
     kind, check, metavar = f.type.split(" ")[0], f.metadata["check"], f.metadata["shown"]
     if kind == "bool":
@@ -34,11 +34,11 @@ def add_setting(parser, name: str, **said) -> None:
         options = {"type": float, "metavar": metavar}
     else:
         options = {"metavar": metavar} if metavar else {"choices": [c for c in check.choices if c is not None]}
-    parser.add_argument(f"--{name.replace('_', '-')}", **{**options, **said})
+    parser.add_argument(f"--{name.replace('_', '-')}", **{**options, **overrides})
 
 
 def whole(low: int = 1, high: int = MOST) -> Callable[[str], int]:
-    """The argument type of whole numbers from `low` to `high`."""
+    """An argument type: whole numbers from `low` to `high`."""
 
     def parse(text: str) -> int:
         try:

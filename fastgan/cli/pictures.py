@@ -1,5 +1,4 @@
-"""Sample grids, scatter plots, training curves and the film of them, as PNG and GIF bytes: whoever asks decides where
-they go."""
+"""Sample grids, scatter plots, training curves and the animation of a run, as PNG and GIF bytes."""
 
 from __future__ import annotations
 
@@ -13,18 +12,17 @@ from fastgan.data import needs
 from fastgan.evaluation import label_of
 
 LN2 = math.log(2)
-# What they mean, said where they appear.
 ERROR_OF_D = "error of D: the share of samples that D judges wrongly; 0.5: D cannot tell real from generated"
-NAMED = {"high_quality": "within 3 std of a mode"}
+LABELS = {"high_quality": "within 3 std of a mode"}  # of scores whose name does not explain them
 FILM_SIDES, FILM_BYTES = (544, 272, 136), 3_000_000  # 30 frames of noise have 0.7 MB at the smallest
-SHOW_FOR, HOLD_FOR = 250, 2_000  # milliseconds a frame, and the last one
+SHOW_FOR, HOLD_FOR = 250, 2_000  # milliseconds: a frame, and the last frame
 
 
 def image_grid(images: Tensor, columns: int | None = None, min_side: int = 64) -> bytes:
-    """uint8 images (N, C, H, W), C 1 or 3, side by side from the top left, row by row; a PNG.
+    """A PNG of uint8 images (N, C, H, W), C 1 or 3, in a grid, row by row from the top left.
 
-    columns: None makes it as square as it can. Images below `min_side` pixels are enlarged by a whole factor, each
-    pixel to a square, so that a grid of 8x8 digits can be looked at."""
+    columns: None for a grid that is as square as possible. Images of fewer than `min_side` pixels a side are enlarged
+    by a whole factor, so that 8x8 digits can be recognised."""
     try:
         from PIL import Image
     except ImportError as error:
@@ -44,9 +42,9 @@ def image_grid(images: Tensor, columns: int | None = None, min_side: int = 64) -
 
 
 def film(grids: dict[int, bytes]) -> bytes:
-    """Pictures by step, as PNG, one after the other with the step above each; a GIF.
+    """A GIF of PNG pictures {step: PNG}, one after the other, with the step above each.
 
-    Made smaller until it has at most `FILM_BYTES`. Empty if Pillow can read none of them."""
+    The pictures are reduced until it has at most `FILM_BYTES`. Empty if Pillow can read none of them."""
     try:
         from PIL import Image, ImageDraw
     except ImportError as error:
@@ -75,7 +73,7 @@ def film(grids: dict[int, bytes]) -> bytes:
 
 
 def scatter(points: Tensor, real: Tensor | None = None) -> bytes:
-    """Generated points (N, d) over real ones (M, d), in the first two coordinates, or histograms for d = 1; a PNG."""
+    """A PNG of generated points (N, d) over real ones (M, d), in the first two coordinates; histograms if d = 1."""
     figure, save = _figure(5, 5)
     axes = figure.subplots()
     sides = [("real", real, "0.6"), ("generated", points, "tab:red")]
@@ -97,10 +95,10 @@ def scatter(points: Tensor, real: Tensor | None = None) -> bytes:
 
 
 def curves(records: list[dict], cross_entropy: bool = True) -> bytes:
-    """Losses of D and G and D's expected error over the steps, from the records of `metrics.jsonl`; a PNG.
+    """A PNG of the losses of D and G and of D's expected error over the steps, from the records of `metrics.jsonl`.
 
-    Every record is drawn pale, their running mean over a fiftieth of the run strong. cross_entropy marks ln 2, the
-    loss of either network where D cannot tell (in halves, and for the generator's non-saturating loss)."""
+    The records are pale lines, their running mean over a fiftieth of the run is a strong one. cross_entropy: mark ln 2,
+    the loss of both networks if D cannot tell (D's with weight 1/2; G's if it is the non-saturating loss)."""
     figure, save = _figure(8, 6)
     top, bottom = figure.subplots(2, 1, sharex=True)
     step = np.array([r["step"] for r in records])
@@ -126,8 +124,8 @@ def curves(records: list[dict], cross_entropy: bool = True) -> bytes:
 
 
 def quality(records: list[dict]) -> bytes:
-    """Coverage, precision and recall, and below them the distances, over the time of training (evaluation and saving
-    not counted), from the records of `metrics.jsonl` that hold a `quality`; a PNG."""
+    """A PNG of coverage, precision and recall, and below them the distances, over the training time (without evaluation
+    and saving), from the records of `metrics.jsonl` that have a `quality`."""
     figure, save = _figure(8, 6)
     top, bottom = figure.subplots(2, 1, sharex=True)
     seconds = [r.get("seconds", 0.0) for r in records]
@@ -139,7 +137,7 @@ def quality(records: list[dict]) -> bytes:
         for name in names:
             if name in last:
                 value = [r["quality"].get(name, math.nan) for r in records]
-                label = f"{NAMED.get(name) or label_of(name)} ({last[name]:.3g} now)"
+                label = f"{LABELS.get(name) or label_of(name)} ({last[name]:.3g} now)"
                 axes.plot(time, value, marker="o", markersize=3, label=label)
         axes.grid(alpha=0.2, which="both")
         _legend_above(axes)
@@ -155,12 +153,12 @@ def quality(records: list[dict]) -> bytes:
 
 
 def _legend_above(axes, **options) -> None:
-    """Where no data are."""
+    """Put the legend above the axes, where it covers no data."""
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=4, fontsize=8, frameon=False, **options)
 
 
 def _running_mean(value: np.ndarray, window: int) -> np.ndarray:
-    """The mean of the last `window` values, of fewer at the beginning."""
+    """The mean of the last `window` values, or of fewer at the beginning."""
     total = np.concatenate([[0.0], np.cumsum(value)])
     last = np.arange(1, len(value) + 1)
     first = np.maximum(last - window, 0)
@@ -168,14 +166,14 @@ def _running_mean(value: np.ndarray, window: int) -> np.ndarray:
 
 
 def _figure(width: float, height: float):
-    """A figure without pyplot, which would keep it alive and look for a display, and a function that gives its PNG."""
+    """A figure, and a function that returns it as PNG. Without pyplot, which would keep it alive and need a display."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ImportError(needs("matplotlib")) from error
     figure = Figure(figsize=(width, height), dpi=110)
-    # An inch for the labels; a layout engine draws all twice.
+    # An inch for the labels, by hand: a layout engine would draw everything twice.
     figure.subplots_adjust(left=0.95 / width, right=1 - 0.2 / width, top=0.9, bottom=0.1, hspace=0.2)
     FigureCanvasAgg(figure)
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fastgan import data as datasets
-from fastgan.cli import own, pictures
+from fastgan.cli import pictures, user_networks
 from fastgan.cli.checks import check_memory, check_packages
 from fastgan.cli.errors import OK, failing, printable, refusing
 from fastgan.cli.folder import check_own_files
@@ -23,7 +23,7 @@ PNG_LIMIT = 10_000  # samples in one PNG
 
 
 def sample(args: argparse.Namespace) -> int:
-    from fastgan.training.generator import read_generator  # it brings huggingface_hub, which no other command needs
+    from fastgan.training.generator import read_generator  # here, as it imports huggingface_hub
 
     with refusing():
         path = Path(args.run)
@@ -46,27 +46,27 @@ def sample(args: argparse.Namespace) -> int:
         labels = _labels(args.label, args.count, classes, config["data"].get("classes", ()))
         network = None
         if args.generator:
-            about = {name: config["settings"].get(name) for name in ("latent_dim", "width", "networks", "classes")}
-            network = own.network("--generator", args.generator, {"sample_shape": shape, **about})
-        # z, and each sample as bytes or float32, once in parts and once joined
-        of_one = 4 * latent_dim + 2 * int(np.prod(shape)) * (1 if len(shape) == 3 else 4)
-        check_memory("--count", args.count, args.count * of_one)
+            arguments = {name: config["settings"].get(name) for name in ("latent_dim", "width", "networks", "classes")}
+            network = user_networks.make_network("--generator", args.generator, {"sample_shape": shape, **arguments})
+        # of one: z, and the sample as bytes or float32, in parts and once more when these are joined
+        needed = 4 * latent_dim + 2 * int(np.prod(shape)) * (1 if len(shape) == 3 else 4)
+        check_memory("--count", args.count, args.count * needed)
         generator = read_generator(path, config, network)
     with failing():
         is_images = len(shape) == 3
         parts = trainer.generate(generator, latent_dim, args.count, args.seed, classes=classes, labels=labels)
         samples = torch.cat([datasets.to_uint8(part) if is_images else part for part in parts])
-        if network is not None and not is_images:  # a network of fastgan's gives the units of the data itself
+        if network is not None and not is_images:  # fastgan's own networks return points in the units of the data
             samples = datasets.to_points(samples, torch.tensor(config["data"]["mean"]), config["data"]["scale"])
         if out.suffix == ".png" and is_images:
-            in_turn = classes if labels is None and classes and classes <= args.count else None  # a column a class
-            content = pictures.image_grid(samples, columns=in_turn)
+            columns = classes if labels is None and classes and classes <= args.count else None  # one a class
+            content = pictures.image_grid(samples, columns=columns)
         elif out.suffix == ".png":
             content = pictures.scatter(samples)
         else:
             file = io.BytesIO()
-            told = torch.arange(args.count) % classes if labels is None and classes else labels
-            np.savez_compressed(file, **_arrays(samples), **({} if told is None else {"labels": told.numpy()}))
+            drawn = torch.arange(args.count) % classes if labels is None and classes else labels
+            np.savez_compressed(file, **_arrays(samples), **({} if drawn is None else {"labels": drawn.numpy()}))
             content = file.getvalue()
         if args.out is None:
             out.parent.mkdir(exist_ok=True)
@@ -77,11 +77,11 @@ def sample(args: argparse.Namespace) -> int:
 
 
 def _labels(label: str | None, count: int, classes: int | None, names: Sequence[str]) -> Tensor | None:
-    """`count` times the class that is asked for, None for all in turn. Raises ValueError if there is no such class."""
+    """`count` times the class of --label; None, all classes in turn, without it. Raises ValueError for other labels."""
     if label is None:
         return None
     if classes is None:
-        raise ValueError(f"--label: got {label}, but the run was trained without labels; fastgan train --conditional")
+        raise ValueError(f"--label: got {label}, but the run was trained without --conditional")
     if label in names:
         number = names.index(label)
     elif label.isdecimal() and int(label) < classes:

@@ -1,4 +1,4 @@
-"""`fastgan doctor --step module:function`: the verdict of `fastgan.inspect_step` on a step of the user's."""
+"""`fastgan doctor --step module:function`: the report of `fastgan.inspect_step` on the user's training step."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from fastgan.inspection import inspect_step
 
 
 def inspect(args: argparse.Namespace) -> int:
-    """Exit code 1 if there are findings that cost something, and not only notes."""
+    """Print the report. Exit code 1 if there are findings, and not only notes."""
     step = find("--step", args.step, "module:function, as in train:make_step")
-    with refusing_errors_of("--step", args.step), contextlib.redirect_stdout(sys.stderr):  # its prints are no report
+    with refusing_errors_of("--step", args.step), contextlib.redirect_stdout(sys.stderr):  # the user's prints
         made = step()
         report = inspect_step(made if callable(made) else step)
     print(json.dumps(report.to_dict(), indent=1) if args.json else report)

@@ -1,11 +1,11 @@
 """How close generated data is to real data, without downloading anything.
 
-All distances are taken between *features*: for points the points themselves, for digits the last hidden layer of a
-small network trained on real digits, for other images a fixed random network, a network of yours, or Inception if
-its weights are there. Feature arrays are float tensors of shape (N, d).
+All distances are between *features*: for points the points themselves; for digits the last hidden layer of a small
+network trained on real digits; for other images the output of a fixed random network, of your own network, or of
+Inception if you have its weights. Feature arrays are float tensors of shape (N, d).
 
-A number carries the name of its features: `fd_digits_cnn` is the Fréchet distance FD(digits-cnn). `fid` and `kid` are
-said only of Inception's features, and are what torchmetrics computes.
+A score carries the name of its features: `fd_digits_cnn` is the Fréchet distance FD(digits-cnn). Only distances between
+Inception's features are called `fid` and `kid`; torchmetrics computes them.
 """
 
 from fastgan.evaluation.features import (

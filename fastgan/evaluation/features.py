@@ -1,4 +1,4 @@
-"""Networks that turn images into features, and FID and KID of Inception's."""
+"""Networks that turn images into features, and FID and KID of Inception's features."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from fastgan.evaluation.scores import MANIFOLD_LIMIT, manifold_scores
 
 
 class RandomFeatures(nn.Module):
-    """Images (N, C, H, W) in [-1, 1], of 8 pixels or more -> (N, 64), by convolutions of fixed random weights. Crude,
-    but the same for everyone and for every kind of image (Naeem et al. 2020, section 4: a random embedding tells as
-    well where images are far from ImageNet's)."""
+    """Images (N, C, H, W) in [-1, 1], H and W at least 8 -> (N, 64), by convolutions with fixed random weights. Crude,
+    but the same on every machine and for every kind of image (Naeem et al. 2020, section 4: a random embedding
+    judges images unlike ImageNet's as well)."""
 
     name = "random_cnn"
 
@@ -45,11 +45,11 @@ class RandomFeatures(nn.Module):
 
 
 class NetworkFile(nn.Module):
-    """A network of a TorchScript file: uint8 images (N, 3, H, W) -> (N, d) features. Takes images (N, C, H, W) in
-    [-1, 1], C 1 or 3.
+    """Features (N, d) of images (N, C, H, W) in [-1, 1], C 1 or 3, by the network in a TorchScript file, which is
+    called with uint8 images (N, 3, H, W).
 
-    If the network has an argument `return_features`, as StyleGAN's inception-2015-12-05.pt has, it is set.
-    Raises ValueError, naming the option that the file was given by, if it holds no such network."""
+    If the network has an argument `return_features`, as StyleGAN's inception-2015-12-05.pt has, it is set to True.
+    Raises ValueError, naming `option`, if the file holds no such network."""
 
     def __init__(self, path: str | os.PathLike, option: str = "--features"):
         super().__init__()
@@ -57,10 +57,10 @@ class NetworkFile(nn.Module):
             raise ValueError(f"{option}: {path} does not exist, expected a network in a TorchScript file")
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore", DeprecationWarning)  # of TorchScript, in which such files are published
+                warnings.simplefilter("ignore", DeprecationWarning)  # TorchScript is deprecated
                 self.network = torch.jit.load(str(path), map_location="cpu").eval()
             arguments = [argument.name for argument in self.network.forward.schema.arguments]
-        except Exception as error:  # whatever depends on where a file is cut or what it is instead
+        except Exception as error:  # a damaged file, or one of another kind, may raise anything
             raise ValueError(f"{option}: {path} is no network in a TorchScript file") from error
         self.options = {"return_features": True} if "return_features" in arguments else {}
         self.name = re.sub(r"\W+", "_", Path(path).stem.lower())
@@ -73,7 +73,7 @@ class Inception(nn.Module):
     """Inception's 2,048 features of images (N, C, H, W) in [-1, 1], for FID and KID.
 
     path: its weights, either as TorchScript (StyleGAN's inception-2015-12-05.pt), which needs no other package, or as
-    torch-fidelity's pt_inception-2015-12-05-6726825d.pth, which needs torch-fidelity, and that torchvision.
+    torch-fidelity's pt_inception-2015-12-05-6726825d.pth, which needs torch-fidelity and torchvision.
     Raises ValueError or ImportError, in one line."""
 
     name = "inception"
@@ -88,10 +88,10 @@ class Inception(nn.Module):
                 from torchmetrics.image.fid import NoTrainInceptionV3
 
                 network = NoTrainInceptionV3("inception-v3-compat", ["2048"], str(path))
-            except (ImportError, RuntimeError) as error:  # RuntimeError: of a torchvision that does not match torch
+            except (ImportError, RuntimeError) as error:  # RuntimeError: torchvision does not match torch
                 raise ImportError(
-                    f"--inception: a .pth takes torch-fidelity and a torchvision made for torch {torch.__version__}, "
-                    "which are not there; StyleGAN's inception-2015-12-05.pt takes neither"
+                    f"--inception: a .pth needs torch-fidelity and a torchvision made for torch {torch.__version__}, "
+                    "which are not installed; StyleGAN's inception-2015-12-05.pt needs neither"
                 ) from error
             self.network = lambda images: network(to_uint8(images).expand(-1, 3, -1, -1))
             self.add_module("weights", network)
@@ -104,14 +104,14 @@ class Inception(nn.Module):
 
 def inception_scores(real: Tensor, fake: Tensor, seed: int = 0) -> dict[str, float]:
     """fid, kid and kid_std (over 100 subsets of 1,000, or of all if there are fewer) by torchmetrics, and
-    `manifold_scores`, of Inception's features (N, d). The global random state is left as it was."""
+    `manifold_scores`, of Inception's features (N, d). Does not change the global random state."""
     frechet, kernel = torchmetrics_distances()
-    given = Given(real.shape[1])
+    identity = FeatureIdentity(real.shape[1])
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the memory that it takes
-        torch.manual_seed(seed)  # of the subsets
-        fid = frechet(feature=given)
-        kid = kernel(feature=given, subset_size=min(1000, len(real), len(fake)))
+        warnings.simplefilter("ignore")  # about the memory that torchmetrics needs
+        torch.manual_seed(seed)  # for the subsets
+        fid = frechet(feature=identity)
+        kid = kernel(feature=identity, subset_size=min(1000, len(real), len(fake)))
         for metric in (fid, kid):
             metric.update(real.double(), real=True)
             metric.update(fake.double(), real=False)
@@ -124,8 +124,8 @@ def inception_scores(real: Tensor, fake: Tensor, seed: int = 0) -> dict[str, flo
         }
 
 
-class Given(nn.Module):
-    """What torchmetrics is given for a network if features are there already: each sample passes one once."""
+class FeatureIdentity(nn.Module):
+    """The network for torchmetrics if its input is features already: each sample goes through Inception only once."""
 
     def __init__(self, num_features: int):
         super().__init__()
@@ -136,8 +136,8 @@ class Given(nn.Module):
 
 
 def torchmetrics_distances() -> tuple[type, type]:
-    """Its Fréchet and kernel distance. Imported here and not above: if torch-fidelity is there and torchvision is
-    not, or does not match torch, it is this import that fails."""
+    """The classes of torchmetrics' Fréchet and kernel distance. Imported here because the import fails if
+    torch-fidelity is installed and torchvision is not, or does not match torch."""
     if importlib.util.find_spec("torchmetrics") is None:
         raise ImportError(needs("torchmetrics", "metrics"))
     try:
@@ -174,8 +174,8 @@ class DigitsClassifier(nn.Module):
 def train_digits_classifier(images: Tensor, labels: Tensor, epochs: int = 20, seed: int = 0) -> DigitsClassifier:
     """A `DigitsClassifier` fitted to images (N, 1, 8, 8) float in [-1, 1] and labels (N,) int64, on the CPU.
 
-    About four CPU seconds on 1,297 digits; 97 % of the held-out ones are then classified rightly. The global random
-    state is left as it was.
+    About four CPU seconds on 1,297 digits; it then classifies 97 % of the held-out ones correctly. Does not change the
+    global random state.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -1,4 +1,4 @@
-"""The judge of generated samples that suits the data."""
+"""Choose how generated samples are scored, by the kind of data."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from fastgan.evaluation.scores import feature_scores, mode_scores
 
 
 class Judge:
-    """Scores generated samples against real ones, as numbers ready for a log. count: how many real ones it compares
-    with, and as many it should be given."""
+    """Scores generated samples against real ones, as numbers for a log. count: how many real samples it compares with;
+    give it as many generated ones."""
 
     def __init__(self, count: int, score: Callable[[Tensor], dict[str, float]]):
         self.count, self.score = count, score
 
     def __call__(self, generated: Tensor) -> dict[str, float]:
-        """generated: (N, ...) as the generator gives them. Raises ValueError if they are not finite."""
+        """generated: (N, ...), the generator's output. Raises ValueError if it is not finite."""
         return {**self.score(generated.float()), "samples": len(generated)}
 
 
@@ -41,16 +41,16 @@ def judge(
     features: str | os.PathLike | None = None,
     device: torch.device | str = "cpu",
 ) -> Judge:
-    """The judge for `data`, comparing `count` samples, or all there are if they are fewer.
+    """The judge for `data`. It compares `count` samples, or all if there are fewer.
 
-    Of points: the points themselves, and their modes if these are known. Of digits: `digits_report` against those
-    held out, at 8x8, whatever their size. Of other images: features of the TorchScript network in the file `features`,
-    or else of `RandomFeatures`. Of any images, if `inception` names its weights: `inception_scores`. device: where
-    the network of the features runs.
+    Points: compares the points themselves, and their modes if these are known. Digits: `digits_report` against all
+    held-out digits, at 8x8 whatever their size. Other images: compares features by the TorchScript network in the file
+    `features`, else by `RandomFeatures`. Any images, if `inception` names its weights: `inception_scores`.
+    device: of the network that computes the features.
     Raises ValueError or ImportError, in one line, if a file cannot be used."""
     for name, path in (("inception", inception), ("features", features)):
         if path is not None and not data.is_images:
-            raise ValueError(f"--{name}: got {path}, but the data are points, whose features they are themselves")
+            raise ValueError(f"--{name}: got {path}, but the data are points, which are their own features")
     if not data.is_images:
         real = data.some(count)
 
@@ -87,11 +87,11 @@ def judge(
             raise TypeError(f"features of shape {tuple(real.shape)}, expected finite ones of shape (N, d)")
     except torch.OutOfMemoryError:
         raise
-    except Exception as error:  # of code in a file, which may raise anything
+    except Exception as error:  # the code in a file may raise anything
         for option, path in given.items():
             if path is not None:
                 said = (str(error).strip() or type(error).__name__).splitlines()[-1]
-                raise ValueError(f"{option}: {path} does not take the images, or gives no features: {said}") from error
+                raise ValueError(f"{option}: {path} does not take the images or returns no features: {said}") from error
         raise
     if inception is not None:
         return Judge(len(real), lambda generated: inception_scores(real, extract(generated)))
@@ -100,9 +100,9 @@ def judge(
 
 @torch.no_grad()
 def digits_report(classifier: DigitsClassifier, held_out: Tensor, generated: Tensor, k: int = 5) -> dict[str, float]:
-    """How good generated digits are, against digits that neither the generator nor the classifier was trained on.
+    """Score generated digits against digits that neither the generator nor the classifier was trained on.
 
-    held_out, generated: (N, 1, 8, 8) float in [-1, 1], on the CPU. Returns, ready for a log:
+    held_out, generated: (N, 1, 8, 8) float in [-1, 1], on the CPU. Returns, as numbers for a log:
     coverage, density, precision, recall, fd_digits_cnn and kd_digits_cnn (`feature_scores` of the classifier's
     features: FD(digits-cnn), which no published FID compares with), confident (share of generated digits that the
     classifier gives a probability > 0.9) and classes (how many of the ten classes get at least a fifth of an equal

@@ -1,4 +1,4 @@
-"""Distances between two sets of features (N, d), and the words for them."""
+"""Distances between two sets of features (N, d), and their names for people."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from torch import Tensor
 
 from fastgan.data import spread
 
-LARGEST = 1e50  # feature: its sixth power, which `kernel_distance` takes, is a float64 number
-MANIFOLD_LIMIT = 5_000  # samples a side whose distances to each other are taken; of more, some spread over all
+LARGEST = 1e50  # feature allowed: its sixth power, which `kernel_distance` computes, is a float64 number
+MANIFOLD_LIMIT = 5_000  # samples a side between which all distances are computed; of more, an evenly spread part
 
 
 class ManifoldScores(NamedTuple):
@@ -25,7 +25,7 @@ class ManifoldScores(NamedTuple):
 def manifold_scores(real: Tensor, fake: Tensor, k: int = 5) -> ManifoldScores:
     """Precision, recall, density and coverage from nearest neighbours.
 
-    Around each point lies a ball that reaches to its k-th nearest neighbour of its own kind (itself not counted).
+    The ball around each point reaches to its k-th nearest neighbour on the same side (the point itself not counted).
 
     precision: share of generated points in at least one real ball.
     recall: share of real points in at least one generated ball.
@@ -55,7 +55,7 @@ def frechet_distance(real: Tensor, fake: Tensor) -> float:
     """|m_r - m_f|^2 + tr(C_r + C_f - 2 (C_r C_f)^(1/2)): the squared 2-Wasserstein distance of two Gaussians with the
     features' means m and covariances C (Dowson & Landau 1982). In units of the features squared.
 
-    It is a "FID" only with the Inception features that name stands for: name the features beside the number.
+    It is the "FID" only for Inception's features: name the features beside the number.
     Raises ValueError if the shapes do not fit or a value is not finite or too large.
     """
     _check_features(real, fake, more_than=1)
@@ -89,9 +89,9 @@ def kernel_distance(real: Tensor, fake: Tensor) -> float:
 
 
 def feature_scores(name: str, real: Tensor, fake: Tensor, k: int = 5) -> dict[str, float]:
-    """`manifold_scores`, fd_NAME (`frechet_distance`) and kd_NAME (`kernel_distance`), ready for a log. The distances
-    are of features in units of their mean deviation over the real samples; of their size (the root of the mean square)
-    if real samples do not differ."""
+    """`manifold_scores`, fd_NAME (`frechet_distance`) and kd_NAME (`kernel_distance`), as numbers for a log. For the
+    distances, features are divided by their mean deviation over the real samples, or by their root mean square if the
+    real samples do not differ."""
     unit = _unit(real.double())
     some_real, some_fake = spread(real, MANIFOLD_LIMIT), spread(fake, MANIFOLD_LIMIT)
     return {
@@ -102,16 +102,18 @@ def feature_scores(name: str, real: Tensor, fake: Tensor, k: int = 5) -> dict[st
 
 
 def _unit(features: Tensor) -> float:
-    """What differs by less than a millionth of the size is float32's rounding of the same features."""
+    """The divisor of `feature_scores`. Real samples do not differ if their deviation is below a millionth of their
+    size: that is float32's rounding of the same features."""
     deviation, size = features.var(0).mean().sqrt().item(), features.square().mean().sqrt().item()
     return deviation if deviation > 1e-6 * size else size or 1.0
 
 
 def mode_scores(modes: Tensor, std: float, fake: Tensor) -> dict[str, float]:
-    """Of generated points (N, d), where the truth is equal parts of Gaussians around `modes` (K, d) of deviation `std`:
+    """Scores of generated points (N, d), if the target is a mixture of K Gaussians with equal weights, centres `modes`
+    (K, d) and standard deviation `std`:
 
-    modes: how many get at least a fifth of their share within 3 std. high_quality: share of points within 3 std of any.
-    tv: total variation, 1/2 sum_k |share of points nearest to mode k - 1/K|.
+    modes: the number of modes with at least a fifth of their share of the points within 3 std. high_quality: the share
+    of points within 3 std of any mode. tv: total variation, 1/2 sum_k |share of points nearest to mode k - 1/K|.
 
     Raises ValueError if a number is not finite or too large.
     """
@@ -140,14 +142,14 @@ def described(scores: dict[str, float]) -> str:
 
 
 def label_of(name: str) -> str:
-    """What a picture or a line calls a score: fd_digits_cnn -> FD(digits-cnn), fid -> FID."""
+    """The name of a score for people: fd_digits_cnn -> FD(digits-cnn), fid -> FID."""
     if name.startswith(("fd_", "kd_")):
         return f"{name[:2].upper()}({name[3:].replace('_', '-')})"
     return name.upper() if name in ("fid", "kid", "tv") else name.replace("_", " ")
 
 
 def _kth_neighbour_distance(points: Tensor, k: int) -> Tensor:
-    return torch.cdist(points, points).kthvalue(k + 1, dim=1).values  # the nearest of all is the point itself
+    return torch.cdist(points, points).kthvalue(k + 1, dim=1).values  # the nearest is the point itself
 
 
 def _symmetric_sqrt(matrix: Tensor) -> Tensor:

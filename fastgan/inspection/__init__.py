@@ -1,7 +1,7 @@
-"""A verdict on somebody's own training step: what waits, what is computed for nobody, what ours could replace.
+"""A report on a user's training step: what waits, which computations nothing uses, which losses fastgan can replace.
 
-`places` finds the user's line, `trace` watches one run, `networks` watches modules and gradients, `losses` knows losses
-by their operators, `verdict` draws the conclusions, `report` holds and prints them.
+`places` finds the user's line, `trace` records the operators of a run, `networks` records modules and gradients,
+`losses` recognises losses by their operators, `verdict` derives the findings, `report` holds and prints them.
 """
 
 from fastgan.inspection.report import Finding, StepReport

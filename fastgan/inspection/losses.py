@@ -1,4 +1,4 @@
-"""Losses by their operators, on what a discriminator returned: however they are written, and in whatever module."""
+"""Recognise losses on a discriminator's output by their operators, in whatever form and module they are written."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from torch import nn
 
 from fastgan.inspection.trace import Node
 
-# Between a discriminator's output and its criterion: numbers added and multiplied, and changes of dtype.
+# Allowed between a discriminator's output and its criterion: additions, multiplications, and changes of dtype.
 AFFINE = ("add", "add_", "sub", "sub_", "rsub", "neg", "mul", "mul_", "div", "_to_copy", "clone", "cat", "stack")
-DEEP = 6
+MAX_DEPTH = 6  # of such operators
 
 BY_SIDE = "`fastgan.discriminator_loss` and `fastgan.generator_loss`"
 ADVICE = {
@@ -25,7 +25,7 @@ ADVICE = {
 
 
 def recognised(nodes: Collection[Node], discriminators: Collection[int]) -> Iterator[tuple[str, Node]]:
-    """(a key of ADVICE, the node of the loss). discriminators: ids of modules that saw another one's output."""
+    """Yield (a key of ADVICE, the node of the loss). discriminators: ids of modules that saw another one's output."""
     for node in nodes:
         if not node.backward:
             name = _name(node, discriminators)
@@ -34,49 +34,49 @@ def recognised(nodes: Collection[Node], discriminators: Collection[int]) -> Iter
 
 
 def _name(node: Node, discriminators: Collection[int]) -> str | None:
-    def of(one: Node | None) -> list[nn.Module]:
+    def discriminators_of(one: Node | None) -> list[nn.Module]:
         return [m for m in sources(one) if id(m) in discriminators]
 
-    def read(one: Node, number: int = 0) -> Node | None:
-        return one.inputs[number] if len(one.inputs) > number else None
+    def first_input(one: Node) -> Node | None:
+        return one.inputs[0] if one.inputs else None
 
-    first = read(node)
+    first = first_input(node)
     if first is None:
         return None
     if node.name == "binary_cross_entropy_with_logits":
-        return "binary cross-entropy of logits" if of(first) else None
+        return "binary cross-entropy of logits" if discriminators_of(first) else None
     if node.name == "binary_cross_entropy":
-        before = read(first) if first.name == "sigmoid" and not of(first) else first
-        return "binary cross-entropy of probabilities" if of(before) else None
+        before = first_input(first) if first.name == "sigmoid" and not discriminators_of(first) else first
+        return "binary cross-entropy of probabilities" if discriminators_of(before) else None
     if node.name == "mse_loss":
-        return "least squares against a constant" if node.constant and of(first) else None
+        return "least squares against a constant" if node.constant and discriminators_of(first) else None
     if node.name not in ("mean", "sum"):
         return None
     while first is not None and first.name in ("neg", "mul", "div"):
-        first = read(first)
+        first = first_input(first)
     if first is None or first.network is not None:
         return None
-    inner = read(first)
-    found = of(inner)
-    if not found:
+    inner = first_input(first)
+    networks = discriminators_of(inner)
+    if not networks:
         return None
     if first.name == "softplus":
-        return "softplus of differences" if len(found) > 1 else "softplus of logits"
+        return "softplus of differences" if len(networks) > 1 else "softplus of logits"
     if first.name == "pow" and first.number == 2 and len(sources(inner)) == 1:
         return "least squares against a constant"
     if first.name in ("relu", "relu_", "clamp_min", "clamp", "minimum", "clamp_max", "threshold"):
         return "hinge" if inner is not None and inner.name in AFFINE else None
-    if first.name == "abs" and inner is not None and inner.name == "sub" and len(found) == 2:
-        return "L1 of feature maps" if found[0] is found[1] else None
+    if first.name == "abs" and inner is not None and inner.name == "sub" and len(networks) == 2:
+        return "L1 of feature maps" if networks[0] is networks[1] else None
     return None
 
 
-def sources(node: Node | None, deep: int = DEEP) -> list[nn.Module]:
-    """The networks whose outputs it is made of by additions and multiplications alone, one for each output."""
-    if node is None or deep == 0:
+def sources(node: Node | None, depth: int = MAX_DEPTH) -> list[nn.Module]:
+    """The networks from whose outputs the node is computed by AFFINE operators only, one entry for each output."""
+    if node is None or depth == 0:
         return []
     if node.network is not None:
         return [node.network]
     if node.name not in AFFINE:
         return []
-    return [m for one in node.inputs for m in sources(one, deep - 1)]
+    return [m for one in node.inputs for m in sources(one, depth - 1)]

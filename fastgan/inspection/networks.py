@@ -1,4 +1,4 @@
-"""Modules that a step calls and gradients that it accumulates, with the lines they belong to."""
+"""Record the modules that a step calls and the gradients that it accumulates, with the user's lines."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from fastgan.inspection.places import Place, where
 from fastgan.inspection.trace import Node, Trace, key_of, tensors_of
 
-FAR = 64  # nodes that are looked at for the network that a network's input comes from
+MAX_NODES = 64  # to visit in search of the network that a network's input comes from
 
 
 @dataclass(eq=False)
 class Call:
-    """A call of a module that learns, whose output has a graph."""
+    """A call of a module with trainable parameters, whose output has a graph."""
 
     module: nn.Module
     place: Place
-    outermost: bool
-    samples: bool  # of samples that ask for no gradient
-    walked: set[Place] = field(default_factory=set)  # the lines of the backward passes that came through
+    outermost: bool  # called by the step itself, not by another module
+    samples: bool  # no input requires grad
+    walked: set[Place] = field(default_factory=set)  # the lines of the backward passes that went through it
 
 
 @dataclass(eq=False)
@@ -38,7 +38,7 @@ class Accumulation:
 
 
 class Known:
-    """The optimizers that step, and the parameters of them and of every module that runs."""
+    """The optimizers that step, and the parameters of these optimizers and of every module that runs."""
 
     def __init__(self) -> None:
         self.optimizers: list[torch.optim.Optimizer] = []
@@ -65,7 +65,7 @@ class Known:
             self.optimizers.append(optimizer)
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         self.add(parameters)
-        if self.trace is not None:  # also if a library of its own writes the weights, which no operator shows
+        if self.trace is not None:  # an optimizer may update weights without an operator that the trace sees
             with self.trace.silently():
                 self.trace.keep([p.grad for p in parameters if p.grad is not None])
 
@@ -78,10 +78,10 @@ class Networks:
         self.trace, self.known = trace, known
         self.calls: list[Call] = []
         self.accumulated: list[Accumulation] = []
-        self.outermost: list[nn.Module] = []  # those that the step itself calls
-        self.feeds: set[tuple[int, int]] = set()  # (id of a module, id of one that saw what came of its output)
+        self.outermost: list[nn.Module] = []  # the modules that the step itself calls
+        self.feeds: set[tuple[int, int]] = set()  # (id of a module, id of a module whose input depends on its output)
         self._hooked: dict[int, Any] = {}
-        self._inside: list[int] = []  # for every module that runs: how many calls there were before
+        self._inside: list[int] = []  # for every module that runs now: the number of calls recorded before it
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
@@ -99,10 +99,10 @@ class Networks:
     def _hook(self, parameters: Iterable[Tensor]) -> None:
         for p in parameters:
             if id(p) not in self._hooked:
-                learns = p.requires_grad
-                p.requires_grad_(True)  # there are no hooks without it; some loops switch it on and off
+                required = p.requires_grad
+                p.requires_grad_(True)  # a hook needs it, and some loops switch it off and on
                 self._hooked[id(p)] = p.register_post_accumulate_grad_hook(self._accumulate)
-                p.requires_grad_(learns)
+                p.requires_grad_(required)
 
     def _starts(self, module: nn.Module, _) -> None:
         with self.trace.silently():
@@ -136,7 +136,7 @@ class Networks:
         if not graphs or not (outermost or samples):
             return
         if samples:
-            del self.calls[before:]  # modules inside of it
+            del self.calls[before:]  # those of modules inside it
         call = Call(module, where().inner, outermost, samples)
         self.calls.append(call)
         for t in graphs:
@@ -158,10 +158,10 @@ def _walk(call: Call, _: Tensor) -> None:
 
 
 def producers(node: Node | None) -> Iterator[nn.Module]:
-    """The networks whose outputs went into it."""
-    todo, looked = [node], 0
-    while todo and looked < FAR:
-        one, looked = todo.pop(), looked + 1
+    """The networks from whose outputs the node is computed."""
+    todo, visited = [node], 0
+    while todo and visited < MAX_NODES:
+        one, visited = todo.pop(), visited + 1
         if one is not None and one.network is not None:
             yield one.network
         elif one is not None:

@@ -1,4 +1,4 @@
-"""Which line of the user's code an operator belongs to."""
+"""Find the line of the user's code that called an operator."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TORCH = os.path.dirname(torch.__file__) + os.sep
 OURS = os.path.dirname(fastgan.__file__) + os.sep
 KERNELS = os.path.realpath(OURS + "kernels") + os.sep
 STANDARD = sysconfig.get_path("stdlib") + os.sep
-# Installed packages that call a loop's backward and step for it: the line that is meant is the loop's.
+# Installed packages that call backward and step for the user's loop: the loop's line is reported, not theirs.
 CALLERS = ("accelerate", "lightning", "lightning_fabric", "pytorch_lightning")
 
 
@@ -26,7 +26,7 @@ class Place(NamedTuple):
 
 
 class Where(NamedTuple):
-    """inner: the innermost line of the user. outer: the one that called backward, in a backward pass; else inner."""
+    """inner: the innermost line of the user. outer: in a backward pass, the line that called backward; else inner."""
 
     inner: Place
     outer: Place
@@ -39,7 +39,7 @@ NOWHERE = Place("?", 0)
 
 @functools.lru_cache(maxsize=4096)
 def kind(file: str) -> str:
-    """'user', 'optimizer', 'autograd', or 'other' for what is neither the user's nor of interest."""
+    """Whose code a file is: 'user', 'optimizer' or 'autograd' of torch, or 'other', which is skipped."""
     if file.startswith(TORCH):
         if file.startswith(os.path.join(TORCH, "optim")):
             return "optimizer"
@@ -50,8 +50,8 @@ def kind(file: str) -> str:
     return "other" if installed and name.split(os.sep)[0] in CALLERS else "user"
 
 
-def asked_by_user() -> bool:
-    """Whether the function that calls this was itself called in a line of the user, with nothing of torch between."""
+def called_by_user() -> bool:
+    """Whether the function that calls this was itself called from a line of the user, and not by torch."""
     frame = inspect.currentframe()
     for _ in range(2):
         frame = frame.f_back if frame is not None else None
@@ -59,19 +59,19 @@ def asked_by_user() -> bool:
 
 
 def where() -> Where:
-    """Of whoever calls it. Needs autograd to run backward passes on the thread that asked for them."""
+    """The user's lines on the current stack. Autograd must run backward passes on the thread that called backward."""
     inner = outer = None
     backward = optimizer = False
     frame = inspect.currentframe()
     while frame is not None:
-        of = kind(frame.f_code.co_filename)
-        if of == "user":
+        code = kind(frame.f_code.co_filename)
+        if code == "user":
             if outer is None:
                 outer = Place(frame.f_code.co_filename, frame.f_lineno)
                 inner = inner or outer
-        elif of == "optimizer":
+        elif code == "optimizer":
             optimizer |= inner is None
-        elif of == "autograd" and frame.f_code.co_name in ("backward", "grad"):
+        elif code == "autograd" and frame.f_code.co_name in ("backward", "grad"):
             backward, outer = True, None
         frame = frame.f_back
     return Where(inner or NOWHERE, outer or NOWHERE, backward, optimizer)

@@ -7,10 +7,10 @@ from dataclasses import asdict, dataclass
 
 KINDS = {
     "wait": "the host waits for the device",
-    "gradients": "gradients that nobody uses",
-    "branch": "differentiated for nobody",
-    "graph": "a graph that nobody walks back through",
-    "loss": "a loss that ours may replace",
+    "gradients": "gradients that nothing uses",
+    "branch": "a backward pass that nothing uses",
+    "graph": "a graph without a backward pass",
+    "loss": "a loss that fastgan can replace",
     "copy": "a copy from the host",
 }
 
@@ -18,7 +18,7 @@ KINDS = {
 @dataclass(frozen=True)
 class Finding:
     """kind: a key of `KINDS`. cost: it costs time or memory in every step; else it is a note. file, line: the user's.
-    count: how often a step. share: of the step's floating-point operations, None if it is not counted."""
+    count: how often a step. share: its share of the step's floating-point operations, None if not counted."""
 
     kind: str
     cost: bool
@@ -39,11 +39,11 @@ class Finding:
 
 @dataclass(frozen=True)
 class StepReport:
-    """The verdict on a step. `str()` is for people, `to_dict()` for programs.
+    """The report on a step: `print` it, or get a dict for JSON with `to_dict()`.
 
-    findings: costs first, then notes; by file and line. operators: that compute, in a step. flops: of its matrix
-    multiplications, convolutions and attention, forward and backward. capture: what stands against a CUDA graph of the
-    step; empty if nothing was seen. accelerated: it ran on a GPU, and not on a CPU alone."""
+    findings: costs first, then notes; by file and line. operators: the number that compute, in a step. flops: of its
+    matrix multiplications, convolutions and attention, forward and backward. capture: what prevents a CUDA graph of the
+    step; empty if nothing was seen. accelerated: the step used a GPU."""
 
     findings: tuple[Finding, ...]
     operators: int
@@ -64,13 +64,13 @@ class StepReport:
         lines = [f"{found}, {notes or 'no'} note{'s' * (notes != 1)}"]
         lines += map(str, self.findings)
         lines.append(f"a step has {self.operators:,} operators and {self.flops / 1e9:,.3f} GFLOP")
-        lines.append(f"against a CUDA graph of it: {'; '.join(self.capture) or 'nothing seen'}")
+        lines.append(f"what prevents a CUDA graph of it: {'; '.join(self.capture) or 'nothing seen'}")
         if not self.accelerated and any(f.kind in ("wait", "copy") for f in self.findings):
             lines.append("it ran on a CPU, where nothing waits: these are the waits and copies it would have on a GPU")
         return "\n".join(lines)
 
 
 def shortened(file: str) -> str:
-    """From the current directory, if it lies below."""
+    """The path relative to the current directory, if it lies below."""
     here = os.getcwd() + os.sep
     return file.removeprefix(here)

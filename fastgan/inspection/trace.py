@@ -1,7 +1,7 @@
-"""One run of a step, watched: every operator with what it read, what it costs and whose line it is.
+"""Record one run of a step: every operator with its inputs, its FLOPs and the user's line.
 
-`TorchDispatchMode` lives in a module whose name begins with an underscore. It is what PyTorch's documentation and
-everybody's tools use (`torch.utils.flop_counter` is built on it), and it is imported here and nowhere else.
+`TorchDispatchMode` is in a module whose name begins with an underscore, but PyTorch's documentation and
+`torch.utils.flop_counter` use it. It is imported only here.
 """
 
 from __future__ import annotations
@@ -20,28 +20,28 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from fastgan.inspection.places import Place, Where, asked_by_user, where
+from fastgan.inspection.places import Place, Where, called_by_user, where
 
-# Operators that have to know what the device computed before the host can go on.
+# Operators that synchronise with the device: the host needs a computed value.
 WAITS = {
     "_local_scalar_dense": ".item()", "nonzero": "nonzero()", "masked_select": "masked_select()",
     "_unique2": "unique()", "unique_dim": "unique()", "unique_consecutive": "unique_consecutive()",
     "unique_dim_consecutive": "unique_consecutive()", "equal": "torch.equal()", "bincount": "bincount()",
 }  # fmt: skip
-# Calls that read a tensor back, some of which are no operator on a CPU.
+# Calls that read a tensor on the host. On a CPU some of them call no operator.
 READS = {
     "item": ".item()", "tolist": ".tolist()", "numpy": ".numpy()", "cpu": ".cpu()", "__array__": "numpy.asarray()",
     "__float__": "float()", "__int__": "int()", "__bool__": "bool()", "__index__": "int()", "__complex__": "complex()",
     "__format__": "format()", "__repr__": "repr()", "__contains__": "in",
 }  # fmt: skip
-COPIES = ("tensor", "as_tensor", "from_numpy")  # of numbers of the host
+COPIES = ("tensor", "as_tensor", "from_numpy")  # functions that make a tensor from numbers of the host
 OVERWRITES = ("zero_", "fill_", "copy_", "normal_", "uniform_", "_foreach_zero_", "_foreach_copy_")
 CONVOLUTIONS = ("convolution", "convolution_backward")
-CPU_WRITTEN = re.compile(r"""\.to\(\s*(device\s*=\s*)?(torch\.device\(\s*)?["']cpu["']""")
+LITERAL_TO_CPU = re.compile(r"""\.to\(\s*(device\s*=\s*)?(torch\.device\(\s*)?["']cpu["']""")
 
 
 class Node:
-    """What an operator wrote. inputs: the nodes that it read, None for what was there before the step."""
+    """The output of an operator. inputs: the nodes that it read, None for a tensor from before the step."""
 
     __slots__ = ("backward", "constant", "flops", "inputs", "live", "name", "network", "number", "place")
 
@@ -51,11 +51,11 @@ class Node:
         self.live = False
         self.network: nn.Module | None = None  # the module whose output this is
         self.number: float | None = None  # the exponent of a power
-        self.constant = False  # compared with a target of one value
+        self.constant = False  # the loss's target has the same value everywhere
 
 
 def tensors_of(value: Any) -> Iterator[Tensor]:
-    """All tensors in it, in order."""
+    """All tensors in nested lists, tuples and dicts, in order."""
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, (list, tuple)):
@@ -67,7 +67,7 @@ def tensors_of(value: Any) -> Iterator[Tensor]:
 
 
 def key_of(t: Tensor) -> int:
-    """Where its memory begins; 0 if it has none that could be told apart."""
+    """The address of the tensor's storage; 0 if it has none."""
     try:
         return t.untyped_storage().data_ptr()
     except (RuntimeError, NotImplementedError):  # sparse, or a subclass that only wraps
@@ -75,10 +75,10 @@ def key_of(t: Tensor) -> int:
 
 
 class Trace(TorchDispatchMode):
-    """The operators of a run as a graph of what read what.
+    """The operators of a run as a graph: each node refers to the nodes that it read.
 
-    last: the node that last wrote a storage. kept: nodes that somebody outside the graph needs: the host, an
-    optimizer, whatever was there before the step. grads: storages of gradients that were there before."""
+    last: for each storage, the node that last wrote it. kept: nodes whose values are used outside the graph: by the
+    host, by an optimizer, or in a tensor from before the step. grads: storages of gradients from before the step."""
 
     def __init__(self, grads: set[int]):
         super().__init__()
@@ -86,25 +86,25 @@ class Trace(TorchDispatchMode):
         self.last: dict[int, Node] = {}
         self.kept: list[Node] = []
         self.grads = grads
-        self.outside: set[int] = set()  # storages from before the step that it has written
-        self.made: list[tuple[weakref.ref, int]] = []
-        self.waits: list[tuple[str, Place, str]] = []  # what, where, the tensor's kind of device
-        self.copies: list[tuple[str, Place, str]] = []  # what, where, the kind of device that it goes to
-        self.calling = ""  # the function that the user called
+        self.outside: set[int] = set()  # storages from before the step that the step has written
+        self.made: list[tuple[weakref.ref, int]] = []  # tensors that the step has made, and their storages
+        self.waits: list[tuple[str, Place, str]] = []  # call, line, the tensor's device type
+        self.copies: list[tuple[str, Place, str]] = []  # call, line, the device type of the copy
+        self.calling = ""  # the torch function that runs now
         self.quiet = 0
         self.operators = 0
-        self.scaled = False
-        self.accelerated = False
+        self.scaled = False  # a GradScaler is used
+        self.accelerated = False  # a GPU is used
 
     # ---- what waits ------------------------------------------------------------------------------------------------
 
     def read(self, name: str, tensors: list[Tensor], at: Where | None = None) -> None:
-        """The host reads them."""
+        """Record that the host reads the tensors."""
         self.keep(tensors)
         if self.quiet or not tensors:
             return
         at = at or where()
-        if not at.optimizer:  # whose counters lie on the host
+        if not at.optimizer:  # an optimizer's counters are on the host
             name += " in the backward pass" * at.backward
             self.waits.append((name, at.inner, tensors[0].device.type))
 
@@ -127,25 +127,25 @@ class Trace(TorchDispatchMode):
             self.read("repeat_interleave() without output_size", inputs[:1], at)
         elif name in ("index", "index_put", "index_put_") and len(args) > 1:
             mask = any(t.dtype in (torch.bool, torch.uint8) for t in tensors_of(args[1]))
-            one = len(args) > 2 and args[2].numel() == 1  # then it fills where the mask is true, and waits for nobody
-            if mask and not one:
+            fills = len(args) > 2 and args[2].numel() == 1  # one number into the mask: no shape depends on data
+            if mask and not fills:
                 self.read("indexing with a boolean mask", inputs[:1], at)
         elif name == "_amp_foreach_non_finite_check_and_unscale_":
             self.scaled = True
 
     def _look_for_copies(self, name: str, inputs: list[Tensor], outputs: list[Tensor], at: Where) -> None:
         if name in ("_to_copy", "copy_") and inputs and outputs:
-            source, goal = inputs[-1], outputs[0]
-            if source.device.type != "cpu" and goal.device.type == "cpu":
+            source, target = inputs[-1], outputs[0]
+            if source.device.type != "cpu" and target.device.type == "cpu":
                 self.read("a copy to the host", [source], at)
-            elif source.device.type == "cpu" and goal.device.type != "cpu" and not source.is_pinned():
-                self.copies.append((".to() of a tensor of the host", at.inner, goal.device.type))
+            elif source.device.type == "cpu" and target.device.type != "cpu" and not source.is_pinned():
+                self.copies.append((".to() of a tensor of the host", at.inner, target.device.type))
 
     # ---- every operator --------------------------------------------------------------------------------------------
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        if torch.is_inference_mode_enabled():  # where composed operators arrive whole
+        if torch.is_inference_mode_enabled():  # then composite operators arrive here without being decomposed
             with self:
                 out = func.decompose(*args, **kwargs)
             if out is not NotImplemented:
@@ -191,7 +191,7 @@ class Trace(TorchDispatchMode):
             if k not in self.last or k in self.outside:
                 self.outside.add(k)
                 if k not in self.grads:
-                    self.kept.append(node)  # weights, buffers, an average: somebody else's
+                    self.kept.append(node)  # weights, buffers, an average: used after the step
             self.last[k] = node
 
     def _node(self, name: str, read: tuple, flops: int, at: Where) -> Node:
@@ -213,11 +213,11 @@ class Trace(TorchDispatchMode):
         return formula(*args, **kwargs, out_val=out) if formula else 0
 
     def still_there(self) -> list[Tensor]:
-        """Tensors that the step has made and somebody holds."""
+        """Tensors that the step has made and that still exist."""
         return [t for ref, _ in self.made if (t := ref()) is not None]
 
     def mark(self) -> None:
-        """What somebody needs, directly or through what was computed of it, is live."""
+        """Set `live` of the kept nodes and of all nodes on which they depend."""
         todo = [node for node in self.kept if not node.live]
         while todo:
             node = todo.pop()
@@ -227,7 +227,7 @@ class Trace(TorchDispatchMode):
 
 
 def _is_whole(t: Tensor | None) -> bool:
-    """Whether it is all of its storage."""
+    """Whether the tensor covers its whole storage."""
     return t is not None and t.numel() * t.element_size() == t.untyped_storage().nbytes()
 
 
@@ -238,16 +238,16 @@ def _is_constant(t: Any) -> bool:
 
 
 def _flops_of_convolution(args) -> int:
-    """Of a pass forward, and of each of the two gradients: `torch.utils.flop_counter` forgets groups. args: output or
-    its gradient, input, weight, bias, stride, padding, dilation, transposed, ... In `convolution_backward` the bias is
-    a list of sizes, at the same place."""
+    """FLOPs of a forward pass, and of each of the two gradients: `torch.utils.flop_counter` ignores groups. args:
+    output or its gradient, input, weight, bias, stride, padding, dilation, transposed, ... In `convolution_backward` a
+    list of sizes takes the place of the bias."""
     out, x, weight = args[:3]
     steps = x if args[7] else out
     return 2 * weight.numel() * x.shape[0] * math.prod(steps.shape[2:])
 
 
 class Calls(TorchFunctionMode):
-    """What the user calls, by name: also what is no operator, as `.numpy()` of a tensor on a CPU."""
+    """Record the torch functions that the user calls, also those that call no operator, as `.numpy()` on a CPU."""
 
     def __init__(self, trace: Trace):
         super().__init__()
@@ -260,8 +260,8 @@ class Calls(TorchFunctionMode):
         read = READS.get(name)
         if name == "to" and args and isinstance(args[0], Tensor) and args[0].device.type == "cpu":
             line = linecache.getline(*where().inner)
-            read = '.to("cpu")' if CPU_WRITTEN.search(line) else None  # `.to(device)` is how data comes to its device
-        # On a CPU alone it reads the least label.
+            read = '.to("cpu")' if LITERAL_TO_CPU.search(line) else None  # `.to(device)` usually moves to a GPU
+        # one_hot with num_classes reads the smallest label, but only on a CPU
         quiet = name == "one_hot" and (len(args) > 1 or "num_classes" in kwargs)
         if read is not None and args and isinstance(args[0], Tensor):
             trace.read(read, [args[0]])
@@ -272,6 +272,6 @@ class Calls(TorchFunctionMode):
                 out = func(*args, **kwargs)
         finally:
             trace.calling = before
-        if name in COPIES and asked_by_user() and next(tensors_of(args), None) is None:
+        if name in COPIES and called_by_user() and next(tensors_of(args), None) is None:
             trace.copies.append((f"torch.{name}()", where().inner, out.device.type))
         return out

@@ -181,7 +181,7 @@ def test_no_space_for_a_checkpoint(tmp_path):
     assert process.returncode == 1, error
     assert "Traceback" not in error
     assert "cannot write run/" in error.splitlines()[-1]
-    assert "what was saved before stands; to go on: fastgan train" in error.splitlines()[-1]
+    assert "what was saved before is kept; to resume: fastgan train" in error.splitlines()[-1]
     assert (tmp_path / "run" / "checkpoint.pt").read_bytes() == before
     assert not list((tmp_path / "run").rglob("*.tmp"))
     assert main(["train", str(points), "--out", "run", "--resume"]) == 0
@@ -222,8 +222,8 @@ def test_bad_arguments(tmp_path, capsys):
         (("--lr", -1), "lr: got -1.0, expected a finite number > 0"),
         (("--r1", "nan"), "r1: got nan"),
         (("--seed", -1), "argument --seed: got '-1'"),
-        (("--device", "tpu9"), "--device: got tpu9, expected one that is there: cpu"),
-        (("--device", "cuda:63"), "--device: got cuda:63, expected one that is there: cpu"),
+        (("--device", "tpu9"), "--device: got tpu9, expected one of cpu"),
+        (("--device", "cuda:63"), "--device: got cuda:63, expected one of cpu"),
         (("--out", "file/run"), "--out: cannot write to file/run: Not a directory"),
         (("--out", "file"), "--out: cannot write to file: "),
         (("--out", "full"), "--out: full is not empty; name another folder"),

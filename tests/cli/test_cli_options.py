@@ -60,7 +60,7 @@ def files(tmp_path):
         ("points.npy", "--stream", "--stream: points.npy is held in memory"),
         ("points.npy", "--recipe dcgan", "--recipe: got dcgan, expected one of points"),
         ("images.npy", "--recipe points", "--recipe: got points, expected one of dcgan-r1"),
-        ("digits", "--metrics-samples 100", "--metrics-samples: got 100, but digits are compared with all held out"),
+        ("digits", "--metrics-samples 100", "--metrics-samples: got 100, but all held-out digits are compared"),
     ],
 )
 def test_options_that_the_run_does_not_use(files, capsys, data, options, message):
@@ -81,8 +81,8 @@ def test_options_that_the_run_does_not_use(files, capsys, data, options, message
         ("--workers 257", "expected a whole number of at most 256"),
         ("--lr inf", "--lr: got inf, expected a finite number > 0"),
         ("--r1 1e999", "--r1: got inf, expected a finite number >= 0"),
-        ("--device cuda:99999999999999999999", "--device: got cuda:99999999999999999999, expected one that is there"),
-        ("--device cpu:3", "--device: got cpu:3, expected one that is there"),
+        ("--device cuda:99999999999999999999", "--device: got cuda:99999999999999999999, expected one of cpu"),
+        ("--device cpu:3", "--device: got cpu:3, expected one of cpu"),
         ("--out=", "--out: got '', expected a folder"),
         ("--out= --resume", "--out: got '', expected a folder"),
         ("--nonsense\x1b[2J\nmore", "unrecognized arguments: --nonsense\\x1b[2J"),
@@ -179,7 +179,7 @@ def test_doctor_reports_a_backend_that_does_not_run_here(capsys, monkeypatch):
 def test_more_threads_than_cores(files, capsys):
     assert main(["train", "points.npy", *SMALL, "--steps", "1", "--threads", "999"]) == 0
     said = capsys.readouterr().err
-    assert "--threads: got 999, and there are" in said and "slower" in said
+    assert "--threads: got 999, but there are" in said and "slower" in said
     torch.set_num_threads(1)
     assert main(["train", "points.npy", *SMALL, "--steps", "1", "--threads", "1"]) == 0
     assert "--threads" not in capsys.readouterr().err
@@ -228,4 +228,4 @@ def test_a_closed_output_pipe_gives_one_line():
     process.stdout.close()
     error = process.stderr.read()
     assert process.wait(timeout=300) == 1
-    assert error == "fastgan: nobody reads the output any more\n"
+    assert error == "fastgan: the output pipe was closed\n"

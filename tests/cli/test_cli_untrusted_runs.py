@@ -179,7 +179,7 @@ def test_records_of_other_versions_are_drawn(run):
 def test_resume_without_a_checkpoint_changes_nothing(run, capsys):
     (run / "checkpoint.pt").unlink()
     log = (run / "metrics.jsonl").read_bytes()
-    assert "run/checkpoint.pt: there is no such checkpoint to go on from" in refused(capsys, *RESUME)
+    assert "run/checkpoint.pt: there is no such checkpoint to resume from" in refused(capsys, *RESUME)
     assert (run / "metrics.jsonl").read_bytes() == log
 
 

@@ -78,7 +78,7 @@ def test_the_files_and_the_table_of_a_run(tmp_path, capsys, arguments):
         (["ring", "--seconds", "-1"], "--seconds: got '-1', expected a number > 0"),
         (["ring", "--lr", "nan"], "--lr: got 'nan', expected a number > 0"),
         (["ring", "--r2", "-0.1"], "--r2: got '-0.1', expected a number >= 0"),
-        (["ring", "--device", "cuda:77"], "--device: got cuda:77, expected one that is there"),
+        (["ring", "--device", "cuda:77"], "--device: got cuda:77, expected one of cpu"),
         (["ring", "--out", "taken"], "--out: taken is not empty; name another folder"),
         (["ring", "--out", "taken/file"], "--out: cannot write to taken/file"),
         ([], "PAIR"),

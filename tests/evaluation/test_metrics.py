@@ -142,7 +142,7 @@ def test_distances_are_those_of_torchmetrics():
     from torchmetrics.image.kid import KernelInceptionDistance
 
     real, fake = normal(400, 12, 0), normal(300, 12, 1, shift=0.3) @ normal(12, 12, 2)
-    given = features.Given(12)
+    given = features.FeatureIdentity(12)
     fid, kid = FrechetInceptionDistance(feature=given), KernelInceptionDistance(feature=given, subset_size=300)
     for metric in (fid, kid):
         metric.update(real[:300], real=True)
@@ -305,7 +305,7 @@ def test_networks_that_cannot_be_used(tmp_path):
         ({"features": tmp_path / "weights.pt"}, "weights.pt is no network in a TorchScript file"),
         ({"features": tmp_path / "nowhere.pt"}, "--features: .*nowhere.pt does not exist"),
         ({"features": tmp_path / "flat.pt"}, "--features: .*flat.pt does not take the images.*shapes cannot"),
-        ({"features": tmp_path / "maps.pt"}, r"maps.pt .* gives no features: features of shape \(20, 3, 16, 16\)"),
+        ({"features": tmp_path / "maps.pt"}, r"maps.pt .* returns no features: features of shape \(20, 3, 16, 16\)"),
         ({"inception": tmp_path / "nowhere.pth"}, "--inception: .*nowhere.pth does not exist"),
     ]:
         with pytest.raises(ValueError, match=message) as raised:

@@ -320,7 +320,7 @@ def test_a_users_networks_on_the_command_line(folder, tmp_path, monkeypatch, cap
     options = ["--batch", "8", "--latent-dim", "3", "--device", "cpu", "--size", "8", "--metrics-samples", "16"]
     assert main(["train", str(folder), "--steps", "3", "--out", "run", *options, *networks]) == 0
     again = ["train", str(folder), "--steps", "5", "--out", "run", "--resume"]
-    assert "give it again to go on" in refused(capsys, *again)
+    assert "give it again to resume" in refused(capsys, *again)
     assert main([*again, *networks]) == 0
 
     def gone(*_):
@@ -329,15 +329,15 @@ def test_a_users_networks_on_the_command_line(folder, tmp_path, monkeypatch, cap
     with monkeypatch.context() as patch:
         patch.setattr("fastgan.cli.train.run_steps", gone)
         assert main([*again[:3], "6", *again[4:], *networks]) == 1
-    assert f"to go on: {shlex.join(['fastgan', *again[:2], *again[4:], *networks])}" in capsys.readouterr().err
+    assert f"to resume: {shlex.join(['fastgan', *again[:2], *again[4:], *networks])}" in capsys.readouterr().err
     assert "mine_for_a_test:G, a network of your own, expected it to be given" in refused(capsys, "sample", "run")
-    assert "mine_for_a_test:G, a network of your own: fastgan.load" in refused(
+    assert "mine_for_a_test:G, a network of your own: load it with fastgan.load" in refused(
         capsys, "export", "run", "--format", "pt2"
     )
     assert main(["sample", "run", "--count", "4", "--out", "own.npz", *networks[:2]]) == 0
     train = ["train", str(folder), "--steps", "1", *options, "--width", "5", *networks]
     assert main([*train, "--out", "wide"]) == 0  # D has this argument
-    assert "--width: got 5, but both networks are your own, and take none" in refused(
+    assert "--width: got 5, but both networks are your own, and have no parameter of that name" in refused(
         capsys, *train[:-1], "mine_for_a_test:Plain", "--out", "plain"
     )
     import mine_for_a_test

@@ -115,11 +115,11 @@ def test_a_stream_with_a_killed_worker_then_vanishing_files(tmp_path):
     assert process.returncode == 1, error
     assert "Traceback" not in error
     assert "DataLoader worker" in error and "Starting workers anew" in error
-    assert "passed over, as it cannot be read:" in error and "003.png (" in error
+    assert "skipped, as it cannot be read:" in error and "003.png (" in error
     last = error.splitlines()[-1]
     step = read_checkpoint("run/checkpoint.pt")["step"]
     assert "100 images in a row cannot be read, the first:" in last
-    assert f"the last good checkpoint is run/checkpoint.pt of step {step:,}, to go on: fastgan train" in last
+    assert f"the last good checkpoint is run/checkpoint.pt of step {step:,}, to resume: fastgan train" in last
 
     for file in (*rest, folder / "003.png", folder / "011.png"):
         (tmp_path / file.name).rename(file)
@@ -252,7 +252,7 @@ def test_no_space_for_the_log_or_a_picture(tmp_path, what):
     assert process.returncode == 1, error
     assert "Traceback" not in error
     last = error.splitlines()[-1]
-    assert re.search(f"cannot write run/{what}.*: File too large; what was saved before stands; to go on: ", last), last
+    assert re.search(f"cannot write run/{what}.*: File too large; .* is kept; to resume:", last), last
     assert (run / "checkpoint.pt").read_bytes() == before
     assert not list(run.rglob("*.tmp"))
     assert main(["train", str(data), "--out", "run", "--resume", "--steps", "41"]) == 0
