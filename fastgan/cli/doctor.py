@@ -99,7 +99,7 @@ _EXTRAS = (
 def _examine_device(device: torch.device) -> bool:
     try:
         print(f"{device}: losses are computed by {_BACKEND_NAMES[backend_for(device)]}")
-        interpreted = backend_for(device) == "triton" and device.type != "cuda"  # a thousand times slower: no largest size
+        interpreted = backend_for(device) == "triton" and device.type != "cuda"  # much slower: no largest size
         passed = True
         for dtype in DTYPES:
             loss, gradient = self_test(device, dtype, SIZES[:-1] if interpreted else SIZES)
