@@ -35,6 +35,7 @@ class Accumulation:
     parameter: Tensor
     place: Place
     node: Node
+    framework: bool  # a framework called backward
 
 
 class Known:
@@ -113,7 +114,8 @@ class Networks:
         with self.trace.silently():
             node = self.trace.last.get(key_of(parameter.grad))
         if node is not None:
-            self.accumulated.append(Accumulation(parameter, where().outer, node))
+            at = where()
+            self.accumulated.append(Accumulation(parameter, at.outer, node, at.framework))
 
     def _called(self, module: nn.Module, args, kwargs, output) -> None:
         with self.trace.silently():

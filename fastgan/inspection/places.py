@@ -32,6 +32,7 @@ class Where(NamedTuple):
     outer: Place
     backward: bool
     optimizer: bool  # inside an optimizer of torch
+    framework: bool  # one of CALLERS called backward for that line
 
 
 NOWHERE = Place("?", 0)
@@ -39,7 +40,7 @@ NOWHERE = Place("?", 0)
 
 @functools.lru_cache(maxsize=4096)
 def kind(file: str) -> str:
-    """Whose code a file is: 'user', 'optimizer' or 'autograd' of torch, or 'other', which is skipped."""
+    """Whose code a file is: 'user', 'optimizer' or 'autograd' of torch, 'framework', or 'other', which is skipped."""
     if file.startswith(TORCH):
         if file.startswith(os.path.join(TORCH, "optim")):
             return "optimizer"
@@ -47,7 +48,7 @@ def kind(file: str) -> str:
     if file.startswith((OURS, KERNELS, "<frozen")) or (file.startswith(STANDARD) and "site-packages" not in file):
         return "other"
     _, installed, name = file.rpartition(f"-packages{os.sep}")
-    return "other" if installed and name.split(os.sep)[0] in CALLERS else "user"
+    return "framework" if installed and name.split(os.sep)[0] in CALLERS else "user"
 
 
 def called_by_user() -> bool:
@@ -61,7 +62,7 @@ def called_by_user() -> bool:
 def where() -> Where:
     """The user's lines on the current stack. Autograd must run backward passes on the thread that called backward."""
     inner = outer = None
-    backward = optimizer = False
+    backward = optimizer = framework = False
     frame = inspect.currentframe()
     while frame is not None:
         code = kind(frame.f_code.co_filename)
@@ -71,7 +72,9 @@ def where() -> Where:
                 inner = inner or outer
         elif code == "optimizer":
             optimizer |= inner is None
+        elif code == "framework":
+            framework |= backward and outer is None
         elif code == "autograd" and frame.f_code.co_name in ("backward", "grad"):
             backward, outer = True, None
         frame = frame.f_back
-    return Where(inner or NOWHERE, outer or NOWHERE, backward, optimizer)
+    return Where(inner or NOWHERE, outer or NOWHERE, backward, optimizer, framework)

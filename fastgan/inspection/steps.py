@@ -15,7 +15,7 @@ from fastgan.inspection.report import StepReport
 from fastgan.inspection.trace import Calls, Node, Trace, key_of
 from fastgan.inspection.verdict import verdict
 
-_BEFORE = Where(NOWHERE, NOWHERE, False, False)
+_BEFORE = Where(NOWHERE, NOWHERE, backward=False, optimizer=False, framework=False)
 
 
 def inspect_step(step: Callable[..., Any], *args: Any) -> StepReport:

@@ -58,6 +58,7 @@ def _gradients(trace: Trace, networks: Networks, known: Known, flops: int) -> It
     live: dict[Place, list[Tensor]] = defaultdict(list)
     for one in networks.accumulated:
         (live if one.node.live else dead)[one.place].append(one.parameter)
+    by_framework = {one.place for one in networks.accumulated if one.framework}
     learns = {id(p) for o in known.optimizers for group in o.param_groups for p in group["params"]}
     for place, parameters in dead.items():
         of = owners(networks, parameters)
@@ -70,6 +71,8 @@ def _gradients(trace: Trace, networks: Networks, known: Known, flops: int) -> It
             advice = "the samples reach this loss with their graph: detach them"
         elif any(map(_compiled, of)):
             advice = f"{names}.requires_grad_(False) before it is called: a compiled network computes all or nothing"
+        elif place in by_framework:
+            advice = f"the framework calls backward: {names}.requires_grad_(False) before it is called, True afterwards"
         else:
             advice = "fastgan.generator_backward(loss, generator) computes none of them"
         wasted = sum(node.flops for node in trace.nodes if node.backward and not node.live and node.place == place)

@@ -110,3 +110,4 @@ def test_findings_are_in_the_lines_of_the_loop(framework):
     (finding,) = fastgan.inspect_step(step).findings
     assert finding.kind == "gradients" and finding.file == __file__
     assert finding.line == step.__code__.co_firstlineno + 5
+    assert "requires_grad_(False)" in finding.advice and "generator_backward" not in finding.advice
