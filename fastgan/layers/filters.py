@@ -17,7 +17,7 @@ MOST = 3.4e38  # kernels hold a number as one float32, or two
 
 
 def taps_of(name: str, f: Tensor | None, x: Tensor) -> tuple[int, int]:
-    """(rows, columns) of the filter f. Raises unless x is images and f, which errors call `name`, fits or is None."""
+    """(rows, columns) of the filter f, which errors call `name`. Raise unless x is images and f is a filter or None."""
     if not isinstance(x, Tensor):
         raise TypeError(f"x: got {type(x).__name__}, expected a torch.Tensor")
     if x.dtype not in DTYPES:
