@@ -1,13 +1,13 @@
-"""The game that two networks play: what the mathematics promises, computed.
+"""The game that two networks play: the values that the theory predicts, computed.
 
     fastgan.game.total_variation(p_t, p_g)                   # of distributions, density functions, or samples
     fastgan.game.total_variation(Categorical(p), Categorical(q))    # of probabilities: torch.distributions.Categorical
     d = fastgan.game.optimal_discriminator(p_t, p_g)         # the best D for this p_g, a function of x
     fastgan.game.expected_absolute_error(p_t, p_g, d)        # = game_value(p_t, p_g) = (1 - TV) / 2
-    fastgan.game.equilibrium(p_t, p_g, d)                    # is it over, or does it only look so?
+    fastgan.game.equilibrium(p_t, p_g, d)                    # is this the equilibrium, or does it only look like it?
     fastgan.game.inverse_transform(quantile).sample(1000)    # random variables from uniform ones
 
-`fastgan game` on the command line trains on named targets and draws this beside what was learned.
+`fastgan game` on the command line trains on named targets and draws these values beside the learned ones.
 """
 
 from fastgan.game.evaluation import (

@@ -1,8 +1,8 @@
 """Discrete distributions: masses at finitely many points, in float64 on the CPU.
 
-Whether a tensor holds samples or probabilities cannot be seen from it. Probabilities are said as
-`torch.distributions.Categorical(p)`, of the points 0 to K - 1; a tensor is samples, and one that could as well be
-probabilities is refused (`refuse_probabilities`).
+A tensor does not show whether it holds samples or probabilities. Probabilities of the points 0 to K - 1 are given as
+`torch.distributions.Categorical(p)`. A tensor holds samples; one that could also hold probabilities is refused
+(`refuse_probabilities`).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Atoms:
 
 
 def of_distribution(name: str, distribution: Distribution) -> Atoms:
-    """The atoms of a distribution with float64 parameters. Raises ValueError where they are not finitely many."""
+    """The atoms of a distribution with float64 parameters. Raises ValueError if there are infinitely many."""
     if isinstance(distribution, OneHotCategorical):
         mass = distribution.probs.reshape(-1)
         return Atoms(name, torch.eye(len(mass), dtype=torch.float64), mass)
@@ -47,24 +47,24 @@ def of_distribution(name: str, distribution: Distribution) -> Atoms:
 
 
 def mass_at(side, x: Tensor) -> Tensor:
-    """The mass of each of the points x (n, d); 0 where there is none. side: Atoms, or Samples, of which each counts as
-    an N-th."""
+    """The mass of `side` at each of the points x (n, d), 0 without an atom there. side: Atoms, or N Samples of mass 1/N
+    each."""
     count = len(side.points)
-    _, place = torch.unique(torch.cat([side.points, x.detach()]), dim=0, return_inverse=True)
+    _, index = torch.unique(torch.cat([side.points, x.detach()]), dim=0, return_inverse=True)
     mass = side.mass if isinstance(side, Atoms) else None
-    table = torch.bincount(place[:count], mass, minlength=int(place.max()) + 1).double()
-    return table[place[count:]] / (1 if mass is not None else count)
+    table = torch.bincount(index[:count], mass, minlength=int(index.max()) + 1).double()
+    return table[index[count:]] / (1 if mass is not None else count)
 
 
 def shared_masses(t, g) -> tuple[Tensor, Tensor]:
-    """Of two sides, at every point where either has one."""
+    """The masses of both sides at every point where either has one."""
     points = torch.unique(torch.cat([t.points, g.points]), dim=0)
     return mass_at(t, points), mass_at(g, points)
 
 
 def refuse_probabilities(name: str, values: Tensor) -> None:
-    """Raises ValueError where a tensor (N,), or every row of one (N, d), could be probabilities: several numbers >= 0
-    that add up to one. A tensor (N, 1) never could, and rows of a single 1 are samples of a OneHotCategorical."""
+    """Raises ValueError if a tensor (N,), or every row of a tensor (N, d), could be probabilities: several numbers >= 0
+    that add up to one. A tensor (N, 1) is always accepted, and so are one-hot rows: samples of a OneHotCategorical."""
     rows = values.detach()[None] if values.dim() == 1 else values.detach()
     if not values.is_floating_point() or rows.dim() != 2 or not len(rows) or rows.shape[1] < 2:
         return
@@ -76,10 +76,10 @@ def refuse_probabilities(name: str, values: Tensor) -> None:
         return
     if values.dim() == 1:
         raise ValueError(
-            f"{name}: got {len(values)} numbers that add up to 1; torch.distributions.Categorical(p) says that they "
-            f"are probabilities, and shape ({len(values)}, 1) that they are samples"
+            f"{name}: got {len(values)} numbers that add up to 1; if they are probabilities, give "
+            f"torch.distributions.Categorical(p), if they are samples, give them in shape ({len(values)}, 1)"
         )
     raise ValueError(
-        f"{name}: got rows of {rows.shape[1]} numbers that add up to 1; torch.distributions.Categorical(p) says that "
-        "one row is probabilities, and samples need one number less, which the others determine"
+        f"{name}: got rows of {rows.shape[1]} numbers that add up to 1; if they are probabilities, give one row as "
+        "torch.distributions.Categorical(p), if they are samples, leave out one number, which the others determine"
     )

@@ -1,4 +1,4 @@
-"""What p_t and p_g may be - a distribution, a density function, or samples - made into one kind of thing.
+"""Read p_t and p_g, each a distribution, a density function or samples, as Density, Atoms or Samples.
 
 Everything here computes in float64 on the CPU.
 """
@@ -23,20 +23,20 @@ from fastgan.game.quadrature import boxes, integrate
 Source = Distribution | Callable[[Tensor], Tensor] | Tensor
 INFINITY = math.inf
 MASS_TOLERANCE = 1e-4  # how far from 1 the integral of a density may be
-INTEGRAL_TOLERANCE = 1e-4  # what an integral may be estimated to be off by before it is refused
-_EDGES = {1: 64, 2: 32}  # cells a dimension before any is halved
-_DRAWS = 4096
-_MONTE_CARLO = 2**16  # draws a side above two dimensions
+INTEGRAL_TOLERANCE = 1e-4  # an integral with a larger estimated error is refused
+_FIRST_CELLS = {1: 64, 2: 32}  # cells a dimension before any is halved
+_LANDMARKS = 4096  # draws that show where a distribution has its mass
+_MONTE_CARLO = 2**16  # draws a side for integrals above two dimensions
 
 
 class Density:
-    """log: points (n, d) -> log density (n,). low, high: its support, d numbers each, infinite ones among them.
-    landmarks: (m, d) points where it has its mass, so that no narrow mode is overlooked, or None."""
+    """log: points (n, d) -> log density (n,). low, high: its support, d numbers each, which may be infinite.
+    landmarks: (m, d) points where it has its mass, so that no narrow mode is missed, or None. draw: n -> n samples."""
 
     def __init__(self, name: str, log, low: Sequence[float], high: Sequence[float], landmarks=None, draw=None):
         self.name, self.log, self.low, self.high = name, log, tuple(low), tuple(high)
         self.landmarks, self.draw = landmarks, draw
-        self.prob: Callable | None = None  # of a density that is given as such, not by its logarithm
+        self.prob: Callable | None = None  # the density itself, if it was not given as its logarithm
 
     @property
     def d(self) -> int:
@@ -58,9 +58,9 @@ Side = Density | Atoms | Samples
 
 
 def read(name: str, source: Source, d: int | None = None, support=None) -> Side:
-    """`source` as a density, atoms or samples. d: the other side's dimension, where it is known.
+    """`source` as a density, atoms or samples. d: the other side's dimension, if known.
 
-    Raises TypeError for what is none of these, ValueError for what is no single distribution, or no usable samples."""
+    Raises TypeError for other types, ValueError for a batch of distributions or unusable samples."""
     if isinstance(source, Distribution):
         return _of_distribution(name, source)
     if isinstance(source, Tensor):
@@ -73,8 +73,8 @@ def read(name: str, source: Source, d: int | None = None, support=None) -> Side:
 
 
 def read_pair(p_t: Source, p_g: Source, support=None) -> tuple[Side, Side]:
-    """Both sides, of one dimension, and not a density beside atoms. A function takes its dimension from the other side,
-    or from `support`."""
+    """Both sides. They must have the same dimension, and cannot be a density and atoms. A function gets its dimension
+    from the other side, or from `support`."""
     known = [read(name, side) for name, side in (("p_t", p_t), ("p_g", p_g)) if not _is_function(side)]
     d = known[0].d if known else None
     t, g = read("p_t", p_t, d, support), read("p_g", p_g, d, support)
@@ -117,21 +117,21 @@ def _of_distribution(name: str, distribution: Distribution) -> Density | Atoms:
             f"{name}: got batch shape {batch} and event shape {event}, expected one distribution of a number or a "
             f"vector{hint}"
         )
-    here = _to_double(distribution)
+    exact = _to_double(distribution)
     assert distribution.support is not None
     if distribution.support.is_discrete:
-        return of_distribution(name, here)
+        return of_distribution(name, exact)
     d, scalar = (event[0] if event else 1), not event
-    log_prob = _safe_log_prob(here)
+    log_prob = _safe_log_prob(exact)
 
     def log(x: Tensor) -> Tensor:
         return log_prob(x[:, 0] if scalar else x).reshape(len(x))
 
     def draw(n: int) -> Tensor:
-        return here.sample((n,)).reshape(n, d)
+        return exact.sample((n,)).reshape(n, d)
 
-    low, high = _bounds(here.support)
-    return Density(name, log, [low] * d, [high] * d, _landmarks(here, d), draw)
+    low, high = _bounds(exact.support)
+    return Density(name, log, [low] * d, [high] * d, _landmarks(exact, d), draw)
 
 
 def _of_function(name: str, function: Callable, d: int | None, support) -> Density:
@@ -179,7 +179,7 @@ def _bounds(support) -> tuple[float, float]:
 
 
 def _safe_log_prob(distribution: Distribution) -> Callable[[Tensor], Tensor]:
-    """log_prob that is -inf outside the support, where torch's raises or gives numbers that mean nothing."""
+    """log_prob that is -inf outside the support, where torch's raises or returns meaningless numbers."""
     events = len(distribution.event_shape)
     if isinstance(distribution, MixtureSameFamily):
         component = _safe_log_prob(distribution.component_distribution)
@@ -199,25 +199,25 @@ def _safe_log_prob(distribution: Distribution) -> Callable[[Tensor], Tensor]:
 
 
 def _landmarks(distribution: Distribution, d: int) -> Tensor:
-    """Draws of the distribution; of a mixture, of each component, however small its weight."""
+    """Samples of the distribution. A mixture is sampled equally from all components, whatever their weights."""
     with _seeded():
         while isinstance(distribution, MixtureSameFamily):
             distribution = distribution.component_distribution
-        count = max(8, _DRAWS // max(1, distribution.batch_shape.numel()))
+        count = max(8, _LANDMARKS // max(1, distribution.batch_shape.numel()))
         return distribution.sample((count,)).reshape(-1, d)
 
 
 @contextlib.contextmanager
 def _seeded() -> Iterator[None]:
-    """Draws inside are always the same, and the global random state is left as it was."""
+    """Seed the draws inside, and restore the global random state."""
     with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(0)  # torch.manual_seed would seed GPUs as well
+        torch.default_generator.manual_seed(0)  # torch.manual_seed would also seed GPUs
         yield
 
 
 def _to_double(value, seen: dict | None = None):
     """A copy of a distribution (transform, list, tensor) with float64 parameters on the CPU, detached."""
-    seen = {} if seen is None else seen  # a transform and its inverse know each other
+    seen = {} if seen is None else seen  # a transform and its inverse refer to each other
     if id(value) in seen:
         return seen[id(value)]
     if isinstance(value, Tensor):
@@ -236,8 +236,8 @@ def _to_double(value, seen: dict | None = None):
 
 
 class Domain:
-    """Where a set of densities lives, seen through a map from a finite box: x = c + s t / (1 - t^2) on an infinite
-    dimension, x = low + s t / (1 - t) or high + s t / (1 + t) on a half-infinite one, x = t on a finite one."""
+    """The union of the densities' supports as the image of a finite box: x = c + s t / (1 - t^2) in an infinite
+    dimension, x = low + s t / (1 - t) or high + s t / (1 + t) in a half-infinite one, x = t in a finite one."""
 
     def __init__(self, densities: list[Density]):
         self.d, self.densities = densities[0].d, densities
@@ -252,12 +252,12 @@ class Domain:
             self.scale[i] = max(three - quarter, 1e-12 * max(1.0, abs(self.centre[i])))
 
     def edges(self) -> list[Tensor]:
-        """Of the first cells, in t: quantiles of where the densities have their mass, ends of their supports, and in
-        one dimension where two of them cross."""
+        """The edges of the first cells, in t: quantiles of the landmarks, ends of the supports, and in one dimension
+        the points where two densities cross."""
         out = []
         for i in range(self.d):
             t_low, t_high = self._ends(i)
-            count = _EDGES[self.d] // max(1, len(self.landmarks))
+            count = _FIRST_CELLS[self.d] // max(1, len(self.landmarks))
             share = torch.linspace(0, 1, count + 1, dtype=torch.float64, device="cpu")
             quantiles = [self.to_t(i, m[:, i]).quantile(share) for m in self.landmarks]
             inner = (
@@ -276,7 +276,7 @@ class Domain:
         return out
 
     def _crossings(self, edges: Tensor) -> Tensor:
-        """Where log p_t - log p_g changes its sign between neighbours of a grid inside the cells, by bisection."""
+        """The points where log p_t - log p_g changes its sign, by bisection between neighbours on a grid."""
         t, g = self.densities
 
         def first_is_larger(u: Tensor) -> Tensor:
@@ -310,7 +310,7 @@ class Domain:
         return (x - high).clamp(max=0) / ((high - x).clamp(min=0) + s) if math.isinf(low) else x.clamp(low, high)
 
     def to_x(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """(n, d) in t -> (n, d) in x, and the determinant of the map."""
+        """(n, d) in t -> (n, d) in x, and the map's Jacobian determinant (n,)."""
         x, factor = [], torch.ones(len(t), dtype=torch.float64, device="cpu")
         for i in range(self.d):
             low, high, c, s, u = self.low[i], self.high[i], self.centre[i], self.scale[i], t[:, i]
@@ -328,9 +328,9 @@ class Domain:
 def integrals(densities: list[Density], f: Callable[..., Tensor], cells: list[Tensor] | None = None) -> Tensor:
     """The integral of f(x, log p_1, log p_2, ...) -> (n, k) over the union of the supports: (k,).
 
-    `f` must be homogeneous of degree one in the densities; above two dimensions that lets it be the mean of f / m over
-    draws of their mixture m. cells: edges in x of each dimension, where the integral over each cell is wanted: (cells,
-    k). Raises ValueError where a density does not integrate to one, or the integral does not converge."""
+    `f` must be homogeneous of degree one in the densities, so that above two dimensions the integral is the mean of
+    f / m over draws of their mixture m. cells: edges in x of each dimension; then the result is the integral over each
+    cell: (cells, k). Raises ValueError if a density does not integrate to one, or the integral does not converge."""
     if densities[0].d > 2:
         return _by_draws(densities, f)
     domain = Domain(densities)
@@ -344,7 +344,7 @@ def integrals(densities: list[Density], f: Callable[..., Tensor], cells: list[Te
     def g(t: Tensor) -> Tensor:
         x, factor = domain.to_x(t)
         logs = [p.log(x) for p in densities]
-        logs = [torch.where(log == INFINITY, -INFINITY, log) for log in logs]  # a pole is one point, of no mass
+        logs = [torch.where(log == INFINITY, -INFINITY, log) for log in logs]  # a pole is a point without mass
         masses = torch.stack([log.exp() for log in logs], 1)
         return torch.cat([f(x, *logs), masses], 1) * factor[:, None]
 
@@ -352,15 +352,15 @@ def integrals(densities: list[Density], f: Callable[..., Tensor], cells: list[Te
     k = len(densities)
     for p, mass in zip(densities, values[:, -k:].sum(0).tolist()):
         if not abs(mass - 1) <= MASS_TOLERANCE:
-            what = "support=(low, high) says where it lives" if p.landmarks is None else "is it a density?"
-            raise ValueError(f"{p.name}: got a density that integrates to {mass:.6g}, expected 1; {what}")
+            hint = "give its support=(low, high)" if p.landmarks is None else "is it a density?"
+            raise ValueError(f"{p.name}: got a density that integrates to {mass:.6g}, expected 1; {hint}")
     if not error <= INTEGRAL_TOLERANCE and not values.isinf().any():
         raise ValueError(f"{densities[0].name}: the integral does not converge (estimated error {error:.2g})")
     return values[:, :-k].sum(0) if cells is None else values[:, :-k]
 
 
 def _by_draws(densities: list[Density], f: Callable[..., Tensor]) -> Tensor:
-    """Monte Carlo over the mixture of the densities, always with the same draws."""
+    """The integral by Monte Carlo over the mixture of the densities, always with the same draws."""
     for p in densities:
         if p.draw is None:
             raise ValueError(

@@ -1,7 +1,7 @@
-"""How far a trained pair of networks is from the equilibrium, and what only looks like it.
+"""How far a trained pair of networks is from the equilibrium.
 
-D's expected error is 1/2 where p_g = p_t, for every D. It is also 1/2 for a D that says the same of everything,
-whatever p_g. So the error stands beside a distance here, and a network that gives no gradient is called dead.
+D's expected error is 1/2 if p_g = p_t, for every D. It is also 1/2 for a D that gives the same value everywhere,
+whatever p_g is. So the error is reported with a distance, and a D without a gradient is reported as dead.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from fastgan.models import mlp
 
 
 class Equilibrium(NamedTuple):
-    """error: D's expected absolute error (soft); error_rate: with D >= 1/2 taken for true (hard). bound: (1 - TV) / 2,
-    what the best D could have for this p_g. total_variation, jensen_shannon: how far p_g is from p_t. dead: D gives the
-    generator no gradient. reached: p_g is p_t as far as the tolerances say. verdict: in words."""
+    """error: D's expected absolute error (soft); error_rate: with D >= 1/2 taken as "true" (hard). bound: (1 - TV) / 2,
+    the error of the best D for this p_g. total_variation, jensen_shannon: distances of p_g from p_t. dead: D gives the
+    generator no gradient. reached: the equilibrium, within the tolerances. verdict: the result in words."""
 
     error: float
     error_rate: float
@@ -46,11 +46,11 @@ def equilibrium(
     support=None,
     bins: int | None = None,
 ) -> Equilibrium:
-    """Is this the end of the game, p_g = p_t with D right one time in two?
+    """Is this the equilibrium: p_g = p_t, and D right one time in two?
 
     p_t, p_g, support, bins: as in `total_variation`. discriminator, logits: as in `expected_absolute_error`.
-    error_tolerance: what E may be away from 1/2. tolerance: what the total variation may be; for samples it has to be
-        above what chance gives, which `fastgan.game.theory` states.
+    error_tolerance: the largest |error - 1/2|. tolerance: the largest total variation; for samples it must be above the
+        value that equal distributions show by chance, which `fastgan.game.theory` states.
     """
     options = {"support": support, "bins": bins}
     error = expected_absolute_error(p_t, p_g, discriminator, logits=logits, support=support)
@@ -67,22 +67,21 @@ def equilibrium(
     elif dead:
         verdict = f"dead discriminator: it gives no gradient, and p_g is at a total variation of {tv:.3f} from p_t"
     elif near_half:
-        verdict = (
-            f"D cannot tell, but could: p_g is at a total variation of {tv:.3f}, the best D errs {(1 - tv) / 2:.3f}"
-        )
+        best = f"the best D has an error of {(1 - tv) / 2:.3f}"
+        verdict = f"D cannot tell, but could: p_g is at a total variation of {tv:.3f}, {best}"
     else:
         verdict = f"not reached: p_g is at a total variation of {tv:.3f} from p_t"
     return Equilibrium(error, rate, (1 - tv) / 2, tv, js, dead, near and near_half, verdict)
 
 
 def is_dead(discriminator: Callable[[Tensor], Tensor], x: Tensor, *, discrete: bool = False) -> bool:
-    """Whether D gives no gradient at any of the points x: its gradient there is exactly 0, or its values are equal to
-    rounding. A small spread of logits is no sign of it: D at the equilibrium has one of 1e-4 and lives. A D of steps,
-    whose values have no graph, has no gradient to look at, as the best D of the absolute error: it is dead if its
+    """Whether D gives no gradient at any of the points x: its gradient there is exactly 0, or its values are equal up
+    to rounding. A small spread of logits does not make it dead: D at the equilibrium has one of 1e-4 and still has a
+    gradient. A piecewise constant D whose values have no graph, as the best D of the absolute error, is dead if its
     values are equal.
 
-    discriminator: points (N, ...) -> logits, or probabilities. A module's dtype and device are found by themselves.
-    discrete: generated points cannot move, so that D's slope means nothing: it is dead where its values are equal.
+    discriminator: points (N, ...) -> logits, or probabilities. x is moved to the dtype and device of a module.
+    discrete: generated points cannot move, so that D's gradient means nothing: D is dead if its values are equal.
     """
     like = next(discriminator.parameters(), None) if isinstance(discriminator, nn.Module) else None
     x = x.detach() if like is None else x.detach().to(like)
@@ -98,7 +97,7 @@ def is_dead(discriminator: Callable[[Tensor], Tensor], x: Tensor, *, discrete: b
 
 
 def _some_points(sides: tuple[Side, Side]) -> Tensor:
-    """Where the two sides have their mass; (n,) for functions of a number, (n, d) for modules and above."""
+    """Points (n, d) where the two sides have their mass."""
     points = [side.landmarks if isinstance(side, Density) else side.points for side in sides]
     return torch.cat(
         [p[:2048] for p in points if p is not None]
@@ -110,9 +109,9 @@ def _some_points(sides: tuple[Side, Side]) -> Tensor:
 
 
 class ModeStatistics(NamedTuple):
-    """covered: modes that get at least a fifth of their share of the samples within `radius` standard deviations.
-    total: modes there are. total_variation: of the shares, every sample counted for the mode it is nearest to.
-    within: the share of samples that are within `radius` standard deviations of a mode. shares: of each mode."""
+    """covered: the number of modes with at least a fifth of their share of the samples within `radius` standard
+    deviations. total: the number of modes. total_variation: of the shares, each sample counted for its nearest mode.
+    within: the share of samples within `radius` standard deviations of a mode. shares: the share of each mode."""
 
     covered: int
     total: int
@@ -124,15 +123,15 @@ class ModeStatistics(NamedTuple):
 def mode_statistics(
     samples: Tensor, modes: Tensor, std: float | Tensor, weights: Tensor | None = None, radius: float = 3.0
 ) -> ModeStatistics:
-    """Which modes of a mixture of Gaussians the samples are at, and how evenly.
+    """Which modes of a mixture of Gaussians the samples cover, and how evenly.
 
     samples: (N, d), or (N,) in one dimension. modes: (K, d) or (K,), their centres. std: their standard deviation, one
         or K. weights: their shares, equal by default.
 
-    Of N samples of the target itself the total variation is about sqrt(K / (2 pi N)): 0.009 for 25 modes and 50,000. Of
-    a 2-D Gaussian 1.1 % lie beyond three standard deviations.
+    For N samples of the target itself the total variation is about sqrt(K / (2 pi N)): 0.009 for 25 modes and 50,000.
+    Of a 2-D Gaussian 1.1 % lie beyond three standard deviations.
 
-    Raises ValueError for sets that are empty or of two dimensions, and for numbers that are not finite or above 1e150.
+    Raises ValueError for empty sets, different dimensions, and numbers that are not finite or above 1e150.
     """
     x = samples.detach().double().reshape(len(samples), -1)
     centres = modes.detach().to(x).reshape(len(modes), -1)
@@ -165,19 +164,19 @@ def mode_statistics(
 
 
 class TwoSampleTest(NamedTuple):
-    """error: of a fresh D on data it was not trained on, 1/2 where it cannot tell. p_value: of an error as small as
-    this, where it guesses."""
+    """error: of a fresh D on data that it was not trained on, 1/2 if it cannot tell. p_value: the probability of an
+    error at least as small as this if D guesses."""
 
     error: float
     p_value: float
 
 
 def two_sample_test(real: Tensor, fake: Tensor, *, steps: int = 500, batch: int = 256, seed: int = 0) -> TwoSampleTest:
-    """Can a discriminator that has not played along tell the two sets apart? (Lopez-Paz and Oquab 2017)
+    """Can a new discriminator tell the two sets apart? (Lopez-Paz and Oquab 2017)
 
-    real, fake: (N, d) or (N,) each. Half of each trains a multi-layer perceptron of two layers of 64, by cross-entropy
-    through the fused loss, the other half tests it; 1 to 2 CPU seconds. It is blind to narrow modes: on a ring at a
-    total variation of 0.23 a fresh D had an error of 0.5.
+    real, fake: (N, d) or (N,) each. Half of each trains a multi-layer perceptron of two layers of 64, with the fused
+    cross-entropy, the other half tests it; 1 to 2 CPU seconds. It misses narrow modes: on a ring at a total variation
+    of 0.23 a fresh D had an error of 0.5.
     """
     sides = []
     for name, points in (("real", real), ("fake", fake)):
@@ -192,7 +191,7 @@ def two_sample_test(real: Tensor, fake: Tensor, *, steps: int = 500, batch: int 
     if sides[0].shape[1] != sides[1].shape[1]:
         raise ValueError(f"fake: got {sides[1].shape[1]} numbers a sample, expected {sides[0].shape[1]}, as in real")
     pooled = torch.cat(sides)
-    largest = pooled.abs().amax(0).clamp(min=torch.finfo(torch.float64).tiny)  # squares of 1e200 are no numbers
+    largest = pooled.abs().amax(0).clamp(min=torch.finfo(torch.float64).tiny)  # the square of 1e200 overflows
     sides, pooled = [side / largest for side in sides], pooled / largest
     sides = [((side - pooled.mean(0)) / pooled.std(0).clamp(min=1e-12)).float() for side in sides]
     random = torch.Generator("cpu").manual_seed(seed)

@@ -1,4 +1,4 @@
-"""The game in pictures, PNG and GIF bytes: p_t, p_g, the learned D against the best one, D's error over the steps."""
+"""Pictures of the game, as PNG and GIF bytes: p_t, p_g, the learned D beside the best D, D's error over the steps."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from fastgan.game.training import Frame, Played, grid_axis, grid_points
 
 TRUE, GENERATED, LEARNED, BEST = "0.45", "tab:orange", "tab:blue", "black"
 COLOURS = 24  # of the animation
-SHOW_FOR, HOLD_FOR = 120, 2_000  # milliseconds a frame, and the last one
+SHOW_FOR, HOLD_FOR = 120, 2_000  # milliseconds: a frame, and the last frame
 
 
 def picture(played: Played) -> bytes:
-    """One PNG: in 1-D densities with both discriminators, in 2-D samples over the learned D and the best D beside it;
-    then D's errors over the steps against 1/2 and (1 - TV) / 2."""
+    """One PNG. In 1-D: densities with the learned and the best D. In 2-D: samples over the learned D, and the best D
+    beside it. Then D's errors over the steps, with 1/2 and (1 - TV) / 2."""
     goal, last = played.target, played.frames[-1]
     if goal.d == 1:
         figure = _figure(10.5, 4.2)
@@ -40,7 +40,7 @@ def picture(played: Played) -> bytes:
 
 
 def animation(played: Played) -> bytes:
-    """A GIF of the training: what `picture` shows at its left, at each moment that was kept."""
+    """A GIF of the training: the left part of `picture` for each frame."""
     try:
         from PIL import Image
     except ImportError as error:
@@ -48,7 +48,7 @@ def animation(played: Played) -> bytes:
     goal, images = played.target, []
     for frame in played.frames:
         if goal.d > 1:
-            frame = frame._replace(points=frame.points[::2])  # each point costs bytes in every frame
+            frame = frame._replace(points=frame.points[::2])  # half of the points, for a smaller file
         figure = _figure(4.8, 4, dpi=80)
         axes = figure.subplots()
         if goal.d == 1:
@@ -60,7 +60,8 @@ def animation(played: Played) -> bytes:
         axes.set_title(f"{played.settings.objective}, step {frame.step:,}{seen}", fontsize=9)
         figure.canvas.draw()
         images.append(Image.fromarray(np.asarray(figure.canvas.buffer_rgba())[..., :3].copy()))
-    # One palette for all, so that what does not change costs nothing; of colours far apart, so that few points count.
+    # One palette for all frames, so that unchanged pixels cost nothing. Its colours are far apart, so that rare colours
+    # are kept.
     palette = images[len(images) // 2].quantize(COLOURS, method=Image.Quantize.MAXCOVERAGE)
     images = [image.quantize(palette=palette, dither=Image.Dither.NONE) for image in images]
     out = io.BytesIO()
@@ -70,8 +71,8 @@ def animation(played: Played) -> bytes:
 
 
 def best_discriminator(goal: Target, points: Tensor) -> Tensor:
-    """p_t / (p_t + p_g) on `grid_points`, NaN where neither has mass. p_g is a kernel estimate from the points; p_t is
-    smoothed with the same kernel, so that what the estimate blurs does not look like a difference."""
+    """p_t / (p_t + p_g) on `grid_points`, NaN where neither has mass. p_g is a kernel estimate from the points. p_t is
+    smoothed with the same kernel, so that the blur of the estimate does not look like a difference."""
     width = goal.std / 2 if goal.d > 1 else goal.std / 6
     smooth = goal._replace(std=(goal.std**2 + width**2) ** 0.5).distribution
     x = grid_points(goal).double()
@@ -133,7 +134,7 @@ def _errors(axes, played: Played) -> None:
 
 
 def _legend_below(*axes) -> None:
-    """Under the axes, where no data are, of all of them."""
+    """Put one legend for all axes below them, where it covers no data."""
     lines = [line for one in axes for line in one.get_legend_handles_labels()[0]]
     axes[0].legend(handles=lines, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2, fontsize=7, frameon=False)
 
@@ -146,7 +147,7 @@ def _title(played: Played) -> str:
 
 
 def _figure(width: float, height: float, dpi: int = 110):
-    """Without pyplot, which would keep it alive and look for a display."""
+    """A figure without pyplot, which would keep it alive and need a display."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure

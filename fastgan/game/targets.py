@@ -13,8 +13,8 @@ NAMES = ("gaussian", "mixture", "ring", "grid")
 
 
 class Target(NamedTuple):
-    """A mixture of Gaussians of one standard deviation, of zero mean and unit scale (the root mean square of all its
-    numbers). modes: (K, d); weights: (K,)."""
+    """A mixture of Gaussians with the same standard deviation, normalised to zero mean and unit scale (the root mean
+    square over all coordinates). modes: (K, d); weights: (K,)."""
 
     name: str
     modes: Tensor
@@ -27,7 +27,7 @@ class Target(NamedTuple):
 
     @property
     def distribution(self) -> Distribution:
-        """In float64; of a number where d is 1."""
+        """In float64; for d = 1 a distribution of scalars."""
         mixture = Categorical(self.weights.double())
         modes = self.modes.double()
         if self.d == 1:
@@ -35,32 +35,33 @@ class Target(NamedTuple):
         return MixtureSameFamily(mixture, Independent(Normal(modes, self.std), 1))
 
     def draw(self, n: int, generator: torch.Generator) -> Tensor:
-        """(n, d) float32 on the generator's device."""
+        """n samples, (n, d) float32 on the generator's device."""
         device = generator.device
         which = torch.multinomial(self.weights.to(device), n, replacement=True, generator=generator)
         noise = torch.randn(n, self.d, generator=generator, device=device, dtype=torch.float32)
         return self.modes.to(device)[which] + self.std * noise
 
     def cells(self, x: Tensor, count: int = 32) -> Tensor:
-        """The cell of each point (N, d), of K `count` cells with weights / count of p_t each: in one dimension
-        intervals between quantiles of a mode, in two the product of 4 distances from it and `count` / 4 directions.
-        What is more than 5 standard deviations from every mode is in the last one, K `count`, where p_t has nothing."""
+        """The index of the cell of each point (N, d). Each mode has `count` cells, each with a share weight / count of
+        p_t: in one dimension intervals between quantiles, in two dimensions 4 distances from the mode times `count` / 4
+        directions. Points more than 5 standard deviations from every mode are in the last cell, K `count`, which has no
+        mass of p_t."""
         x = x.detach().double().cpu()
         offset = x[:, None] - self.modes.double()
         nearest = offset.square().sum(2).argmin(1)
         offset = offset[torch.arange(len(x), device="cpu"), nearest] / self.std
         if self.d == 1:
-            place = (torch.special.ndtr(offset[:, 0]) * count).long()
+            inner = (torch.special.ndtr(offset[:, 0]) * count).long()
         else:
             ring = ((1 - (-offset.square().sum(1) / 2).exp()) * 4).long().clamp(max=3)
             turn = torch.atan2(offset[:, 1], offset[:, 0]) / (2 * math.pi) + 0.5
-            place = ring * (count // 4) + (turn * (count // 4)).long().clamp(max=count // 4 - 1)
+            inner = ring * (count // 4) + (turn * (count // 4)).long().clamp(max=count // 4 - 1)
         far = offset.square().sum(1) > 5**2
-        return torch.where(far, len(self.modes) * count, nearest * count + place.clamp(max=count - 1))
+        return torch.where(far, len(self.modes) * count, nearest * count + inner.clamp(max=count - 1))
 
     def divergences(self, x: Tensor, count: int = 32) -> tuple[float, float]:
-        """(TV, JSD) of p_t and the distribution of the points, over the cells; blind to what differs inside a cell. Of
-        N points of the target itself the first is about sqrt(cells / (2 pi N))."""
+        """(TV, JSD) between p_t and the distribution of the points, over the cells; differences inside a cell are not
+        seen. For N points of the target itself TV is about sqrt(cells / (2 pi N))."""
         cells = len(self.modes) * count
         p_g = torch.bincount(self.cells(x, count), minlength=cells + 1).double() / len(x)
         p_t = torch.cat(
@@ -76,7 +77,7 @@ class Target(NamedTuple):
 
 def target(name: str) -> Target:
     """gaussian: one Gaussian. mixture: 0.4 N(-2, 0.5^2) + 0.6 N(2, 0.5^2). ring: 8 of std 0.02 on the unit circle.
-    grid: 25 of std 0.05 two apart. Shifted and scaled to zero mean and unit scale."""
+    grid: 25 of std 0.05, spaced by 2. Then shifted and scaled to zero mean and unit scale."""
     if name == "gaussian":
         return _normalised(name, [[0.0]], 1.0)
     if name == "mixture":
@@ -91,7 +92,7 @@ def target(name: str) -> Target:
 
 
 def _normalised(name: str, modes: Tensor | list, std: float, weights: list | None = None) -> Target:
-    """On the CPU and in float32, whatever torch's defaults are."""
+    """The target of zero mean and unit scale, on the CPU and in float32 whatever torch's defaults are."""
     modes = torch.as_tensor(modes, dtype=torch.float32, device="cpu")
     shares = torch.as_tensor(weights or [1 / len(modes)] * len(modes), dtype=torch.float32, device="cpu")
     modes = modes - shares @ modes

@@ -1,7 +1,7 @@
-"""What the mathematics says of the game: distances, the best discriminator, the value, the gradients.
+"""The theory of the game: distances, the best discriminator, the value, the gradients.
 
-p_t: the density of true data. p_g: that of G(z). D(x): the probability that x is true. With true and generated data in
-equal parts
+p_t: the density of true data. p_g: the density of G(z). D(x): the probability that x is true. With true and generated
+data in equal parts
 
     E(G, D) = 1/2 E_{x ~ p_t} [1 - D(x)] + 1/2 E_{x ~ p_g} [D(x)]
 
@@ -11,21 +11,26 @@ is D's expected absolute error, and the probability that D, saying "true" with p
     min_D L_D    = ln 2 - JSD(p_t, p_g)          at D* = p_t / (p_t + p_g), L_D the cross-entropy averaged over both
     max_D V      = -ln 4 + 2 JSD(p_t, p_g)       the same in the form of Goodfellow et al. (2014), eq. 1 and theorem 1
 
-Every function takes p_t and p_g as torch.distributions objects (of a number or a vector; mixtures included), discrete
-ones among them: `Categorical(p)` is a game over the points 0 to K - 1 with probabilities p (K,). Or as density
-functions (float64 points (n,), or (n, d) above one dimension, -> n values; `support=(low, high)`, or one such pair a
-dimension, says where they live), or as samples (N,) or (N, d). Numbers (N,) that add up to one are refused, as they
-could be probabilities: samples of shape (N, 1) cannot be mistaken.
+Every function accepts p_t and p_g in one of three forms:
+
+* torch.distributions objects of scalars or vectors, also mixtures and discrete ones: `Categorical(p)` is a game over
+  the points 0 to K - 1 with probabilities p (K,);
+* density functions: float64 points (n,), or (n, d) above one dimension, -> n values; `support=(low, high)`, or one such
+  pair a dimension, gives their support;
+* samples (N,) or (N, d). Numbers (N,) that add up to one are refused, as they could be probabilities: give samples in
+  shape (N, 1).
+
+How the results are computed:
 
 * Two densities of one or two dimensions: quadrature in float64, exact to about 1e-10 in one dimension, 1e-6 in two.
-* Two distributions of more dimensions: Monte Carlo over 2 x 2^16 draws of their mixture, always the same ones; bounded
-  integrands, a standard error of at most 1.4e-3.
-* A discrete distribution on a side (Categorical, OneHotCategorical, Bernoulli, Binomial), discrete or samples on the
-  other: sums over the points where either has mass, exact; of samples their shares at each point.
-* Samples on a side, and samples or a density on the other, in one or two dimensions: both sides become masses of the
-  same cells, equally wide between the outermost thousandths and open-ended beyond: `bins` a dimension,
-  2 N^(1/(d + 2)) by default. A plug-in estimate: blind to what differs inside a cell (too small), and of equal
-  distributions about sqrt(K / (2 pi) (1/N + 1/M)) for the total variation over K cells (too large).
+* Two distributions of more dimensions: Monte Carlo over 2 x 2^16 draws of their mixture, always the same; the
+  integrands are bounded, the standard error is at most 1.4e-3.
+* A discrete distribution (Categorical, OneHotCategorical, Bernoulli, Binomial) and a discrete one or samples: exact
+  sums over the points where either has mass; the mass of samples is their share at each point.
+* Samples and samples or a density, in one or two dimensions: the masses of both in the same cells, `bins` a dimension,
+  2 N^(1/(d + 2)) by default. Cells have equal width between the outermost thousandths and are open-ended beyond. The
+  estimate does not see differences inside a cell (too small). For equal distributions the total variation over K cells
+  is about sqrt(K / (2 pi) (1/N + 1/M)) (too large).
 
 Results are Python floats.
 """
@@ -52,8 +57,8 @@ def total_variation(p_t: Source, p_g: Source, *, support=None, bins: int | None 
 
 
 def jensen_shannon(p_t: Source, p_g: Source, *, support=None, bins: int | None = None) -> float:
-    """JSD = 1/2 KL(p_t | m) + 1/2 KL(p_g | m), m = (p_t + p_g) / 2, in nats, in [0, ln 2]: the information that x
-    carries about whether it is true. (Its square root is a metric.)"""
+    """JSD = 1/2 KL(p_t | m) + 1/2 KL(p_g | m), m = (p_t + p_g) / 2, in nats, in [0, ln 2]: the mutual information of x
+    and whether x is true. (Its square root is a metric.)"""
 
     def integrand(t: Tensor, g: Tensor) -> Tensor:
         m = torch.logaddexp(t, g) - LN2
@@ -71,13 +76,13 @@ def game_value(
     support=None,
     bins: int | None = None,
 ) -> float:
-    """What the best discriminator makes of the game, for this p_g.
+    """The value of the game with the best discriminator for this p_g.
 
     objective: "absolute_error", min_D E = 1/2 - TV / 2; or "minimax", min_D L_D = ln 2 - JSD.
-    form: "average" has D's loss over both sides in equal parts; "goodfellow", for "minimax", max_D V = -ln 4 + 2 JSD,
+    form: "average" is D's loss averaged over both sides; "goodfellow", for "minimax", is max_D V = -ln 4 + 2 JSD,
         V = E_{p_t} log D + E_{p_g} log (1 - D) = -2 L_D.
 
-    1/2, ln 2 and -ln 4 where p_g = p_t, the equilibrium.
+    The values at the equilibrium, p_g = p_t, are 1/2, ln 2 and -ln 4.
     """
     _check_objective(objective)
     if form not in ("average", "goodfellow") or (form == "goodfellow" and objective != "minimax"):
@@ -110,17 +115,17 @@ def generator_value(
 def generator_gradient(
     p_t: Source, p_g: Source, objective: str = "minimax", *, sharpness: float | None = None, support=None
 ) -> float | list[float]:
-    """The gradient that the generator gets through D at its best, D held fixed, as G(z) moves to G(z) + theta.
+    """The gradient of the generator's loss through the best D, held fixed, as G(z) moves to G(z) + theta.
 
         "minimax":        E_{p_g} [-sigma(l*) grad l*]       = 2 grad JSD
         "nonsaturating":  E_{p_g} [-sigma(-l*) grad l*]      = grad [KL(p_g | p_t) - 2 JSD]   (Arjovsky and Bottou 2017)
-        "absolute_error": 0 exactly, D* being flat wherever it has a slope
+        "absolute_error": exactly 0, since D* is piecewise constant
 
-    l* = log p_t - log p_g. sharpness: D = sigma(k l*) in place of the best D. Of the absolute error it then tends to
-    grad TV / 2 as k grows, out of a strip of a width of 1 / k: the same gradient from fewer and fewer samples.
+    l* = log p_t - log p_g. sharpness: k of D = sigma(k l*), in place of the best D. For the absolute error the gradient
+    then tends to grad TV / 2 as k grows, but comes from a strip of width 1 / k: from fewer and fewer samples.
 
-    Both sides are densities, which autograd can differentiate; the points of a discrete game cannot move. A float, or a
-    list above one dimension.
+    Both sides must be densities, which autograd can differentiate; the points of a discrete game cannot move. Returns a
+    float, or a list above one dimension.
     """
     slopes = {
         "absolute_error": lambda s: -0.5 * torch.sigmoid(s) * torch.sigmoid(-s),
@@ -139,8 +144,8 @@ def generator_gradient(
             x = x.detach().requires_grad_()
             logit = k * (t.log(x) - g.log(x))
             (slope,) = torch.autograd.grad(logit.sum(), x)
-        here = log_g.exp()[:, None]
-        return torch.where(here > 0, here * slopes[objective](logit.detach())[:, None] * slope, 0.0)
+        p = log_g.exp()[:, None]
+        return torch.where(p > 0, p * slopes[objective](logit.detach())[:, None] * slope, 0.0)
 
     gradient = integrals([t, g], integrand).tolist()
     return gradient[0] if t.d == 1 else gradient
@@ -150,11 +155,11 @@ def generator_gradient(
 
 
 class OptimalDiscriminator:
-    """D*(x) for two known densities. Called with points it gives probabilities in [0, 1]; `logits` gives their logits.
+    """D*(x) for two known densities. Call it with points for probabilities in [0, 1]; `logits` returns their logits.
 
-    Points are (n,), or any shape, for densities of a number; (..., d) otherwise. Of the dtype of the points, or the
-    default one where they are integers, and on their device; computed in float64, differentiable where the densities
-    are."""
+    Points have any shape for densities of one dimension, else (..., d). Results have the dtype of the points (the
+    default dtype for integers) and are on their device. They are computed in float64, and differentiable if the
+    densities are."""
 
     def __init__(self, p_t: Density, p_g: Density, objective: str):
         self._t, self._g, self.objective = p_t, p_g, objective
@@ -165,7 +170,7 @@ class OptimalDiscriminator:
         return self.logits(x).sigmoid()
 
     def logits(self, x: Tensor) -> Tensor:
-        """log p_t - log p_g, 0 where both are 0; of the absolute error +infinity or -infinity."""
+        """log p_t - log p_g, 0 where both densities are 0; for the absolute error +infinity or -infinity."""
         points = self._points(x)
         if self.objective == "absolute_error":
             logits = torch.where(self._is_true(points), math.inf, -math.inf)
@@ -175,7 +180,7 @@ class OptimalDiscriminator:
         return self._like(x, logits)
 
     def _is_true(self, points: Tensor) -> Tensor:
-        """p_t >= p_g: the chapter's choice where they are equal. Densities given as such are compared as such: their
+        """p_t >= p_g; where they are equal D says "true". Densities given directly are compared directly, as their
         logarithms could round to the same number."""
         if self._t.prob and self._g.prob:
             return self._t.prob(points) >= self._g.prob(points)
@@ -199,13 +204,13 @@ def optimal_discriminator(
     objective: "absolute_error", D*(x) = 1 where p_t(x) >= p_g(x), else 0 (where they are equal any value is best; this
         one is 1); "minimax", D*(x) = p_t(x) / (p_t(x) + p_g(x)), 1/2 where both are 0.
 
-    With samples on a side, both are constant in the cells that the head of this module describes. Of discrete
-    distributions they depend on the masses at exactly the point x, 0 where neither has one.
+    With samples on a side, p_t and p_g are constant in the cells that the module's docstring describes. For discrete
+    distributions they are the masses at exactly the point x, 0 where there is none.
     """
     _check_objective(objective)
     t, g = read_pair(p_t, p_g, support)
     if isinstance(t, Atoms) or isinstance(g, Atoms):
-        t, g = _at_points(t), _at_points(g)
+        t, g = _as_density(t), _as_density(g)
     elif isinstance(t, Samples) or isinstance(g, Samples):
         cells = _Cells(t, g, bins)
         t, g = cells.density(t), cells.density(g)
@@ -215,12 +220,12 @@ def optimal_discriminator(
 def expected_absolute_error(
     p_t: Source, p_g: Source, discriminator: Callable[[Tensor], Tensor], *, logits: bool = False, support=None
 ) -> float:
-    """E(G, D) = 1/2 E_{p_t} [1 - D] + 1/2 E_{p_g} [D] of any D; 1/2 for every D where p_g = p_t.
+    """E(G, D) = 1/2 E_{p_t} [1 - D] + 1/2 E_{p_g} [D] of any D; 1/2 for every D if p_g = p_t.
 
-    discriminator: points -> D(x), values in [0, 1]; with `logits=True` their logits. An nn.Module gets rows (n, d) of
-        its parameters' dtype and device; another function float64 points, (n,) in one dimension.
+    discriminator: points -> D(x), values in [0, 1]; with `logits=True` their logits. An nn.Module is called with rows
+        (n, d) of its parameters' dtype and device; another function with float64 points, (n,) in one dimension.
 
-    A side of samples is a mean over them, unbiased; a discrete one a sum; one of a density an integral. Raises
+    The expectation over samples is their mean, unbiased; over a discrete side a sum; over a density an integral. Raises
     ValueError for a D outside [0, 1].
     """
     return _error(p_t, p_g, _as_probability(discriminator, logits), support)
@@ -229,10 +234,10 @@ def expected_absolute_error(
 def error_rate(
     p_t: Source, p_g: Source, discriminator: Callable[[Tensor], Tensor], *, logits: bool = False, support=None
 ) -> float:
-    """How often D is wrong where it says "true" at D(x) >= 1/2: the expected absolute error of that hard D.
+    """How often D is wrong if it says "true" for D(x) >= 1/2: the expected absolute error of that hard D.
 
-    Of the best D of the cross-entropy this is (1 - TV) / 2; its expected absolute error is not, but integral p_t p_g /
-    (p_t + p_g), which is larger."""
+    For the best D of the cross-entropy this is (1 - TV) / 2. The expected absolute error of the same D is larger:
+    integral p_t p_g / (p_t + p_g)."""
     soft = _as_probability(discriminator, logits)
     return _error(p_t, p_g, lambda x: (soft(x) >= 0.5).double(), support)
 
@@ -258,10 +263,10 @@ def _expectation(side: Side, probability) -> float:
 
 def _as_probability(discriminator, logits: bool) -> Callable[[Tensor], Tensor]:
     """D as a function of float64 points (n, d) on the CPU with float64 values (n,) in [0, 1]."""
-    found = _evaluator(discriminator)
+    evaluate = _evaluator(discriminator)
 
     def probability(x: Tensor) -> Tensor:
-        d = found(x)
+        d = evaluate(x)
         d = d.sigmoid() if logits else d
         if not ((d >= 0) & (d <= 1)).all():
             low, high = d.min().item(), d.max().item()
@@ -302,7 +307,8 @@ class ModeCollapse(NamedTuple):
 
 
 def mode_collapse(modes: int, covered: int) -> ModeCollapse:
-    """What the game is worth where p_t has `modes` equal, well separated modes, and p_g is exactly `covered` of them.
+    """The value of the game if p_t has K = `modes` equal, well separated modes, and p_g has exactly k = `covered` of
+    them.
 
         TV = 1 - k/K,  min_D E = k / 2K,  JSD = 1/2 [(1 - r) ln 2 + r ln (2k / (K + k)) + ln (2K / (K + k))],  r = k/K
 
@@ -329,18 +335,18 @@ def _functional(p_t: Source, p_g: Source, f: Callable[[Tensor, Tensor], Tensor],
 
 
 def _densities(p_t: Source, p_g: Source, support) -> list[Density]:
-    found = []
+    densities = []
     for side in read_pair(p_t, p_g, support):
         if not isinstance(side, Density):
             got = "samples" if isinstance(side, Samples) else "a discrete distribution, whose points cannot move"
             raise TypeError(f"{side.name}: got {got}, expected a distribution with a density, or a density function")
-        found.append(side)
-    return found
+        densities.append(side)
+    return densities
 
 
-def _at_points(side: Side) -> Density:
-    """Masses in the place of densities: all that a comparison of the two sides needs."""
-    assert not isinstance(side, Density)  # read_pair refuses a density beside points
+def _as_density(side: Side) -> Density:
+    """The masses of atoms or samples in place of a density, which is enough to compare the two sides."""
+    assert not isinstance(side, Density)  # read_pair refuses a density beside atoms
 
     def prob(x: Tensor) -> Tensor:
         return mass_at(side, x)
@@ -351,14 +357,14 @@ def _at_points(side: Side) -> Density:
 
 
 def _times(log_p: Tensor, value: Tensor) -> Tensor:
-    """p times value, 0 where p is, whatever the value."""
+    """p times value; 0 where p = 0, also for infinite values."""
     p = log_p.exp()
     return torch.where(p > 0, p * value, 0.0)
 
 
 class _Cells:
-    """The same cells for both sides, where at least one is samples. Edges are those inside: what lies beyond the
-    outermost belongs to an open cell."""
+    """The same cells for both sides, of which at least one is samples. edges: the inner edges of each dimension; the
+    cells beyond the outermost edges are open-ended."""
 
     def __init__(self, t: Density | Samples, g: Density | Samples, bins: int | None):
         self.d = t.d
@@ -368,24 +374,25 @@ class _Cells:
         bins = bins if bins is not None else math.ceil(2 * count ** (1 / (self.d + 2)))
         if bins < 1:
             raise ValueError(f"bins: got {bins}, expected at least 1")
-        seen = [side.points if isinstance(side, Samples) else side.landmarks for side in (t, g)]
-        seen = [points for points in seen if points is not None]
-        self.edges = [self._edges([points[:, i] for points in seen], bins) for i in range(self.d)]
+        known = [side.points if isinstance(side, Samples) else side.landmarks for side in (t, g)]
+        known = [points for points in known if points is not None]
+        self.edges = [self._edges([points[:, i] for points in known], bins) for i in range(self.d)]
 
     @staticmethod
-    def _edges(seen: list[Tensor], bins: int) -> Tensor:
-        low = min(_order_statistic(points, 0.001) for points in seen)
-        high = max(_order_statistic(points, 0.999) for points in seen)
+    def _edges(known: list[Tensor], bins: int) -> Tensor:
+        low = min(_order_statistic(points, 0.001) for points in known)
+        high = max(_order_statistic(points, 0.999) for points in known)
         return torch.linspace(low, high, bins + 1, dtype=torch.float64, device="cpu")[1:-1]
 
     def index(self, points: Tensor) -> Tensor:
-        at = torch.zeros(len(points), dtype=torch.long, device=points.device)
+        """The index of the cell of each point (N, d)."""
+        index = torch.zeros(len(points), dtype=torch.long, device=points.device)
         for i, edges in enumerate(self.edges):
-            at = at * (len(edges) + 1) + torch.bucketize(points[:, i].contiguous(), edges, right=True)
-        return at
+            index = index * (len(edges) + 1) + torch.bucketize(points[:, i].contiguous(), edges, right=True)
+        return index
 
     def mass(self, side: Density | Samples) -> Tensor:
-        """(cells,), adding up to one."""
+        """The mass of the side in each cell, (cells,), adding up to one."""
         if isinstance(side, Samples):
             cells = math.prod(len(edges) + 1 for edges in self.edges)
             return torch.bincount(self.index(side.points), minlength=cells).double() / len(side.points)
@@ -393,7 +400,7 @@ class _Cells:
         return mass / mass.sum()
 
     def density(self, side: Density | Samples) -> Density:
-        """Masses in the place of densities: all that a comparison of the two sides needs, for cells of one size."""
+        """The masses of the cells in place of a density, which is enough to compare the two sides in a cell."""
         log_mass = self.mass(side).log()
         return Density(side.name, lambda x: log_mass[self.index(x)], [-math.inf] * self.d, [math.inf] * self.d)
 

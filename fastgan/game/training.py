@@ -1,7 +1,7 @@
-"""The game played: a generator trained on a named target, with a discriminator or directly, and watched.
+"""Train a generator on a named target, with a discriminator or directly by MMD, and measure it.
 
-What is measured beside the losses is what the theory speaks of: D's expected error, how far p_g is from p_t, and with
-it the error that the best D would have.
+Beside the losses it measures the values of the theory: D's expected error, the distance of p_g from p_t, and the error
+of the best D for this p_g.
 """
 
 from __future__ import annotations
@@ -21,14 +21,15 @@ from fastgan.game.targets import Target, target
 from fastgan.losses.adversarial import discriminator_loss
 from fastgan.training.trainer import GANTrainer
 
-# Measured on the four targets, see the README: non-saturating with R1, or a relativistic pairing with R1 and R2.
+# Weights of R1 and R2, measured on the four targets: see the README.
 PENALTIES = {"relativistic": (0.1, 0.1), "absolute_error": (0.1, 0.1), "mmd": (0.0, 0.0)}
-R1_ALONE = (0.1, 0.0)
+DEFAULT_PENALTIES = (0.1, 0.0)
 STEPS = {"gaussian": 3_500, "mixture": 3_500, "ring": 10_000, "grid": 10_000}
-OWN = {"grid": {"latent_dim": 2}}  # as many as the samples have: with 8 numbers the grid takes 12,000 steps
-# At one pace the modes of p_g swing about those of p_t: a TV of 0.03 or 0.13 by the seed. A faster D damps them.
-OWN_ADVERSARIAL = {"mixture": {"steps": 7_000, "batch": 512, "width": 64, "lr": 4e-3, "pace": 0.2}}
-# Of D's loss at the equilibrium, and what to weigh its two sides with for it.
+SETTINGS_OF = {"grid": {"latent_dim": 2}}  # the samples' dimension: with 8 numbers the grid takes 12,000 steps
+# For the non-saturating loss. With equal learning rates the modes of p_g oscillate about those of p_t: a TV of 0.03 or
+# 0.13 by the seed. A faster D damps this.
+SETTINGS_OF_NONSATURATING = {"mixture": {"steps": 7_000, "batch": 512, "width": 64, "lr": 4e-3, "pace": 0.2}}
+# The weight of D's loss on each side, and the loss at the equilibrium with that weight.
 LOSS_AT_EQUILIBRIUM = {
     "minimax": (0.5, math.log(2)),
     "nonsaturating": (0.5, math.log(2)),
@@ -38,15 +39,15 @@ LOSS_AT_EQUILIBRIUM = {
     "least_squares": (0.5, 0.25),
 }
 FRAMES = 30
-WATCHED = 2**14  # samples a measurement while training
-MEASURED = 50_000  # at the end
-SHOWN = {1: 20_000, 2: 2_000}  # in a picture, by dimension: a histogram of few is ragged
+WATCHED = 2**14  # samples of a measurement during training
+MEASURED = 50_000  # samples of the measurement at the end
+SHOWN = {1: 20_000, 2: 2_000}  # samples in a picture, by dimension: a histogram needs many
 
 
 class Settings(NamedTuple):
-    """All that a run is made of. seconds: stop there even where `steps` are not done; the learning rate falls to zero
-    along a cosine over whichever is reached first. pace: G's learning rate over D's. bandwidths: of MMD, in units of
-    the target's scale."""
+    """All settings of a run. seconds: a time limit; training ends at `steps` or `seconds`, whichever comes first, and
+    the learning rate falls to zero along a cosine until then. pace: G's learning rate divided by D's. bandwidths: of
+    MMD, in units of the target's scale."""
 
     pair: str
     objective: str = "nonsaturating"
@@ -65,7 +66,7 @@ class Settings(NamedTuple):
 
 
 class Frame(NamedTuple):
-    """A moment of the training, for the pictures. points: (N, d) of the averaged generator. d: D(x) on `grid_points`,
+    """A snapshot of the training for the pictures. points: (N, d), by the averaged generator. d: D(x) on `grid_points`,
     or None without a D."""
 
     step: int
@@ -84,27 +85,27 @@ class Played(NamedTuple):
 
 
 def settings_for(pair: str, objective: str | None = None, **given) -> Settings:
-    """The recipe of a target and an objective, with what is `given` (and is not None) in its place."""
+    """The recipe for a target and an objective. Settings that are `given` and not None replace the recipe's."""
     objective = objective or "nonsaturating"
-    r1, r2 = PENALTIES.get(objective, R1_ALONE)
-    recipe = {"steps": STEPS[pair], "r1": r1, "r2": r2, "bandwidths": bandwidths_for(target(pair)), **OWN.get(pair, {})}
-    if objective != "mmd":
-        recipe.pop("bandwidths")
+    r1, r2 = PENALTIES.get(objective, DEFAULT_PENALTIES)
+    recipe = {"steps": STEPS[pair], "r1": r1, "r2": r2, **SETTINGS_OF.get(pair, {})}
+    if objective == "mmd":
+        recipe["bandwidths"] = bandwidths_for(target(pair))
     if objective == "nonsaturating":
-        recipe |= OWN_ADVERSARIAL.get(pair, {})
+        recipe |= SETTINGS_OF_NONSATURATING.get(pair, {})
     return Settings(pair, objective, **recipe | {name: value for name, value in given.items() if value is not None})
 
 
 def bandwidths_for(goal: Target) -> tuple[float, ...]:
-    """From the width of a mode to the size of the whole, a factor of 2 between."""
+    """MMD's bandwidths: from the width of a mode to the scale of the target, each twice the one before."""
     count = max(1, math.ceil(math.log2(1 / goal.std)) + 1)
     return tuple(round(goal.std * 2.0**i, 6) for i in range(count + 1))
 
 
 def make_trainer(settings: Settings) -> GANTrainer:
-    torch.manual_seed(settings.seed)  # of the networks' first weights
+    torch.manual_seed(settings.seed)  # for the networks' initial weights
     d = target(settings.pair).d
-    with torch.device("cpu"):  # and not where torch's default is
+    with torch.device("cpu"):  # whatever torch's default device is
         pair = models.build((d,), settings.latent_dim, settings.width)
     generator, discriminator = (network.float() for network in pair)
     names = ("latent_dim", "objective", "lr", "seed", "device")
@@ -116,11 +117,11 @@ def make_trainer(settings: Settings) -> GANTrainer:
 def play(
     settings: Settings, on_step: Callable[[int], None] = lambda step: None, stop: Callable[[], bool] = lambda: False
 ) -> Played:
-    """Train, and measure at `FRAMES` moments that lie the closer the earlier they are.
+    """Train, and measure at `FRAMES` moments, which are denser at the start.
 
-    on_step: called after each step. stop: asked before each; True ends the training, at the earliest after one step,
-    and what there is is measured.
-    Raises FloatingPointError where the training diverges."""
+    on_step: called after each step. stop: called before each step; if it returns True, training ends, at the earliest
+    after one step, and the networks are measured as they are then.
+    Raises FloatingPointError if the training diverges."""
     goal, trainer = target(settings.pair), make_trainer(settings)
     data = torch.Generator(trainer.device).manual_seed(settings.seed + 1)
     watch = torch.Generator(trainer.device).manual_seed(settings.seed + 2)
@@ -151,7 +152,7 @@ def play(
 def measure(trainer: GANTrainer, goal: Target, random: torch.Generator, count: int, average: bool = False) -> dict:
     """D's errors on `count` new samples a side, the distance of p_g from p_t, and the bound (1 - TV) / 2 that it sets.
 
-    average: of the averaged generator, which sampling uses, and not the one that D plays against."""
+    average: measure the averaged generator, which sampling uses, and not the one that D trains against."""
     x_t, x_g = goal.draw(count, random), generated(trainer, count, random, average)
     if not x_g.isfinite().all():
         raise FloatingPointError(f"training diverged at step {trainer.step_number}: G gives NaN or infinity")
@@ -195,7 +196,7 @@ def generated(trainer: GANTrainer, count: int, random: torch.Generator, average:
 
 
 def logits(trainer: GANTrainer, x_t: Tensor, x_g: Tensor) -> tuple[Tensor, Tensor]:
-    """D's, of both sides. Those of a relativistic pairing mean something up to a constant only: centred."""
+    """D's logits of both sides. A relativistic D determines its logits only up to a constant, so these are centred."""
     real, fake = trainer.discriminator(x_t)[:, 0], trainer.discriminator(x_g)[:, 0]
     middle = (real.mean() + fake.mean()) / 2 if relativistic(trainer) else 0.0
     return real - middle, fake - middle
@@ -218,7 +219,7 @@ def frame(trainer: GANTrainer, goal: Target, random: torch.Generator) -> Frame:
 
 
 def grid_axis(goal: Target) -> Tensor:
-    """Where pictures look: three standard deviations beyond the outermost modes, and more in one dimension."""
+    """The axis of the pictures: `std` times 4 in one dimension, times 12 in two, beyond the outermost modes."""
     reach = goal.modes.abs().max().item() + (4 if goal.d == 1 else 12) * goal.std
     return torch.linspace(-reach, reach, 241 if goal.d == 1 else 121, device="cpu", dtype=torch.float32)
 

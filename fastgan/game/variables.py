@@ -1,7 +1,7 @@
-"""Random variables as functions of pseudo-random uniform ones, and how to check what came out.
+"""Random variables as functions of pseudo-random uniform ones, and a test of their distribution.
 
-The uniforms are those of a torch.Generator, on any device: the same seed gives the same numbers. A variable serves as
-p_z, the source that a generator network transforms, and as p_t, the distribution it should learn.
+The uniforms come from a torch.Generator, on any device: the same seed gives the same numbers. A variable can be p_z,
+the source that a generator network transforms, or p_t, the distribution that it should learn.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from fastgan.game.densities import read
 class InverseTransform(nn.Module):
     """The random variable F^-1(U), U uniform in (0, 1). Made by `inverse_transform`.
 
-    A module, so that it can be the first layer of a generator network: called with z from N(0, I) it gives
-    F^-1(Phi(z)), the variable in the place of a normal p_z, under any trainer. Tables are buffers and follow `.to`.
+    It is a module, so that it can be the first layer of a generator network: called with z from N(0, I) it returns
+    F^-1(Phi(z)), which replaces a normal p_z under any trainer. Tables are buffers and follow `.to`.
     """
 
     def __init__(self, quantile: nn.Module | Callable[[Tensor], Tensor]):
@@ -42,8 +42,8 @@ class InverseTransform(nn.Module):
         device: torch.device | str | None = None,
         dtype: torch.dtype = torch.float32,
     ) -> Tensor:
-        """Independent draws. Uniforms are drawn and transformed in float64: float32 has none between 0 and 2^-24, where
-        a heavy tail lives. device: the generator's by default."""
+        """Independent samples. Uniforms are drawn and transformed in float64: float32 has none between 0 and 2^-24,
+        which give the values of a heavy tail. device: by default that of the generator."""
         device = device if device is not None else generator.device if generator is not None else None
         shape = (shape,) if isinstance(shape, int) else tuple(shape)
         u = torch.rand(shape, generator=generator, device=device, dtype=torch.float64)
@@ -57,15 +57,17 @@ class InverseTransform(nn.Module):
 def inverse_transform(quantile: Callable[[Tensor], Tensor] | Distribution | Tensor | tuple[Tensor, Tensor]):
     """The transformation method: a random variable from its quantile function F^-1, F the distribution function.
 
-    quantile: a function of tensors in [0, 1]; a torch.distributions object with an `icdf`, or a discrete one of a
-        number (`Categorical(p)`: the smallest k with p_0 + ... + p_k >= u); a tensor (N,) of samples, for their
-        empirical distribution function (the smallest sample with at least u N samples up to it); or a pair (x, F) of
-        tensors (N,), a table of the distribution function, linear in between.
+    quantile: one of
+        a function of tensors in [0, 1];
+        a torch.distributions object with an `icdf`, or a discrete one of scalars (`Categorical(p)`: the smallest k with
+        p_0 + ... + p_k >= u);
+        a tensor (N,) of samples, for their empirical distribution function (the smallest sample with at least u N
+        samples up to it);
+        a pair (x, F) of tensors (N,), a table of the distribution function, with linear interpolation.
 
     Returns an `InverseTransform`: `.sample(n, generator=...)`, `.quantile(u)`.
 
-    Raises TypeError or ValueError for what is none of these, an empty set of samples, or a table that does not rise
-    from 0 to 1.
+    Raises TypeError or ValueError for other types, an empty set of samples, or a table that does not rise from 0 to 1.
     """
     if isinstance(quantile, Distribution):
         return InverseTransform(_Discrete(quantile) if _discrete(quantile) else _Icdf(quantile))
@@ -85,8 +87,8 @@ def box_muller(u1: Tensor, u2: Tensor) -> tuple[Tensor, Tensor]:
 
         sqrt(-2 ln u1) cos(2 pi u2),  sqrt(-2 ln u1) sin(2 pi u2)
 
-    u1, u2 in [0, 1], floating, of one shape. A u1 of 0, which pseudo-random numbers reach, counts as half the step
-    between them. Raises ValueError outside [0, 1].
+    u1, u2: in [0, 1], of a floating dtype and the same shape. u1 = 0, which pseudo-random numbers reach, is replaced by
+    half of the step between them. Raises ValueError outside [0, 1].
     """
     _check_uniform("u1", u1)
     _check_uniform("u2", u2)
@@ -115,8 +117,8 @@ def kolmogorov_smirnov(samples: Tensor, reference: Callable[[Tensor], Tensor] | 
     """sup_x |F_n(x) - F(x)|, F_n the empirical distribution function of `samples` (N,).
 
     reference: a distribution function F without jumps, a torch.distributions object with a `cdf` or a discrete one, or
-        other samples (M,), whose empirical one is taken. `kolmogorov_smirnov_threshold` says how large it may be by
-        chance; for discrete distributions that is too much.
+        other samples (M,), for their empirical distribution function. `kolmogorov_smirnov_threshold` says how large the
+        result may be by chance; for discrete distributions that threshold is too large.
     """
     x = _samples("samples", samples).sort().values
     n = len(x)
@@ -143,9 +145,9 @@ def kolmogorov_smirnov(samples: Tensor, reference: Callable[[Tensor], Tensor] | 
 
 
 def kolmogorov_smirnov_threshold(n: int, m: int | None = None, *, level: float = 0.01) -> float:
-    """What `kolmogorov_smirnov` exceeds with probability `level` where both distributions are the same:
-    sqrt(-ln(level / 2) / 2) sqrt(1/n + 1/m), the limit for large samples. 0.00515 at 1 % and n =
-    10^5; m is the number of samples on the other side, where there are any."""
+    """The value that `kolmogorov_smirnov` exceeds with probability `level` if both distributions are the same:
+    sqrt(-ln(level / 2) / 2) sqrt(1/n + 1/m), the limit for large samples; 0.00515 at 1 % and n = 10^5. m: the number of
+    samples in `reference`, if it is samples."""
     if n < 1 or (m is not None and m < 1):
         raise ValueError(f"n: got {n} and {m} samples, expected at least one")
     if not 0 < level < 1:
@@ -160,7 +162,7 @@ class _Icdf(nn.Module):
             distribution.icdf(torch.tensor(0.5, device="cpu").expand(distribution.batch_shape))
         except NotImplementedError as error:
             name = type(distribution).__name__
-            raise ValueError(f"quantile: got {name}, which has no icdf; a table (x, F) of its cdf will do") from error
+            raise ValueError(f"quantile: got {name}, which has no icdf; give a table (x, F) of its cdf") from error
         if distribution.batch_shape or distribution.event_shape:
             raise ValueError(f"quantile: got batch shape {tuple(distribution.batch_shape)}, expected one distribution")
         self.distribution = distribution
@@ -184,12 +186,12 @@ class _Discrete(nn.Module):
         self.register_buffer("cdf", cdf)
 
     def forward(self, u: Tensor) -> Tensor:
-        at = torch.searchsorted(self.cdf, u.double().contiguous())
-        return self.points[at.clamp(max=len(self.points) - 1)].to(u.dtype)
+        index = torch.searchsorted(self.cdf, u.double().contiguous())
+        return self.points[index.clamp(max=len(self.points) - 1)].to(u.dtype)
 
 
 def _steps(name: str, distribution: Distribution) -> tuple[Tensor, Tensor]:
-    """Of a discrete distribution of a number: its points of positive mass, rising, and the distribution function."""
+    """The points of positive mass of a discrete distribution of scalars, in order, and its distribution function."""
     atoms = read(name, distribution)
     assert isinstance(atoms, Atoms)
     if atoms.d != 1:
@@ -228,10 +230,10 @@ class _Table(nn.Module):
         self.register_buffer("cdf", cdf)
 
     def forward(self, u: Tensor) -> Tensor:
-        at = torch.searchsorted(self.cdf, u.double().contiguous()).clamp(1, len(self.cdf) - 1)
-        low, high = self.cdf[at - 1], self.cdf[at]
+        index = torch.searchsorted(self.cdf, u.double().contiguous()).clamp(1, len(self.cdf) - 1)
+        low, high = self.cdf[index - 1], self.cdf[index]
         share = ((u.double() - low) / (high - low)).nan_to_num(0.0).clamp(0.0, 1.0)  # a flat piece has no mass
-        return torch.lerp(self.x[at - 1], self.x[at], share).to(u.dtype)
+        return torch.lerp(self.x[index - 1], self.x[index], share).to(u.dtype)
 
 
 def _check_uniform(name: str, u: Tensor) -> None:
@@ -243,14 +245,14 @@ def _check_uniform(name: str, u: Tensor) -> None:
 
 
 def _samples(name: str, values: Tensor, keep: bool = False) -> Tensor:
-    """As `_one_dimensional`, of what must not be probabilities."""
+    """`_one_dimensional`, which refuses numbers that could be probabilities."""
     if isinstance(values, Tensor):
         refuse_probabilities(name, values)
     return _one_dimensional(name, values, keep)
 
 
 def _one_dimensional(name: str, values: Tensor, keep: bool = False) -> Tensor:
-    """float64, on the CPU unless `keep`."""
+    """`values` checked, as float64 (N,), on the CPU unless `keep`."""
     if not isinstance(values, Tensor):
         raise TypeError(f"{name}: got {type(values).__name__}, expected a tensor (N,)")
     values = values.detach().reshape(-1) if values.dim() == 2 and values.shape[1] == 1 else values.detach()
