@@ -1,8 +1,8 @@
-"""A class-conditional GAN with a loop of its own: a projection discriminator (Miyato and Koyama 2018) and the hinge.
+"""A class-conditional GAN with its own loop: a projection discriminator (Miyato and Koyama 2018) and the hinge loss.
 
     python examples/conditional.py --steps 3000
 
-On the digits that scikit-learn ships (8 x 8 pixels). Labels go to both networks; the losses see logits only.
+It trains on scikit-learn's digits (8 x 8 pixels). Both networks get the labels; the losses see only logits.
 """
 
 import argparse

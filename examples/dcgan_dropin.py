@@ -1,8 +1,8 @@
-"""The plain DCGAN loop, with fused losses in place of BCELoss: only the lines marked `was:` differ.
+"""The plain DCGAN loop with fused losses in place of BCELoss. Only the lines marked `was:` differ.
 
     python examples/dcgan_dropin.py --steps 2000
 
-On the digits that scikit-learn ships (8 x 8 pixels). The discriminator ends in logits: no Sigmoid.
+It trains on scikit-learn's digits (8 x 8 pixels). The discriminator returns logits: it has no Sigmoid.
 """
 
 import argparse

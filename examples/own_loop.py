@@ -1,8 +1,9 @@
-"""A loop of your own in which the losses have no graph: value, gradients and statistics come from one launch.
+"""A training loop whose losses have no graph: one launch computes value, gradients and statistics.
 
     python examples/own_loop.py --steps 3000
 
-On points on a circle. D's error is the share that it judges wrongly: 1/2 if it cannot tell the sides apart.
+It trains on points on a circle. D's error is the share of points that it judges wrongly: 1/2 if it cannot tell the
+sides apart.
 """
 
 import argparse

@@ -1,8 +1,8 @@
-"""`GANTrainer` on networks and a DataLoader of your own; the checkpoint goes on exactly.
+"""`GANTrainer` with your own networks and DataLoader. Training resumes exactly from the checkpoint.
 
     python examples/trainer.py --steps 2000 --out checkpoint.pt
 
-On the digits that scikit-learn ships (8 x 8 pixels).
+It trains on scikit-learn's digits (8 x 8 pixels).
 """
 
 import argparse
@@ -35,7 +35,7 @@ def main():
     digits = load_digits()
     images = torch.from_numpy(digits.images).float()[:, None] / 8 - 1
     data = TensorDataset(images, torch.from_numpy(digits.target))
-    loader = DataLoader(data, batch_size=64, shuffle=True, drop_last=True)  # one shape a batch: a GPU captures the step
+    loader = DataLoader(data, batch_size=64, shuffle=True, drop_last=True)  # equal batches: a GPU can capture the step
 
     generator, discriminator = networks()
     trainer = fastgan.GANTrainer(
@@ -43,12 +43,12 @@ def main():
     )
     epochs = itertools.chain.from_iterable(loader for _ in itertools.count())
     for real, _ in itertools.islice(epochs, args.steps):
-        values = trainer.step(real.to(device))  # 0-d tensors on the device: nothing waits
+        values = trainer.step(real.to(device))  # 0-d tensors on the device, without a synchronisation
         if trainer.step_number % 200 == 0 or trainer.step_number == args.steps:
             shown = ", ".join(f"{name} {value:.3f}" for name, value in trainer.numbers(values).items())
             print(f"step {trainer.step_number}: {shown}")
 
-    samples = trainer.sample(16, seed=0)  # of the averaged generator
+    samples = trainer.sample(16, seed=0)  # by the averaged generator
     print(f"samples {tuple(samples.shape)} from {samples.min():.2f} to {samples.max():.2f}")
     if args.out:
         trainer.save(args.out)

@@ -3,7 +3,7 @@
     pip install 'fastgan[train,export]' onnxruntime
     python examples/use_generator.py runs/ring --steps 2000
 
-2 steps, the default, show how it is done; `fastgan export RUN --format onnx` does the same for one file.
+The default of 2 steps only shows how it works. `fastgan export RUN --format onnx` does the same for one file.
 """
 
 import argparse
@@ -32,14 +32,14 @@ def train_and_export(run: Path, steps: int) -> None:
 
 
 def use(run: Path, z: torch.Tensor) -> dict[str, np.ndarray]:
-    """What each file makes of z (N, 8): points (N, 2) in the units of the data."""
+    """The output of each exported file for z (N, 8): points (N, 2) in the units of the data."""
     session = onnxruntime.InferenceSession(run / "generator.onnx")
     made = {"onnx": session.run(None, {"z": z.numpy()})[0]}
     with torch.no_grad():
         made["pt2"] = torch.export.load(run / "generator.pt2").module()(z).numpy()
         made["torchscript"] = torch.jit.load(run / "generator.pt")(z).numpy()
 
-        # the weights alone: the network is written anew, and its points are standardised
+        # this file has only the weights: define the network again; its points are standardised, not in the data's units
         layers: list[nn.Module] = []
         for fan_in, fan_out in pairwise((8, 128, 128, 128)):
             layers += [nn.Linear(fan_in, fan_out), nn.LeakyReLU(0.2)]

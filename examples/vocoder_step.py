@@ -1,8 +1,8 @@
-"""A vocoder's training step, HiFi-GAN's in small: discriminators of several periods, features, least squares, L1.
+"""A small version of HiFi-GAN's training step: multi-period discriminators, feature matching, least squares, L1.
 
     python examples/vocoder_step.py --steps 200
 
-In HiFi-GAN's own code only the import of the three losses changes, and `loss.backward()` in G's step.
+In HiFi-GAN's own code only two things change: the import of the three losses, and `loss.backward()` in G's step.
 """
 
 import argparse
@@ -27,11 +27,11 @@ class PeriodDiscriminators(nn.Module):
         for period, layers in zip(self.periods, self.networks):
             x = wave.unflatten(-1, (-1, period))
             maps.append([x := layer(x) for layer in layers.children()])
-        return [found[-1].flatten(1) for found in maps], maps
+        return [of_period[-1].flatten(1) for of_period in maps], maps
 
 
 def spectrogram(wave):
-    """(N, 1, T) -> (N, 33, T / 8); where HiFi-GAN has a mel spectrogram."""
+    """(N, 1, T) -> (N, 33, T / 8), in place of HiFi-GAN's mel spectrogram."""
     return torch.stft(wave.squeeze(1), 64, 8, window=torch.hann_window(64), return_complex=True).abs()[..., :-1]
 
 
@@ -50,7 +50,7 @@ def main():
         (_, real_maps), (logits, maps) = discriminator(wave), discriminator(fake)
         loss_g = generator_loss(logits)[0] + feature_loss(real_maps, maps) + 45 * (spectrogram(fake) - mel).abs().mean()
         optimizer_g.zero_grad()
-        fastgan.generator_backward(loss_g, generator)  # none of D's gradients, none of the real branch
+        fastgan.generator_backward(loss_g, generator)  # computes no gradient for D or the real branch
         optimizer_g.step()
         if step % 50 == 49 or step == 1:
             print(f"step {step + 1}: loss of D {loss_d:.3f}, loss of G {loss_g:.3f}")

@@ -1,4 +1,4 @@
-"""Training steps of public codebases, restated: as upstream has them, and with fastgan in place of a piece or of all.
+"""Training steps of public codebases, restated in two forms: as upstream, and with fastgan in place of some pieces.
 
 `python -m bench integrations` measures them. Each file has UPSTREAM and FASTGAN, {piece: {name: function}}, and `Step`.
 """
@@ -7,16 +7,16 @@ import argparse
 from types import SimpleNamespace
 
 
-def chosen(upstream, ours, use):
-    """The functions of a step by their names: fastgan's of the pieces in `use`, upstream's of the others."""
+def select_pieces(upstream, fastgan, use):
+    """The functions of a step as attributes: fastgan's for the pieces in `use`, upstream's for the others."""
     functions: dict = {}
     for piece in upstream:
-        functions |= (ours if piece in use else upstream)[piece]
+        functions |= (fastgan if piece in use else upstream)[piece]
     return SimpleNamespace(**functions)
 
 
 def main(make, pieces=("losses", "matching", "generator_backward"), **settings):
-    """A few steps of both forms, from the same weights on the same batch."""
+    """Run a few steps of both forms, from the same weights on the same batch."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--width", type=float, default=0.125, help="a factor on all channels; upstream's is 1")

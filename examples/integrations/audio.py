@@ -1,17 +1,17 @@
-"""What the vocoders' steps share: a batch of hums, and the logarithm of the mel spectrogram."""
+"""Shared by the vocoders' steps: a batch of synthetic waves, and the logarithm of the mel spectrogram."""
 
 import torch
 import torch.nn.functional as F
 
 
 def hums(batch, samples, rate):
-    """(N, 1, T): a sine a sample, of 100 to 200 Hz."""
+    """(N, 1, T): each sample is a sine of 100 to 200 Hz."""
     pitch = 100 * 2 ** torch.rand(batch, 1, 1)
     return (torch.arange(samples) / rate * 2 * torch.pi * pitch).sin() * 0.9
 
 
 class Mel:
-    """`(N, 1, T) -> (N, mels, T / hop)`; equally wide bands in HTK's mel, where some codebases have Slaney's."""
+    """`(N, 1, T) -> (N, mels, T / hop)`; bands of equal width on HTK's mel scale. Some codebases use Slaney's."""
 
     def __init__(self, fft, hop, mels, rate):
         hertz = 700 * (10 ** torch.linspace(0, torch.tensor(1 + rate / 1400).log10(), mels + 2) - 1)

@@ -1,11 +1,11 @@
 """The Descript Audio Codec's training step (descriptinc/descript-audio-codec, scripts/train.py and conf/base.yml),
-restated, as upstream has it and with fastgan in place.
+restated as upstream has it and with fastgan.
 
     python -m examples.integrations.dac --steps 3 --width 0.125
 
-Lines marked `# fastgan:` are all that changes. Upstream's `GANLoss` runs D itself; `fastgan.compat.dac` has it whole,
-and here its parts stand by themselves. Left out are the losses that upstream computes for its log alone; its tracker
-reads every number of the log at each step.
+Only lines marked `# fastgan:` change. Upstream's `GANLoss` runs D itself: `fastgan.compat.dac` has the whole class, and
+this file its parts as functions. Losses that upstream computes only for its log are left out. Upstream's tracker reads
+every number of the log at each step.
 """
 
 import math
@@ -16,7 +16,7 @@ from torch.nn.utils import clip_grad_norm_, parametrize
 
 import fastgan
 
-from . import chosen, main
+from . import main, select_pieces
 from .audio import Mel, hums
 from .dac_networks import CODEBOOKS, Discriminator, Generator
 
@@ -26,18 +26,18 @@ WEIGHTS = {"mel": 15.0, "matching": 2.0, "adversarial": 1.0, "columns": 0.25, "c
 
 
 def judged(d, fake, real):
-    """Of each side a list a discriminator: its maps and, last, its logits."""
+    """For each side, one list for each discriminator: its feature maps and, last, its logits."""
     return d(fake), d(real)
 
 
 def judged_at_once(d, fake, real):
-    """In D's step: one pass of both, and each weight is normalised once."""
+    """In D's step: one pass for both sides, so that each weight is normalised once."""
     both = [[x.chunk(2) for x in maps] for maps in d(torch.cat((fake, real)))]  # fastgan: passes
     return tuple([[x[side] for x in maps] for maps in both] for side in (0, 1))  # fastgan: passes
 
 
 def judged_for_g(d, fake, real):
-    """In G's step: no graph of the real samples' maps, nor of D's weights, each of which is normalised once."""
+    """In G's step: the real samples' maps and D's weights have no graph, and each weight is normalised once."""
     with parametrize.cached(), torch.no_grad():  # fastgan: passes
         known = d(real)  # fastgan: passes
         with torch.enable_grad():  # fastgan: passes
@@ -81,13 +81,13 @@ FASTGAN = {
 
 
 class Step:
-    """Called: a step of D, one of G, on a batch of its own; returns their losses. use: pieces that fastgan replaces.
+    """A call does a step of D and a step of G on a fixed batch and returns their losses. use: pieces by fastgan.
 
-    width: of all channels. samples: a multiple of 512, the encoder's stride; upstream's 0.38 s are padded to that."""
+    width: a factor on all channels. samples: a multiple of 512, the encoder's stride; upstream pads 0.38 s to it."""
 
     def __init__(self, use=(), width=1.0, batch=72, samples=16896, device="cpu", dtype=None, bf16=False):
         torch.manual_seed(1234)
-        self.form = chosen(UPSTREAM, FASTGAN, use)
+        self.form = select_pieces(UPSTREAM, FASTGAN, use)
         self.generator, self.discriminator = (net(width).to(device, dtype) for net in (Generator, Discriminator))
         self.optim_g, self.optim_d = (
             torch.optim.AdamW(net.parameters(), LR, BETAS) for net in (self.generator, self.discriminator)
@@ -95,7 +95,7 @@ class Step:
         self.cast = lambda: torch.autocast(device, torch.bfloat16, enabled=bf16)
         self.y = hums(batch, samples, RATE).to(device, dtype)
         self.mels = [Mel(fft, fft // 4, mels, RATE).to(device, dtype) for fft, mels in MELS.items()]
-        kept = torch.full((50, batch), CODEBOOKS)  # of half of the samples a random number of codebooks
+        kept = torch.full((50, batch), CODEBOOKS)  # half of the samples use a random number of codebooks
         kept[:, : batch // 2] = torch.randint(1, CODEBOOKS + 1, (50, batch // 2))
         self.kept, self.steps = kept.to(device), 0
 

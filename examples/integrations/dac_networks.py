@@ -22,7 +22,7 @@ def convolution(a, b, kernel, stride=1, dilation=1):
 
 
 class Snake(nn.Module):
-    """x + sin(a x)^2 / a, a learned number a channel."""
+    """x + sin(a x)^2 / a, with one learned `a` for each channel."""
 
     def __init__(self, n):
         super().__init__()
@@ -41,7 +41,7 @@ class Residual(nn.Sequential):
 
 
 class Codebook(nn.Module):
-    """(N, n, T) -> the nearest code of each column, and two losses a sample: of the columns, and of the codes."""
+    """(N, n, T) -> the nearest code of each column, and two losses for each sample: of columns, and of codes."""
 
     def __init__(self, n):
         super().__init__()
@@ -58,7 +58,8 @@ class Codebook(nn.Module):
 
 
 class Generator(nn.Module):
-    """(N, 1, T) -> the same, after residual codebooks, and their two losses. kept: codebooks a sample, (N,)."""
+    """(N, 1, T) -> (N, 1, T) after residual codebooks, and their two losses. kept: codebooks to use for each sample,
+    (N,)."""
 
     def __init__(self, width):
         super().__init__()
@@ -79,15 +80,15 @@ class Generator(nn.Module):
     def forward(self, x, kept):
         rest, total, of_columns, of_codes = self.encoder(x), 0, 0, 0
         for i, codebook in enumerate(self.codebooks):
-            found, column, code = codebook(rest)
+            nearest, column, code = codebook(rest)
             mask = kept > i
-            total, rest = total + found * mask[:, None, None], rest - found
+            total, rest = total + nearest * mask[:, None, None], rest - nearest
             of_columns, of_codes = of_columns + (column * mask).mean(), of_codes + (code * mask).mean()
         return self.decoder(total), of_columns, of_codes
 
 
 class Bands(nn.Module):
-    """(N, 1, T) -> maps of a complex spectrum, cut into five bands of frequencies; the last are logits."""
+    """(N, 1, T) -> feature maps of a complex spectrum in five frequency bands; the last map is the logits."""
 
     window: torch.Tensor
 
@@ -117,7 +118,7 @@ class Bands(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """(N, 1, T) -> a list a discriminator: its maps and, last, its logits."""
+    """(N, 1, T) -> one list for each discriminator: its feature maps and, last, its logits."""
 
     def __init__(self, width):
         super().__init__()

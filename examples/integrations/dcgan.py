@@ -1,10 +1,9 @@
-"""The training step of PyTorch's DCGAN example (pytorch/examples, dcgan/main.py), restated, as upstream has it and with
-fastgan in place.
+"""The training step of PyTorch's DCGAN example (pytorch/examples, dcgan/main.py), restated as upstream has it and with
+fastgan.
 
     python -m examples.integrations.dcgan --steps 3 --width 0.25
 
-Lines marked `# fastgan:` are all that changes. Upstream's D ends in a sigmoid; fastgan's losses read the logits
-before it.
+Only lines marked `# fastgan:` change. Upstream's D ends in a sigmoid; fastgan's losses read the logits before it.
 """
 
 import torch
@@ -13,13 +12,14 @@ from torch import nn
 
 import fastgan
 
-from . import chosen, main
+from . import main, select_pieces
 
 LATENT, LR, BETAS = 100, 2e-4, (0.5, 0.999)
 
 
 def networks(width):
-    """64 × 64 pixels; upstream's 64 channels times `width` next to the images, eight times as many at 4 × 4."""
+    """For 64 × 64 pixels. Next to the images they have 64 channels (as upstream) times `width`, at 4 × 4 eight times
+    as many."""
     n = max(1, round(64 * width))
     g, d = [], []
     for i, (a, b) in enumerate(((LATENT, 8 * n), (8 * n, 4 * n), (4 * n, 2 * n), (2 * n, n))):
@@ -39,12 +39,13 @@ def networks(width):
 
 
 def bce(logits, label):
-    """Of the sigmoid that ends upstream's D, in float32 as autocast wants it."""
+    """Upstream's loss, after the sigmoid that ends its D; in float32, as autocast requires."""
     return F.binary_cross_entropy(logits.to(label.dtype).sigmoid(), label)
 
 
 def learn_d(d, real, fake):
-    """Gradients of D's loss, a backward pass for each side; the loss and what upstream prints."""
+    """Compute gradients of D's loss, with a backward pass for each side. Returns the loss and the numbers that upstream
+    prints."""
     label = torch.ones_like(real[:, 0, 0, 0])
     with d.cast():
         output = d(real)
@@ -85,18 +86,18 @@ FASTGAN = {
 
 
 class Step:
-    """Called: a step of D, one of G, on a batch of its own; returns their losses. use: pieces that fastgan replaces.
+    """A call does a step of D and a step of G on a fixed batch and returns their losses. use: pieces by fastgan.
 
     width: a factor on all channels."""
 
     def __init__(self, use=(), width=1.0, batch=64, device="cpu", dtype=None, bf16=False):
         torch.manual_seed(1234)
-        self.form, self.batch = chosen(UPSTREAM, FASTGAN, use), batch
+        self.form, self.batch = select_pieces(UPSTREAM, FASTGAN, use), batch
         self.generator, self.discriminator = (net.to(device, dtype) for net in networks(width))
         pair = (self.discriminator.parameters(), self.generator.parameters())
         self.optim_d, self.optim_g = (torch.optim.Adam(p, LR, BETAS) for p in pair)
         self.cast = self.discriminator.cast = lambda: torch.autocast(device, torch.bfloat16, enabled=bf16)
-        left, right = torch.rand(2, batch, 3, 1, 1) * 2 - 1  # two colours a picture, and an edge between them
+        left, right = torch.rand(2, batch, 3, 1, 1) * 2 - 1  # each picture: two colours and an edge between
         edge = torch.arange(64) < torch.randint(8, 56, (batch, 1, 64, 1))
         self.real = torch.where(edge, left, right).to(device, dtype)
         self.z = torch.randn(50, batch, LATENT, 1, 1).to(device, dtype)

@@ -1,8 +1,8 @@
-"""HiFi-GAN V1's training step (jik876/hifi-gan, config_v1.json), restated: as upstream has it, and with fastgan in it.
+"""HiFi-GAN V1's training step (jik876/hifi-gan, config_v1.json), restated as upstream has it and with fastgan.
 
     python -m examples.integrations.hifigan --steps 3 --width 0.125
 
-Lines marked `# fastgan:` are all that changes; each takes the place of a function of UPSTREAM.
+Only lines marked `# fastgan:` change. Each function of FASTGAN replaces the one of the same name in UPSTREAM.
 """
 
 from contextlib import nullcontext
@@ -16,7 +16,7 @@ from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 import fastgan
 from fastgan.compat import hifigan
 
-from . import chosen, main
+from . import main, select_pieces
 from .audio import Mel, hums
 from .hifigan_networks import MELS, Discriminator, Generator
 
@@ -25,7 +25,7 @@ FFT, HOP, RATE = 1024, 256, 22050
 
 
 def pairs(networks, real, fake):
-    """What each network judges: of the scales, the waves at their rate, a half and a quarter of it."""
+    """Yield each network with its inputs. Discriminators of scales get the waves at the full, half and quarter rate."""
     for i, network in enumerate(networks):
         if i and not network.period:
             real, fake = (F.avg_pool1d(x, 4, 2, 2) for x in (real, fake))
@@ -33,14 +33,15 @@ def pairs(networks, real, fake):
 
 
 def judged(networks, real, fake):
-    """Logits of both, a tensor a discriminator, and maps of both, a list a discriminator."""
-    found = [(*network(r), *network(f)) for network, r, f in pairs(networks, real, fake)]
-    real_logits, real_maps, fake_logits, fake_maps = map(list, zip(*found))
+    """Logits of both sides, one tensor for each discriminator, and feature maps of both, one list for each."""
+    outputs = [(*network(r), *network(f)) for network, r, f in pairs(networks, real, fake)]
+    real_logits, real_maps, fake_logits, fake_maps = map(list, zip(*outputs))
     return real_logits, fake_logits, real_maps, fake_maps
 
 
 def judged_at_once(networks, real, fake):
-    """In D's step: one pass of both, and each weight is normalised once. Spectral norms iterate once a pass: two."""
+    """In D's step: one pass for both sides, so that each weight is normalised once. Two passes with a spectral norm,
+    which does an iteration in each."""
     found = []  # fastgan: passes
     for network, r, f in pairs(networks, real, fake):  # fastgan: passes
         parts = (r, f) if network.iterates else (torch.cat((r, f)),)  # fastgan: passes
@@ -50,7 +51,7 @@ def judged_at_once(networks, real, fake):
 
 
 def judged_for_g(networks, real, fake):
-    """In G's step: no graph of the real samples' maps, nor of D's weights, each of which is normalised once."""
+    """In G's step: the real samples' maps and D's weights have no graph, and each weight is normalised once."""
     found = []  # fastgan: passes
     for network, r, f in pairs(networks, real, fake):  # fastgan: passes
         with nullcontext() if network.iterates else parametrize.cached(), torch.no_grad():  # fastgan: passes
@@ -93,13 +94,13 @@ FASTGAN = {
 
 
 class Step:
-    """Called: a step of D, one of G, on a batch of its own; returns their losses. use: pieces that fastgan replaces.
+    """A call does a step of D and a step of G on a fixed batch and returns their losses. use: pieces by fastgan.
 
-    width: of all channels; width_g: of the generator's, if it is another."""
+    width: a factor on all channels. width_g: a different factor for the generator."""
 
     def __init__(self, use=(), width=1.0, batch=16, samples=8192, device="cpu", dtype=None, bf16=False, width_g=None):
         torch.manual_seed(1234)
-        self.form = chosen(UPSTREAM, FASTGAN, use)
+        self.form = select_pieces(UPSTREAM, FASTGAN, use)
         mpd = [Discriminator(width, period) for period in PERIODS]
         msd = [Discriminator(width, norm=norm) for norm in (spectral_norm, weight_norm, weight_norm)]
         nets = [Generator(width_g or width), nn.ModuleList(mpd), nn.ModuleList(msd)]

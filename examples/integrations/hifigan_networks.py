@@ -29,7 +29,7 @@ class ResidualBlock(nn.Module):
 
 
 class Generator(nn.Module):
-    """(N, inputs, T / 256) -> (N, 1, T). strides: of the upsampling, whose kernels are twice as long."""
+    """(N, inputs, T / 256) -> (N, 1, T). strides: of the upsampling layers; their kernels are twice as long."""
 
     def __init__(self, width, inputs=MELS, strides=(8, 8, 2, 2)):
         super().__init__()
@@ -50,9 +50,9 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """(N, 1, T) -> logits (N, n), its feature maps: six of a period, eight of a scale, which has no period.
+    """(N, 1, T) -> logits (N, n), feature maps: six for a period, eight for a scale (period 0).
 
-    iterates: each pass changes it, since a spectral norm takes a step of its power iteration."""
+    iterates: it has a spectral norm, which changes in each pass by a step of its power iteration."""
 
     def __init__(self, width, period=0, norm=weight_norm):
         super().__init__()

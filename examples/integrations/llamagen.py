@@ -1,11 +1,11 @@
 """The training step of LlamaGen's VQ-16 tokenizer (FoundationVision/LlamaGen, tokenizer/tokenizer_image/vq_train.py),
-restated, as upstream has it and with fastgan in place: hinge losses, LPIPS, and the adaptive weight of
-taming-transformers, which LlamaGen has as an option.
+restated as upstream has it and with fastgan: hinge losses, LPIPS, and the adaptive weight of taming-transformers, which
+is an option of LlamaGen.
 
     python -m examples.integrations.llamagen --steps 3 --width 0.125
 
-Lines marked `# fastgan:` are all that changes. Here D learns from the first step; left out is the entropy loss, whose
-weight is 0.
+Only lines marked `# fastgan:` change. Here D learns from the first step. The entropy loss, which has weight 0, is left
+out.
 """
 
 import torch
@@ -15,7 +15,7 @@ from torch import nn
 import fastgan
 from fastgan.compat import taming
 
-from . import chosen, main
+from . import main, select_pieces
 from .llamagen_networks import Autoencoder, Perceptual, patches
 
 LR, BETAS, D_WEIGHT, CLIP = 1e-4, (0.9, 0.95), 0.5, 1.0
@@ -26,12 +26,13 @@ def hinge_d_loss(real_logits, fake_logits):
 
 
 def adaptive_weight(nll, adversarial):
-    """Of the two gradients in G's last layer."""
+    """The adversarial loss's weight, from the gradients of the two losses for G's last layer."""
     return (nll.norm() / (adversarial.norm() + 1e-4)).clamp(0.0, 1e4).detach()
 
 
 def backward_of_g(backward, nll, adversarial, codebook, images, generator):
-    """Three passes: to the last layer through LPIPS, through D, and of their sum to the encoder through both."""
+    """Three backward passes: through LPIPS to G's last layer, through D to it, and of the weighted sum through both to
+    the encoder."""
     last = generator.last.weight
     grads = [torch.autograd.grad(loss, last, retain_graph=True)[0] for loss in (nll, adversarial)]
     loss = nll + adaptive_weight(*grads) * D_WEIGHT * adversarial + codebook
@@ -40,7 +41,8 @@ def backward_of_g(backward, nll, adversarial, codebook, images, generator):
 
 
 def backward_of_g_once(backward, nll, adversarial, codebook, images, generator):
-    """To the images through LPIPS and D, once; from there one layer for the weight, and on with the weighed sum."""
+    """One backward pass through LPIPS and one through D, both to the images; from there two through one layer for the
+    weight, and one of the weighted sum through G."""
     (of_nll,) = torch.autograd.grad(nll, images)  # fastgan: passes
     (of_d,) = torch.autograd.grad(adversarial, images, retain_graph=True)  # fastgan: passes
     last = generator.last.weight
@@ -72,7 +74,7 @@ FASTGAN = {
     "generator_backward": {"backward": fastgan.generator_backward},  # fastgan: generator_backward
     "passes": {
         "backward_of_g": backward_of_g_once,  # fastgan: passes
-        # those of G's step: of the same images by the same D, whose weights did not change since
+        # reuse the logits of G's step: the same images, and D's weights have not changed since
         "logits_of_fake": lambda d, images, logits: logits,  # fastgan: passes
         "backward_of_d": fastgan.generator_backward,  # fastgan: passes
     },
@@ -80,19 +82,19 @@ FASTGAN = {
 
 
 class Step:
-    """Called: a step of G, one of D, on a batch of its own; returns their losses. use: pieces that fastgan replaces.
+    """A call does a step of G and a step of D on a fixed batch and returns their losses. use: pieces by fastgan.
 
-    width: of all channels, LPIPS's too. pixels: of a side."""
+    width: a factor on all channels, also LPIPS's. pixels: of an image's side."""
 
     def __init__(self, use=(), width=1.0, batch=128, pixels=256, device="cpu", dtype=None, bf16=False):
         torch.manual_seed(1234)
-        self.form, self.log = chosen(UPSTREAM, FASTGAN, use), 0.0
+        self.form, self.log = select_pieces(UPSTREAM, FASTGAN, use), 0.0
         nets = (Autoencoder(width), patches(width), Perceptual(width).requires_grad_(False))
         self.generator, self.discriminator, self.perceptual = (net.to(device, dtype) for net in nets)
         pair = (self.discriminator.parameters(), self.generator.parameters())
         self.optim_d, self.optim_g = (torch.optim.Adam(p, LR, BETAS) for p in pair)
         self.cast = lambda: torch.autocast(device, torch.bfloat16, enabled=bf16)
-        left, right = torch.rand(2, batch, 3, 1, 1) * 2 - 1  # two colours a picture, and an edge between them
+        left, right = torch.rand(2, batch, 3, 1, 1) * 2 - 1  # each picture: two colours and an edge between
         edge = torch.arange(pixels) < torch.randint(pixels // 8, pixels, (batch, 1, pixels, 1))
         self.real = torch.where(edge, left, right).to(device, dtype)
 

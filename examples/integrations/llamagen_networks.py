@@ -44,7 +44,7 @@ def middle(n, width):
 
 
 class Autoencoder(nn.Module):
-    """(N, 3, H, W) -> its reconstruction, and the loss of the codebook and of commitment to it."""
+    """(N, 3, H, W) -> its reconstruction, and the sum of codebook loss and commitment loss."""
 
     def __init__(self, width):
         super().__init__()
@@ -71,13 +71,13 @@ class Autoencoder(nn.Module):
 
     def forward(self, x):
         z, codes = F.normalize(self.encoder(x).movedim(1, -1), dim=-1), F.normalize(self.codes)
-        found = codes[(z.detach() @ codes.detach().t()).argmax(-1)]  # the nearest one
-        loss = (found - z.detach()).square().mean() + 0.25 * (found.detach() - z).square().mean()
-        return self.decoder((z + (found - z).detach()).movedim(-1, 1)), loss
+        nearest = codes[(z.detach() @ codes.detach().t()).argmax(-1)]
+        loss = (nearest - z.detach()).square().mean() + 0.25 * (nearest.detach() - z).square().mean()
+        return self.decoder((z + (nearest - z).detach()).movedim(-1, 1)), loss
 
 
 class Perceptual(nn.Module):
-    """LPIPS of VGG-16: distances of normalised features, weighed. Upstream's weights are trained, these are random."""
+    """LPIPS with VGG-16: weighted distances of normalised features. Weights are trained upstream, random here."""
 
     def __init__(self, width):
         super().__init__()
@@ -93,16 +93,16 @@ class Perceptual(nn.Module):
         self.weigh = nn.ParameterList(torch.rand((1, n, 1, 1)) for n in ends)
 
     def forward(self, a, b):
-        found = []
+        distances = []
         for stage, weight in zip(self.stages, self.weigh):
             a, b = stage(a), stage(b)
             one, other = (x / (x.square().sum(1, keepdim=True).sqrt() + 1e-10) for x in (a + 1e-10, b + 1e-10))
-            found.append(((one - other).square() * weight).sum(1).mean())
-        return torch.stack(found).sum()
+            distances.append(((one - other).square() * weight).sum(1).mean())
+        return torch.stack(distances).sum()
 
 
 def patches(width):
-    """D: (N, 3, H, W) -> logits of patches of 70 pixels."""
+    """D: (N, 3, H, W) -> logits of patches of 70 × 70 pixels."""
     n = max(1, round(64 * width))
     layers = [nn.Conv2d(3, n, 4, 2, 1), nn.LeakyReLU(0.2)]
     for a, b, stride in ((n, 2 * n, 2), (2 * n, 4 * n, 2), (4 * n, 8 * n, 1)):

@@ -1,9 +1,9 @@
-"""R3GAN's training step (brownvc/R3GAN, the CIFAR-10 preset), restated, as upstream has it and with fastgan in place.
+"""R3GAN's training step (brownvc/R3GAN, the CIFAR-10 preset), restated as upstream has it and with fastgan.
 
     python -m examples.integrations.r3gan --steps 3 --width 0.0625
 
-Lines marked `# fastgan:` are all that changes. Upstream freezes the player that does not learn, so nothing is computed
-for nobody in G's step. Resampling here is PyTorch's bilinear one; upstream's is a filter of its own, [1, 2, 1].
+Only lines marked `# fastgan:` change. Upstream freezes the network that does not learn, so G's step computes no unused
+gradients. Resampling here is PyTorch's bilinear one; upstream uses its own filter, [1, 2, 1].
 """
 
 import torch
@@ -13,7 +13,7 @@ from torch import nn
 import fastgan
 from fastgan.compat import r3gan
 
-from . import chosen, main
+from . import main, select_pieces
 
 NOISE, WIDTH, GROUPS, STAGES, BLOCKS = 64, 768, 96, 4, 2
 LR, BETAS, GAMMA = 2e-4, (0.0, 0.9), 0.05  # at the start of upstream's schedules
@@ -32,7 +32,7 @@ class Activation(nn.Module):
 
 
 class Block(nn.Module):
-    """x + 1 × 1, grouped 3 × 3 and 1 × 1 convolutions of twice as many channels; the last one starts at 0."""
+    """x + 1 × 1, grouped 3 × 3 and 1 × 1 convolutions with 2 n channels in between; the last one starts at 0."""
 
     def __init__(self, n, groups):
         super().__init__()
@@ -47,7 +47,7 @@ class Block(nn.Module):
 
 
 class Basis(nn.Module):
-    """(N, 64) -> (N, n, 4, 4): a learned picture a channel, weighed by z."""
+    """(N, 64) -> (N, n, 4, 4): a learned picture for each channel, weighted by a linear function of z."""
 
     def __init__(self, n):
         super().__init__()
@@ -58,7 +58,7 @@ class Basis(nn.Module):
 
 
 def networks(width):
-    """G: z -> 32 × 32 pixels in four stages of two blocks; D: the same backwards. width: a factor on channels."""
+    """G: z -> 32 × 32 pixels in four stages of two blocks; D: the reverse. width: a factor on channels."""
     groups = max(1, round(GROUPS * width))
     n = groups * WIDTH // GROUPS
 
@@ -98,16 +98,16 @@ FASTGAN = {
 
 
 class Step:
-    """Called: a step of D, one of G, on a batch of its own; returns their losses. use: pieces that fastgan replaces."""
+    """A call does a step of D and a step of G on a fixed batch and returns their losses. use: pieces by fastgan."""
 
     def __init__(self, use=(), width=1.0, batch=512, device="cpu", dtype=None, bf16=False):
         torch.manual_seed(1234)
-        self.form = chosen(UPSTREAM, FASTGAN, use)
+        self.form = select_pieces(UPSTREAM, FASTGAN, use)
         self.generator, self.discriminator = (net.to(device, dtype) for net in networks(width))
         pair = (self.discriminator.parameters(), self.generator.parameters())
         self.optim_d, self.optim_g = (torch.optim.Adam(p, LR, BETAS) for p in pair)
         self.cast = lambda: torch.autocast(device, torch.bfloat16, enabled=bf16)
-        left, right = torch.rand(2, batch, 3, 1, 1) * 2 - 1  # two colours a picture, and an edge between them
+        left, right = torch.rand(2, batch, 3, 1, 1) * 2 - 1  # each picture: two colours and an edge between
         self.real = torch.where(torch.arange(32) < torch.randint(4, 28, (batch, 1, 32, 1)), left, right).to(
             device, dtype
         )

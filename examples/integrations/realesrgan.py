@@ -1,10 +1,10 @@
-"""Real-ESRGAN's training step (xinntao/Real-ESRGAN, train_realesrgan_x4plus.yml), restated, as upstream has it and with
-fastgan in place.
+"""Real-ESRGAN's training step (xinntao/Real-ESRGAN, train_realesrgan_x4plus.yml), restated as upstream has it and with
+fastgan.
 
     python -m examples.integrations.realesrgan --steps 3 --width 0.125
 
-Lines marked `# fastgan:` are all that changes. Upstream freezes D in G's step. Left out are the degradations that make
-the small pictures: here they are averages over 4 x 4 pixels.
+Only lines marked `# fastgan:` change. Upstream freezes D in G's step. Upstream's degradations are left out: here the
+small pictures are averages over 4 x 4 pixels.
 """
 
 import copy
@@ -16,14 +16,14 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 import fastgan
 from fastgan.compat import basicsr
 
-from . import chosen, main
+from . import main, select_pieces
 from .realesrgan_networks import Discriminator, Generator, Perceptual
 
 LR, BETAS, GAN_WEIGHT, DECAY, BLOCKS = 1e-4, (0.9, 0.99), 0.1, 0.999, 23
 
 
 def gan_loss(logits, target_is_real, is_disc=False):
-    """The cross-entropy with logits; of G, weighed."""
+    """The cross-entropy with logits, weighted by GAN_WEIGHT in G's step."""
     loss = F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, float(target_is_real)))
     return loss if is_disc else GAN_WEIGHT * loss
 
@@ -55,22 +55,20 @@ FASTGAN = {
 
 
 class Step:
-    """Called: a step of G, one of D, on a batch of its own; returns their losses. use: pieces that fastgan replaces.
+    """A call does a step of G and a step of D on a fixed batch and returns their losses. use: pieces by fastgan.
 
-    width: of all channels. pixels: of a large picture's side. blocks: of the generator."""
+    width: a factor on all channels. batch: on each GPU. pixels: of a large picture's side. blocks: of the generator."""
 
-    def __init__(
-        self, use=(), width=1.0, batch=12, pixels=256, blocks=BLOCKS, device="cpu", dtype=None, bf16=False
-    ):  # batch: a GPU's
+    def __init__(self, use=(), width=1.0, batch=12, pixels=256, blocks=BLOCKS, device="cpu", dtype=None, bf16=False):
         torch.manual_seed(1234)
-        self.form = chosen(UPSTREAM, FASTGAN, use)
+        self.form = select_pieces(UPSTREAM, FASTGAN, use)
         nets = (Generator(width, blocks), Discriminator(width), Perceptual(width).requires_grad_(False))
         self.generator, self.discriminator, self.perceptual = (net.to(device, dtype) for net in nets)
         self.means = copy.deepcopy(self.generator).requires_grad_(False)
         pair = (self.discriminator.parameters(), self.generator.parameters())
         self.optim_d, self.optim_g = (torch.optim.Adam(p, LR, BETAS) for p in pair)
         self.cast = lambda: torch.autocast(device, torch.bfloat16, enabled=bf16)
-        left, right = torch.rand(2, batch, 3, 1, 1)  # two colours a picture, and an edge between them
+        left, right = torch.rand(2, batch, 3, 1, 1)  # each picture: two colours and an edge between
         edge = torch.arange(pixels) < torch.randint(pixels // 8, pixels, (batch, 1, pixels, 1))
         self.real = torch.where(edge, left, right).to(device, dtype)
         self.small = F.avg_pool2d(self.real, 4)

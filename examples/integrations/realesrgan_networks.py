@@ -9,7 +9,7 @@ VGG = ((64, 64), (128, 128), (256,) * 4, (512,) * 4, (512,) * 4)
 
 
 class Dense(nn.Module):
-    """Five convolutions, each of all that was found before."""
+    """Five convolutions, each of the concatenated input and outputs of those before it."""
 
     def __init__(self, n, grow):
         super().__init__()
@@ -18,10 +18,10 @@ class Dense(nn.Module):
 
     def forward(self, x):
         *first, last = self.convs
-        found = [x]
+        maps = [x]
         for conv in first:
-            found.append(F.leaky_relu(conv(torch.cat(found, 1)), 0.2))
-        return x + 0.2 * last(torch.cat(found, 1))
+            maps.append(F.leaky_relu(conv(torch.cat(maps, 1)), 0.2))
+        return x + 0.2 * last(torch.cat(maps, 1))
 
 
 class Block(nn.Module):
@@ -50,7 +50,7 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """A U-Net with spectral norm: (N, 3, H, W) -> a logit a pixel, (N, 1, H, W)."""
+    """A U-Net with spectral norm: (N, 3, H, W) -> a logit for each pixel, (N, 1, H, W)."""
 
     def __init__(self, width):
         super().__init__()
@@ -62,20 +62,20 @@ class Discriminator(nn.Module):
         self.first, self.last = nn.Conv2d(3, n, 3, 1, 1), nn.Conv2d(n, 1, 3, 1, 1)
 
     def forward(self, x):
-        found = [F.leaky_relu(self.first(x), 0.2)]
+        maps = [F.leaky_relu(self.first(x), 0.2)]
         for conv in self.downs:
-            found.append(F.leaky_relu(conv(found[-1]), 0.2))
-        x = found.pop()
+            maps.append(F.leaky_relu(conv(maps[-1]), 0.2))
+        x = maps.pop()
         for conv in self.ups:
             x = F.interpolate(x, scale_factor=2, mode="bilinear")
-            x = F.leaky_relu(conv(x), 0.2) + found.pop()
+            x = F.leaky_relu(conv(x), 0.2) + maps.pop()
         for conv in self.ends:
             x = F.leaky_relu(conv(x), 0.2)
         return self.last(x)
 
 
 class Perceptual(nn.Module):
-    """L1 of VGG-19's features, those of each stage's last convolution. Weights are random, upstream's trained."""
+    """L1 of VGG-19's features after each stage's last convolution. Weights are trained upstream, random here."""
 
     def __init__(self, width):
         super().__init__()

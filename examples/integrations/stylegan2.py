@@ -1,9 +1,9 @@
-"""stylegan2-ada-pytorch's training step (NVlabs, the CIFAR-10 preset), restated, as upstream has it and with fastgan.
+"""stylegan2-ada-pytorch's training step (NVlabs, the CIFAR-10 preset), restated as upstream has it and with fastgan.
 
     python -m examples.integrations.stylegan2 --steps 3 --width 0.0625
 
-Lines marked `# fastgan:` are all that changes. Upstream freezes the player that does not learn, and draws generated
-samples for D without a graph. R1 comes every 16 steps; the preset has no path length penalty. Left out: augmentation.
+Only lines marked `# fastgan:` change. Upstream freezes the network that does not learn, and generates samples for D
+without a graph. R1 is computed every 16 steps; the preset has no path length penalty. Augmentation is left out.
 """
 
 import copy
@@ -16,21 +16,21 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 import fastgan
 from fastgan.compat import stylegan
 
-from . import chosen, main
+from . import main, select_pieces
 from .stylegan2_networks import Discriminator, Generator
 
 LR, BETA, GAMMA, EVERY, EVERY_G, HALF_LIFE = 2.5e-3, 0.99, 0.01, 16, 4, 500_000
 
 
 def bias_act(x, b, act="linear", clamp=None):
-    """What upstream computes if its CUDA extension is not there, as on a CPU."""
+    """As upstream computes it without its CUDA extension, for example on a CPU."""
     x = x + b.reshape(1, -1, *[1] * (x.dim() - 2))
     x = F.leaky_relu(x, 0.2) * 2**0.5 if act == "lrelu" else x
     return x if clamp is None else x.clamp(-clamp, clamp)
 
 
 def upfirdn2d(x, taps, up=1, padding=0, gain=1):
-    """Zeros between the pixels, padding, a filter of four by four taps: again upstream's without its extension."""
+    """Zeros between the pixels, padding, a filter of 4 × 4 taps; also as upstream without its extension."""
     channels, (height, width) = x.shape[1], x.shape[2:]
     if up > 1:
         x = F.pad(x[:, :, :, None, :, None], (0, up - 1, 0, 0, 0, up - 1))
@@ -87,11 +87,12 @@ FASTGAN = {
 
 
 class Step:
-    """Called: a step of G, one of D, every 16th call R1; returns their losses. use: pieces that fastgan replaces."""
+    """A call does a step of G and a step of D, every 16th call also R1, and returns their losses. use: pieces by
+    fastgan."""
 
     def __init__(self, use=(), width=1.0, batch=64, device="cpu", dtype=None, bf16=False):
         torch.manual_seed(1234)
-        f = self.form = chosen(UPSTREAM, FASTGAN, use)
+        f = self.form = select_pieces(UPSTREAM, FASTGAN, use)
         f.taps = fastgan.layers.setup_filter([1, 3, 3, 1], device)
         n, random = max(1, round(512 * width)), torch.Generator(device).manual_seed(1)
         self.draw = lambda *shape: torch.randn(shape, generator=random, device=device).to(dtype)
@@ -103,25 +104,25 @@ class Step:
             torch.optim.Adam(network.parameters(), LR * rate, (0.0, BETA**rate)) for network, rate in rates
         )
         self.cast = lambda: torch.autocast(device, torch.bfloat16, enabled=bf16)
-        left, right = torch.rand(2, batch, 3, 1, 1) * 2 - 1  # two colours a picture, and an edge between them
+        left, right = torch.rand(2, batch, 3, 1, 1) * 2 - 1  # each picture: two colours and an edge between
         edge = torch.arange(32) < torch.randint(4, 28, (batch, 1, 32, 1))
         self.real = torch.where(edge, left, right).to(device, dtype)
 
     def phase(self, network: nn.Module, optimizer, *losses):
-        """Gradients of the losses, one after the other, for this network; its step."""
+        """Accumulate the gradients of the losses for this network, and do its optimizer's step."""
         optimizer.zero_grad()
         network.requires_grad_(True)
-        found = []
+        values = []
         for loss in losses:
             with self.cast():
                 value = loss()
             self.form.backward(value, network)
-            found.append(value.detach())
+            values.append(value.detach())
         network.requires_grad_(False)
         for grad in (p.grad for p in network.parameters() if p.grad is not None):
             torch.nan_to_num(grad, 0.0, 1e5, -1e5, out=grad)
         optimizer.step()
-        return sum(found)
+        return sum(values)
 
     def __call__(self):
         f, g, d = self.form, self.generator, self.discriminator

@@ -27,7 +27,7 @@ class Linear(nn.Module):
 
 
 class Conv(nn.Module):
-    """A convolution, also to half as many pixels behind a low-pass filter, bias and activation."""
+    """A convolution, bias and activation; with down=2 a low-pass filter, and half as many pixels a side."""
 
     def __init__(self, f, a, b, kernel=3, down=1):
         super().__init__()
@@ -44,7 +44,7 @@ class Conv(nn.Module):
 
 
 class Modulated(nn.Module):
-    """A convolution with channels scaled by w, demodulated, noise, bias and activation; to RGB: scaled only."""
+    """A convolution with channels scaled by w, demodulation, noise, bias and activation. To RGB: scaling and bias."""
 
     def __init__(self, f, draw, a, b, latent, kernel=3, up=1):
         super().__init__()
@@ -71,7 +71,7 @@ class Modulated(nn.Module):
 
 
 class Generator(nn.Module):
-    """(N, n) -> (N, 3, 32, 32): a picture at 4, 8, 16 and 32 pixels, each the one before enlarged, and more."""
+    """(N, n) -> (N, 3, 32, 32): pictures of 4, 8, 16 and 32 pixels; each adds to the one before, enlarged."""
 
     def __init__(self, f, draw, n):
         super().__init__()

@@ -1,9 +1,9 @@
-"""StyleTTS2's adversarial step (yl4579/StyleTTS2, train_second.py), restated, as upstream has it and with fastgan.
+"""StyleTTS2's adversarial step (yl4579/StyleTTS2, train_second.py), restated as upstream has it and with fastgan.
 
     python -m examples.integrations.styletts2 --steps 3 --width 0.125
 
-Lines marked `# fastgan:` are all that changes. Of the generator: HiFi-GAN's decoder, from a mel spectrogram; left out
-are text, durations, pitch, style and the speech language model.
+Only lines marked `# fastgan:` change. The generator is HiFi-GAN's decoder, from a mel spectrogram. Text, durations,
+pitch, style and the speech language model are left out.
 """
 
 import torch
@@ -15,17 +15,17 @@ from torch.nn.utils.parametrizations import weight_norm
 import fastgan
 from fastgan.compat import hifigan
 
-from . import chosen, main
+from . import main, select_pieces
 from .audio import Mel, hums
 from .hifigan_networks import MELS, Discriminator, Generator, scaled
 from .vits import judged
 
 LR, BETAS, PERIODS, RATE, HOP, TAU, MEL_WEIGHT = 1e-4, (0.0, 0.99), (2, 3, 5, 7, 11), 24000, 300, 0.04, 5.0
-RESOLUTIONS = ((1024, 120, 600), (2048, 240, 1200), (512, 50, 240))  # of the spectra: length, hop, window
+RESOLUTIONS = ((1024, 120, 600), (2048, 240, 1200), (512, 50, 240))  # spectra: length, hop, window
 
 
 class Spectrum(nn.Module):
-    """(N, 1, T) -> logits of the magnitudes of its short-time spectrum, and maps."""
+    """(N, 1, T) -> logits and feature maps, from the magnitudes of the short-time spectrum."""
 
     window: torch.Tensor
 
@@ -47,8 +47,8 @@ class Spectrum(nn.Module):
 
 
 def judged_for_g(networks, real, fake):
-    """In G's step: no graph of D's weights, each of which is normalised once. Real logits and maps have none either:
-    upstream computes gradients there, for weights of D that do not learn in this step."""
+    """In G's step: D's weights have no graph, and each is normalised once. Real logits and maps have no graph either:
+    upstream computes gradients through them for weights of D, which do not learn in this step."""
     with parametrize.cached(), torch.no_grad():  # fastgan: passes
         known = [network(real) for network in networks]  # fastgan: passes
         with torch.enable_grad():  # fastgan: passes
@@ -71,7 +71,7 @@ def feature_loss(real_maps, fake_maps):
 
 
 def relative_loss(logits, others):
-    """Truncated pointwise relativistic least squares: of differences below their median. The mask is read back."""
+    """Truncated pointwise relativistic least squares, of differences below their median. The host reads the mask."""
     gaps = [a - b for a, b in zip(logits, others)]
     losses = [((gap - gap.median()) ** 2)[gap < gap.median()].mean() for gap in gaps]
     return sum(TAU - F.relu(TAU - loss) for loss in losses)
@@ -105,11 +105,11 @@ FASTGAN = {
 
 
 class Step:
-    """Called: a step of D, one of G, on a batch of its own; returns their losses. use: pieces that fastgan replaces."""
+    """A call does a step of D and a step of G on a fixed batch and returns their losses. use: pieces by fastgan."""
 
     def __init__(self, use=(), width=1.0, batch=16, samples=24000, device="cpu", dtype=None, bf16=False):
         torch.manual_seed(1234)
-        self.form = chosen(UPSTREAM, FASTGAN, use)
+        self.form = select_pieces(UPSTREAM, FASTGAN, use)
         nets = [Discriminator(width, p) for p in PERIODS], [Spectrum(width, *shape) for shape in RESOLUTIONS]
         self.mpd, self.msd = (nn.ModuleList(net).to(device, dtype) for net in nets)
         self.generator = Generator(width, strides=(10, 5, 3, 2)).to(device, dtype)

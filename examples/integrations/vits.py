@@ -1,10 +1,10 @@
-"""VITS's training step (jaywalnut310/vits, ljs_base.json), restated, as upstream has it and with fastgan in place.
+"""VITS's training step (jaywalnut310/vits, ljs_base.json), restated as upstream has it and with fastgan.
 
     python -m examples.integrations.vits --steps 3 --width 0.125
 
-Lines marked `# fastgan:` are all that changes. Of the generator: the posterior encoder and the decoder, with a standard
-normal prior; left out are the text encoder, the flow and the durations, which D does not reach. Upstream's segments
-begin where a tensor says that the host reads; here the host knows.
+Only lines marked `# fastgan:` change. The generator is the posterior encoder and the decoder, with a standard normal
+prior. The text encoder, the flow and the durations, which D does not reach, are left out. Upstream's host reads the
+start of each segment from a tensor; here the starts are Python numbers.
 """
 
 import torch
@@ -15,7 +15,7 @@ from torch.nn.utils import parametrize
 import fastgan
 from fastgan.compat import vits
 
-from . import chosen, main
+from . import main, select_pieces
 from .audio import Mel, hums
 from .hifigan_networks import MELS, Discriminator, Generator
 from .vits_networks import FFT, Posterior, Scale
@@ -25,20 +25,20 @@ HOP, RATE, SEGMENT, HIDDEN = 256, 22050, 8192, 192
 
 
 def judged(networks, real, fake):
-    """Logits of both, a tensor a discriminator, and maps of both, a list a discriminator."""
-    found = [(*network(real), *network(fake)) for network in networks]
-    real_logits, real_maps, fake_logits, fake_maps = map(list, zip(*found))
+    """Logits of both sides, one tensor for each discriminator, and feature maps of both, one list for each."""
+    outputs = [(*network(real), *network(fake)) for network in networks]
+    real_logits, real_maps, fake_logits, fake_maps = map(list, zip(*outputs))
     return real_logits, fake_logits, real_maps, fake_maps
 
 
 def judged_at_once(networks, real, fake):
-    """In D's step: one pass of both, and each weight is normalised once."""
+    """In D's step: one pass for both sides, so that each weight is normalised once."""
     both = [network(torch.cat((real, fake)))[0].chunk(2) for network in networks]  # fastgan: passes
     return *map(list, zip(*both)), None, None  # fastgan: passes
 
 
 def judged_for_g(networks, real, fake):
-    """In G's step: no graph of the real samples' maps, nor of D's weights, each of which is normalised once."""
+    """In G's step: the real samples' maps and D's weights have no graph, and each weight is normalised once."""
     with parametrize.cached():  # fastgan: passes
         with torch.no_grad():  # fastgan: passes
             known = [network(real) for network in networks]  # fastgan: passes
@@ -62,7 +62,7 @@ def feature_loss(real_maps, fake_maps):
 
 
 def gradient_norm(parameters, limit):
-    """Upstream's limit is None: all that is left of its clipping is the norm for the log."""
+    """Upstream's limit is None: its clipping function only computes the norm for the log."""
     return sum(p.grad.norm(2).item() ** 2 for p in parameters if p.grad is not None) ** 0.5
 
 
@@ -89,13 +89,13 @@ FASTGAN = {
 
 
 class Step:
-    """Called: a step of D, one of G, on a batch of its own; returns their losses. use: pieces that fastgan replaces.
+    """A call does a step of D and a step of G on a fixed batch and returns their losses. use: pieces by fastgan.
 
-    width: of all channels. frames: of an utterance. segment: samples that the decoder makes of it."""
+    width: a factor on all channels. frames: of an utterance. segment: samples of it that the decoder generates."""
 
     def __init__(self, use=(), width=1.0, batch=64, frames=400, segment=SEGMENT, device="cpu", dtype=None, bf16=False):
         torch.manual_seed(1234)
-        self.form, n, self.length = chosen(UPSTREAM, FASTGAN, use), max(1, round(HIDDEN * width)), segment // HOP
+        self.form, n, self.length = select_pieces(UPSTREAM, FASTGAN, use), max(1, round(HIDDEN * width)), segment // HOP
         nets = [Posterior(n), Generator(width, n)], [Scale(width), *(Discriminator(width, p) for p in PERIODS)]
         self.generator, self.discriminator = (nn.ModuleList(net).to(device, dtype) for net in nets)
         self.optim_g, self.optim_d = (

@@ -10,7 +10,7 @@ SCALE = ((16, 15, 1, 1), (64, 41, 4, 4), (256, 41, 4, 16), (1024, 41, 4, 64), (1
 
 
 class Scale(Discriminator):
-    """Of the waveform itself; its layers are channels, kernel, stride and groups of SCALE."""
+    """A discriminator of the waveform itself. SCALE has channels, kernel, stride and groups of its layers."""
 
     def __init__(self, width):
         nn.Module.__init__(self)
