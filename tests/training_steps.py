@@ -1,4 +1,4 @@
-"""Training steps of six codebases, restated in small: what `fastgan.inspect_step` has to find stands in the line.
+"""Small versions of six codebases' training steps, with comments that say what `fastgan.inspect_step` must find.
 
 A comment `# planted: KIND[ xN]` names the kind of a finding that is expected of its line, and how often.
 """
@@ -109,7 +109,7 @@ class HiFiGAN:
 
 
 class StyleTTS2:
-    """yl4579/StyleTTS2, losses.py: a median and a boolean mask a discriminator; lengths read back."""
+    """yl4579/StyleTTS2, losses.py: a median and a boolean mask for each discriminator; lengths read back."""
 
     def __init__(self):
         self.generator, self.judge = Vocoder(), Judge(2)
@@ -213,7 +213,7 @@ class CycleGAN:
 
 
 class Taming:
-    """CompVis/taming-transformers without Lightning, which would freeze who does not learn: an adaptive weight of two
+    """CompVis/taming-transformers without Lightning, which freezes the other network: an adaptive weight of two
     `autograd.grad`, and a pass through the autoencoder for D, with its graph."""
 
     class Autoencoder(nn.Module):
@@ -292,8 +292,8 @@ class DCGAN:
 
 
 class VITS:
-    """jaywalnut310/vits, train.py and commons.py: slices at places that are tensors, and the norm of every gradient
-    read by itself. Its feature loss detaches the real maps."""
+    """jaywalnut310/vits, train.py and commons.py: slices whose bounds are tensors, and the norm of each gradient
+    read back separately. Its feature loss detaches the real maps."""
 
     WEIGHTS_OF_G, WEIGHTS_OF_D = 4, 7
 

@@ -21,14 +21,14 @@ def test_shapes_range_and_gradients(size, channels):
     logits.sum().backward()
     for name, parameter in [*generator.named_parameters(), *discriminator.named_parameters()]:
         assert parameter.grad is not None, name
-    # A bias before a batch norm is the one parameter that nothing can depend on.
+    # Only a bias before batch normalisation has no influence.
     assert all(p.grad.abs().max() > 0 for p in discriminator.parameters())
 
 
 @pytest.mark.parametrize(("name", "alone"), [("dcgan", True), ("resnet", True), ("dcgan-batchnorm", False)])
 @pytest.mark.parametrize("size", [16, 32])
 def test_a_logit_depends_on_its_own_image_only(size, name, alone):
-    """What the R1 penalty takes for granted, and batch normalisation in D would break."""
+    """The R1 penalty assumes this; batch normalisation in D breaks it."""
     torch.manual_seed(0)
     _, discriminator = networks.build((1, size, size), latent_dim=4, width=4, networks=name)
     if name == "resnet":
@@ -47,7 +47,7 @@ def test_a_logit_depends_on_its_own_image_only(size, name, alone):
 
 
 def wake(network):
-    """Residual blocks whose last weights are not 0 any more, as after the first steps."""
+    """Make the last weights of the residual blocks nonzero, as after the first steps."""
     for block in network.modules():
         if isinstance(block, networks.ResidualBlock):
             torch.nn.init.normal_(block.narrow.weight, std=0.1)
@@ -55,7 +55,7 @@ def wake(network):
 
 @pytest.mark.parametrize("size", [8, 64])
 def test_resnet(size):
-    """Shapes, every parameter learns, the double backward of the penalties, and no normalisation."""
+    """Shapes, a gradient for every parameter, a double backward pass as in the penalties, and no normalisation."""
     torch.manual_seed(0)
     generator, discriminator = networks.build((3, size, size), latent_dim=12, width=8, networks="resnet")
     for network in (generator, discriminator):
@@ -75,7 +75,7 @@ def test_resnet(size):
     assert all(p.grad.abs().max() > 0 for name, p in discriminator.named_parameters() if name.endswith("weight"))
 
 
-def test_a_residual_block_starts_as_the_identity_and_is_what_it_says():
+def test_a_residual_block_starts_as_the_identity_with_the_documented_weights():
     torch.manual_seed(0)
     block = networks.ResidualBlock(24, depth=3)
     x = torch.randn(2, 24, 5, 5)
@@ -88,7 +88,7 @@ def test_a_residual_block_starts_as_the_identity_and_is_what_it_says():
         assert layer.bias.abs().max() == 0
 
 
-def test_the_scale_stays_through_a_fresh_resnet():
+def test_a_new_resnet_keeps_the_scale():
     torch.manual_seed(0)
     generator, discriminator = networks.build((1, 32, 32), latent_dim=64, width=16, networks="resnet")
     images = generator(torch.randn(40, 64))
@@ -97,7 +97,7 @@ def test_the_scale_stays_through_a_fresh_resnet():
 
 
 def test_the_papers_dcgan():
-    """Batch normalisation in both but at G's output and D's input, weights from N(0, 0.02^2)."""
+    """Batch normalisation except at G's output and D's input; weights from N(0, 0.02^2)."""
     torch.manual_seed(0)
     generator, discriminator = networks.build((3, 64, 64), latent_dim=100, width=64, networks="dcgan-batchnorm")
     norms = [m.num_features for m in generator.modules() if isinstance(m, torch.nn.BatchNorm2d)]
@@ -141,7 +141,7 @@ def test_unsupported_size(size):
 
 @pytest.mark.parametrize("shape", [(1, 8), (3, 8, 16), (), (1, 3, 8, 8)])
 def test_shapes_that_are_no_samples(shape):
-    """A picture that is not square had networks of its height alone."""
+    """Earlier, a picture that is not square got networks for its height."""
     with pytest.raises(ValueError, match=r"sample_shape: got .*, expected \(d,\), or \(channels, size, size\)"):
         networks.build(shape, 8, 8)
 

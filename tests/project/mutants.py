@@ -11,9 +11,9 @@ from mutants_of_package import PACKAGE
 
 
 class Mutant(NamedTuple):
-    """In `definition` of `file`, `old` becomes `new`: then those of `tests` that pytest's `-k only` selects must fail.
+    """In `definition` of `file`, `old` becomes `new`: then the tests in `tests` that `-k only` selects must fail.
 
-    A definition is a function or a class, or what an assignment gives a name to. One in another is OUTER.INNER.
+    A definition is a function, a class or an assignment to a name. A nested one is OUTER.INNER.
     """
 
     file: str
@@ -24,7 +24,7 @@ class Mutant(NamedTuple):
     tests: str
 
     def planted(self, source: str) -> str:
-        """The file's text with the bug in it. LookupError if `old` is not once in the definition."""
+        """Return the source with the bug. LookupError if `old` is not exactly once in the definition."""
         begin, end = span(source, self.definition)
         within = source[begin:end]
         if (count := within.count(self.old)) != 1:
@@ -36,7 +36,7 @@ MUTANTS = {name: Mutant(*entry) for name, entry in (KERNELS | PACKAGE).items()}
 
 
 def span(source: str, definition: str) -> tuple[int, int]:
-    """Where a definition begins, with its decorators, and where its last line ends."""
+    """(begin, end) of a definition in the source, with its decorators."""
     found = spans(source).get(definition, [])
     if len(found) != 1:
         raise LookupError(f"there are {len(found)} definitions of {definition}, expected one")
@@ -45,7 +45,7 @@ def span(source: str, definition: str) -> tuple[int, int]:
 
 @cache
 def spans(source: str) -> dict[str, list[tuple[int, int]]]:
-    """Those of every definition. An if and an else may each have one of a name."""
+    """The spans of every definition; a name may have several, as in an if and its else."""
     ends = [0, *accumulate(map(len, source.splitlines(keepends=True)))]
     found: dict[str, list[tuple[int, int]]] = {}
     for name, node in definitions(ast.parse(source)):

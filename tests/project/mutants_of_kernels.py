@@ -23,7 +23,7 @@ RESAMPLED = "tests/layers/test_upfirdn2d.py"
 FILTERED = "tests/layers/test_filtered_lrelu.py"
 AUGMENT = "tests/layers/test_augment.py"
 
-# name: (file, definition, what stands there, what replaces it, backend and test, file of tests)
+# name: (file, definition, old text, new text, backend and test for `-k`, file of tests)
 KERNELS = {
     "zero gradient": (
         *(TILES, "_at", "base + lane, slope.to(", "base + lane, (slope * 0).to("),

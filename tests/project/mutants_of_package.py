@@ -26,7 +26,7 @@ PRECISION = "tests/training/test_step_precision.py"
 TRAINING = "tests/training/test_trainer.py"
 RESUME = "tests/training/test_exact_resume.py"
 
-# name: (file, definition, what stands there, what replaces it, backend and test, file of tests)
+# name: (file, definition, old text, new text, backend and test for `-k`, file of tests)
 PACKAGE = {
     "swapped sides": (
         *(ASSEMBLE, "labels_given"),

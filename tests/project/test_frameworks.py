@@ -1,4 +1,4 @@
-"""The loops of docs/training.md for Accelerate and Lightning Fabric: fused losses where those own the backward pass."""
+"""The loops of docs/training.md for Accelerate and Lightning Fabric, which run the fused losses' backward pass."""
 
 import pytest
 import torch
@@ -37,7 +37,7 @@ def plain():
 
 
 def trained_with(framework):
-    """The page's loop: `prepare` or `setup` wraps networks and optimizers, `backward` is the framework's."""
+    """The loop of the page: the framework wraps networks and optimizers, and calls the backward pass."""
     generator, discriminator, optimizer_g, optimizer_d, loader = framework.start(*parts())
     for real, _ in zip(loader, range(STEPS)):
         fake = generator(torch.randn(len(real), LATENT, device=real.device))
@@ -45,7 +45,7 @@ def trained_with(framework):
         optimizer_d.zero_grad()
         framework.backward(loss_d)
         optimizer_d.step()
-        discriminator.requires_grad_(False)  # D only passes the gradient on
+        discriminator.requires_grad_(False)  # D needs no weight gradients here
         loss_g = fastgan.generator_loss(discriminator(fake))
         optimizer_g.zero_grad()
         framework.backward(loss_g)
@@ -57,7 +57,7 @@ def trained_with(framework):
 class Accelerate:
     def __init__(self, **options):
         accelerate = pytest.importorskip("accelerate")
-        accelerate.state.AcceleratorState._reset_state(True)  # one a process, which keeps the first one's options
+        accelerate.state.AcceleratorState._reset_state(True)  # there is one for each process, with the first options
         self.accelerator = accelerate.Accelerator(cpu=True, **options)
         self.start, self.backward = self.accelerator.prepare, self.accelerator.backward
 
@@ -75,7 +75,7 @@ class Fabric:
 
 
 @pytest.mark.parametrize("framework", [Accelerate, Fabric])
-def test_a_framework_s_loop_is_the_plain_one(framework):
+def test_the_loop_of_a_framework_trains_as_the_plain_one(framework):
     networks = trained_with(framework())
     got = [p.detach() for m in networks for p in m.parameters()]
     for a, b in zip(got, plain(), strict=True):
@@ -85,8 +85,8 @@ def test_a_framework_s_loop_is_the_plain_one(framework):
 @pytest.mark.parametrize(
     ("framework", "options"), [(Accelerate, {"mixed_precision": "bf16"}), (Fabric, {"precision": "bf16-mixed"})]
 )
-def test_a_framework_s_autocast(framework, options):
-    """Logits in half precision, as autocast leaves them."""
+def test_the_autocast_of_a_framework(framework, options):
+    """Under autocast the logits have half precision."""
     networks = trained_with(framework(**options))
     for a, b in zip((p.detach() for m in networks for p in m.parameters()), plain(), strict=True):
         assert a.dtype == torch.float32
@@ -95,7 +95,7 @@ def test_a_framework_s_autocast(framework, options):
 
 @pytest.mark.parametrize("framework", [Accelerate, Fabric])
 def test_findings_are_in_the_lines_of_the_loop(framework):
-    """And not in the framework's, which calls `loss.backward()`."""
+    """And not in the framework's line that calls `loss.backward()`."""
     framework = framework()
     generator, discriminator, optimizer_g, optimizer_d, _ = framework.start(*parts())
 

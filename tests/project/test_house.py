@@ -1,4 +1,4 @@
-"""Which room may import which: arrows point down only."""
+"""Which room may import which other rooms, and other rules for the code."""
 
 import ast
 import itertools
@@ -8,7 +8,7 @@ from checkout import ROOT, TESTS
 
 PACKAGE = ROOT / "fastgan"
 
-# room: the rooms it may import, beside itself
+# room: the other rooms that it may import
 ARROWS = {
     "kernels": (),
     "formulas": (),
@@ -31,7 +31,7 @@ ARROWS = {
         *("models", "data", "operators", "reference", "checks"),
     ),
 }
-# Names that earlier versions had, each a short list of names from a room.
+# Modules of earlier versions, which only import names from a room.
 ALIASES = ("checkpoints", "criteria", "distributed", "functional", "matching", "metrics", "mmd", "networks")
 ALIASES += ("objectives", "penalties", "recipes", "step", "trainer", "values")
 TOP = ("__init__", "__main__")
@@ -43,7 +43,7 @@ def modules(room):
 
 
 def imported(path):
-    """The modules of fastgan that a file imports, at its top or inside a function; of `from fastgan import x`, x."""
+    """The modules of fastgan that a file imports, anywhere; fastgan.x for `from fastgan import x`."""
     package = ["fastgan", *path.relative_to(PACKAGE).parts[:-1]]
     found = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -57,7 +57,7 @@ def imported(path):
 
 
 @pytest.mark.parametrize("room", ARROWS)
-def test_arrows_point_down(room):
+def test_a_room_imports_only_allowed_rooms(room):
     allowed = {room, *ARROWS[room]}
     for path in modules(room):
         for name in imported(path):
@@ -66,11 +66,11 @@ def test_arrows_point_down(room):
 
 def test_every_module_has_a_room():
     found = {path.relative_to(PACKAGE).parts[0].removesuffix(".py") for path in PACKAGE.rglob("*.py")}
-    assert found == {*ARROWS, *ALIASES, *TOP} - {"kernels"}  # a link, which rglob does not follow
+    assert found == {*ARROWS, *ALIASES, *TOP} - {"kernels"}  # a link, which rglob skips
 
 
 @pytest.mark.parametrize("name", ALIASES)
-def test_nobody_imports_an_alias(name):
+def test_no_module_imports_an_alias(name):
     for room in ARROWS:
         for path in modules(room):
             assert f"fastgan.{name}" not in imported(path), path.relative_to(ROOT)
@@ -102,8 +102,8 @@ def test_files_are_short():
 
 
 def test_tests_mirror_the_rooms():
-    """A folder holds the tests of one room, of bench, or of the whole project. pytest asks that no two files share a
-    name where folders are no packages."""
+    """A folder has the tests of one room, of bench, or of the whole project. pytest requires different file names if
+    the folders are no packages."""
     files = [path.relative_to(TESTS) for path in TESTS.rglob("test_*.py")]
     folders = {path.parent.as_posix() for path in files}
     assert folders <= {*ARROWS, "bench", "project"}, folders - {*ARROWS, "bench", "project"}

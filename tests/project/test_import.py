@@ -1,4 +1,4 @@
-"""Importing the package initialises nothing and costs next to nothing; each test is a process of its own."""
+"""Importing the package initialises nothing and is fast. Each import is in a new process."""
 
 import ast
 import os
@@ -36,7 +36,7 @@ def test_import_touches_no_gpu_and_no_heavy_library():
 
 
 def test_import_time():
-    """At most 0.3 s of a core beyond `import torch`, whatever else runs on this machine."""
+    """At most 0.3 s of CPU time after `import torch`."""
     code = "import time, torch; t = time.process_time(); import fastgan; print(time.process_time() - t)"
     seconds = min(float(python(code).stdout) for _ in range(3))
     assert seconds < 0.3
@@ -48,7 +48,7 @@ def test_nothing_imports_torchvision():
 
 
 def test_a_folder_named_like_the_package_does_not_hide_it(tmp_path):
-    """From the parent of a clone that is named fastgan, as `git clone` names it."""
+    """As in the parent of a clone with the name that `git clone` gives it."""
     (tmp_path / "fastgan").symlink_to(ROOT, target_is_directory=True)
     code = "import fastgan, fastgan.kernels; fastgan.discriminator_loss; assert fastgan.__file__"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, timeout=300)
@@ -95,7 +95,7 @@ def test_triton_without_gpu_or_interpreter_says_what_to_do():
 
 
 @pytest.mark.parametrize("word", ["objective", "Raises", "softplus"])
-def test_docstrings_teach(word):
+def test_the_docstring_of_a_loss_explains_it(word):
     import fastgan
 
     assert word in fastgan.discriminator_loss.__doc__
@@ -116,15 +116,15 @@ def test_editors_and_dir_see_every_name(module):
     assert len(set(module.__all__)) == len(module.__all__)
     for name in listed:
         getattr(module, name)
-    later = set(module.__all__) - set(there)  # imported when they are asked for
+    later = set(module.__all__) - set(there)  # imported at first use
     assert later == imported_for_editors(module) & set(module.__all__)
 
 
-def test_dir_has_what_people_look_for():
+def test_dir_has_the_main_names():
     assert {"GANTrainer", "game", "compat", "load", "patch", "TrainedGenerator"} <= set(dir(fastgan))
     assert {*compat.modules(), "modules", "patch"} <= set(dir(compat))
 
 
-def test_every_name_of_layers_is_there():
+def test_layers_are_imported_at_first_use():
     result = python("import fastgan; fastgan.layers.augment.augment; fastgan.layers.upfirdn2d(None, None)")
     assert "x: got NoneType, expected a torch.Tensor" in result.stderr

@@ -1,4 +1,4 @@
-"""Every deliberate bug of test_mutations.py finds its place in the sources. That tests find the bug is tested there."""
+"""Every deliberate bug of test_mutations.py fits the sources. That tests find the bug is tested there."""
 
 import ast
 from functools import cache
@@ -35,7 +35,7 @@ def source(file):
 
 
 @pytest.mark.parametrize("name", MUTANTS)
-def test_a_mutant_has_its_place(name):
+def test_a_mutant_fits_the_source(name):
     mutant = MUTANTS[name]
     try:
         text = mutant.planted(source(mutant.file))
@@ -74,7 +74,7 @@ def test_the_span_of_a_definition(definition, first, last):
         ("inner", "ONE", "there are 0 definitions of inner, expected one"),
     ],
 )
-def test_what_does_not_fit_is_said(definition, old, said):
+def test_a_mutant_that_does_not_fit_is_named(definition, old, said):
     with pytest.raises(LookupError, match=said):
         Mutant("a.py", definition, old, "2", "", "").planted(SOURCE)
     assert "return ONE + 2" in Mutant("a.py", "Outer.f.inner", "+ ONE", "+ 2", "", "").planted(SOURCE)

@@ -1,4 +1,4 @@
-"""The suite bites: each deliberate bug of mutants.py, planted in a copy of the sources, makes it fail."""
+"""Each deliberate bug of mutants.py, planted in a copy of the sources, makes the suite fail."""
 
 import concurrent.futures
 import multiprocessing
@@ -17,19 +17,19 @@ PROCESSES.set_forkserver_preload(["pytest", "torch", "torch._dynamo", "torch.tes
 
 
 def plant(folder, mutant=None):
-    """A copy of the sources, with fastgan.kernels in its installed place, and a bug in it."""
+    """Copy the sources, with fastgan.kernels in its installed place, and plant a bug."""
     package = folder / "fastgan"
-    shutil.copytree(ROOT / "fastgan", package)  # with what is compiled: only the mutant's file is compiled again
+    shutil.copytree(ROOT / "fastgan", package)  # with compiled files: only the mutant's is compiled again
     for path in (ROOT / "tests").rglob("*.py"):
         if path.parent != ROOT / "tests" / "driver":
-            shutil.copy(path, folder)  # all of them into one folder: their names differ
+            shutil.copy(path, folder)  # all into one folder: their names differ
     if mutant:
         path = package / mutant.file if mutant.file.startswith("kernels/") else folder / mutant.file
         path.write_text(mutant.planted(path.read_text()))
 
 
 def run(folder, test_file, only):
-    """(exit code of pytest, what it printed), in a process that has imported torch and Triton already."""
+    """(exit code of pytest, its output), from a process that has torch and Triton imported."""
     path = folder / "output.txt"
     process = PROCESSES.Process(target=_run_pytest, args=(str(folder), str(path), Path(test_file).name, only))
     process.start()
@@ -54,7 +54,7 @@ def _run_pytest(folder, path, test_file, only):
     sys.exit(code)
 
 
-def of(name, folder):
+def tested(name, folder):
     mutant = MUTANTS[name]
     plant(folder, mutant)
     return run(folder, mutant.tests, mutant.only)
@@ -62,20 +62,20 @@ def of(name, folder):
 
 @pytest.fixture(scope="module")
 def results(request, tmp_path_factory):
-    """{name: what the tests said of that mutant, or will}: one run a processor, each on one thread. Nothing where there
-    is a process a processor already."""
+    """{mutant: future result of its tests}: one run for each processor, on one thread. Empty under pytest-xdist, which
+    starts a process for each processor."""
     if "PYTEST_XDIST_WORKER" in os.environ:
         yield {}
         return
     asked = [item.callspec.params["name"] for item in request.session.items if "test_mutant_is_caught" in item.name]
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        yield {name: pool.submit(of, name, tmp_path_factory.mktemp("mutant")) for name in asked}
+        yield {name: pool.submit(tested, name, tmp_path_factory.mktemp("mutant")) for name in asked}
         pool.shutdown(cancel_futures=True)
 
 
 @pytest.mark.parametrize("name", MUTANTS)
 def test_mutant_is_caught(results, name, tmp_path):
-    code, output = results[name].result() if results else of(name, tmp_path)
+    code, output = results[name].result() if results else tested(name, tmp_path)
     assert code == 1 and "1 failed" in output, output[-3000:]
     assert "ImportError" not in output and "SyntaxError" not in output
 

@@ -1,5 +1,5 @@
-"""What is handed to others: the sdist and the wheel made of it, the export for the Hugging Face kernels hub, the files
-that a repository's visitors and services read."""
+"""Published files: the sdist and its wheel, the export for the Hugging Face kernels hub, the files that services
+read."""
 
 import ast
 import os
@@ -25,7 +25,7 @@ def run(*command, cwd, **environment):
 
 
 def test_sdist_and_the_wheel_made_of_it(tmp_path):
-    """They have the kernels, inside the package, and no tests. The wheel of a checkout: test_import.py."""
+    """They contain the kernels in the package, and no tests. test_import.py tests the wheel of a checkout."""
     pytest.importorskip("setuptools")
     source, nothing = tmp_path / "source", shutil.ignore_patterns(".git", "build", "site", "*.egg-info", "results")
     shutil.copytree(ROOT, source, symlinks=True, ignore=nothing)
@@ -64,7 +64,7 @@ assert hub.discriminator_loss.__module__.startswith("a_name_of_its_own")
 
 @pytest.mark.parametrize("backend", ["torch", "triton"])
 def test_the_export_for_the_hub_computes_what_fastgan_computes(backend, tmp_path, request):
-    """Under another name, beside the installed fastgan, in one process; by the real kernels through the interpreter."""
+    """In one process, under another name than the installed fastgan; also with the real kernels, in the interpreter."""
     interpreted = {}
     if backend == "triton":
         request.getfixturevalue("kernel_device")
@@ -83,14 +83,14 @@ def test_the_export_imports_pytorch_and_the_standard_library_alone(tmp_path):
             assert found <= {"torch", "triton", *sys.stdlib_module_names}, path
 
 
-def test_what_says_a_version_says_the_same():
+def test_all_files_name_the_same_version():
     constraints = (ROOT / "constraints.txt").read_text()
     assert f"version: {fastgan.__version__}\n" in (ROOT / "CITATION.cff").read_text()
     ruff = re.search(r"ruff-pre-commit\n\s+rev: v(\S+)", (ROOT / ".pre-commit-config.yaml").read_text())[1]
     assert f"ruff=={ruff}\n" in constraints
 
 
-def test_workflows_call_what_is_there():
+def test_workflows_call_existing_commands():
     texts = {path.stem: path.read_text() for path in (ROOT / ".github" / "workflows").glob("*.yml")}
     assert "bash .ci/run" in texts["ci"] and (ROOT / ".ci" / "run").exists()
     pairs = re.search(r"pair: \[(.*)\]", texts["versions"])[1].split(", ")

@@ -1,4 +1,4 @@
-"""The old names of modules that have moved, and what is installed. Which room may import which: test_house.py."""
+"""The old names of moved modules, and the installed rooms. test_house.py tests which room imports which."""
 
 import importlib
 import subprocess

@@ -1,6 +1,6 @@
-"""Every snippet of README and docs/ runs: Python as it stands there, command lines as far as their arguments are read.
+"""Every snippet of README and docs/ works: Python blocks run, and the arguments of command lines are parsed.
 
-The Python blocks of a page run one after the other in one namespace. It begins with what `names` has: the reader's own
+The Python blocks of a page run one after the other in one namespace. It begins with the names in `names`: the reader's
 networks, optimizers and data. `steps=5_000` becomes `steps=2`. Modules of other codebases are stand-ins with the names
 that the snippet imports. A block after `<!-- not run: REASON -->` is only compiled.
 """
@@ -29,9 +29,9 @@ def blocks(page, language):
     return [(reason, source) for reason, of, source in BLOCK.findall(text) if of == language]
 
 
-def of(*pages_with):
-    """Pages that have blocks of such a language, as parameters."""
-    found = [page for page in PAGES if any(blocks(page, language) for language in pages_with)]
+def pages_with(*languages):
+    """Pages that have blocks of such a language, as pytest parameters."""
+    found = [page for page in PAGES if any(blocks(page, language) for language in languages)]
     return [pytest.param(page, id=page.relative_to(ROOT).as_posix()) for page in found]
 
 
@@ -50,8 +50,8 @@ def names():
 
 
 @pytest.fixture
-def strangers(monkeypatch):
-    """What snippets import from other codebases."""
+def other_codebases(monkeypatch):
+    """Stand-ins for the modules that snippets import from other codebases."""
 
     def stand_in(name, **has):
         module = ModuleType(name)
@@ -67,8 +67,8 @@ def strangers(monkeypatch):
         stand_in(".".join(path[:i]), hinge_d_loss=None)
 
 
-@pytest.mark.usefixtures("one_thread", "strangers")
-@pytest.mark.parametrize("page", of("python"))
+@pytest.mark.usefixtures("one_thread", "other_codebases")
+@pytest.mark.parametrize("page", pages_with("python"))
 def test_python_runs(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     found = names()
@@ -95,7 +95,7 @@ def commands(page):
 
 
 def arguments(words, *starts):
-    """What follows one of the beginnings of a command, or None."""
+    """The words after one of these beginnings of a command, or None."""
     for start in starts:
         for i in range(len(words) - len(start) + 1):
             if words[i : i + len(start)] == start:
@@ -103,8 +103,8 @@ def arguments(words, *starts):
     return None
 
 
-@pytest.mark.parametrize("page", of("bash"))
-def test_commands_are_read(page):
+@pytest.mark.parametrize("page", pages_with("bash"))
+def test_the_arguments_of_commands_are_parsed(page):
     extras = set(re.findall(r'"(\w+)": ', (ROOT / "setup.py").read_text().split("extras_require")[1]))
     for words in commands(page):
         ours = arguments(words, ["fastgan"], ["-m", "fastgan"])
@@ -122,8 +122,8 @@ def test_commands_are_read(page):
 
 
 @pytest.mark.parametrize("page", [pytest.param(page, id=page.relative_to(ROOT).as_posix()) for page in PAGES])
-def test_links_lead_somewhere(page):
-    """In the repository; in the site, `mkdocs build --strict` looks at them. Pages of the site alone are drop-ins."""
+def test_links_in_the_repository_exist(page):
+    """`mkdocs build --strict` checks those of the site, whose only additional pages are the drop-ins."""
     text = re.sub(r"^```.*?^```|`[^`\n]+`", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
     for link in re.findall(r"\]\(([^)\s]+)\)", text):
         path = (page.parent / link.split("#")[0]).resolve()

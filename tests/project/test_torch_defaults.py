@@ -1,5 +1,5 @@
-"""`torch.set_default_device` and `torch.set_default_dtype` change nothing: what is trained or measured lies where its
-inputs do, or on the CPU. The device "meta" stands for any other: no number can be read from it."""
+"""`torch.set_default_device` and `torch.set_default_dtype` change nothing: training and measurements use the device of
+their inputs, or the CPU. The tests use the device "meta", from which no number can be read."""
 
 import copy
 
@@ -84,7 +84,7 @@ CASES = {
 
 @pytest.fixture(params=["meta", "float64"])
 def default(request):
-    """Sets one of torch's defaults when it is called."""
+    """A function that sets one of torch's defaults."""
     quadrature._nodes.cache_clear()
 
     def set_default():
@@ -111,7 +111,7 @@ def test_defaults_of_torch_change_nothing(case, default, tmp_path):
     assert got == CASES[case](tmp_path)
 
 
-def test_a_game_is_played_whatever_the_defaults(default, monkeypatch):
+def test_a_game_ignores_the_defaults(default, monkeypatch):
     """In float32, on the device that the settings name."""
     monkeypatch.setattr(training, "WATCHED", 256), monkeypatch.setattr(training, "MEASURED", 256)
     default()
@@ -122,7 +122,7 @@ def test_a_game_is_played_whatever_the_defaults(default, monkeypatch):
 
 @pytest.mark.parametrize("default", ["float64"], indirect=True)
 def test_networks_and_images_in_float64(default):
-    """Whoever makes networks under that default has them in float64; pixels become what the networks take."""
+    """Networks made under that default are float64; pixels are converted to their dtype."""
     default()
     torch.manual_seed(0)
     for make in ("dcgan", "dcgan-batchnorm", "resnet"):

@@ -1,4 +1,4 @@
-"""Small pairs and trainers in float64, and the step as a plain loop has it."""
+"""Small networks and trainers in float64, and the step of a plain loop."""
 
 import torch
 from torch import nn
@@ -21,7 +21,7 @@ def pair(kind="points"):
         generator, discriminator = Generator(8, 1, LATENT, 4), Discriminator(8, 1, 4)
     elif kind == "patches":  # several logits a sample
         generator, discriminator = Generator(8, 1, LATENT, 4), nn.Conv2d(1, 1, 4, stride=2)
-    elif kind == "smooth":  # of a piecewise linear D a penalty has no gradient at the samples
+    elif kind == "smooth":  # the penalty of a piecewise linear D has no gradient in the samples
         discriminator = nn.Sequential(nn.Linear(2, 8), nn.Tanh(), nn.Linear(8, 1))
     elif kind == "batch norm":
         discriminator = nn.Sequential(nn.Linear(2, 8), nn.BatchNorm1d(8), nn.LeakyReLU(0.2), nn.Linear(8, 1))
@@ -33,8 +33,8 @@ def make(kind="points", **options):
     options = {"latent_dim": LATENT, "r1": 0.0, "lr": 1e-3, **options}
     trainer = GANTrainer(generator, discriminator, **options)
     for optimizer in filter(None, (trainer.optimizer_g, trainer.optimizer_d)):
-        # Some gradients are 0 but for rounding (of a bias, where only differences of logits count, or before batch
-        # normalisation), of which Adam's own eps of 1e-8 would make steps of full size.
+        # Some gradients are 0 except for rounding (of a bias if only differences of logits count, or before batch
+        # normalisation). With its default eps of 1e-8 Adam would make steps of full size from them.
         optimizer.param_groups[0]["eps"] = 1e-3
     return trainer
 
@@ -61,7 +61,7 @@ def penalty_of(discriminator, samples, gamma):
 
 
 def plain_step(t, real, objective, *, r1=0.0, r2=0.0, redraw=True, simultaneous=False):
-    """As a GAN author writes it: losses with a graph, `.backward()`, D unfrozen throughout."""
+    """As a GAN author writes it: losses with a graph, `.backward()`, D never frozen."""
     n = len(real)
     fake = t.generator(t.latent(n))
     logits = t.discriminator(real), t.discriminator(fake.detach())

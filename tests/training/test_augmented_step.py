@@ -64,7 +64,7 @@ def test_a_step_is_that_of_a_plain_loop():
         {"augment_target": 0.6},
     ],
 )
-def test_every_way_to_step_goes_on_exactly(tmp_path, options):
+def test_every_way_to_step_resumes_exactly(tmp_path, options):
     straight, half, resumed = (make(**options) for _ in range(3))
     straight.fit(IMAGES, steps=6, batch=8)
     half.fit(IMAGES, steps=3, batch=8)
@@ -77,7 +77,7 @@ def test_every_way_to_step_goes_on_exactly(tmp_path, options):
     other = make(**options | {"augment": None, "augment_p": 1.0, "augment_target": None})
     other.fit(IMAGES, steps=6, batch=8)
     pairs = zip(other.generator.parameters(), straight.generator.parameters())
-    assert not all(torch.equal(x, y) for x, y in pairs)  # it does something
+    assert not all(torch.equal(x, y) for x, y in pairs)  # the augmentation has an effect
 
 
 def test_the_probability_follows_how_sure_d_is():
@@ -136,7 +136,7 @@ def test_few_images_are_not_learned_by_heart():
 
 @pytest.mark.parametrize("counts", [None, [5, 3]])
 def test_ranks_share_what_one_process_draws(monkeypatch, counts):
-    """Each has its rows of it, the generators stay at the same place, and so does the probability."""
+    """Each rank has its rows of the draw; random states and probabilities stay equal."""
 
     def trainer():
         made = make(augment_target=0.6)
@@ -149,7 +149,7 @@ def test_ranks_share_what_one_process_draws(monkeypatch, counts):
     for rank, rows in enumerate(IMAGES[:8].split(counts or 4)):
         monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
         with monkeypatch.context() as patch:
-            patch.setattr(distributed, "ranks", lambda: 1)  # nothing to send when it is made
+            patch.setattr(distributed, "ranks", lambda: 1)  # the constructor has nothing to send
             one = trainer()
         parts.append(one._step._seen(rows, counts))
         fake = one._step._seen(one.generator(one.latent(len(rows), counts)), counts)

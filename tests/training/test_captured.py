@@ -1,5 +1,5 @@
-"""`fastgan.capture`: on a CPU the plain step and why; what its rehearsals and changes of optimizers leave behind. On a
-GPU the captured step: the uncaptured one's numbers to the bit."""
+"""`fastgan.capture`. On a CPU: the plain step, with the reason; rehearsals and optimizers are restored. On a GPU: the
+captured step gives the uncaptured one's numbers to the bit."""
 
 import contextlib
 import random
@@ -23,14 +23,14 @@ N, LATENT = 8, 3
 
 
 class Loop:
-    """A loop of somebody's own: its step, and all that it changes."""
+    """A user's training loop: its step, and the state that the step changes."""
 
     def __init__(self, device="cpu", optimizer=torch.optim.Adam, wrap=None, dtype=None, generator=None, **settings):
         torch.manual_seed(0)
         self.generator = nn.Sequential(nn.Linear(LATENT, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 2)).to(device)
         hidden = [nn.Linear(2, 8), nn.LeakyReLU(0.2), nn.Dropout(0.1), nn.Linear(8, 1)]
         self.discriminator = nn.Sequential(*hidden).to(device)
-        self.average = nn.Linear(2, 2).to(device).requires_grad_(False)  # changed in place by no optimizer
+        self.average = nn.Linear(2, 2).to(device).requires_grad_(False)  # changed in place, but not by an optimizer
         pair = (self.generator, self.discriminator)
         self.networks = [*pair, self.average]
         self.optimizers = [optimizer(m.parameters(), **{"lr": 1e-2, **settings}) for m in pair]
@@ -100,7 +100,7 @@ def assert_same(a, b):
 
 
 @pytest.mark.parametrize("every", [None, 1, 3])
-def test_on_a_cpu_it_is_the_plain_step_and_says_why(every):
+def test_on_a_cpu_it_is_the_plain_step_with_the_reason(every):
     ours, plain = Loop(), Loop()
     real = batches(7)
     with warnings.catch_warnings():
@@ -118,7 +118,7 @@ def test_on_a_cpu_it_is_the_plain_step_and_says_why(every):
     assert fast.calls == 7 and ours.dues == due
 
 
-def test_values_come_detached():
+def test_values_are_detached():
     loop = Loop()
     fast, (real,) = loop.captured(*batches(1)), batches(1)
     values = fast(real)
@@ -175,7 +175,7 @@ def test_bad_arguments(change, error, message):
 
 @pytest.mark.parametrize("used", [False, True])
 def test_a_capture_that_fails_leaves_everything_as_it_was(used, monkeypatch):
-    """Here for want of CUDA itself: the path that a step which waits for the host takes on a GPU."""
+    """Here it fails because there is no CUDA; on a GPU a step that waits for the device takes this path."""
     monkeypatch.setattr(room, "_why_not", lambda *_: None)  # as on a GPU
     ours, plain = Loop(), Loop()
     real = batches(4)
@@ -194,7 +194,7 @@ def test_a_capture_that_fails_leaves_everything_as_it_was(used, monkeypatch):
 
 @pytest.mark.parametrize("optimizer", FROM_ZERO)
 def test_undone_rehearsals_of_optimizers_that_begin_with_zeros(optimizer):
-    """The steps after rehearsals are those of an optimizer that has never stepped."""
+    """After the rehearsals the steps are those of an optimizer that has never stepped."""
     settings = {"momentum": 0.9} if optimizer is torch.optim.SGD else {}
     ours, plain = Loop(optimizer=optimizer, **settings), Loop(optimizer=optimizer, **settings)
     real = batches(4)
@@ -228,7 +228,7 @@ def test_optimizers_that_cannot_be_captured():
 
 
 def test_scheduled_learning_rates():
-    """A scheduler that writes a number would not reach the graph; one that writes into a tensor does."""
+    """A rate that a scheduler writes as a number does not reach the graph; one written into a tensor does."""
     for kind, expected in ((torch.optim.SGD, "learning rate of SGD"), (torch.optim.AdamW, None)):
         optimizer = kind(nn.Linear(1, 1).parameters(), lr=0.1)
         other = torch.optim.SGD(nn.Linear(1, 1).parameters(), lr=0.1)
@@ -247,9 +247,9 @@ def test_made_capturable_and_back():
     assert [r.item() for r in rates] == [0.5, 0.25] and all(group["capturable"] for group in optimizer.param_groups)
     optimizer.state[net.weight] = {"step": torch.zeros(())}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # no step was taken
+        warnings.simplefilter("ignore")  # there was no step before
         schedule.step()
-    assert [r.item() for r in rates] == [0.25, 0.125]  # in place: what a graph reads
+    assert [r.item() for r in rates] == [0.25, 0.125]  # in place, so that a graph reads them
     back()
     assert [group["lr"] for group in optimizer.param_groups] == [0.5, 0.25] and not optimizer.state
     assert not any(group["capturable"] for group in optimizer.param_groups)
@@ -324,7 +324,7 @@ def test_captured_steps_are_the_uncaptured_ones_to_the_bit(mode, deterministic):
     expected = [numbers(plain.step(x, every is not None and i % every == 0)) for i, x in enumerate(real)]
     assert got == expected and torch.equal(drawn, torch.rand(3, device="cuda"))
     assert_same(ours.state(), plain.state())
-    assert ours.calls == calls  # the step's own Python has not run again
+    assert ours.calls == calls  # the step's Python code has not run again
 
 
 @pytest.mark.gpu
@@ -341,7 +341,7 @@ def test_a_schedule_reaches_the_captured_step(deterministic):
 
 
 @pytest.mark.gpu
-def test_batches_of_the_host_and_of_another_size(deterministic):
+def test_batches_on_the_host_and_of_another_size(deterministic):
     ours, fast, plain = both()
     sizes = [N, N, 5, N]
     real = [x[:n] for x, n in zip(batches(4), sizes)]
@@ -355,7 +355,7 @@ def test_batches_of_the_host_and_of_another_size(deterministic):
 
 
 @pytest.mark.gpu
-def test_a_captured_step_does_not_wait():
+def test_a_captured_step_does_not_synchronise():
     _, fast, _ = both(every=2)
     real = batches(4, "cuda")
     torch.cuda.synchronize()
@@ -379,7 +379,7 @@ def test_random_numbers_of_the_host_are_not_captured():
 @pytest.mark.gpu
 @pytest.mark.capture_fails
 @pytest.mark.parametrize("settings", [{}, {"dtype": torch.float16}, {"own_numbers": True}])
-def test_what_waits_runs_uncaptured_and_says_why(settings, deterministic):
+def test_a_step_that_waits_runs_uncaptured_with_the_reason(settings, deterministic):
     settings = dict(settings)
     own = settings.pop("own_numbers", False)
     generators = [torch.Generator("cuda").manual_seed(2) if own else None for _ in range(2)]
@@ -396,8 +396,8 @@ def test_what_waits_runs_uncaptured_and_says_why(settings, deterministic):
     assert_same(ours.state(), plain.state())
 
 
-def test_a_capture_that_fails_gives_back_the_numbers_of_the_host(monkeypatch):
-    """Those that were drawn while it was captured: the uncaptured run draws them."""
+def test_a_capture_that_fails_restores_the_random_state_of_the_host(monkeypatch):
+    """The uncaptured run draws the numbers that were drawn during the capture."""
     for name in ("Stream", "current_stream", "stream", "graph_pool_handle", "CUDAGraph"):  # as if there were a GPU
         monkeypatch.setattr(torch.cuda, name, mock.MagicMock())
     monkeypatch.setattr(graphs, "capturing", lambda *_: contextlib.nullcontext())
@@ -409,8 +409,8 @@ def test_a_capture_that_fails_gives_back_the_numbers_of_the_host(monkeypatch):
     assert random.getstate() == before
 
 
-def test_other_threads_may_go_on_while_a_step_is_captured(monkeypatch):
-    """By PyTorch's own mode their calls, as those of a thread that pins memory, would end the capture."""
+def test_other_threads_may_use_cuda_during_a_capture(monkeypatch):
+    """In PyTorch's default mode their calls, such as pinning memory, would end the capture."""
     asked = {}
     monkeypatch.setattr(torch.cuda, "stream", lambda _: contextlib.nullcontext())
     monkeypatch.setattr(torch.cuda, "graph", lambda _, **options: contextlib.nullcontext(asked.update(options)))
@@ -420,13 +420,13 @@ def test_other_threads_may_go_on_while_a_step_is_captured(monkeypatch):
 
 
 @pytest.mark.gpu
-def test_memory_is_pinned_while_a_step_is_captured():
+def test_another_thread_may_pin_memory_during_a_capture():
     stop, pinned, wrong = threading.Event(), [], []
 
     def pin():
         try:
             while not stop.is_set():
-                pinned.append(torch.empty(2**16, dtype=torch.uint8).pin_memory())  # kept: each takes a new block
+                pinned.append(torch.empty(2**16, dtype=torch.uint8).pin_memory())  # kept: each needs a new block
         except RuntimeError as error:
             wrong.append(error)
 

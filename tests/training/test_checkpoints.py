@@ -1,4 +1,4 @@
-"""Files of a run: damage is found before anything is read, and writing touches no file but its own."""
+"""Files of a run: damage is found before anything is read, and writing changes no other file."""
 
 import os
 import random
@@ -23,7 +23,7 @@ def path(tmp_path):
 
 
 def data_of(path):
-    """(first byte, byte after the last) of what each part of the archive holds."""
+    """(first byte, byte after the last) of the content of each part of the archive."""
     whole, spans = path.read_bytes(), []
     for part in zipfile.ZipFile(path).infolist():
         name_and_extra = whole[part.header_offset + 26 : part.header_offset + 30]
@@ -50,7 +50,7 @@ def test_a_flipped_bit_in_the_data_is_found_wherever_it_is(path):
 
 
 def test_a_flipped_bit_anywhere_changes_no_number(path):
-    """Outside the data it is found, or it lies where nothing is read."""
+    """Outside the data it is either found, or in bytes that are not read."""
     whole, chance = path.read_bytes(), random.Random(1)
     expected = read_checkpoint(path)
     for _ in range(100):
@@ -67,7 +67,7 @@ def test_a_flipped_bit_anywhere_changes_no_number(path):
 
 
 def test_a_compressed_archive_is_refused_unread(path):
-    """torch.save stores; a small file that unpacks to gigabytes is none of ours."""
+    """torch.save does not compress; a small file may decompress to gigabytes."""
     with zipfile.ZipFile(path) as archive:
         parts = {part.filename: archive.read(part) for part in archive.infolist()}
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -88,7 +88,7 @@ def test_a_compressed_archive_is_refused_unread(path):
         ({"generator": ...}, "holds nothing as 'generator'"),
     ],
 )
-def test_content_that_is_none_of_ours_is_named(path, change, said):
+def test_wrong_content_is_named(path, change, said):
     checkpoint = {**torch.load(path, weights_only=True), **change}
     torch.save({name: value for name, value in checkpoint.items() if value is not ...}, path)
     with pytest.raises(ValueError, match=said) as raised:
@@ -115,7 +115,7 @@ def test_a_new_file_has_the_mode_that_the_umask_says(tmp_path, umask):
     assert stat.S_IMODE((tmp_path / "x").stat().st_mode) == 0o666 & ~umask
 
 
-def names_on_the_way(folder):
+def names_during_a_write(folder):
     """Names of the files in `folder` while one is written there."""
     seen = []
 
@@ -128,14 +128,14 @@ def names_on_the_way(folder):
 
 
 def test_a_planted_link_is_not_written_through(tmp_path):
-    """Whoever can write into the folder can plant links there; no name of a file to come can be foretold."""
+    """Others with access to the folder can plant links, so the names of temporary files are unpredictable."""
     precious, folder = tmp_path / "precious", tmp_path / "run"
     folder.mkdir()
     precious.write_bytes(b"old")
     planted = f".x.{os.getpid()}.tmp"
     (folder / planted).symlink_to(precious)
     (folder / "x").symlink_to(precious)  # replaced, not followed
-    first, second = (set(names_on_the_way(folder)) - {planted, "x"} for _ in range(2))
+    first, second = (set(names_during_a_write(folder)) - {planted, "x"} for _ in range(2))
     assert len(first) == len(second) == 1 and first != second
     assert precious.read_bytes() == b"old"
     assert (folder / "x").read_bytes() == b"new" and not (folder / "x").is_symlink()
@@ -143,7 +143,7 @@ def test_a_planted_link_is_not_written_through(tmp_path):
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
-def test_what_fails_leaves_the_old_file_and_nothing_else(tmp_path, error):
+def test_a_failed_write_leaves_only_the_old_file(tmp_path, error):
     (tmp_path / "x").write_bytes(b"old")
 
     def write(file):
@@ -157,13 +157,13 @@ def test_what_fails_leaves_the_old_file_and_nothing_else(tmp_path, error):
     assert (tmp_path / "x").read_bytes() == b"old"
 
 
-def test_a_name_as_long_as_names_can_be(tmp_path):
+def test_a_name_of_the_maximum_length(tmp_path):
     write_atomically(tmp_path / ("n" * 255), lambda file: file.write(b"new"))
     assert (tmp_path / ("n" * 255)).read_bytes() == b"new"
 
 
 def test_a_pipe_or_a_device_is_not_replaced(tmp_path):
-    """Whoever may write in /dev would lose /dev/null."""
+    """Otherwise a user who may write in /dev would lose /dev/null."""
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(OSError, match=r"cannot write .*pipe: it is no regular file"):
         write_atomically(tmp_path / "pipe", lambda file: file.write(b"new"))

@@ -1,4 +1,4 @@
-"""Networks that are told labels: the models, the step, the data, and the command line."""
+"""Conditional networks: the models, the step, the data, and the command line."""
 
 import io
 import json
@@ -43,7 +43,7 @@ def make(**options):
 
 
 @pytest.mark.parametrize("networks", models.NETWORKS)
-def test_every_network_can_be_told_labels(networks):
+def test_every_network_can_be_conditional(networks):
     shape = (2,) if networks == "mlp" else (1, 16, 16)
     generator, discriminator = models.build(shape, 4, 8, networks, classes=5)
     z, labels = torch.randn(6, 4), torch.arange(6) % 5
@@ -99,8 +99,8 @@ def test_a_step_with_labels_is_that_of_a_plain_loop():
         {"precision": "bfloat16"},
     ],
 )
-def test_every_way_to_step_is_told_the_labels(options):
-    """The step with two passes and one part, to rounding, where it should be that; and others' labels matter."""
+def test_every_way_to_step_passes_the_labels(options):
+    """Other labels change the step; one pass over both sides, or parts, equal the plain step to rounding."""
     got = []
     for shift in (0, 1):
         trainer = make(**options)
@@ -137,7 +137,7 @@ def test_mistakes_with_labels_are_named():
         assert "\n" not in str(raised.value)
 
 
-def test_labels_go_on_exactly(tmp_path):
+def test_training_with_labels_resumes_exactly(tmp_path):
     straight, half, resumed = make(), make(), make()
     straight.fit((POINTS, LABELS), steps=9, batch=8)
     half.fit((POINTS, LABELS), steps=4, batch=8)
@@ -150,7 +150,7 @@ def test_labels_go_on_exactly(tmp_path):
     assert torch.equal(resumed.sample(6), straight.sample(6, labels=torch.arange(6) % 3))
 
 
-def test_networks_of_any_class_can_be_told_labels():
+def test_a_users_networks_can_be_conditional():
     class G(nn.Module):
         def __init__(self):
             super().__init__()
@@ -243,7 +243,7 @@ def test_train_sample_and_load(folder, tmp_path, monkeypatch, capsys):
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert config["settings"]["classes"] == 3 and config["data"]["classes"] == ["bright", "dark", "grey"]
     with Image.open(tmp_path / "run" / "samples" / "step_000004.png") as grid:
-        assert (grid.width, grid.height) == (21 * 66 + 2, 3 * 66 + 2)  # a row a class
+        assert (grid.width, grid.height) == (21 * 66 + 2, 3 * 66 + 2)  # one row for each class
     assert main(["train", str(folder), "--steps", "8", "--out", "run", "--resume"]) == 0
     assert main(["train", str(folder), "--steps", "8", "--out", "straight", "--save-every", "4", *options]) == 0
     resumed, straight = fastgan.load("run"), fastgan.load("straight")
@@ -311,7 +311,7 @@ def broken():
 """
 
 
-def test_networks_of_ones_own(folder, tmp_path, monkeypatch, capsys):
+def test_a_users_networks_on_the_command_line(folder, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     (tmp_path / "mine_for_a_test.py").write_text(MINE)
@@ -336,7 +336,7 @@ def test_networks_of_ones_own(folder, tmp_path, monkeypatch, capsys):
     )
     assert main(["sample", "run", "--count", "4", "--out", "own.npz", *networks[:2]]) == 0
     train = ["train", str(folder), "--steps", "1", *options, "--width", "5", *networks]
-    assert main([*train, "--out", "wide"]) == 0  # D takes it
+    assert main([*train, "--out", "wide"]) == 0  # D has this argument
     assert "--width: got 5, but both networks are your own, and take none" in refused(
         capsys, *train[:-1], "mine_for_a_test:Plain", "--out", "plain"
     )
@@ -368,7 +368,7 @@ def test_weights_of_another_run(folder, tmp_path, monkeypatch, capsys):
     first, second = (torch.load(f"{run}/checkpoint.pt", weights_only=True) for run in ("first", "second"))
     for name in ("generator", "discriminator"):
         for key, value in first[name].items():
-            torch.testing.assert_close(second[name][key], value, rtol=0, atol=1e-8)  # a step of 1e-9 on
+            torch.testing.assert_close(second[name][key], value, rtol=0, atol=1e-8)  # after a step of 1e-9
     assert second["step"] == 1
     assert main(["train", str(folder), "--steps", "2", "--out", "second", "--resume"]) == 0
     assert json.loads(Path("second/config.json").read_text())["settings"]["init"] == "first"
@@ -381,7 +381,7 @@ def test_weights_of_another_run(folder, tmp_path, monkeypatch, capsys):
 
 @pytest.mark.slow
 def test_each_digit_on_demand(tmp_path):
-    """Of 500 samples of each digit at least 0.9 are judged to be it, by a classifier that saw real ones alone."""
+    """Of 500 samples of each digit, a classifier trained on real digits recognises at least 0.9."""
     run = str(tmp_path / "run")
     assert main(["train", "digits", "--conditional", "--steps", "2000", "--metrics-every", "0", "--out", run]) == 0
     generator, digits = fastgan.load(run), datasets.load("digits")
@@ -393,7 +393,7 @@ def test_each_digit_on_demand(tmp_path):
 
 
 def test_numbers_that_are_no_classes(monkeypatch):
-    """A column `label` of times or keys: a name for every number up to the largest would fill the memory."""
+    """A column `label` may hold times or keys: a class for every number up to the largest would fill the memory."""
     from fastgan.data import tables
 
     class Rows:
@@ -411,7 +411,7 @@ def test_numbers_that_are_no_classes(monkeypatch):
     assert tables._labels(Rows([0, 10**12])).classes == ()
 
 
-def test_one_class_is_none_to_be_told(tmp_path, monkeypatch, capsys):
+def test_conditional_with_one_class_is_refused(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(datasets, "load", lambda *_, **__: datasets.Dataset(
         "one", torch.zeros(20, 1, 8, 8, dtype=torch.uint8), labels=torch.zeros(20, dtype=torch.int64), classes=("a",)
     ))  # fmt: skip

@@ -1,4 +1,4 @@
-"""The captured step on a GPU: the uncaptured one's numbers to the bit, no waiting, no growth."""
+"""The captured step on a GPU: the uncaptured one's numbers to the bit, no synchronisation, constant memory."""
 
 import warnings
 
@@ -16,7 +16,7 @@ LATENT, N = 16, 32
 
 
 class Dropping(nn.Module):
-    """Draws from torch's own generator, inside the graph."""
+    """Draws from torch's default generator, inside the graph."""
 
     def __init__(self, discriminator):
         super().__init__()
@@ -34,7 +34,7 @@ class Reading(Dropping):
 
 
 class ReadingForG(Dropping):
-    """Waits in G's step alone: D's optimizer has stepped by then."""
+    """Waits only in G's step, after D's optimizer has stepped."""
 
     def forward(self, x):
         return self.discriminator(x * (1.0 if not x.requires_grad or x.sum().item() < 1e30 else 0.0))
@@ -121,13 +121,13 @@ def test_a_schedule_reaches_the_captured_step(deterministic):
     captured.set_learning_rate(0.0)
     before = state(captured)
     captured.step(real)
-    trained = ("generator.", "discriminator.")  # the average of G's weights goes on moving towards them
+    trained = ("generator.", "discriminator.")  # the average of G's weights still moves
     assert all(torch.equal(v, before[k]) for k, v in state(captured).items() if k.startswith(trained))
 
 
 @pytest.mark.parametrize("kind", [torch.optim.AdamW, torch.optim.SGD])
 def test_own_optimizers_are_captured(kind, deterministic):
-    """Made with learning rates that are numbers, and not capturable; another rate reaches the captured step."""
+    """They begin with numbers as rates, and not capturable; a new rate reaches the captured step."""
     trainers = []
     for capture in (True, False):
         torch.manual_seed(0)
@@ -163,7 +163,7 @@ def test_resumed_captured_run_is_the_uninterrupted_one(tmp_path, deterministic):
     history = straight.fit(samples, steps=20, batch=N, log_every=5)
     one = first.fit(samples, steps=10, batch=N, log_every=5)
     first.save(tmp_path / "half.pt")
-    second.fit(samples, steps=3, batch=N)  # has captured before it loads
+    second.fit(samples, steps=3, batch=N)  # captures before it loads
     second.load(tmp_path / "half.pt")
     assert one + second.fit(samples, steps=10, batch=N, log_every=5) == history
     a, b = state(second), state(straight)
@@ -177,8 +177,8 @@ def test_resumed_captured_run_is_the_uninterrupted_one(tmp_path, deterministic):
     [Reading, lambda d: Reading(Dropping(d)), ReadingForG],
     ids=["reads", "reads and draws", "reads in G's step"],
 )
-def test_what_cannot_be_captured_runs_and_says_why(deterministic, wrap, precision):
-    """A failed capture leaves everything as it was: the numbers, the stream, random numbers, memory, other captures."""
+def test_a_step_that_cannot_be_captured_runs_uncaptured_with_the_reason(deterministic, wrap, precision):
+    """A failed capture changes nothing: values, stream, random state, memory, later captures."""
 
     def train(**options):
         torch.manual_seed(7)
@@ -194,7 +194,7 @@ def test_what_cannot_be_captured_runs_and_says_why(deterministic, wrap, precisio
     plain, expected, expected_drawn = train(capture=False)
     assert values == expected and torch.equal(drawn, expected_drawn)
     assert_same(state(reading), state(plain))
-    torch.cuda.empty_cache()  # raises where the allocator believes that a capture goes on
+    torch.cuda.empty_cache()  # raises if a capture is still active for the allocator
     other, samples = make(), data()
     for _ in range(3):
         other.step(other.draw(samples, N))
@@ -228,7 +228,7 @@ def test_a_batch_of_another_size_runs_uncaptured(deterministic):
     assert_same(state(captured), state(plain))
 
 
-def test_a_captured_step_does_not_wait():
+def test_a_captured_step_does_not_synchronise():
     trainer, samples = make(r1=0.5, r1_every=2), data()
     for _ in range(3):
         trainer.step(trainer.draw(samples, N))

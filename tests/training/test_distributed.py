@@ -1,4 +1,4 @@
-"""Several ranks, by gloo on the CPU, started as torchrun starts them: their step is that of one process."""
+"""Several ranks, with gloo on the CPU, started by torchrun: their step is that of one process."""
 
 import json
 import os
@@ -47,7 +47,7 @@ OPTIONS = {
     "average, one-stage": {"objective": "dual_contrastive", "step": "one-stage"},
     "mmd": {"objective": "mmd", "bandwidths": [1.0], "r1": 0.0, "r1_every": 1},
 }
-# rows of each rank in a joint batch of 12; the last is uneven
+# rows of each rank in a joint batch of 12: even, and uneven
 SPLITS = [[(0, 6), (6, 12)], [(0, 9), (9, 12)]]
 
 RANKS = """
@@ -82,7 +82,7 @@ with distributed() as world:
 
 
 def torchrun(code, tmp_path, *arguments, ranks=2, check=True, extra=()):
-    """`torchrun` itself, on this machine alone."""
+    """Run the code by `torchrun`, on this machine."""
     script = tmp_path / "script.py"
     script.write_text(COMMON + code)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks), *extra]
@@ -110,7 +110,7 @@ def alone(**options):
 @pytest.mark.parametrize("uneven", [False, True])
 @pytest.mark.parametrize("name", OPTIONS)
 def test_ranks_step_like_one_process_on_the_joint_batch(folder, name, uneven):
-    """Every weight within 1e-12 after five steps, with parts of one size and of two (9 and 3 samples)."""
+    """Every weight within 1e-12 after five steps, with equal parts and with unequal ones (9 and 3 samples)."""
     if name == "accumulated" and uneven:
         pytest.skip("the same, but for which samples go together")
     trainer, scope = alone(**OPTIONS[name])
@@ -137,8 +137,8 @@ def test_ranks_train_resume_and_report_like_one_process(folder):
         ).read_text() == "real: got [4, 0] samples on the ranks, expected at least 1 on each"
 
 
-def test_nothing_holds_the_group_after_training(folder):
-    """A group that is held keeps gloo's threads, which may abort a process as it ends."""
+def test_the_process_group_is_freed_after_training(folder):
+    """A group that is not freed keeps gloo's threads, which may abort a process at its end."""
     assert [(folder / f"group {rank}").read_text() for rank in (0, 1)] == ["gone", "gone"]
 
 
@@ -167,11 +167,11 @@ def test_a_rank_that_dies_is_started_again_from_the_last_checkpoint(tmp_path):
         trainer.fit(scope["DATA"], steps=1, batch=12)
     for rank in (0, 1):
         end, restarts = torch.load(tmp_path / f"end {rank}.pt")
-        assert restarts >= 1  # gloo at times finds the dead process's address first, and torchrun starts all once more
+        assert restarts >= 1  # gloo may find the dead process's address first: then torchrun restarts again
         torch.testing.assert_close(end, scope["state"](trainer), rtol=1e-12, atol=1e-12)
 
 
-def test_alone_without_torchrun(monkeypatch):
+def test_one_process_without_torchrun(monkeypatch):
     from fastgan.trainer import World, distributed
 
     for name in ("RANK", "WORLD_SIZE"):
@@ -183,7 +183,7 @@ def test_alone_without_torchrun(monkeypatch):
         assert world.device == torch.device("cpu")
 
 
-def test_a_gpu_for_each_process(monkeypatch):
+def test_fewer_gpus_than_processes_are_refused(monkeypatch):
     from fastgan.trainer import distributed
 
     for name, value in {"RANK": "0", "WORLD_SIZE": "64", "LOCAL_WORLD_SIZE": "64"}.items():

@@ -29,7 +29,7 @@ def test_resume_is_exact(tmp_path, dropout):
     one = first.fit(DATA, steps=50, batch=16, log_every=10)
     first.save(tmp_path / "half.pt")
     second = make(dropout=dropout, seed=0)
-    second.fit(DATA, steps=7, batch=16)  # what it did before must not matter
+    second.fit(DATA, steps=7, batch=16)  # steps before the load must not matter
     second.load(tmp_path / "half.pt")
     two = second.fit(DATA, steps=50, batch=16, log_every=10)
     assert one + two == history
@@ -37,8 +37,8 @@ def test_resume_is_exact(tmp_path, dropout):
     assert torch.equal(second.sample(9, seed=3), straight.sample(9, seed=3))
 
 
-def run_beside_the_tests(code, *arguments):
-    """In a process of its own, with one thread, that can import the checkout's package and the helpers of the tests."""
+def run_in_a_process(code, *arguments):
+    """Run the code in another process with one thread, which can import the package and the tests' helpers."""
     path = os.pathsep.join([str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])])
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
     subprocess.run([sys.executable, "-c", code, *arguments], check=True, cwd=ROOT, env=environment)
@@ -55,7 +55,7 @@ def test_resume_in_another_process_is_exact(tmp_path):
         "trainer.fit(DATA, steps=30, batch=16); trainer.save(sys.argv[2])"
     )
     files = [str(tmp_path / "half.pt"), str(tmp_path / "whole.pt")]
-    run_beside_the_tests(code, *files)
+    run_in_a_process(code, *files)
     resumed = make()
     resumed.load(files[1])
     a, b = state(resumed), state(straight)
@@ -122,7 +122,7 @@ def test_checkpoint_of_other_settings_names_them(checkpoint):
 
 
 def test_checkpoint_of_the_first_format(tmp_path):
-    """It says nothing of what there was no choice in, and goes on exactly."""
+    """It lacks the settings that did not exist yet, and resumes exactly."""
     whole, half = make(), make()
     whole.fit(DATA, steps=10, batch=8)
     half.fit(DATA, steps=5, batch=8)
@@ -165,11 +165,11 @@ trainer.save(folder / "done.pt")
 
 
 @pytest.mark.parametrize("dropout", [0.3, pytest.param(0.0, marks=pytest.mark.slow)])
-def test_killed_at_any_step_it_goes_on_exactly(tmp_path, dropout):
-    """`kill -9` at ten random steps of one run, in and between saves (twenty with both kinds of network): the run that
-    is started again each time ends where the one that nothing happened to does, to the last bit."""
+def test_killed_at_any_step_it_resumes_exactly(tmp_path, dropout):
+    """`kill -9` at ten random steps of one run, in and between saves (twenty with both kinds of network): the restarted
+    run ends with the state of an uninterrupted one, to the last bit."""
     victims = torch.randperm(29, generator=torch.Generator().manual_seed(int(dropout * 10)))[:10] + 1
-    # One process, which forks a child for each life: importing torch ten times is not what is tested.
+    # One process, which forks a child for each restart, so that torch is imported only once.
     code = (
         f"import sys, os; KILLED = {KILLED!r}\n"
         "import fastgan.trainer, torch\n"
@@ -183,7 +183,7 @@ def test_killed_at_any_step_it_goes_on_exactly(tmp_path, dropout):
         "    ends.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))\n"
         "assert ends == [-9] * 10 + [0], ends\n"
     )
-    run_beside_the_tests(code, str(tmp_path), str(dropout), *map(str, sorted(victims.tolist())))
+    run_in_a_process(code, str(tmp_path), str(dropout), *map(str, sorted(victims.tolist())))
     straight = make(dropout=dropout)
     torch.manual_seed(5)
     straight.fit(DATA, steps=30, batch=8)
@@ -208,7 +208,7 @@ def test_write_atomically_keeps_the_old_file(tmp_path):
 
 
 @pytest.mark.gpu
-def test_resume_on_the_gpu_goes_on(tmp_path):
+def test_resume_on_a_gpu_is_exact(tmp_path):
     torch.manual_seed(0)
     trainer = GANTrainer(mlp(4, 2, 16, 1), mlp(2, 1, 16, 1), latent_dim=4, device="cuda")
     trainer.fit(DATA, steps=20, batch=16)
@@ -218,8 +218,8 @@ def test_resume_on_the_gpu_goes_on(tmp_path):
     assert trainer.fit(DATA, steps=5, batch=16) == once
 
 
-def test_numbers_of_numpy_are_read_again(tmp_path):
-    """As a schedule that calls NumPy makes them: `torch.load` without code knows none of them."""
+def test_numbers_of_numpy_are_saved_and_loaded(tmp_path):
+    """A schedule may compute with NumPy, whose types `torch.load(weights_only=True)` refuses."""
 
     def trained():
         torch.manual_seed(0)
@@ -247,7 +247,7 @@ OF_0_1 = (
 
 
 def test_a_checkpoint_of_fastgan_0_1(tmp_path):
-    """Settings that came later have the value that changes nothing."""
+    """Settings added later get the value that changes nothing."""
     whole, half, resumed = make(), make(), make()
     whole.fit(DATA, steps=6, batch=8)
     half.fit(DATA, steps=3, batch=8)
@@ -268,8 +268,8 @@ def saved(trainer, path):
     return path
 
 
-def test_a_state_that_could_not_be_read_again_is_not_saved(tmp_path):
-    """An optimizer of one's own may keep any object; a checkpoint that is written over the last good one must load."""
+def test_a_state_that_could_not_be_loaded_is_not_saved(tmp_path):
+    """A user's optimizer may keep any object, but a checkpoint that replaces the last good one must load."""
     trainer = make()
     trainer.save(tmp_path / "checkpoint.pt")
     trainer.optimizer_d.param_groups[0]["history"] = [{"rates": np.zeros(3)}]
@@ -279,7 +279,7 @@ def test_a_state_that_could_not_be_read_again_is_not_saved(tmp_path):
 
 
 def test_average_of_weights_in_half_precision(tmp_path):
-    """A thousandth of a difference would be rounded away; and it goes on exactly."""
+    """A thousandth of a difference must not be rounded away; and it resumes exactly."""
 
     def trained():
         torch.manual_seed(0)

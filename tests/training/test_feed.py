@@ -1,4 +1,4 @@
-"""What `fit` takes: the same samples in the same order are the same training, whatever they come in."""
+"""The kinds of data for `fit`: the same samples in the same order give the same training."""
 
 import copy
 import itertools
@@ -22,7 +22,7 @@ LABELS = torch.arange(len(DATA)) % 3
 
 
 class Rows(Dataset):
-    """Samples by number, with a label beside."""
+    """(sample, label) by index."""
 
     def __len__(self):
         return len(DATA)
@@ -55,20 +55,20 @@ HELD["a read-only array"].flags.writeable = False
 
 
 @pytest.mark.parametrize("kind", HELD)
-def test_what_has_rows_trains_as_a_tensor_does(kind):
+def test_data_with_rows_train_as_a_tensor(kind):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert_same(trained(HELD[kind]), trained(DATA))
 
 
-def test_a_loader_in_the_order_of_a_tensor_trains_as_it_does():
+def test_a_loader_in_the_order_of_a_tensor_trains_as_the_tensor():
     order = copy.deepcopy(make().order.get_state())
     random = torch.Generator()
     random.set_state(order)
     rows = [datasets.draw_rows(len(DATA), 8, random).tolist() for _ in range(12)]
     expected, got = trained(DATA), trained(DataLoader(Rows(), batch_sampler=rows))
     for found in (expected, got):
-        del found["order"], found["torch"]  # nobody has drawn from the one, and a DataLoader has from the other
+        del found["order"], found["torch"]  # unused with a loader; drawn from by a DataLoader
     assert_same(got, expected)
 
 
@@ -83,7 +83,7 @@ IN_ORDER = {
 
 
 @pytest.mark.parametrize("kind", IN_ORDER)
-def test_batches_train_as_a_loop_over_them(kind):
+def test_batches_train_as_in_a_loop_over_them(kind):
     """30 steps, beyond the end of 25 batches."""
     plain = make()
     torch.manual_seed(3)
@@ -92,7 +92,7 @@ def test_batches_train_as_a_loop_over_them(kind):
     assert_same(trained(IN_ORDER[kind], steps=30), state(plain))
 
 
-def test_an_iterator_that_ends_says_so():
+def test_an_iterator_that_is_exhausted_is_named():
     with pytest.raises(ValueError, match="data: ended after 3 batches, expected one that can be asked again") as raised:
         make().fit((x for x in DATA.split(8)[:3]), steps=9)
     assert "\n" not in str(raised.value)
@@ -113,7 +113,7 @@ def test_bytes_become_pixels_in_every_form():
         assert all(map(torch.equal, result(a), result(b)))
 
 
-def test_a_dataset_goes_on_exactly_and_a_loader_says_that_it_does_not(tmp_path):
+def test_a_dataset_resumes_exactly_and_a_loader_warns_that_it_does_not(tmp_path):
     straight = make()
     straight.fit(Rows(), steps=20, batch=8)
     half = make()
@@ -151,12 +151,12 @@ def test_a_checkpoint_without_the_order_of_rows_loads(tmp_path):
         assert torch.equal(a, b)
 
 
-# ---- two learning rates, and optimizers of one's own ----------------------------------------------------------------
+# ---- two learning rates, and the user's optimizers -------------------------------------------------------------------
 
 
 def plain_loop(optimizers, schedulers=(), steps=15):
     """A GAN author's loop with the fused losses and these optimizers: (generator, discriminator)."""
-    trainer = make(r1=0.0, concatenate=False)  # for its networks, and the numbers that it draws
+    trainer = make(r1=0.0, concatenate=False)  # for its networks and its random numbers
     g, d = trainer.generator, trainer.discriminator
     optimizer_g, optimizer_d = optimizers(g, d)
     others = [make_one(optimizer_g, optimizer_d) for make_one in schedulers]
@@ -189,7 +189,7 @@ def batches(steps=15):
     return [DATA[i * 8 : i * 8 + 8] for i in range(steps)]
 
 
-def test_two_learning_rates_are_those_of_a_plain_loop():
+def test_two_learning_rates_train_as_in_a_plain_loop():
     ours = make(r1=0.0, concatenate=False, lr=1e-3, lr_d=4e-3, betas=(0.0, 0.9), betas_d=(0.5, 0.99))
     ours.fit(batches(), steps=15)
 
@@ -221,14 +221,14 @@ def with_own(**options):
     return GANTrainer(trainer.generator, trainer.discriminator, schedulers=schedulers, **options)
 
 
-def test_own_optimizers_and_schedulers_are_those_of_a_plain_loop():
+def test_a_users_optimizers_and_schedulers_train_as_in_a_plain_loop():
     ours = with_own()
     ours.fit(batches(), steps=15)
     g, d = plain_loop(own, SCHEDULERS)
     assert_same_weights([(ours.generator, g), (ours.discriminator, d)])
 
 
-def test_own_optimizers_and_schedulers_go_on_exactly(tmp_path):
+def test_a_users_optimizers_and_schedulers_resume_exactly(tmp_path):
     straight, half, resumed = with_own(), with_own(), with_own()
     straight.fit(DATA, steps=15, batch=8)
     half.fit(DATA, steps=7, batch=8)
@@ -251,7 +251,7 @@ def wrong(optimizers=own, schedulers=(), **options):
     return GANTrainer(g, d, latent_dim=4, optimizers=made, schedulers=others, **options)
 
 
-def test_what_is_wrong_with_optimizers_is_named():
+def test_wrong_optimizers_and_schedulers_are_named():
     for make_it, message in [
         (lambda: wrong(lambda g, d: own(d, g)), r"optimizers\[0\]: got parameters that are not the generator's"),
         (

@@ -1,4 +1,4 @@
-"""What a trainer is given by mistake: one line that names the argument, before any weight moves."""
+"""A wrong argument of a trainer gives one line that names it, before any weight changes."""
 
 import math
 import warnings
@@ -24,7 +24,7 @@ def pair(latent_dim=4):
 
 
 class After(nn.Module):
-    """What a function makes of a network's outputs."""
+    """A network whose outputs pass through a function."""
 
     def __init__(self, network, function):
         super().__init__()
@@ -35,7 +35,7 @@ class After(nn.Module):
 
 
 def train(function=lambda x: x, of_g=lambda x: x, **options):
-    """Of networks that return something else."""
+    """A trainer of networks whose outputs pass through functions."""
     generator, discriminator = pair()
     return GANTrainer(After(generator, of_g), After(discriminator, function), **{"latent_dim": 4} | options)
 
@@ -117,7 +117,7 @@ def one_line(raised):
 
 
 @pytest.mark.parametrize("case", MADE)
-def test_mistakes_at_the_making(case):
+def test_wrong_arguments_of_the_trainer(case):
     make, message = MADE[case]
     random = torch.get_rng_state()
     with pytest.raises((TypeError, ValueError), match=f"^{message}") as raised:
@@ -163,7 +163,7 @@ FIT = {
 
 @pytest.mark.parametrize("case", FIT)
 @pytest.mark.parametrize("options", [{}, {"r1": 0.0}, {"step": "one-stage", "r1": 0.0}])
-def test_mistakes_of_fit(case, options):
+def test_wrong_data_for_fit(case, options):
     trainer, (data, message) = make(dropout=0.5, **options), FIT[case]
     before = state(trainer)
     with pytest.raises((TypeError, ValueError), match=f"^{message}") as raised:
@@ -173,14 +173,14 @@ def test_mistakes_of_fit(case, options):
 
 
 @pytest.mark.parametrize("name", ["steps", "batch", "log_every"])
-def test_numbers_of_fit(name):
+def test_wrong_numbers_for_fit(name):
     trainer = make()
     before = state(trainer)
     for value, message in ((1.5, "got 1.5, expected a whole"), ("9", "got str, expected a whole"), (0, "got 0")):
         with pytest.raises((TypeError, ValueError), match=f"^{name}: {message}"):
             trainer.fit(DATA, **{"steps": 1, "batch": 4, name: value})
     assert_same(state(trainer), before)
-    trainer.fit(DATA, **{"steps": 1, "batch": 4, name: 2e0})  # as people write 1e4
+    trainer.fit(DATA, **{"steps": 1, "batch": 4, name: 2e0})  # a whole number written as a float, as 1e4
     assert trainer.step_number == (2 if name == "steps" else 1)
 
 
@@ -197,27 +197,27 @@ def test_numbers_of_fit(name):
     ],
 )
 @pytest.mark.parametrize("options", [{}, {"objective": "hinge", "r1": 0.0}])
-def test_mistakes_of_a_step(real, message, options):
+def test_wrong_samples_for_a_step(real, message, options):
     trainer = make(dropout=0.5, **options)
     before = state(trainer)
     with pytest.raises((TypeError, ValueError), match=f"^{message}") as raised:
         trainer.step(real)
     one_line(raised)
     assert_same(state(trainer), before)
-    trainer.step(DATA[:8])  # and goes on
+    trainer.step(DATA[:8])  # the next step works
 
 
-def test_mmd_has_samples_of_another_width():
+def test_mmd_refuses_samples_of_another_width():
     trainer = GANTrainer(pair()[0], None, objective="mmd", latent_dim=4)
     before = state(trainer)
     with pytest.raises(ValueError, match=r"real: got torch.float32 of shape \(N, 3\), expected .* \(N, 2\)"):
         trainer.step(DATA[:12].reshape(8, 3))
     assert_same(state(trainer), before)
-    trainer.step(DATA[:8].double()[:, :, None])  # the same numbers, and brought to the samples' dtype
+    trainer.step(DATA[:8].double()[:, :, None])  # other dtypes and shapes of the same width are converted
 
 
 def test_a_discriminator_that_squeezes():
-    """(N,) is fine, and () of one sample is not; what is left of a batch by `accumulate` counts too."""
+    """Logits (N,) are fine; () for one sample are not, also for a part of one sample with `accumulate`."""
     whole, parts = train(torch.squeeze), train(torch.squeeze, accumulate=8)
     whole.step(DATA[:8])
     for trainer, count in ((whole, 1), (parts, 8)):
@@ -228,7 +228,7 @@ def test_a_discriminator_that_squeezes():
 
 
 def test_samples_of_another_shape_that_the_discriminator_takes():
-    """No mistake: a D that flattens, or that averages over what it is given."""
+    """Valid if D flattens its inputs and nothing is concatenated."""
     generator, discriminator = pair()
     trainer = GANTrainer(generator, nn.Sequential(nn.Flatten(), *discriminator), latent_dim=4)
     trainer.fit(DATA[:, None, :], steps=2, batch=8)
@@ -237,7 +237,7 @@ def test_samples_of_another_shape_that_the_discriminator_takes():
         GANTrainer(generator, again, latent_dim=4, r1=0.0, concatenate=True).step(DATA[:8, None, :])
 
 
-def test_looking_draws_no_number_and_moves_no_statistic():
+def test_the_first_look_changes_no_random_state_and_no_statistic():
     """With dropout and batch normalisation in both networks."""
     torch.manual_seed(0)
     layers = [nn.Linear(2, 8), nn.BatchNorm1d(8), nn.Dropout(0.5)]
@@ -278,12 +278,12 @@ def test_probabilities_are_named(case):
     assert found[0].filename == __file__
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        trainer.step(DATA[:8])  # once
+        trainer.step(DATA[:8])  # warns only once
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_which_objectives_expect_logits(objective):
-    """Least squares have labels 0 and 1, and a critic in [0, 1] is that of the total variation: both are fine."""
+    """Probabilities are fine for least squares, with labels 0 and 1, and as a critic of the total variation."""
     with warnings.catch_warnings(record=True) as found:
         warnings.simplefilter("always")
         train(torch.sigmoid, objective=objective)
@@ -292,7 +292,7 @@ def test_which_objectives_expect_logits(objective):
 
 
 def test_no_false_alarm():
-    """Logits that happen to lie in [0, 1]: by a bias, by weights of 0, behind layers that bound them."""
+    """Logits that lie in [0, 1] by chance: by a bias, by weights of 0, behind layers that bound them."""
     torch.manual_seed(0)
 
     def biased(network):
@@ -326,4 +326,4 @@ def test_no_false_alarm():
             assert ((logits >= 0) & (logits <= 1)).all()
             GANTrainer(build((1, size, size), 4, 4)[0], network, latent_dim=4)
         train(torch.tanh)
-        train(lambda x: x - x.detach() + 0.5)  # the same number whatever the weights
+        train(lambda x: x - x.detach() + 0.5)  # the same number for all weights

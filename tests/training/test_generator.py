@@ -1,4 +1,4 @@
-"""The generator that a run has trained: loaded, exported, read without fastgan, and to and from the hub's format."""
+"""The generator of a run: loaded, exported, used without fastgan, and in the format of the Hugging Face hub."""
 
 import json
 import os
@@ -63,7 +63,7 @@ def test_load_gives_what_sample_draws(trained, tmp_path, name, shape):
             assert np.array_equal(drawn["images"], fastgan.data.to_uint8(samples).permute(0, 2, 3, 1).numpy())
 
 
-def test_it_is_the_average_and_not_the_last(run):
+def test_the_loaded_generator_has_the_averaged_weights(run):
     checkpoint = torch.load(run / "checkpoint.pt", weights_only=True)
     data = json.loads((run / "config.json").read_text())["data"]
     network, _ = models.build((2,), 3, 4)
@@ -75,7 +75,7 @@ def test_it_is_the_average_and_not_the_last(run):
             assert torch.equal(fastgan.load(run)(z), expected) is same
 
 
-def test_load_says_what_is_wrong(run, tmp_path):
+def test_load_names_what_is_wrong(run, tmp_path):
     with pytest.raises(ValueError, match="nothing holds no run"):
         fastgan.load(tmp_path / "nothing")
     with pytest.raises(ValueError, match=r"checkpoint.pt is a file, expected the run's folder"):
@@ -93,7 +93,7 @@ class Bomb:
         return os.mkdir, (self.path,)
 
 
-def test_a_strangers_run_runs_nothing(run, tmp_path, capsys):
+def test_a_run_of_others_runs_no_code(run, tmp_path, capsys):
     checkpoint = torch.load(run / "checkpoint.pt", weights_only=True)
     torch.save({**checkpoint, "ema": Bomb(str(tmp_path / "ran"))}, run / "checkpoint.pt")
     with pytest.raises(ValueError, match="damaged"):
@@ -106,10 +106,10 @@ NEEDS = {"onnx": "onnxruntime"}  # to read the file
 
 
 @pytest.mark.parametrize("form", export.SUFFIXES)
-def test_the_lines_it_prints_load_the_file_without_fastgan(trained, tmp_path, capsys, form):
+def test_the_lines_printed_by_export_load_the_file_without_fastgan(trained, tmp_path, capsys, form):
     for package in (*export.PACKAGES[form], NEEDS.get(form, "torch")):
         pytest.importorskip(package)
-    name = "pictures" if form == "onnx" else "points"  # onnx of points: the example
+    name = "pictures" if form == "onnx" else "points"  # test_the_example exports points to onnx
     path = tmp_path / f"it's{export.SUFFIXES[form]}"
     assert main(["export", str(trained / name), "--format", form, "--out", str(path)]) == 0
     said = capsys.readouterr()
@@ -197,7 +197,7 @@ def test_without_the_packages_of_the_hub(trained):
 
 
 def test_the_example(tmp_path):
-    """It trains and exports; then a process that cannot import fastgan uses what it has left."""
+    """It trains and exports; then a process that cannot import fastgan uses the exported files."""
     for package in ("huggingface_hub", "onnx", "onnxruntime", "onnxscript", "safetensors"):
         pytest.importorskip(package)
     path = ROOT / "examples" / "use_generator.py"

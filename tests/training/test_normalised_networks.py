@@ -37,7 +37,7 @@ def make(kind, **options):
 
 
 def weight_of(layer, kind):
-    """In float64, from the numbers that a state holds."""
+    """The weight in float64, computed from the layer's state."""
     layer = {k.replace("parametrizations.weight.", ""): v.double() for k, v in layer.state_dict().items()}
     if "weight_norm" in kind:
         g, v = (layer["weight_g"], layer["weight_v"]) if "old" in kind else (layer["original0"], layer["original1"])
@@ -50,7 +50,7 @@ def weight_of(layer, kind):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("options", [{}, {"r1": 0.0}, {"step": "one-stage", "r1": 0.0}])
 def test_the_averaged_generator(kind, options):
-    """Its trained numbers are the averages, by their recurrence in float64; its weights come from those alone."""
+    """Its parameters are the averages, by their recurrence in float64; its weights are computed from them."""
     trainer = make(kind, ema_decay=0.8, **options)
     average = [p.detach().double() for p in trainer.generator.parameters()]
     for t in range(30):
@@ -72,7 +72,7 @@ def test_the_averaged_generator(kind, options):
 
 @pytest.mark.parametrize("kind", ["spectral_norm, old", "spectral_norm"])
 def test_the_averaged_generator_has_spectral_norm_one(kind):
-    """An average of singular vectors is shorter than 1: with those the weights would be many times too large."""
+    """An average of singular vectors has a norm below 1, which would make the weights many times too large."""
     trainer = make(kind, lr=0.05, ema_decay=0.99)
     for i in range(60):
         trainer.step(DATA[i : i + 16])
@@ -98,7 +98,7 @@ def test_resume_is_exact(kind, tmp_path):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_network_that_has_run_before(kind):
-    """Of which the last pass's weights, with their graph, are still there."""
+    """It still has the computed weights of its last pass, with their graph."""
     generator, discriminator = networks(kind)
     discriminator(generator(torch.randn(3, 4))).sum().backward()
     trainer = GANTrainer(generator, discriminator, latent_dim=4)
@@ -122,7 +122,7 @@ class Remembers(nn.Module):
         return self.last(self.features[0])
 
 
-def test_a_copy_has_the_numbers_of_what_was_computed_and_shares_nothing():
+def test_a_copy_has_equal_computed_tensors_and_shares_no_memory():
     network = Remembers()
     network(torch.randn(3, 2))
     with pytest.raises(RuntimeError, match="created explicitly"):

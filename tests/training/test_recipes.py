@@ -1,4 +1,4 @@
-"""Every recipe builds, steps and says what it is; those of the papers are the papers'."""
+"""Every recipe builds, trains and is recorded; the recipes of papers have the papers' settings."""
 
 import json
 import math
@@ -32,12 +32,12 @@ def test_every_recipe_is_complete(name, size):
 
 
 @pytest.mark.parametrize(("name", "size"), EVERY)
-def test_a_recipe_is_what_its_record_says(name, size):
+def test_a_recipe_can_be_restored_from_its_record(name, size):
     config = recipes.find(name, size)
     assert RunConfig(**check_settings(json.loads(json.dumps(config.record())))) == config
 
 
-def test_the_table_has_every_size_and_every_recipe_a_line():
+def test_every_recipe_has_its_sizes_and_a_line_in_the_table():
     for name, recipe in recipes.RECIPES.items():
         assert set(recipe.sizes) == ({None} if name == "points" else set(SIZES))
         assert f"  {name} " in recipes.table() and recipe.what in recipes.table()
@@ -45,7 +45,7 @@ def test_the_table_has_every_size_and_every_recipe_a_line():
 
 @pytest.mark.parametrize(("name", "size"), [(name, size) for name, size in EVERY if size in (None, 8, 16)])
 def test_every_recipe_trains_a_little(name, size):
-    """Three steps at a width for tests: all numbers finite, both networks moved."""
+    """Three steps with narrow networks: all numbers are finite, and both networks change."""
     config = recipes.find(name, size)
     shape = (2,) if size is None else (1, size, size)
     trainer = make(config, shape, width=8)
@@ -58,7 +58,7 @@ def test_every_recipe_trains_a_little(name, size):
     assert (record.get("r2", 0) > 0) == (config.r2 > 0)
     after = [p for net in (trainer.generator, trainer.discriminator) for p in net.parameters()]
     moved = [not torch.equal(a, b) for a, b in zip(before, after)]
-    assert sum(moved) >= len(moved) - 1  # of a relativistic D the last bias, if it had one, would have no gradient
+    assert sum(moved) >= len(moved) - 1  # the last bias of a relativistic D has no gradient
 
 
 def test_dcgan_is_the_papers():
@@ -74,7 +74,7 @@ def test_dcgan_is_the_papers():
     trainer = make(config, (3, 64, 64), width=4)
     trainer.step(torch.randn(4, 3, 64, 64).clamp(-1, 1))
     for average, own in zip(trainer.ema.parameters(), trainer.generator.parameters()):
-        assert torch.equal(average, own)  # what is sampled is the generator itself
+        assert torch.equal(average, own)  # no average: the generator itself is sampled
     assert math.isclose(trainer.settings["betas"][0], 0.5)
 
 
@@ -106,7 +106,7 @@ def test_defaults():
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "modes"), [("ring", 8), ("grid", 25)])
 def test_points_find_every_mode(name, modes):
-    """The recipe as it stands, in full: about a minute each on an idle core."""
+    """The whole recipe: about a minute on an idle core."""
     from fastgan.metrics import mode_scores
 
     data, config = load(name), recipes.find("points", None)

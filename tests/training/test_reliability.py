@@ -1,5 +1,5 @@
-"""What a long run meets: kill -9 at any moment, dead workers and dead ranks, files that vanish, a full disk, losses
-that are no numbers, two runs into one folder. Real processes, real signals, real files."""
+"""Failures in a long run: kill -9 at any moment, dead workers and ranks, missing files, a full disk, NaN losses, two
+runs in one folder. With real processes, signals and files."""
 
 import concurrent.futures
 import itertools
@@ -32,7 +32,7 @@ SMALL = ["--batch", "16", "--width", "4", "--latent-dim", "4", "--metrics-every"
 
 
 @pytest.fixture(autouse=True)
-def in_a_folder_of_its_own(tmp_path, monkeypatch, one_thread):
+def in_tmp_path(tmp_path, monkeypatch, one_thread):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("FASTGAN_BACKEND", raising=False)
 
@@ -45,9 +45,9 @@ def photos(tmp_path, n=40):
     return folder
 
 
-@pytest.mark.slow  # the trainer alone, in test_trainer.py, is killed ten times in every run of the tests
+@pytest.mark.slow  # test_exact_resume.py kills a trainer ten times in every run of the tests
 def test_killed_at_random_steps_and_resumed_is_the_uninterrupted_run(tmp_path):
-    """Bit for bit, weights and log; --flip draws from the same random numbers as everything else."""
+    """Bit for bit, weights and log. --flip uses the same random numbers as everything else."""
     data, chance = images_file(tmp_path), random.Random(0)
     settings = [*SMALL, "--save-every", "50", "--flip"]
     checkpoint, steps = tmp_path / "killed" / "checkpoint.pt", []
@@ -74,7 +74,7 @@ def test_killed_at_random_steps_and_resumed_is_the_uninterrupted_run(tmp_path):
 
 
 def workers_of(process):
-    """Processes that it started."""
+    """The child processes."""
     with open(f"/proc/{process.pid}/task/{process.pid}/children") as file:
         return [int(pid) for pid in file.read().split()]
 
@@ -92,8 +92,8 @@ def wait_until(happened, process, seconds=200):
 
 
 def test_a_stream_with_a_killed_worker_then_vanishing_files(tmp_path):
-    """The worker is replaced and no number changes; a file that is gone is passed over and counted; where all are gone
-    the run saves and says how to go on, and once they are back it does."""
+    """The worker is replaced and no number changes. Missing files are skipped and counted. If all are missing, the run
+    saves and prints how to resume; when the files are back, it resumes."""
     folder, run = photos(tmp_path), tmp_path / "run"
     settings = ["--size", "8", *SMALL, "--stream", "--workers", "1", "--save-every", "20", "--seed", "1"]
     process = command("train", folder, "--out", "run", "--steps", 10**9, *settings)
@@ -158,7 +158,7 @@ def test_a_killed_rank_is_restarted_from_the_last_checkpoint(tmp_path):
     out, error = process.communicate(timeout=240)
     assert process.returncode == 0, error
     assert "Traceback" not in error
-    assert error.count("2 processes, dcgan-r1") == 2  # the first says so each time, the second never
+    assert error.count("2 processes, dcgan-r1") == 2  # rank 0 prints it at each start, rank 1 never
     (resumed_at,) = re.findall(r"step (\d+) of 120\n", error)[1:2]
     assert 20 <= int(resumed_at) < 120
     assert out.count("FD(digits-cnn)") == 1
@@ -166,7 +166,7 @@ def test_a_killed_rank_is_restarted_from_the_last_checkpoint(tmp_path):
     assert [r["step"] for r in records(tmp_path / "run")] == [20, 40, 60, 80, 100, 120, 120]
     assert main(["train", "digits", "--out", "joint", "--steps", "120", "--batch", "32", *RANKED]) == 0
     for one, two in zip(records(tmp_path / "joint")[:2], records(tmp_path / "run")[:2]):
-        assert two == pytest.approx(one, rel=1e-3)  # rounding, that training carries on
+        assert two == pytest.approx(one, rel=1e-3)  # rounding errors grow in training
 
 
 @pytest.mark.slow
@@ -192,14 +192,14 @@ def test_ranks_refuse_together(tmp_path, capfd):
     _, error = process.communicate(timeout=300)
     assert process.returncode != 0
     assert error.count("fastgan: --out: full is not empty; name another folder") == 1
-    assert "]: Traceback" not in error  # of a rank; torchrun itself always prints one
+    assert "]: Traceback" not in error  # of a rank; torchrun always prints its own
 
 
-def test_a_loss_that_is_no_number_names_the_last_good_checkpoint(tmp_path, capsys):
+def test_after_a_nan_loss_the_last_good_checkpoint_is_named(tmp_path, capsys):
     data = images_file(tmp_path)
     settings = ["--out", "run", "--steps", "40", *SMALL, "--save-every", "20"]
     assert main(["train", str(data), *settings]) == 0
-    # a weight that has run away: finite, and too large for what is computed from it
+    # a weight that is finite, but so large that the loss is not
     checkpoint = torch.load("run/checkpoint.pt", weights_only=True)
     next(iter(checkpoint["discriminator"].values())).fill_(1e38)
     torch.save(checkpoint, "run/checkpoint.pt")
@@ -218,7 +218,7 @@ def refused_last(capsys, *args):
     return error.splitlines()[-1]
 
 
-def test_weights_that_are_no_numbers_are_never_saved(tmp_path):
+def test_weights_with_nan_are_never_saved(tmp_path):
     from fastgan.cli.folder import RunFolder
     from fastgan.cli.loop import save
     from fastgan.data import load
@@ -235,7 +235,7 @@ def test_weights_that_are_no_numbers_are_never_saved(tmp_path):
 
 @pytest.mark.parametrize("what", ["(metrics.jsonl|events.out.tfevents.fastgan)", "events.out.tfevents.fastgan"])
 def test_no_space_for_the_log_or_a_picture(tmp_path, what):
-    """Files may grow to a few bytes more than the log has; or to what the next log takes, but no picture."""
+    """The limit of a file's size allows a few more bytes of the log; or the next log, but no picture."""
     data = images_file(tmp_path)
     assert main(["train", str(data), "--out", "run", "--steps", "40", *SMALL, "--save-every", "40"]) == 0
     run = tmp_path / "run"
@@ -258,7 +258,7 @@ def test_no_space_for_the_log_or_a_picture(tmp_path, what):
     assert main(["train", str(data), "--out", "run", "--resume", "--steps", "41"]) == 0
 
 
-def test_checkpoints_of_others(tmp_path, capsys):
+def test_foreign_and_damaged_checkpoints(tmp_path, capsys):
     data = images_file(tmp_path)
     assert main(["train", str(data), "--out", "run", "--steps", "20", *SMALL]) == 0
     path = tmp_path / "run" / "checkpoint.pt"
@@ -277,7 +277,7 @@ def test_checkpoints_of_others(tmp_path, capsys):
     assert checkpoint is None or checkpoint["step"] == 20
 
 
-def test_two_runs_into_one_folder_at_once(tmp_path):
+def test_two_runs_in_one_folder_at_once(tmp_path):
     data = images_file(tmp_path)
     both = [command("train", data, "--out", "run", "--steps", 40, *SMALL) for _ in range(2)]
     said = [process.communicate(timeout=300)[1] for process in both]

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
-    """What a trainer with a loss scale writes."""
+    """The checkpoint of a trainer with a loss scale."""
     path = tmp_path_factory.mktemp("saved") / "checkpoint.pt"
     trainer = make(precision="float16")
     trainer.fit(DATA, steps=3, batch=8)
@@ -24,7 +24,7 @@ def saved(tmp_path_factory):
 
 
 def put(value, *keys):
-    """The change of a checkpoint that puts a value there, or takes the last key away."""
+    """A function that sets a value in a checkpoint, or deletes its last key."""
 
     def change(checkpoint):
         for key in keys[:-1]:
@@ -78,7 +78,7 @@ BROKEN = {
 
 @pytest.mark.parametrize("case", BROKEN)
 def test_a_load_that_fails_changes_nothing(case, saved, tmp_path):
-    """Weights, averages, optimizers, random numbers, loss scale and step, to the bit; and the next step is the same."""
+    """Weights, averages, optimizers, random states, loss scale and step, to the bit; and the next step."""
     change, message = BROKEN[case]
     checkpoint, path = copy.deepcopy(saved), tmp_path / "broken.pt"
     change(checkpoint)
@@ -101,7 +101,7 @@ def test_a_load_that_fails_changes_nothing(case, saved, tmp_path):
 
 
 class Refuses(nn.Linear):
-    """Whose own way to load finds what no list of shapes says."""
+    """A layer whose way to load refuses a state with the right shapes."""
 
     def get_extra_state(self):
         return torch.tensor(1)
@@ -128,8 +128,8 @@ def test_a_network_that_refuses_its_state(tmp_path):
     assert_same(state(trainer), before)
 
 
-def test_checking_leaves_the_checkpoint_to_the_trainer(saved, tmp_path):
-    """What is tried out shares no tensor with what is loaded: two trainers of one file go apart."""
+def test_two_trainers_of_one_checkpoint_share_no_tensor(saved, tmp_path):
+    """Training one of them does not change the other."""
     torch.save(saved, tmp_path / "whole.pt")
     one, two = make(precision="float16"), make(precision="float16")
     one.load(tmp_path / "whole.pt")

@@ -29,7 +29,7 @@ ALTERNATING = [
 @pytest.mark.parametrize(("kind", "objective", "options"), ALTERNATING)
 @pytest.mark.parametrize("concatenate", [False, True])
 def test_twenty_steps_are_those_of_the_plain_loop(kind, objective, options, concatenate):
-    """One pass over both sides or two: to rounding nothing changes, unless batch statistics do."""
+    """With one pass over both sides or two the result is the same to rounding, unless D has batch statistics."""
     if concatenate and kind == "batch norm":
         pytest.skip("batch statistics of both sides together are another network")
     ours, plain = (make(kind, objective=objective, concatenate=concatenate, **options) for _ in range(2))
@@ -63,7 +63,7 @@ ONE_STAGE += [
 @pytest.mark.parametrize(("kind", "objective", "options"), ONE_STAGE)
 @pytest.mark.parametrize("concatenate", [False, None])
 def test_one_stage_is_simultaneous_training(kind, objective, options, concatenate):
-    """Both gradients at the same weights, from one pass through D, against two backward passes."""
+    """Both gradients at the same weights, from one pass through D, against a loop with two backward passes."""
     ours = make(kind, objective=objective, step="one-stage", concatenate=concatenate, **options)
     plain = make(kind, objective=objective, **options)
     penalties = {k: v for k, v in options.items() if k in ("r1", "r2")}
@@ -76,7 +76,7 @@ def test_one_stage_is_simultaneous_training(kind, objective, options, concatenat
 
 
 def assert_one_stage(ours, plain, kind):
-    # D's pass in the plain loop's G step moves the running statistics of batch normalisation once more.
+    # The plain loop updates the running statistics of batch normalisation once more, in G's step.
     parts = [(ours.generator, plain.generator), (ours.discriminator, plain.discriminator), (ours.ema, plain.ema)]
     for a, b in parts:
         for x, y in zip(a.parameters(), b.parameters()):
@@ -84,7 +84,7 @@ def assert_one_stage(ours, plain, kind):
 
 
 class Level(nn.Sequential):
-    """Logits that are all the same number, though they depend on the sample."""
+    """Logits that are all the same number, but with a gradient in the samples."""
 
     level = 0.0
 
@@ -96,7 +96,7 @@ class Level(nn.Sequential):
 @pytest.mark.parametrize("objective", ["nonsaturating", "hinge", "least_squares", "relativistic"])
 @pytest.mark.parametrize("level", [-200.0, -30.0, 0.0, 5.0])
 def test_one_stage_where_the_discriminator_is_sure(objective, level):
-    """Its own gradient vanishes there (of least squares at 0), and the generator's, a multiple of it, must not."""
+    """D's gradient vanishes there (for least squares, at 0), but the generator's, computed from it, must not."""
 
     def start(**options):
         generator, discriminator = pair()
@@ -158,13 +158,13 @@ def test_constant_ratios():
 
 
 class MinibatchDeviation(nn.Module):
-    """Karras et al. 2018: the batch's deviation as one more feature. No module that a list of types would name."""
+    """Karras et al. 2018: the batch's deviation as one more feature. A list of known module types would not find it."""
 
     def forward(self, x):
         return torch.cat((x, x.std(0).mean().expand(len(x), 1)), 1)
 
 
-def test_looking_at_a_discriminator_changes_nothing():
+def test_the_first_look_at_a_discriminator_changes_nothing():
     generator, _ = pair()
     torch.manual_seed(3)
     networks = {
@@ -189,7 +189,7 @@ def test_looking_at_a_discriminator_changes_nothing():
 @pytest.mark.parametrize("options", [{}, {"r1": 0.2, "r2": 0.1}, {"step": "one-stage"}, {"redraw": False}])
 @pytest.mark.parametrize("parts", [2, 3])
 def test_accumulation_is_the_step_of_the_whole_batch(options, parts):
-    """3 parts of 8 samples are unequal: each counts by its samples."""
+    """3 parts of 8 samples are unequal: each is weighted by its number of samples."""
     whole, parted = make("images", **options), make("images", accumulate=parts, **options)
     for real in batches(10, "images"):
         a, b = to_numbers(whole.step(real)), to_numbers(parted.step(real))
@@ -204,8 +204,8 @@ def test_accumulation_is_refused_where_it_is_not_exact():
         make(accumulate=9).step(POINTS[:8])
 
 
-def test_only_what_learns_is_touched():
-    """A frozen part of D stays frozen, and D can learn again after the step."""
+def test_frozen_parameters_stay_frozen():
+    """And the other parameters of D require grad again after the step."""
     trainer = make("images")
     frozen = next(trainer.discriminator.parameters())
     frozen.requires_grad_(False)
@@ -234,8 +234,8 @@ def test_bad_arguments(options, message):
 
 
 @pytest.mark.parametrize("options", [{}, {"precision": "float16"}])
-def test_training_goes_on_after_a_step_that_was_interrupted(options):
-    """In G's part, where D is frozen and its optimizer has stepped: by Ctrl-C in a notebook, or for want of memory."""
+def test_training_works_after_an_interrupted_step(options):
+    """In G's part, while D is frozen: by Ctrl-C in a notebook, or because memory is exhausted."""
 
     def stopped(*_):
         raise KeyboardInterrupt

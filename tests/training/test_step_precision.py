@@ -40,10 +40,10 @@ def test_float16_scales_the_loss_and_skips_what_overflows(tmp_path):
 
     trainer = make_half()
     real = POINTS[:N].float()
-    trainer.step(real)  # the one with a penalty, in float32
+    trainer.step(real)  # a step with the penalty, which is in float32
     first = [p.detach().clone() for p in trainer.discriminator.parameters()]
     trainer._step.scaler.load_state_dict({**trainer._step.scaler.state_dict(), "scale": 2.0**40})
-    trainer.step(real)  # 2^40 times a gradient is more than float16 has
+    trainer.step(real)  # 2^40 times a gradient overflows float16
     assert all(map(torch.equal, trainer.discriminator.parameters(), first))
     assert trainer._step.scaler.get_scale() == 2.0**39
     trainer._step.scaler.load_state_dict({**trainer._step.scaler.state_dict(), "scale": 2.0**10})
@@ -58,8 +58,8 @@ def test_float16_scales_the_loss_and_skips_what_overflows(tmp_path):
 
 
 @pytest.mark.parametrize("objective", ["wasserstein", "hinge", "nonsaturating"])
-def test_float16_skips_what_overflows_whatever_the_objective(objective):
-    """A constant slope too: it is written as a number, and a number that float16 does not hold must become infinite."""
+def test_float16_skips_what_overflows_for_every_kind_of_slope(objective):
+    """Also for a constant slope: it is written as a number, which must become infinite if it overflows float16."""
     torch.manual_seed(0)
     trainer = GANTrainer(
         mlp(LATENT, 2, 8, 2), mlp(2, 1, 8, 2), latent_dim=LATENT, precision="float16", r1=0.0, objective=objective
@@ -73,8 +73,8 @@ def test_float16_skips_what_overflows_whatever_the_objective(objective):
 
 @pytest.mark.parametrize("objective", [name for name in OBJECTIVES if OBJECTIVES[name].relation != "average"])
 @pytest.mark.parametrize(("dtype", "scale"), [(torch.float16, 2.0**30), (torch.float16, 1e38), (torch.bfloat16, 1e40)])
-def test_a_gradient_that_half_precision_does_not_hold_is_infinite(objective, dtype, scale):
-    """Against autograd in float64. 1e40 is more than float32 has, so that it is infinite in any product."""
+def test_a_gradient_that_overflows_half_precision_is_infinite(objective, dtype, scale):
+    """Against autograd in float64. 1e40 overflows float32, so that every product with it is infinite."""
     real, fake = (torch.linspace(a, b, N).to(dtype) for a, b in ((-1.5, 2.0), (-2.5, 0.7)))
     x, z = (side.double().requires_grad_() for side in (real, fake))
     compared = {"real_logits": real} if OBJECTIVES[objective].relation else {}
@@ -92,7 +92,7 @@ def test_a_gradient_that_half_precision_does_not_hold_is_infinite(objective, dty
 
 
 def test_float16_gradients_are_unscaled():
-    """One step from the same weights, by plain gradient descent: the scale is gone from the update."""
+    """Adam's averages of the gradients after one step from the same weights: they have no scale."""
 
     def update(precision):
         torch.manual_seed(0)
@@ -112,7 +112,7 @@ def test_float16_gradients_are_unscaled():
     "options", [{"r1": 0.2, "r1_every": 2}, pytest.param({"step": "one-stage"}, marks=pytest.mark.slow)]
 )
 def test_compiled_networks_give_the_same(options, monkeypatch):
-    """Through Dynamo and AOTAutograd, all of the compiler but its code generator, and in float64 to rounding."""
+    """By Dynamo and AOTAutograd, without code generation; in float64, to rounding."""
     compile = torch.compile
     monkeypatch.setattr(torch, "compile", lambda network: compile(network, backend="aot_eager"))
     ours, plain = make(compile=True, **options), make(**options)
@@ -133,7 +133,7 @@ def test_compiled_by_the_default_backend():
 @pytest.mark.parametrize("options", [{}, {"r1": 0.2, "r2": 0.1, "r1_every": 2}, {"step": "one-stage"}])
 @pytest.mark.parametrize("after", [0, 3])
 def test_rehearsals_leave_no_trace(options, after):
-    """What comes before a capture. Weights, statistics, Adam's state and random numbers are as if it had not been."""
+    """The rehearsals before a capture leave weights, statistics, Adam's state and random state unchanged."""
     ours, plain = make("images", **options), make("images", **options)
     for t in (ours, plain):
         torch.manual_seed(9)
@@ -160,16 +160,16 @@ def test_rehearsals_are_undone_after_a_failure():
     assert all(map(torch.equal, weights(trainer)[: -len(list(trainer.ema.parameters()))], before))
 
 
-def test_why_a_step_is_not_captured():
+def test_the_reason_why_a_step_is_not_captured():
     with pytest.warns(UserWarning, match="the step runs uncaptured: CUDA graphs are for GPUs, and the device is cpu"):
         trainer = make(capture=True)
     assert trainer.capture_reason == "CUDA graphs are for GPUs, and the device is cpu"
     assert make(capture=False).capture_reason == "capture=False"
-    trainer.step(POINTS[:N])  # and runs
+    trainer.step(POINTS[:N])  # it runs
 
 
-def test_a_capture_that_fails_says_why_and_the_step_goes_on(monkeypatch):
-    """Here for want of CUDA itself: the path that a network which waits for the host would take on a GPU."""
+def test_a_failed_capture_gives_the_reason_and_the_step_runs(monkeypatch):
+    """Here it fails because there is no CUDA; on a GPU a network that waits for the device takes this path."""
     ours, plain = make(), make()
     ours.capture_reason = None  # as on a GPU
     with pytest.warns(UserWarning, match="runs uncaptured"):
@@ -181,7 +181,7 @@ def test_a_capture_that_fails_says_why_and_the_step_goes_on(monkeypatch):
     assert_equal_weights(ours, plain, rtol=0)
 
 
-def test_the_reason_of_a_failed_capture_is_what_was_raised_first():
+def test_the_reason_of_a_failed_capture_is_the_first_error():
     from fastgan.training.capture import reason
 
     try:

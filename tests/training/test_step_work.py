@@ -1,4 +1,4 @@
-"""What a step computes, and what it does not compute because nobody needs it."""
+"""The work of a step, without gradients that nothing uses."""
 
 import itertools
 import math
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 class Convolutions(TorchDispatchMode):
-    """Counts multiply-adds of convolutions: forward, and of the two gradients those that are asked for."""
+    """Counts the multiply-adds of convolutions: forward, and of each gradient that is computed."""
 
     def __init__(self):
         super().__init__()
@@ -68,7 +68,7 @@ class Part(nn.Module):
 
 
 def hifigan(width=1):
-    """HiFi-GAN V1 (`width` = 1) or V2 (4: the generator's channels divided by it): (generator, discriminators)."""
+    """HiFi-GAN V1 (`width` = 1) or V2 (`width` = 4 divides the generator's channels): (generator, discriminators)."""
 
     class Residual(nn.Module):
         def __init__(self, channels, kernel):
@@ -125,7 +125,7 @@ def hifigan(width=1):
 
 
 def hifigan_step(generator, discriminator, mel, real, backward):
-    """Forward and backward of a training step, as its code has it: feature matching without `detach`."""
+    """Forward and backward passes as in HiFi-GAN's code: feature matching without `detach`."""
     fake = generator(mel)
     maps_r, maps_g = discriminator(real), discriminator(fake.detach())
     sum(torch.mean((1 - r[-1]) ** 2) + torch.mean(g[-1] ** 2) for r, g in zip(maps_r, maps_g)).backward()
@@ -136,8 +136,8 @@ def hifigan_step(generator, discriminator, mel, real, backward):
 
 
 @pytest.mark.parametrize(("width", "saved"), [(1, 0.195), pytest.param(4, 0.246, marks=pytest.mark.slow)])
-def test_share_of_hifigan_that_is_computed_for_nobody(width, saved):
-    """V1 and V2 at their training size, on the meta device: shapes, and no arithmetic."""
+def test_share_of_hifigans_step_that_nothing_uses(width, saved):
+    """V1 and V2 at their training size, on the meta device, which computes only shapes."""
     with torch.device("meta"):
         generator, discriminator = hifigan(width)
         mel, real = torch.empty(16, 80, 32), torch.empty(16, 1, 8192)
@@ -167,7 +167,7 @@ def test_generator_backward_computes_no_gradient_of_the_discriminator():
 
 
 def test_generator_backward_of_gradients_and_of_lists():
-    """Losses and (outputs, gradients) in one pass, against the same as one loss."""
+    """Losses and (outputs, gradients) in one pass, against one loss."""
     torch.manual_seed(0)
     generator = nn.Linear(3, 16)
     discriminator = Part([nn.Conv1d(1, 4, 3, 1, 1), nn.Conv1d(4, 1, 3, 1, 1)])
@@ -208,10 +208,10 @@ def test_work_of_a_step(options):
     real, z = torch.randn(N, 1, 16, 16), torch.randn(N, LATENT)
     g = counted(lambda: generator(z)).work
     d = counted(lambda: discriminator(real)).work
-    first = counted(lambda: discriminator.layers[0](real)).work  # whose input's gradient D's own step does not need
+    first = counted(lambda: discriminator.layers[0](real)).work  # D's step does not need its input's gradient
     found = counted(lambda: trainer.step(real)).work
     begin = {"one-stage": 1, None: 2 if options.get("redraw", True) else 1}[options.get("step")]
-    g_first = counted(lambda: generator.layers[2:](generator.layers[:2](z))).work  # all of it: a linear layer begins
+    g_first = counted(lambda: generator.layers[2:](generator.layers[:2](z))).work  # the linear layers come first
     assert g_first == g
     if options.get("step") == "one-stage":
         assert found == 2 * d + (4 * d - first) + begin * g + 2 * g
@@ -219,8 +219,8 @@ def test_work_of_a_step(options):
         assert found == 3 * d + (4 * d - 2 * first) + d + begin * g + 2 * g
 
 
-def test_generator_backward_refuses_what_is_no_loss():
-    """Two losses in a tuple would be one loss, weighed by the other's value."""
+def test_generator_backward_refuses_wrong_losses():
+    """Two losses in a tuple would be one loss with the other as its gradient."""
     generator, discriminator = pair()
     fake = generator(torch.randn(N, LATENT, dtype=torch.float64))
     loss, other = fastgan.generator_loss(discriminator(fake)), fake.abs().mean()

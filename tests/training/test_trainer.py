@@ -50,7 +50,7 @@ def test_step_is_the_textbook_step(objective, r1):
         }  # fmt: skip
         assert got == pytest.approx({k: v.item() for k, v in expected.items()}, rel=1e-4, abs=1e-6)
     for (name, a), b in zip(ours.generator.named_parameters(), plain.generator.parameters()):
-        if name != "0.2.bias":  # before the batch norm: its gradient is rounding error, which Adam brings to full size
+        if name != "0.2.bias":  # before batch norm: Adam makes full steps of rounding errors
             torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
     for a, b in zip(ours.discriminator.parameters(), plain.discriminator.parameters()):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
@@ -76,7 +76,7 @@ def test_the_generator_step_leaves_no_gradient_in_the_discriminator():
     assert all(torch.equal(p, w) for p, w in zip(trainer.discriminator.parameters(), seen["weights"]))
 
 
-def test_values_hang_on_no_graph():
+def test_values_have_no_graph():
     values = make().step(DATA[:16])
     assert all(v.ndim == 0 and not v.requires_grad for v in values.values())
 
@@ -89,7 +89,7 @@ def test_r1_of_a_linear_discriminator_is_gamma_half_w_squared():
     assert trainer.step(DATA[:16])["r1"].item() == pytest.approx(expected, rel=1e-5)
 
 
-def test_lazy_r1_takes_every_nth_step_and_weighs_it_n_times():
+def test_lazy_r1_is_computed_every_n_steps_with_n_times_the_weight():
     lazy, eager = make(r1=0.5, r1_every=3), make(r1=0.5)
     penalties = [lazy.step(DATA[:16])["r1"].item() for _ in range(7)]
     assert [p > 0 for p in penalties] == [True, False, False, True, False, False, True]
@@ -97,7 +97,7 @@ def test_lazy_r1_takes_every_nth_step_and_weighs_it_n_times():
 
 
 def test_logits_of_any_shape():
-    """A patch discriminator: many logits an image."""
+    """A patch discriminator: many logits for each image."""
     torch.manual_seed(0)
     generator, _ = build((1, 8, 8), 4, 4)
     trainer = GANTrainer(generator, nn.Conv2d(1, 1, 3, stride=2), latent_dim=4)
@@ -107,7 +107,7 @@ def test_logits_of_any_shape():
 
 
 def test_a_schedule_of_the_learning_rate(tmp_path):
-    """Against a trainer that was made with the rate; kept by a checkpoint; where it is a tensor, in that tensor."""
+    """Against a trainer made with the rate; a checkpoint keeps the rate; a rate that is a tensor changes in place."""
     changed, slow = make(), make(lr=1e-4)
     changed.set_learning_rate(1e-4)
     for trainer in (changed, slow):
@@ -195,7 +195,7 @@ def test_more_bad_arguments():
         make().sample(0)
 
 
-def test_a_loss_that_is_no_number_stops_the_training():
+def test_a_nan_loss_stops_the_training():
     trainer = make()
     trainer.fit(DATA, steps=7, batch=8)
     with torch.no_grad():
@@ -207,7 +207,7 @@ def test_a_loss_that_is_no_number_stops_the_training():
 
 
 def test_mmd_needs_no_discriminator(tmp_path):
-    """Against the same loss by autograd, in float64, and through a checkpoint."""
+    """Against autograd of the same loss in float64; also resumed from a checkpoint."""
 
     def start():
         torch.manual_seed(0)
@@ -231,7 +231,7 @@ def test_mmd_needs_no_discriminator(tmp_path):
     assert again.sample(5).dtype == torch.float64
 
 
-def test_help_names_every_setting():
+def test_the_docstring_names_every_setting():
     parameters = inspect.signature(GANTrainer).parameters
     assert parameters["objective"].default == "nonsaturating" and parameters["lr"].default == 2e-3
     own = {"generator", "discriminator", "device", "optimizers", "schedulers"}
@@ -257,7 +257,7 @@ def test_a_step_does_not_wait_for_the_gpu():
     generator, discriminator = build((1, 16, 16), 16, 8)
     trainer = GANTrainer(generator, discriminator, latent_dim=16, device="cuda", r1_every=2)
     data = torch.randint(0, 256, (100, 1, 16, 16), dtype=torch.uint8, device="cuda")
-    for _ in range(4):  # compiles the kernel, and fills Adam's state
+    for _ in range(4):  # compiles the kernel and makes Adam's state
         trainer.step(trainer.draw(data, 32))
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")
@@ -270,7 +270,7 @@ def test_a_step_does_not_wait_for_the_gpu():
 
 
 class Noisy(nn.Module):
-    """A generator that draws numbers of its own, as StyleGAN's does."""
+    """A generator that draws random numbers, as StyleGAN's does."""
 
     def __init__(self):
         super().__init__()
@@ -280,8 +280,8 @@ class Noisy(nn.Module):
         return self.linear(z) + torch.randn(len(z), 1)
 
 
-def test_samples_of_a_generator_with_noise_of_its_own():
-    """The same for the same seed, whatever was drawn before; and the training draws what it would have drawn."""
+def test_samples_of_a_generator_that_draws_noise():
+    """Equal seeds give equal samples, whatever was drawn before; sampling does not change the training's draws."""
     trainer = GANTrainer(Noisy(), mlp(2, 1, 16, 2), latent_dim=4)
     samples, before = trainer.sample(40, seed=4, batch=16), state(trainer)
     torch.rand(3)
@@ -290,10 +290,10 @@ def test_samples_of_a_generator_with_noise_of_its_own():
     trainer.sample(40, seed=5)
     assert_same(state(trainer), before)
     noise = samples - trainer.ema.linear(torch.randn(40, 4, generator=torch.Generator().manual_seed(4)))
-    assert len(noise[:, 0].unique()) == 40  # nor is it the same in every part
+    assert len(noise[:, 0].unique()) == 40  # it differs between parts of the batch, too
 
 
 @pytest.mark.parametrize("seed", [2**64, "1", 1.5, None])
-def test_a_seed_of_samples_that_is_none(seed):
+def test_a_wrong_seed_of_samples(seed):
     with pytest.raises((TypeError, ValueError), match=r"^seed: got "):
         make().sample(2, seed=seed)
