@@ -87,11 +87,11 @@ def measure(args: argparse.Namespace, arguments: list[str]) -> int:
     suite = suites.suite(args.command)
     device = args.device or environment.default_device()
     cuda, only = device == "cuda", _only(args, device)
-    suite.chosen(device, only, args.quick)
+    suite.selected_names(device, only, args.quick)
     folder = args.out or environment.folder(device, args.quick)
     out = folder / f"{args.command}.json"
     count = args.processes or (1 if args.quick else min(SUITES[args.command][1], 3 if cuda else 32))
-    watch = environment.Others()
+    watch = environment.OtherPrograms()
     if count > 1:
         kept = processes.inherited(arguments[1:], ("--processes", "--limit", "--out", "--budget", "--quiet"))
         kept += ["--budget", f"{(args.budget or (1.5 if cuda else 2.5)) / count:.3g}"]

@@ -28,7 +28,7 @@ import numpy as np
 from bench.harness import environment, report
 from bench.harness.progress import progress
 from bench.harness.promises import times
-from bench.harness.statistics import of_logs
+from bench.harness.statistics import geometric_mean
 
 HERE, THERE = "this checkout", "other"
 SIZES = (128, 2**12, 2**18, 2**21)
@@ -139,7 +139,7 @@ def compared(
     sure = 1 - 0.05 / max(1, sum(len(ratios[row]) for row in kept))  # of each row, so that all hold at 95 %
     return {
         row: {
-            kind: of_logs(logs, sure) | {"us": float(np.exp(np.mean(np.log(spent[row][kind]))))}
+            kind: geometric_mean(logs, sure) | {"us": float(np.exp(np.mean(np.log(spent[row][kind]))))}
             for kind, logs in ratios[row].items()
         }
         for row in kept
@@ -182,26 +182,26 @@ def table(results: dict) -> str:
 
 
 def make(row: str, device: str):
-    """(machine, call) of a row; raises ValueError if its result is wrong."""
+    """(clock, call) of a row; raises ValueError if its result is wrong."""
     import torch
 
     from bench.codebases.configurations import BY_NAME
     from bench.harness.accuracy import DTYPES
-    from bench.harness.clock import machine, poison
+    from bench.harness.clock import clock_of, poison
     from bench.harness.contest import rotating
     from bench.suites import contenders, lists
 
-    host, (name, *where) = machine(device, quick=False), row.split()
+    clock, (name, *where) = clock_of(device, quick=False), row.split()
     generator = torch.Generator(device=device).manual_seed(1)
     if len(where) == 2:
         dtype, n = DTYPES[where[0]], int(where[1])
-        sets, _ = host.buffers(4 * n * dtype.itemsize)
+        sets, _ = clock.buffers(4 * n * dtype.itemsize)
         contender = next(c for c in contenders.CONTENDERS if c.name == name)
         step, outputs = contender.make(None), [torch.empty(n, dtype=dtype)]
         batches = [contenders.draw(n, dtype, device, generator) for _ in range(sets)]
     else:
         c = BY_NAME[where[0]]
-        sets, _ = host.buffers(4 * c.logits * DTYPES[c.dtype].itemsize)
+        sets, _ = clock.buffers(4 * c.logits * DTYPES[c.dtype].itemsize)
         batches = [(lists.draw(c, device, generator),) for _ in range(sets)]
         outputs = batches[0][0].tensors
         step = lists.steps(c, outputs[0], None)[name]()
@@ -217,7 +217,7 @@ def make(row: str, device: str):
     call = rotating(step, batches)
     for i in range(max(3, sets)):
         call(i)
-    return host, call
+    return clock, call
 
 
 def work(device: str, threads: int) -> None:
@@ -228,16 +228,16 @@ def work(device: str, threads: int) -> None:
     if threads:
         torch.set_num_threads(threads)
     gc.disable()
-    host = call = plan = None
+    clock = call = plan = None
     for line in sys.stdin:
         words = json.loads(line)
         try:
             if words[0] == "make":
                 gc.collect()
-                host, call = make(words[1], device)
-                plan, answer = host.plan(call), {}
+                clock, call = make(words[1], device)
+                plan, answer = clock.plan(call), {}
             else:
-                answer = host.sample(call, plan)
+                answer = clock.sample(call, plan)
         except Exception as error:
             answer = {"error": f"{type(error).__name__}: {error}".splitlines()[0][:300]}
         print(json.dumps(answer), flush=True)

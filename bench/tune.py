@@ -115,7 +115,7 @@ def problems(quick: bool) -> dict[str, Problem]:
     }
 
 
-def timed(problem: Problem, host: Cuda) -> list[dict]:
+def timed(problem: Problem, clock: Cuda) -> list[dict]:
     """A row a plan: microseconds on the device, or why there are none."""
     call, rows, calls = problem.make(), {}, {}
     module = problem.module
@@ -131,12 +131,12 @@ def timed(problem: Problem, host: Cuda) -> list[dict]:
             planned(0)
             torch.cuda.synchronize()
             if problem.graph:
-                row["graph_us"] = host.graph(planned)
+                row["graph_us"] = clock.graph(planned)
             else:
                 calls[name] = planned
         except Exception as error:  # too many registers, say
             row["error"] = one_line(error)
-    for name, kinds in (sample_rounds(host, calls, 1.5, at_least=5) if calls else {}).items():
+    for name, kinds in (sample_rounds(clock, calls, 1.5, at_least=5) if calls else {}).items():
         rows[name]["device_us"] = interval(kinds["device"])
     return list(rows.values())
 
@@ -145,13 +145,13 @@ def run(only: list[str] | None, out: Path | None, commit: str | None, quick: boo
     if not torch.cuda.is_available():
         print("python -m bench tune: needs a CUDA device", file=sys.stderr)
         return 2
-    known, host = problems(quick), Cuda(quick=True)
+    known, clock = problems(quick), Cuda(quick=True)
     for name in only or ():
         if name not in known:
             raise ValueError(f"problem {name!r}: expected one of {', '.join(known)}")
     results = {"environment": environment.describe("cuda", commit), "problems": {}}
     for name in only or known:
-        results["problems"][name] = timed(known[name], host)
+        results["problems"][name] = timed(known[name], clock)
         if out is not None:
             environment.write_json(out / "tune.json", results)
     print(markdown(results))

@@ -20,7 +20,7 @@ from bench.harness import environment, report
 from bench.harness.accuracy import DTYPES
 from bench.harness.clock import Cuda
 from bench.harness.graph_nodes import kernel_nodes
-from bench.harness.limits import limits
+from bench.harness.overheads import measure_overheads
 from bench.harness.statistics import interval
 from bench.suites.contenders import draw
 from fastgan.compat import hifigan
@@ -202,13 +202,16 @@ def compile_all() -> None:
                 print(f"compiling: {type(error).__name__}: {error}")
 
 
-def machine(host: Cuda) -> dict:
+def measure_machine(clock: Cuda) -> dict:
     """What nothing can be faster than here: a copy, by bytes read and written a second, and the least launch."""
     source = torch.ones(COPIED // 4, device="cuda")
     target = torch.empty_like(source)
     call = lambda _: target.copy_(source)  # noqa: E731
-    times = [host.sample(call, {"host": 1, "device": 5})["device"] for _ in range(9)]
-    return {"copy_bytes_per_s": 2 * COPIED / interval(times)["median"] * 1e6, "limits": limits(host, quick=True)}
+    times = [clock.sample(call, {"host": 1, "device": 5})["device"] for _ in range(9)]
+    return {
+        "copy_bytes_per_s": 2 * COPIED / interval(times)["median"] * 1e6,
+        "limits": measure_overheads(clock, quick=True),
+    }
 
 
 def run(out: Path | None, commit: str | None) -> int:
@@ -216,7 +219,11 @@ def run(out: Path | None, commit: str | None) -> int:
     if not torch.cuda.is_available():
         print("python -m bench checks: needs a CUDA device", file=sys.stderr)
         return 2
-    results = {"environment": environment.describe("cuda", commit), "machine": machine(Cuda(quick=True)), "rows": []}
+    results = {
+        "environment": environment.describe("cuda", commit),
+        "machine": measure_machine(Cuda(quick=True)),
+        "rows": [],
+    }
     if out is not None:
         environment.write_json(out / "checks.json", results)
     compile_all()

@@ -130,5 +130,5 @@ SUITE = Suite(
     key=parsed,
     where=where,
     budgets=(0.2, 0.6, 0.6),
-    limits=(240.0, 240.0),
+    time_limits=(240.0, 240.0),
 )

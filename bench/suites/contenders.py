@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import fastgan
-from bench.harness.accuracy import of_ours, ulp, wrong_gradients, wrong_loss
+from bench.harness.accuracy import bound_of_ours, ulp, wrong_gradients, wrong_loss
 from bench.harness.contest import COMPILE, EAGER, REDUCED
 from fastgan.training.capture import capturing
 
@@ -149,10 +149,10 @@ def why_wrong(
     if wrong := wrong_loss(result[0].item(), loss64, allowed):
         return wrong, float("inf")
 
-    def of_eager(size: Tensor, dtype: torch.dtype) -> Tensor:
+    def bound_of_eager(size: Tensor, dtype: torch.dtype) -> Tensor:
         """sigmoid(x) - 1 has lost its digits where sigmoid(x) is close to 1."""
         return (size + scale / n) * (4 * eps) + ulp(size, dtype)
 
     grads64 = (torch.sigmoid(side).mul_(scale / n) for side in (-real64, fake64))
     signed = (grad.neg_() if k == 0 else grad for k, grad in enumerate(grads64))
-    return wrong_gradients("side", result[1:], (real, fake), signed, of_ours if ours else of_eager)
+    return wrong_gradients("side", result[1:], (real, fake), signed, bound_of_ours if ours else bound_of_eager)

@@ -221,16 +221,16 @@ def promises(results: dict) -> list[Promise]:
         cell = found.get(name, {"rows": [], "seeds": []})
         apart, what = differences(cell), f"{name}: scores within noise over {len(cell['seeds']) or SEEDS} seeds"
         if not apart:
-            made.append(judged.judged(what, "one seed has no interval" if both(cell) else "", None))
+            made.append(judged.promise(what, "one seed has no interval" if both(cell) else "", None))
             continue
         good = {score: within(score, difference) for score, difference in apart.items()}
         far = max(apart, key=lambda s: (not good[s], distance(s, apart[s])))
         text = f"{sum(good.values())} of {len(good)}; furthest: {SCORES[far].label} {interval_of(far, apart[far])}"
-        made.append(judged.judged(what, text, all(good.values())))
+        made.append(judged.promise(what, text, all(good.values())))
     gaps = [(gap, cell["name"]) for cell in results["cells"] if (gap := differs(cell)) is not None]
     what = f"losses of the first {CLOSE} steps, in float64, to {ALLOWED:g} of plain PyTorch's"
     text = f"{max(gaps)[0]:.1e} at worst ({max(gaps)[1]})" if gaps else ""
-    made.append(judged.judged(what, text, max(gaps)[0] <= ALLOWED if gaps else None))
+    made.append(judged.promise(what, text, max(gaps)[0] <= ALLOWED if gaps else None))
     return [*made, judged.all_right(results, list(CONTENDERS), "every run comes to its end", "forms")]
 
 
@@ -358,8 +358,8 @@ SUITE = Suite(
     tables=tables,
     summary=summary,
     pictures={"convergence.png": picture},
-    limits=(1500.0, 1500.0),
+    time_limits=(1500.0, 1500.0),
     cell="data set",
-    whole=True,
+    must_finish=True,
     intervals=INTERVALS,
 )

@@ -160,7 +160,7 @@ def measure(setting: Setting, name: str) -> dict:
 def cell(setting: Setting, c: Cell) -> dict:
     """The first losses, then times in interleaved rounds, then what a step calls and holds, then the curves."""
     cuda, quick = setting.device == "cuda", setting.quick
-    host = Steps(quick, setting.host.capture) if cuda else setting.host
+    clock = Steps(quick, setting.clock.capture) if cuda else setting.clock
     allowed = 0.05 if c.settings.get("bf16") else 1e-3
     rows, steps, calls, want = {}, {}, {}, []
     for name, use in c.forms.items():
@@ -175,7 +175,7 @@ def cell(setting: Setting, c: Cell) -> dict:
                 steps[name], calls[name] = step, lambda i, step=step: step()
         except Exception as error:  # a form that cannot run here is a row that says so
             row["error"] = one_line(error)
-    samples = sample_rounds(host, calls, setting.budget_s, at_least=3 if quick else 7)
+    samples = sample_rounds(clock, calls, setting.budget_s, at_least=3 if quick else 7)
     kind = "wall" if cuda else "host"
     for name, kinds in samples.items():
         row, call = rows[name], calls.pop(name)
@@ -188,7 +188,7 @@ def cell(setting: Setting, c: Cell) -> dict:
         steps[name].steps = 1
         row["operators"], row["waits"] = called.operators, waits(call) if cuda else called.reads
         row["flops"] = inspect_step(call, 0).flops
-        row["peak_bytes"] = host.peak_bytes(call) if cuda else None
+        row["peak_bytes"] = clock.peak_bytes(call) if cuda else None
         if "flops" in rows[UPSTREAM]:
             row["flops_saved"] = 1 - row["flops"] / rows[UPSTREAM]["flops"]
         del call, steps[name]  # a step holds its networks: the next ones need the memory
@@ -331,14 +331,14 @@ def promises(results: dict) -> list[Promise]:
         gains[cell["module"]] = max(row["speedup"]["median"], gains.get(cell["module"], 0.0))
     fast = [module for module, gain in gains.items() if gain >= GAIN]
     text = f"{len(fast)} of {len(gains)}: {', '.join(fast)}" if gains else ""
-    found.append(judged.judged(f"≥ {GAIN}× in {GAINERS} codebases", text, len(fast) >= GAINERS if gains else None))
+    found.append(judged.promise(f"≥ {GAIN}× in {GAINERS} codebases", text, len(fast) >= GAINERS if gains else None))
     if results["device_type"] == "cpu":
         saved = at(results, ALL, "speedup", name=WIDE)
         found.insert(0, at_least("HiFi-GAN's full discriminators ≥ 1.35×", saved, 1.35))
         gaps = [(gap, cell["name"]) for cell in results["cells"] if (gap := differs(cell, CLOSE)) is not None]
         what = f"losses of the first {CLOSE} steps to 1e-3 of upstream's"
         text = "" if not gaps else f"{max(gaps)[0]:.1e} at worst ({max(gaps)[1]})"
-        found.append(judged.judged(what, text, max(gaps)[0] <= 1e-3 if gaps else None))
+        found.append(judged.promise(what, text, max(gaps)[0] <= 1e-3 if gaps else None))
     found.append(judged.counted("nothing of fastgan's reads a tensor on the host", read, {0}))
     return [*found, judged.all_right(results, list(FORMS)[1:], "every form has upstream's losses", "forms")]
 
@@ -385,6 +385,6 @@ SUITE = Suite(
     sentence=sentence,
     pictures={"integrations.png": picture},
     budgets=(0.5, 30.0, 20.0),
-    limits=(1800.0, 400.0),
-    whole=True,
+    time_limits=(1800.0, 400.0),
+    must_finish=True,
 )

@@ -258,7 +258,7 @@ def why_wrong(name: str, result: Sequence[Tensor], call: LayerCall, against: Exp
 def measure(setting: Setting, name: str) -> dict:
     """One call, one pass. Convolutions are in float32 and not in TF32, as StyleGAN's training has it."""
     called, way = name.rsplit(" ", 1)
-    call, last = fitted(CALLS[called], setting.device), setting.host.kinds[-1]
+    call, last = fitted(CALLS[called], setting.device), setting.clock.kinds[-1]
     generator = torch.Generator(device=setting.device).manual_seed(int(time.time_ns()) & 0xFFFFFFFF)
     before = torch.backends.cudnn.allow_tf32
     torch.backends.cudnn.allow_tf32 = False

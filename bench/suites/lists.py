@@ -20,7 +20,7 @@ from bench.codebases.adversarial import Loss, Parts
 from bench.codebases.configurations import BY_NAME, Configuration
 from bench.harness import promises as judged
 from bench.harness import report
-from bench.harness.accuracy import DTYPES, loss_scale, of_ours, ulp, wrong_gradients, wrong_loss
+from bench.harness.accuracy import DTYPES, bound_of_ours, loss_scale, ulp, wrong_gradients, wrong_loss
 from bench.harness.clock import waits
 from bench.harness.contest import COMPILE, EAGER, Setting, checked, timed
 from bench.harness.promises import Promise, at, at_least
@@ -135,19 +135,19 @@ def why_wrong(result, batch: Batch, expected: tuple[float, list[Tensor]], ours: 
     if wrong := wrong_loss(sum(x.item() for x in losses), expected[0], 5e-6 if ours else max(4 * eps, 1e-5)):
         return wrong, float("inf")
 
-    def of_eager(size: Tensor, dtype: torch.dtype) -> Tensor:
+    def bound_of_eager(size: Tensor, dtype: torch.dtype) -> Tensor:
         return (size + size.max()) * (4 * eps) + ulp(size, dtype)
 
-    return wrong_gradients("tensor", grads, batch.tensors, expected[1], of_ours if ours else of_eager)
+    return wrong_gradients("tensor", grads, batch.tensors, expected[1], bound_of_ours if ours else bound_of_eager)
 
 
 def measure(setting: Setting, c: Configuration, program: Callable[[Tensor], Loss] | None = None) -> dict:
     """One configuration. program: like -> the compiled loss, where it is not to be compiled anew."""
-    device, host = setting.device, setting.host
+    device, clock = setting.device, setting.clock
     scale_value, scale = loss_scale(c.dtype, device)
     both = 1 if c.sides == "fake" else 2
     moved = 2 * both * c.logits * DTYPES[c.dtype].itemsize  # each logit read once, its gradient written once
-    sets, cold = host.buffers(moved)
+    sets, cold = clock.buffers(moved)
     generator = torch.Generator(device=device).manual_seed(int(time.time_ns()) & 0xFFFFFFFF)
     batches = [draw(c, device, generator) for _ in range(sets)]
     expected = exact(c, batches[0], scale_value)

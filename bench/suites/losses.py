@@ -13,7 +13,7 @@ from bench.harness import promises as judged
 from bench.harness import report
 from bench.harness.accuracy import DTYPES, loss_scale
 from bench.harness.contest import COPY, REDUCED, Setting, checked, one_line, timed
-from bench.harness.limits import WHAT, limits
+from bench.harness.overheads import DESCRIPTIONS, measure_overheads
 from bench.harness.promises import Promise, at, at_least, percent, size, times
 from bench.harness.statistics import fits, ratio
 from bench.harness.suite import Suite
@@ -53,10 +53,10 @@ def too_large(device: str, name: str) -> str | None:
 
 def measure(setting: Setting, name: str, contenders: Sequence[Contender] = CONTENDERS) -> dict:
     """One dtype and size."""
-    host, device, (dtype, n) = setting.host, setting.device, parsed(name).values()
+    clock, device, (dtype, n) = setting.clock, setting.device, parsed(name).values()
     scale_value, scale = loss_scale(dtype, device)
     moved = 2 * 2 * n * DTYPES[dtype].itemsize  # two sides, each read once and its gradient written once
-    sets, cold = host.buffers(moved)
+    sets, cold = clock.buffers(moved)
     generator = torch.Generator(device=device).manual_seed(int(time.time_ns()) & 0xFFFFFFFF)
     buffers = [draw(n, DTYPES[dtype], device, generator) for _ in range(sets)]
     here = {c.name: c for c in contenders if c.on in (None, device)}
@@ -67,16 +67,16 @@ def measure(setting: Setting, name: str, contenders: Sequence[Contender] = CONTE
     )
     pairs = [tuple(torch.randn(2 * n, device=device).to(DTYPES[dtype]) for _ in range(2)) for _ in range(sets)]
     calls[COPY] = lambda i: pairs[i % sets][0].copy_(pairs[i % sets][1])
-    samples, moving = timed(setting, rows, calls), host.kinds[-1]
+    samples, moving = timed(setting, rows, calls), clock.kinds[-1]
     for name in samples:
         row = rows[name]
         row["bytes_per_s"] = moved / row[f"{moving}_us"]["median"] * 1e6
         row["share_of_copy"] = ratio(samples[COPY][moving], samples[name][moving])
         if name in REPLAYED:
-            row["launches"] = len(host.kernels(calls[name]))
+            row["launches"] = len(clock.kernels(calls[name]))
         elif device == "cuda" and n <= GRAPH_UP_TO:
             try:
-                row["graph_us"] = host.graph(calls[name])
+                row["graph_us"] = clock.graph(calls[name])
             except Exception as error:
                 row["graph_error"] = one_line(error)
     return {"dtype": dtype, "n": n, "bytes": moved, "buffers": sets, "cold": cold, "rows": list(rows.values())}
@@ -84,7 +84,7 @@ def measure(setting: Setting, name: str, contenders: Sequence[Contender] = CONTE
 
 def begun(setting: Setting) -> dict:
     here = {c.name: c.what for c in CONTENDERS if c.on in (None, setting.device)}
-    return {"contenders": here | {COPY: WHAT_COPY}, "limits": limits(setting.host, setting.quick)}
+    return {"contenders": here | {COPY: WHAT_COPY}, "limits": measure_overheads(setting.clock, setting.quick)}
 
 
 def where(cell: dict) -> str:
@@ -186,11 +186,11 @@ def tables(results: dict, kinds: tuple[str, ...]) -> list[str]:
     for dtype in dict.fromkeys(cell["dtype"] for cell in results["cells"]):
         same = [cell for cell in results["cells"] if cell["dtype"] == dtype]
         lines += ["", f"## {dtype}", "", *report.rows_table(same, n | report.CONTENDER, columns)]
-    lines += ["", "## As the work grows", "", *growth_table(results, kinds)]
+    lines += ["", "## As the work grows", "", *scaling_table(results, kinds)]
     return lines + report.where_slower(results, where, OURS)
 
 
-def growth_table(results: dict, kinds: tuple[str, ...]) -> list[str]:
+def scaling_table(results: dict, kinds: tuple[str, ...]) -> list[str]:
     rows = []
     for kind in kinds:
         for dtype, name, fit in fits(results, "dtype", "n", kind):
@@ -207,12 +207,12 @@ def growth_table(results: dict, kinds: tuple[str, ...]) -> list[str]:
         ),
     ]
     if "limits" in results:
-        least = [(name, limit_time(row), WHAT[name]) for name, row in results["limits"].items()]
+        least = [(name, overhead_text(row), DESCRIPTIONS[name]) for name, row in results["limits"].items()]
         lines += ["", *report.table(["the least there is", "µs", ""], least)]
     return lines
 
 
-def limit_time(row: dict) -> str:
+def overhead_text(row: dict) -> str:
     if "graph_us" in row:
         return f"{row['graph_us']:.2f}"
     kinds = [kind for kind in ("host", "device") if f"{kind}_us" in row]
@@ -242,7 +242,9 @@ def summary(results: dict) -> str:
         numbers = [f"{n} {fit[n]['floor_us']:.3g} µs + {fit[n]['ns_a_logit']:.3g} ns a logit" for n in fitted]
         said += f" Fitted: {', '.join(numbers)}."
     if "limits" in results:
-        said += " An " + ", an ".join(f"{name} {limit_time(row)}" for name, row in results["limits"].items()) + " µs."
+        said += (
+            " An " + ", an ".join(f"{name} {overhead_text(row)}" for name, row in results["limits"].items()) + " µs."
+        )
     return "\n".join([*lines, "", said])
 
 
@@ -283,7 +285,7 @@ def picture(results: dict, path: Path) -> None:
     report.save(figure, path)
 
 
-def growth_picture(results: dict, path: Path) -> None:
+def scaling_picture(results: dict, path: Path) -> None:
     """Time over logits, both on logarithmic scales, with the fitted floor + n * cost and the least there is."""
     kinds = report.kinds_of(results)
     dtype = results["cells"][0]["dtype"] if results["cells"] else "float32"
@@ -322,8 +324,8 @@ SUITE = Suite(
     promises=promises,
     tables=tables,
     summary=summary,
-    pictures={"losses.png": picture, "growth.png": growth_picture},
-    begun=begun,
+    pictures={"losses.png": picture, "growth.png": scaling_picture},
+    extras=begun,
     key=parsed,
     where=where,
     why_not=too_large,

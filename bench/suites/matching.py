@@ -20,7 +20,7 @@ import fastgan
 from bench.codebases.matching import BY_NAME, Configuration, Lists
 from bench.harness import promises as judged
 from bench.harness import report
-from bench.harness.accuracy import DTYPES, loss_scale, of_ours, ulp, wrong_gradients, wrong_loss
+from bench.harness.accuracy import DTYPES, bound_of_ours, loss_scale, ulp, wrong_gradients, wrong_loss
 from bench.harness.contest import COMPILE, COPY, EAGER, Setting, checked, timed
 from bench.harness.promises import at, at_least, percent
 from bench.harness.statistics import ratio
@@ -150,10 +150,10 @@ def why_wrong(result, batch: Batch, weights: Sequence[float], scale: float, ours
                     means.append(weight * gap.abs().mean().item())
                 yield gap.sign_().mul_(sign * weight * scale / gap.numel())
 
-    def of_eager(size: Tensor, dtype: torch.dtype) -> Tensor:
+    def bound_of_eager(size: Tensor, dtype: torch.dtype) -> Tensor:
         return size * (4 * eps) + ulp(size, dtype)
 
-    wrong, worst = wrong_gradients("map", grads, batch.leaves, exact(), of_ours if ours else of_eager)
+    wrong, worst = wrong_gradients("map", grads, batch.leaves, exact(), bound_of_ours if ours else bound_of_eager)
     return wrong or wrong_loss(loss.item(), sum(means), 5e-6 if ours else 1e-5), worst
 
 
@@ -166,7 +166,7 @@ def measure(setting: Setting, name: str) -> dict | None:
 
 
 def cell(setting: Setting, c: Configuration) -> dict:
-    device, dtype, last = setting.device, DTYPES[c.dtype], setting.host.kinds[-1]
+    device, dtype, last = setting.device, DTYPES[c.dtype], setting.clock.kinds[-1]
     scale_value, scale = loss_scale(c.dtype, device)
     generator = torch.Generator(device=device).manual_seed(int(time.time_ns()) & 0xFFFFFFFF)
     batch = draw(c, device, setting.quick, generator)
@@ -278,7 +278,7 @@ SUITE = Suite(
     promises=promises,
     tables=tables,
     pictures={"matching.png": picture},
-    begun=lambda setting: {"penalties": None},
+    extras=lambda setting: {"penalties": None},
     budgets=(0.3, 6.0, 2.0),
-    limits=(300.0, 300.0),
+    time_limits=(300.0, 300.0),
 )

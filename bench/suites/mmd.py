@@ -274,7 +274,7 @@ SUITE = Suite(
     promises=promises,
     tables=tables,
     pictures={"mmd.png": picture},
-    begun=lambda setting: {"products": products(setting.device)},
+    extras=lambda setting: {"products": products(setting.device)},
     budgets=(0.3, 4.0, 1.0),
     cell="cell",
 )

@@ -38,7 +38,7 @@ def small_discriminator(channels: int = 32) -> nn.Sequential:
 
 def measure(setting: Setting) -> dict:
     """Step cost of each way to penalise a small convolutional D; how far the approximation is from R1."""
-    device, host, quick = setting.device, setting.host, setting.quick
+    device, clock, quick = setting.device, setting.clock, setting.quick
     batch = 4 if quick else 64 if device == "cuda" else 16
     torch.manual_seed(0)
     discriminator = small_discriminator(4 if quick else 32).to(device)
@@ -76,15 +76,15 @@ def measure(setting: Setting) -> dict:
         except Exception as error:
             rows[name]["error"] = one_line(error)
             del calls[name]
-    samples = sample_rounds(host, calls, setting.budget_s, at_least=5 if quick else 9)
-    for kind in host.kinds:
+    samples = sample_rounds(clock, calls, setting.budget_s, at_least=5 if quick else 9)
+    for kind in clock.kinds:
         samples[LAZY][kind] = [value / 16 for value in samples[LAZY][kind]]
         for name in samples:
             rows[name][f"{kind}_us"] = interval(samples[name][kind])
             rows[name][f"{kind}_cost"] = ratio(samples[name][kind], samples[NONE][kind])
             rows[name][f"{kind}_against_r1"] = ratio(samples[EXACT][kind], samples[name][kind])
     for name in samples:
-        rows[name]["peak_bytes"] = host.peak_bytes(calls[name])
+        rows[name]["peak_bytes"] = clock.peak_bytes(calls[name])
     return {"batch": batch, "rows": list(rows.values()), "error": _error(discriminator, real, 50 if quick else 400)}
 
 

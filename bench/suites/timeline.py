@@ -48,7 +48,7 @@ def measure(setting: Setting, name: str) -> dict:
     for _ in range(2):  # the first profile of a process may start late
         with _named_losses(), torch.profiler.profile(activities=activities) as profile:
             trainer.step(data)
-            setting.host.synchronize()
+            setting.clock.synchronize()
     events = profile.events()
     first = min(e.time_range.start for e in events)
     lanes = {"host": [], "device": []}

@@ -188,7 +188,7 @@ def measure(setting: Setting, name: str) -> dict | None:
 def cell(setting: Setting, c: Cell) -> dict:
     """The first losses, then times in interleaved rounds, then what a step launches and holds."""
     device, quick = setting.device, setting.quick
-    host = Steps(quick, setting.host.capture) if device == "cuda" else setting.host
+    clock = Steps(quick, setting.clock.capture) if device == "cuda" else setting.clock
     real = images(c.batch, c.size, device)
     rows, calls, want = {}, {}, []
     for name, make in loops(c, device, setting.compiled).items():
@@ -203,11 +203,11 @@ def cell(setting: Setting, c: Cell) -> dict:
             if wrong := why_wrong(name, got, want):
                 row["error"] = f"wrong result, not timed: {wrong}"
             else:
-                row["peak_bytes"] = host.peak_bytes(lambda i, loop=loop: loop(real))
+                row["peak_bytes"] = clock.peak_bytes(lambda i, loop=loop: loop(real))
                 calls[name] = lambda i, loop=loop: loop(real)
         except Exception as error:  # a contender that cannot run here is a row that says so
             row["error"] = one_line(error)
-    samples = sample_rounds(host, calls, setting.budget_s, at_least=3 if quick else 7)
+    samples = sample_rounds(clock, calls, setting.budget_s, at_least=3 if quick else 7)
     kind = "wall" if device == "cuda" else "host"
     for name, kinds in samples.items():
         row = rows[name]
@@ -216,9 +216,9 @@ def cell(setting: Setting, c: Cell) -> dict:
         for column, other in (("speedup", EXAMPLE), ("against_careful", CAREFUL)):
             if other in samples:
                 row[column] = ratio(samples[other][kind], kinds[kind])
-        row["launches"] = host.launches(calls[name])
+        row["launches"] = clock.launches(calls[name])
         if device == "cuda":
-            row["device_us"] = host.device_us(calls[name])
+            row["device_us"] = clock.device_us(calls[name])
             row["busy"] = row["device_us"] / row["step_us"]["median"]
     return c._asdict() | {"title": c.title, "rows": list(rows.values())}
 
@@ -334,7 +334,7 @@ def promises(results: dict) -> list[Promise]:
     return [
         at_least(f"{best} ≥ 3× the example's loop, batch 128", of(best, "speedup"), 3.0),
         at_least(f"{best} ≥ 1.5× a careful user's, batch 128", of(best, "against_careful"), 1.5),
-        judged.judged(
+        judged.promise(
             "GPU busy ≥ 95 % of a captured step",
             *(("", None) if busy is None else (f"{busy:.0%}", busy >= 0.95)),
         ),
@@ -381,7 +381,7 @@ SUITE = Suite(
     tables=tables,
     summary=summary,
     pictures={"training.png": picture},
-    begun=lambda setting: {"curves": {}},
+    extras=lambda setting: {"curves": {}},
     budgets=(3.0, 20.0, 20.0),
-    whole=True,  # most of a cell's time goes to compiling
+    must_finish=True,  # most of a cell's time goes to compiling
 )

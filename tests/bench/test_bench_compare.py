@@ -46,7 +46,7 @@ def test_the_interval_covers_one_for_the_same_code_and_not_for_a_tenth_more():
     random, covered, found = np.random.default_rng(0), 0, 0
     for _ in range(300):
         logs = 0.02 * random.standard_normal(5)  # what pairs of processes differ by on a machine of our own
-        same, slower = statistics.of_logs(logs, 0.99), statistics.of_logs(logs + math.log(1.2), 0.99)
+        same, slower = statistics.geometric_mean(logs, 0.99), statistics.geometric_mean(logs + math.log(1.2), 0.99)
         covered += same["low"] <= 1 <= same["high"]
         found += slower["low"] > 1
     assert covered >= 290 and found >= 290
