@@ -1,1 +1,1 @@
-"""Measurements of what fastgan does, against eager PyTorch and torch.compile. Start with `python -m bench --help`."""
+"""Measurements of fastgan against eager PyTorch and torch.compile. Start with `python -m bench --help`."""

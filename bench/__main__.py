@@ -44,8 +44,8 @@ def run(args: argparse.Namespace, arguments: list[str]) -> int:
         from bench import gpu
 
         repeat = gpu.earlier() if args.again is True else args.again and Path(args.again)
-        chosen = dict(repeat=repeat, only=args.stages)
-        return gpu.run(args.out, minutes=args.minutes, commit=args.commit, quick=args.quick, **chosen)
+        settings = dict(minutes=args.minutes, commit=args.commit, quick=args.quick)
+        return gpu.run(args.out, **settings, repeat=repeat, only=args.stages)
     if args.command == "versions":
         from bench.checks import versions
 
@@ -86,12 +86,12 @@ def measure(args: argparse.Namespace, arguments: list[str]) -> int:
         torch.set_num_threads(args.threads)
     suite = suites.suite(args.command)
     device = args.device or environment.default_device()
-    cuda, only = device == "cuda", _only(args, device)
-    suite.chosen(device, only, args.quick)
+    cuda, only = device == "cuda", _selection(args, device)
+    suite.selected_names(device, only, args.quick)
     folder = args.out or environment.folder(device, args.quick)
     out = folder / f"{args.command}.json"
     count = args.processes or (1 if args.quick else min(SUITES[args.command][1], 3 if cuda else 32))
-    watch = environment.Others()
+    watch = environment.OtherPrograms()
     if count > 1:
         kept = processes.inherited(arguments[1:], ("--processes", "--limit", "--out", "--budget", "--quiet"))
         kept += ["--budget", f"{(args.budget or (1.5 if cuda else 2.5)) / count:.3g}"]
@@ -113,7 +113,8 @@ def measure(args: argparse.Namespace, arguments: list[str]) -> int:
     return 0
 
 
-def _only(args: argparse.Namespace, device: str) -> list[str] | None:
+def _selection(args: argparse.Namespace, device: str) -> list[str] | None:
+    """The names of the selected cells; None for all."""
     if args.command != "losses" or args.only is not None or args.sizes is args.dtypes is None:
         return args.only
     from bench.suites import losses
@@ -125,7 +126,7 @@ def _only(args: argparse.Namespace, device: str) -> list[str] | None:
 
 
 def every_suite(args: argparse.Namespace, arguments: list[str]) -> int:
-    """Each in its own process with its share of the time left; what one leaves over, the next ones have."""
+    """Run each suite in its own process, with its share of the remaining time; unused time goes to the next suites."""
     from bench.harness import environment, processes
 
     begin, failed, names = time.perf_counter(), [], [name for name, (share, *_) in SUITES.items() if share]
@@ -137,7 +138,7 @@ def every_suite(args: argparse.Namespace, arguments: list[str]) -> int:
         limit = max(left, 1) * SUITES[name][0] / sum(SUITES[other][0] for other in names[i:])
         if limit < 5:
             failed.append(name)
-            complain(f"{name}: not run, the time was spent: see --minutes")
+            complain(f"{name}: not run, no time left: see --minutes")
             continue
         print(f"[{time.perf_counter() - begin:4.0f} s] {name} ({limit:.0f} s) ...", flush=True)
         command = [sys.executable, "-m", "bench", name, *kept, "--quiet"]
@@ -157,7 +158,7 @@ def every_suite(args: argparse.Namespace, arguments: list[str]) -> int:
 
 
 def report(files: list[Path], check: bool) -> int:
-    """Tables and pictures beside each file; without files, of all there are, and the tables of README and docs."""
+    """Write tables and pictures beside each file; without files, for all results, and the tables of README and docs."""
     from bench import readme, suites
 
     everything = not files
@@ -167,12 +168,12 @@ def report(files: list[Path], check: bool) -> int:
     for file in [] if check else files:
         try:
             results = json.loads(file.read_text(encoding="utf-8"))
-            if "suites" in results:  # what `bench gpu --out` brings from another machine
+            if "suites" in results:  # written by `bench gpu --out` on another machine
                 written, everything = readme.unpack(results), True
             else:
                 written = suites.suite(suites.name_of(results)).write(results, file.parent)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            return complain(f"{file}: no results file of this benchmark ({type(error).__name__}: {error})")
+            return complain(f"{file}: not a results file of this benchmark ({type(error).__name__}: {error})")
         print(f"{file.parent.name}: {', '.join(path.name for path in written)}")
     if everything or check:
         stale = [line for page in readme.pages() for line in readme.rewrite(page, write=not check)]
@@ -189,7 +190,7 @@ def agree(first: Path, second: Path) -> int:
         found = [json.loads(file.read_text(encoding="utf-8")) for file in (first, second)]
         apart, compared, same = processes.agree(*found)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        return complain(f"--agree: no two results files of one suite ({type(error).__name__}: {error})")
+        return complain(f"--agree: expected two results files of one suite ({type(error).__name__}: {error})")
     if not compared:
         return complain("--agree: the two files have no row in common")
     for line in apart:

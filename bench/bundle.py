@@ -1,4 +1,4 @@
-"""One results.json of everything that `bench gpu` measured, written anew whenever a stage has something new."""
+"""One results.json of everything that `bench gpu` measured, written again whenever a stage has new results."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from pathlib import Path
 from bench import suites
 from bench.harness import environment, processes, promises, report
 
-MOST_BYTES = 16 * 2**20  # of a file
-DOCUMENTS = ("checks", "tune")  # results files that are no suite
+MOST_BYTES = 16 * 2**20  # the largest log; a larger one is cut
+DOCUMENTS = ("checks", "tune")  # results files that belong to no suite
 
 
 class Bundle:
-    """out: where results.json and summary.md go. scratch: a folder for each stage, in which it writes its own files.
-    waiting: names of the stages that are still to come."""
+    """out: the folder of results.json and summary.md. scratch: has a folder for each stage, with the stage's files.
+    waiting: names of the stages that have not started."""
 
     def __init__(self, out: Path, scratch: Path):
         self.out, self.scratch = out, scratch
@@ -29,7 +29,7 @@ class Bundle:
         self.write()
 
     def refresh(self) -> None:
-        """Writes if a stage has written since the last time."""
+        """Write if a stage has written a file since the last call."""
         now = {file: file.stat().st_mtime for file in self._files()}
         if now != self._seen:
             self._seen = now
@@ -53,7 +53,7 @@ class Bundle:
         for file in sorted(self._files(), key=lambda file: file.stat().st_mtime):
             try:
                 part = json.loads(file.read_text(encoding="utf-8"))
-            except ValueError:  # no whole file: its stage was stopped
+            except ValueError:  # an incomplete file: its stage was stopped
                 continue
             found["folder"] = environment.slug_of(part["environment"]["device"])
             if file.stem in DOCUMENTS:
@@ -88,13 +88,13 @@ def _promises(results: dict) -> list[promises.Promise]:
     for name, part in results["suites"].items():
         try:
             found += suites.suite(name).promises(part)
-        except Exception as error:  # of a suite that was stopped halfway
+        except Exception as error:  # the suite was stopped halfway
             found.append((f"what {name} shows", f"{type(error).__name__}: {error}", promises.UNMEASURED))
     return found
 
 
 def merged(earlier: dict | None, later: dict) -> dict:
-    """Both, cell by cell: of a cell that both have, the one with more contenders timed, else the later one."""
+    """Both results, cell by cell. If both have a cell, the one with more timed contenders counts, or the later one."""
     if earlier is None:
         return later
     cells = {processes.key_of(cell): cell for cell in earlier["cells"]}
@@ -119,7 +119,7 @@ def _is(cell: dict, skipped: dict) -> bool:
 
 
 def outcomes(log: str) -> dict:
-    """{"passed": n, "skipped": n, "failed": ids} of a verbose pytest log, complete or not, of one process or many."""
+    """{"passed": n, "skipped": n, "failed": ids} from a verbose pytest log, which may be incomplete or from xdist."""
     found = {}
     for line in log.splitlines():
         one = re.match(r"(tests/\S+::.*?) (PASSED|FAILED|ERROR|SKIPPED|XFAIL)\b", line)
@@ -133,7 +133,7 @@ def outcomes(log: str) -> dict:
 
 
 def read(file: Path) -> dict:
-    """An earlier results.json; ValueError if it is none."""
+    """Read an earlier results.json; raises ValueError if the file is not one."""
     try:
         results = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

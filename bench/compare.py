@@ -1,9 +1,9 @@
 """`python -m bench compare REV`: this checkout against another commit, in one run, interleaved.
 
-Both sides are copies in a temporary folder, each with its own fastgan and kernels and with this checkout's bench: what
-differs is what is measured. A pair of processes, one a side, runs interleaved, so that a slow second of the machine
-falls on both; several pairs follow one another, since two processes of the same code differ by more than their
-rounds do. A row's ratio is that of the geometric means over the pairs.
+Both sides are copies in a temporary folder, each with its own fastgan and kernels and with this checkout's bench, so
+only the measured code differs. A pair of processes, one for each side, runs interleaved, so that a slow second of the
+machine affects both. Several pairs run one after the other, since two processes of the same code differ by more than
+their rounds do. A row's ratio is that of the geometric means over the pairs.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ import numpy as np
 from bench.harness import environment, report
 from bench.harness.progress import progress
 from bench.harness.promises import times
-from bench.harness.statistics import of_logs
+from bench.harness.statistics import geometric_mean
 
 HERE, THERE = "this checkout", "other"
 SIZES = (128, 2**12, 2**18, 2**21)
@@ -36,16 +36,16 @@ FROM_LISTS = ("hifigan-d", "real-esrgan-d")
 
 
 def rows() -> list[str]:
-    """What is compared: the loss by two paths, lists of discriminators, and eager, which is the same on both sides."""
+    """The compared rows: the loss by two calls, lists of discriminators, and eager, which is the same on both sides."""
     found = [f"{name} {dtype} {n}" for name in ("drop-in", "value_and_grad") for n in SIZES for dtype in ("float32",)]
     found += [f"{name} bfloat16 {2**18}" for name in ("drop-in", "value_and_grad")]
     found += [f"{name} {configuration}" for configuration in FROM_LISTS for name in ("drop-in", "value_and_grad")]
     return [*found, *(f"eager float32 {n}" for n in (SIZES[0], SIZES[2]))]
 
 
-def tree(folder: Path, revision: str | None) -> None:
-    """fastgan and kernels of a revision, or of this checkout as it stands, and this checkout's bench: so that a process
-    started in `folder` imports them. Raises ValueError for an unknown revision."""
+def copy_tree(folder: Path, revision: str | None) -> None:
+    """Copy fastgan and kernels of a revision, or of this checkout with its changes, and this checkout's bench, so that
+    a process started in `folder` imports them. Raises ValueError for an unknown revision."""
     folder.mkdir(parents=True)
     if revision is None:
         for name in ("fastgan", "kernels"):
@@ -59,14 +59,14 @@ def tree(folder: Path, revision: str | None) -> None:
             raise ValueError(f"REV: got {revision!r}: {said[-1]}")
         with tarfile.open(fileobj=io.BytesIO(done.stdout)) as archive:
             archive.extractall(folder, filter="data")
-    if not (folder / "fastgan" / "kernels").exists():  # a revision whose installation put them there
+    if not (folder / "fastgan" / "kernels").exists():  # a revision whose installation puts the kernels there
         (folder / "fastgan" / "kernels").symlink_to("../kernels")
     ignore = shutil.ignore_patterns("__pycache__", "results")
     shutil.copytree(environment.ROOT / "bench", folder / "bench", ignore=ignore)
 
 
 class Worker:
-    """A process that times rows, one sample at a time, when it is asked to."""
+    """A process that times rows, one sample for each request."""
 
     def __init__(self, folder: Path, device: str, threads: int | None):
         variables = {k: v for k, v in os.environ.items() if k not in ("TRITON_INTERPRET", "PYTHONPATH")}
@@ -91,16 +91,16 @@ class Worker:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prints the table and the verdict: 0 whatever it is, since a time is no test, but 1 if a result is wrong."""
-    chosen = [row for row in rows() if args.only is None or any(word in row for word in args.only)]
-    if not chosen:
+    """Print the table and the verdict. Returns 0 whatever the times are, and 1 if a result is wrong."""
+    selected = [row for row in rows() if args.only is None or any(word in row for word in args.only)]
+    if not selected:
         raise ValueError(f"compare: --only: expected part of one of {', '.join(rows())}")
     device = args.device or environment.default_device()
     with tempfile.TemporaryDirectory() as temporary:
         folders = {HERE: Path(temporary) / "here", THERE: Path(temporary) / "there"}
-        tree(folders[HERE], None)
-        tree(folders[THERE], args.revision)
-        found, wrong = compared(folders, chosen, device, args.pairs, args.seconds, args.threads)
+        copy_tree(folders[HERE], None)
+        copy_tree(folders[THERE], args.revision)
+        found, wrong = compared(folders, selected, device, args.pairs, args.seconds, args.threads)
     revision = environment.capture("git", "rev-parse", args.revision) or args.revision
     results = {"environment": environment.describe(device), "device_type": device, "revision": revision}
     results |= {"pairs": args.pairs, "rows": found, "wrong": wrong}
@@ -111,18 +111,18 @@ def run(args: argparse.Namespace) -> int:
 
 
 def compared(
-    folders: dict[str, Path], chosen: Sequence[str], device: str, pairs: int, seconds: float, threads: int | None
+    folders: dict[str, Path], selected: Sequence[str], device: str, pairs: int, seconds: float, threads: int | None
 ) -> tuple[dict, dict]:
     """({row: {kind of time: interval of the ratio}}, {row: what is wrong})."""
-    ratios: dict[str, dict[str, list[float]]] = {row: {} for row in chosen}
-    spent: dict[str, dict[str, list[float]]] = {row: {} for row in chosen}
+    ratios: dict[str, dict[str, list[float]]] = {row: {} for row in selected}
+    spent: dict[str, dict[str, list[float]]] = {row: {} for row in selected}
     wrong, shuffle = {}, random.Random(0)
     for _ in progress(range(pairs), "pairs"):
         order = list(folders.items())
         shuffle.shuffle(order)
         workers = {side: Worker(folder, device, threads) for side, folder in order}
         try:
-            for row in chosen:
+            for row in selected:
                 answers = {side: worker.ask("make", row) for side, worker in workers.items()}
                 errors = [f"{side}: {a['error']}" for side, a in answers.items() if "error" in a]
                 if errors:
@@ -135,19 +135,19 @@ def compared(
         finally:
             for worker in workers.values():
                 worker.stop()
-    kept = [row for row in chosen if row not in wrong]
-    sure = 1 - 0.05 / max(1, sum(len(ratios[row]) for row in kept))  # of each row, so that all hold at 95 %
+    timed = [row for row in selected if row not in wrong]
+    confidence = 1 - 0.05 / max(1, sum(len(ratios[row]) for row in timed))  # for each row, so that all hold at 95 %
     return {
         row: {
-            kind: of_logs(logs, sure) | {"us": float(np.exp(np.mean(np.log(spent[row][kind]))))}
+            kind: geometric_mean(logs, confidence) | {"us": float(np.exp(np.mean(np.log(spent[row][kind]))))}
             for kind, logs in ratios[row].items()
         }
-        for row in kept
+        for row in timed
     }, wrong
 
 
 def _rounds(workers: dict[str, Worker], seconds: float, shuffle: random.Random) -> dict[str, dict[str, list[float]]]:
-    """{kind of time: {side: samples}}, a sample of each side a round, in random order."""
+    """{kind of time: {side: samples}}; each round takes a sample of each side, in random order."""
     found: dict[str, dict[str, list[float]]] = {}
     begin, done, order = time.perf_counter(), 0, list(workers)
     while done < 5 or (time.perf_counter() - begin < seconds and done < 400):
@@ -182,26 +182,26 @@ def table(results: dict) -> str:
 
 
 def make(row: str, device: str):
-    """(machine, call) of a row; raises ValueError if its result is wrong."""
+    """(clock, call) of a row; raises ValueError if its result is wrong."""
     import torch
 
     from bench.codebases.configurations import BY_NAME
     from bench.harness.accuracy import DTYPES
-    from bench.harness.clock import machine, poison
+    from bench.harness.clock import clock_of, poison
     from bench.harness.contest import rotating
     from bench.suites import contenders, lists
 
-    host, (name, *where) = machine(device, quick=False), row.split()
+    clock, (name, *where) = clock_of(device, quick=False), row.split()
     generator = torch.Generator(device=device).manual_seed(1)
     if len(where) == 2:
         dtype, n = DTYPES[where[0]], int(where[1])
-        sets, _ = host.buffers(4 * n * dtype.itemsize)
+        sets, _ = clock.buffers(4 * n * dtype.itemsize)
         contender = next(c for c in contenders.CONTENDERS if c.name == name)
         step, outputs = contender.make(None), [torch.empty(n, dtype=dtype)]
         batches = [contenders.draw(n, dtype, device, generator) for _ in range(sets)]
     else:
         c = BY_NAME[where[0]]
-        sets, _ = host.buffers(4 * c.logits * DTYPES[c.dtype].itemsize)
+        sets, _ = clock.buffers(4 * c.logits * DTYPES[c.dtype].itemsize)
         batches = [(lists.draw(c, device, generator),) for _ in range(sets)]
         outputs = batches[0][0].tensors
         step = lists.steps(c, outputs[0], None)[name]()
@@ -217,7 +217,7 @@ def make(row: str, device: str):
     call = rotating(step, batches)
     for i in range(max(3, sets)):
         call(i)
-    return host, call
+    return clock, call
 
 
 def work(device: str, threads: int) -> None:
@@ -228,16 +228,16 @@ def work(device: str, threads: int) -> None:
     if threads:
         torch.set_num_threads(threads)
     gc.disable()
-    host = call = plan = None
+    clock = call = plan = None
     for line in sys.stdin:
         words = json.loads(line)
         try:
             if words[0] == "make":
                 gc.collect()
-                host, call = make(words[1], device)
-                plan, answer = host.plan(call), {}
+                clock, call = make(words[1], device)
+                plan, answer = clock.plan(call), {}
             else:
-                answer = host.sample(call, plan)
+                answer = clock.sample(call, plan)
         except Exception as error:
             answer = {"error": f"{type(error).__name__}: {error}".splitlines()[0][:300]}
         print(json.dumps(answer), flush=True)

@@ -1,7 +1,7 @@
-"""`python -m bench gpu`: all that a GPU machine is needed for, in one command, the most valuable first.
+"""`python -m bench gpu`: everything that needs a GPU machine, in one command, the most valuable first.
 
-Each stage is a process group of its own with a budget of seconds. What it measures reaches the output folder within a
-second, so a stage that is stopped, or a machine that is taken away, costs only what was not measured yet. Nothing is
+Each stage is a separate process group with a budget of seconds. Its measurements reach the output folder within a
+second, so a stage that is stopped, or a machine that is lost, costs only what was not measured yet. Nothing is
 downloaded. On a machine without a GPU, stages that need one are skipped, and the summary says so.
 
 The output folder holds at most seven files: results.json (every number; `python -m bench report results.json` draws
@@ -25,20 +25,21 @@ from bench import bundle
 from bench.harness import environment
 
 PYTHON = sys.executable
-SCRATCH = environment.ROOT / "build" / "gpu"  # ignored by git; a later call finds the results of an earlier one here
+SCRATCH = environment.ROOT / "build" / "gpu"  # ignored by git; a later call reads earlier results here
 MINUTES = 500 / 60
-FAILURES = "FASTGAN_TEST_FAILURES"  # where tests/conftest.py writes a traceback as soon as there is one
+FAILURES = "FASTGAN_TEST_FAILURES"  # names the file to which tests/conftest.py writes each traceback at once
 GRACE = 8.0  # seconds from SIGINT to SIGKILL
-LEAST = 8.0  # seconds: with less left, no stage is started
+LEAST = 8.0  # seconds: no stage is started with less time left
 
 HEADLINES = "float32:2^26,bfloat16:2^26,float32:128,float32:2^12,float32:2^16"
 QUICK_HEADLINES = "float32:2^18,bfloat16:2^18,float32:128"
-STRONGEST = "hifigan,dac"  # public steps in which fastgan gained the most on a CPU
+STRONGEST = "hifigan,dac"  # the public steps with the largest speed-ups on a CPU
 
 
 @dataclass(frozen=True)
 class Stage:
-    """seconds: at most. log: the file its output goes to. tool: a program it needs. beside: runs at the same time."""
+    """seconds: the most it may take. log: the file for its output. tool: a program that it needs. beside: a stage that
+    runs at the same time."""
 
     name: str
     seconds: float
@@ -51,7 +52,7 @@ class Stage:
 
 
 def plan(commit: str | None = None, quick: bool = False, failed: Sequence[str] = ()) -> list[Stage]:
-    """The stages, in the order of what they are worth. failed: ids of the tests to run; by default all for a GPU."""
+    """The stages, the most valuable first. failed: ids of the tests to run; by default all for a GPU."""
     header = ("--commit", commit) if commit else ()
 
     def bench(name: str, seconds: float, *arguments: str, needs_gpu: bool = True) -> Stage:
@@ -59,17 +60,17 @@ def plan(commit: str | None = None, quick: bool = False, failed: Sequence[str] =
         return Stage(name, seconds, (PYTHON, "-m", "bench", *arguments, *out, *header), needs_gpu=needs_gpu)
 
     def suite(name: str, seconds: float, suite: str, only: str | None, *options: str) -> Stage:
-        """Starts no cell that would not end in time, so that what it measured is complete."""
+        """Its time limit is below `seconds`, so that it ends before it is stopped."""
         common = ("--processes", "1", "--quiet", "--limit", f"{0.8 * seconds:.0f}", *["--quick"] * quick)
-        chosen = ("--only", only) if only else ()
-        return bench(name, seconds, suite, *chosen, *common, *options, needs_gpu=False)
+        selection = ("--only", only) if only else ()
+        return bench(name, seconds, suite, *selection, *common, *options, needs_gpu=False)
 
     def tests(name: str, seconds: float, marks: str, *options: str, beside: Stage | None = None) -> Stage:
         command = (PYTHON, "-m", "pytest", *(failed or ("tests",)), "-vv", "--tb=short", "-p", "no:cacheprovider")
         command += ("--continue-on-collection-errors", "-m", marks, *options)
         return Stage(name, seconds, command, "pytest.log", beside=beside)
 
-    uncached = (("PYTORCH_NO_CUDA_MEMORY_CACHING", "1"),)  # else the checker sees one allocation around all tensors
+    uncached = (("PYTORCH_NO_CUDA_MEMORY_CACHING", "1"),)  # so that the checker sees each tensor's allocation
     sanitizer = ("compute-sanitizer", "--tool", "memcheck", "--error-exitcode", "9", PYTHON, "-m", "bench.workload")
     command = (*sanitizer, "small")
     memory = Stage("memcheck", 90, command, "sanitizer.log", "compute-sanitizer", variables=uncached)
@@ -88,14 +89,14 @@ def plan(commit: str | None = None, quick: bool = False, failed: Sequence[str] =
         suite("training", 35, "training", dcgan, "--no-compile", "--budget", "8"),
         bench("tune", 30, "tune", *["--quick"] * quick),
         tests("tests", 100, "gpu and not capture_fails and not slow", *workers, beside=memory),
-        tests("failing captures", 20, "gpu and capture_fails and not slow"),  # alone: they may leave the device broken
+        tests("failing captures", 20, "gpu and capture_fails and not slow"),  # alone: they may break the CUDA context
         Stage("profile", 20, (*profile, PYTHON, "-m", "bench.workload", "large"), "ncu.log", "ncu"),
         suite("losses compiled", 50, "losses", losses, "--budget", "1.5"),
         suite("matching compiled", 30, "matching", hifigan, "--budget", "1.5"),
         suite("mmd compiled", 30, "mmd", mmd, "--budget", "1.5"),
         suite("training compiled", 40, "training", dcgan, "--budget", "8"),
         suite("integrations", 60, "integrations", STRONGEST, "--budget", "8"),
-        suite("layers", 45, "layers", None, "--no-compile"),  # the cells that are promised first, then as many as fit
+        suite("layers", 45, "layers", None, "--no-compile"),  # the cells with promises first, then as many as fit
         suite("lists", 40, "lists", None, "--no-compile", "--budget", "0.5"),
         suite("more losses", 60, "losses", rest["losses"], "--no-compile", "--budget", "0.5"),
         suite("more matching", 40, "matching", rest["matching"], "--no-compile", "--budget", "0.5"),
@@ -106,7 +107,7 @@ def plan(commit: str | None = None, quick: bool = False, failed: Sequence[str] =
 
 
 def _others(losses: str, matching: str, mmd: str) -> dict[str, str]:
-    """The cells of each suite but those that have stages of their own."""
+    """The cells of each suite, without those that have separate stages."""
     from bench.harness.promises import size
     from bench.suites import losses as losses_
     from bench.suites import suite
@@ -121,12 +122,12 @@ def _others(losses: str, matching: str, mmd: str) -> dict[str, str]:
 
 
 def again(earlier: dict, commit: str | None = None, quick: bool = False) -> list[Stage]:
-    """The headline cells, and what did not pass in an earlier call."""
+    """The headline cells, and the stages and tests that did not pass in an earlier call."""
     headlines = ("losses", "matching", "mmd", "training")
     passed = {row["name"] for row in earlier.get("stages", ()) if row["result"] == "passed"}
     failed = earlier.get("tests", {}).get("failed", ())
     if not all((environment.ROOT / name.split("::")[0]).exists() for name in failed):
-        failed = ()  # of a checkout whose tests lay elsewhere: all of them again
+        failed = ()  # the earlier checkout had its tests elsewhere: run all
     stages = plan(commit, quick, failed)
     return [stage for stage in stages if stage.name in headlines or stage.name not in passed]
 
@@ -140,8 +141,8 @@ def run(
     repeat: Path | None = None,
     only: list[str] | None = None,
 ) -> int:
-    """repeat: the results.json of an earlier call. only: names of stages, in the order in which they run. Returns 0 if
-    every stage passed, else 1, and summary.md says why."""
+    """Run the stages. repeat: the results.json of an earlier call. only: names of stages, in the order in which they
+    run. Returns 0 if every stage passed, else 1, and summary.md says why."""
     stages = plan(commit, quick) if repeat is None else again(bundle.read(repeat), commit, quick)
     known = [stage.name for stage in plan()]
     for name in only or ():
@@ -153,8 +154,8 @@ def run(
     shutil.rmtree(SCRATCH, ignore_errors=True)
     out.mkdir(parents=True, exist_ok=True)
     made = bundle.Bundle(out, SCRATCH)
-    for how in (signal.SIGINT, signal.SIGTERM):  # a shell's background job, and all that it starts, would ignore SIGINT
-        signal.signal(how, _interrupt)
+    for number in (signal.SIGINT, signal.SIGTERM):  # a background job of a shell, and its children, ignore SIGINT
+        signal.signal(number, _interrupt)
     gpu = _has_gpu()
     try:
         for i, stage in enumerate(stages):
@@ -191,19 +192,19 @@ def _why_not(stage: Stage, gpu: bool) -> str | None:
 
 
 def _run(stage: Stage, seconds: float, gpu: bool, made: bundle.Bundle) -> None:
-    """The stage, and what runs beside it, until all ended or their seconds are over."""
+    """Run the stage, and the one beside it, until both end or their time is over."""
     together = [stage] + ([stage.beside] if stage.beside and _why_not(stage.beside, gpu) is None else [])
     begin = time.perf_counter()
     with _started(together, made.out) as processes:
         waiting = dict(zip([s.name for s in together], processes))
         while waiting:
-            over = time.perf_counter() - begin > seconds
+            timed_out = time.perf_counter() - begin > seconds
             for name, process in list(waiting.items()):
-                if over:
+                if timed_out:
                     _stop(process)
                 if process.poll() is None:
                     continue
-                result = f"stopped after {seconds:.0f} s" if over else _said(process.returncode)
+                result = f"stopped after {seconds:.0f} s" if timed_out else _result(process.returncode)
                 made.add(name, result, time.perf_counter() - begin)
                 del waiting[name]
             made.refresh()
@@ -212,18 +213,18 @@ def _run(stage: Stage, seconds: float, gpu: bool, made: bundle.Bundle) -> None:
 
 @contextmanager
 def _started(stages: list[Stage], out: Path) -> Iterator[list[subprocess.Popen]]:
-    """Each in a session of its own, so that a signal reaches all of its processes."""
+    """Start each stage in a separate session, so that a signal reaches all of its processes."""
     processes = []
     variables = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
     options = dict(cwd=environment.ROOT, stdin=subprocess.DEVNULL, stderr=subprocess.STDOUT, start_new_session=True)
     try:
         for stage in stages:
-            own = dict(stage.variables) | {"PYTHONUNBUFFERED": "1", FAILURES: str(out / stage.log)}
+            added = dict(stage.variables) | {"PYTHONUNBUFFERED": "1", FAILURES: str(out / stage.log)}
             shown = [Path(word).name if os.path.isabs(word) else word for word in stage.command]
             with (out / stage.log).open("ab") as log:
                 log.write(f"\n== {stage.name}: {' '.join(shown)}\n".encode())
                 log.flush()
-                processes.append(subprocess.Popen(stage.command, env=variables | own, stdout=log, **options))
+                processes.append(subprocess.Popen(stage.command, env=variables | added, stdout=log, **options))
         yield processes
     finally:
         for process in processes:
@@ -231,16 +232,16 @@ def _started(stages: list[Stage], out: Path) -> Iterator[list[subprocess.Popen]]
 
 
 def _stop(process: subprocess.Popen) -> None:
-    """SIGINT to the group, so that Python can write what it has; then SIGKILL to whoever is left of it."""
-    for how in (signal.SIGINT, signal.SIGKILL):
+    """Send SIGINT to the process group, so that Python can write its results; then SIGKILL to what is left of it."""
+    for number in (signal.SIGINT, signal.SIGKILL):
         try:
-            os.killpg(process.pid, how)
+            os.killpg(process.pid, number)
             process.wait(GRACE)
         except (ProcessLookupError, subprocess.TimeoutExpired):
             continue
 
 
-def _said(code: int) -> str:
+def _result(code: int) -> str:
     return "passed" if code == 0 else f"failed ({code})"
 
 

@@ -10,32 +10,32 @@ from pathlib import Path
 from bench.harness.environment import RESULTS
 from bench.suites import SUITES
 
-TOP = """Measures what fastgan does against eager PyTorch and torch.compile. Without a command: every suite that fits
-this machine, within --minutes, then tables, pictures and the tables in README.md and docs/. `convergence`, which trains
-for longer than that, runs by its name alone."""
+TOP = """Measures fastgan against eager PyTorch and torch.compile. Without a command, it runs the suites that fit this
+machine, within --minutes, and then writes tables, pictures and the tables in README.md and docs/. `convergence` takes
+longer and runs only by its name."""
 
 EXAMPLES = """examples:
   python -m bench                                every suite, in at most 10 minutes
-  python -m bench --quick                        do they run? shorter, with wider intervals; no page is changed
+  python -m bench --quick                        do they run? shorter, with wider intervals; changes no page
   python -m bench losses                         every contender, dtype and size on the device at hand
   python -m bench losses --dtypes float32 --sizes 2^18,2^22
   python -m bench lists --only hifigan-d,vits-d --no-compile
-  python -m bench convergence                    does training end at the same place? five seeds, in at most 25 minutes
+  python -m bench convergence                    does training reach the same scores? five seeds, at most 25 minutes
   python -m bench compare HEAD~3                 this checkout against another commit, in one run, interleaved
-  python -m bench gate                           launches, bytes, operators, instructions: as the baseline has them?
-  python -m bench gate --update                  they are meant to be otherwise: write the baseline again
-  python -m bench report                         tables and pictures again, from the stored numbers
+  python -m bench gate                           do launches, bytes, operators, instructions match the baseline?
+  python -m bench gate --update                  accept the new counts: write the baseline again
+  python -m bench report                         draw tables and pictures again, from the stored numbers
   python -m bench report --agree A.json B.json   do two runs agree within their intervals?
-  python -m bench machine-code                   compile the kernels for GPUs that are not here, and check the result
+  python -m bench machine-code                   compile the kernels for other GPUs, and check the machine code
   python -m bench versions                       tests and builds on the lowest, the image's and the newest torch
-  python -m bench gpu --out RESULTS              all there is to do on a GPU machine, in one command, in 8.3 minutes
+  python -m bench gpu --out RESULTS              everything for a GPU machine, in one command, in 8.3 minutes
   python -m pytest bench --benchmark-only --benchmark-enable      the same contenders under pytest-benchmark
 
 Results: bench/results/<device>/<suite>.json, with tables (.md) and pictures (.png) drawn from it.
-Exit codes: 0 well; 1 a suite failed, the gate found a difference, two runs disagree; 2 bad arguments."""
+Exit codes: 0 success; 1 a suite failed, the gate found a difference, two runs disagree; 2 bad arguments."""
 
-LISTS = """Adversarial losses as public codebases have them: lists of discriminators, their shapes, their dtype, their
-reductions. Each is timed four ways, forward and backward, into the logits: the codebase's own formula in eager PyTorch,
+LISTS = """Adversarial losses of public codebases, with their lists of discriminators, shapes, dtypes and reductions.
+Each is timed four ways, forward and backward, into the logits: the codebase's own formula in eager PyTorch,
 torch.compile of it, the drop-in of fastgan.compat, and fastgan's value_and_grad. Results that differ from float64 are
 errors in the table, and are not timed."""
 
@@ -44,30 +44,30 @@ LISTS_EXAMPLES = """examples:
   python -m bench lists --quick                  three of them, in seconds; wider intervals
   python -m bench lists --only hifigan-d         one of them
   python -m bench lists --no-compile             the compiler takes most of the time
-  python -m bench lists --threads 1              what one CPU thread does
+  python -m bench lists --threads 1              with one CPU thread
 
 configurations, each the loss of D, or of G if the name ends in -g:
 {names}
 
-Results: bench/results/<device>/lists.json, .md and .png. The times of a busy machine are not worth keeping: lists.md
-says so if others kept the cores busy."""
+Results: bench/results/<device>/lists.json, .md and .png. Do not keep times of a busy machine: lists.md warns if other
+programs kept the cores busy."""
 
 GPU = """Everything that only a GPU can show, the most valuable first: launches, waits and reruns; the headline cells of
-every suite; block sizes; the tests marked gpu; a profile; torch.compile beside the headline cells; then the other
-cells. Each stage has a budget, and its numbers are in DIR as soon as they are measured. Nothing is downloaded."""
+every suite; block sizes; the tests marked gpu; a profile; the headline cells with torch.compile; then the other cells.
+Each stage has a budget, and its numbers are in DIR as soon as they are measured. Nothing is downloaded."""
 
 GPU_EXAMPLES = """examples:
   python -m bench gpu --out DIR                        on the GPU machine, in 8.3 minutes
-  python -m bench gpu --out DIR --again --minutes 4    there, once more: the headline cells, and what failed
+  python -m bench gpu --out DIR --again --minutes 4    on the GPU machine, again: the headline cells, and what failed
   python -m bench gpu --out DIR --stages checks,losses
-  python -m bench report DIR/results.json              anywhere: tables, pictures and pages from what came back
+  python -m bench report DIR/results.json              on any machine: tables, pictures and pages from the results
 
 Exit codes: 0 every stage passed; 1 something failed or is missing, summary.md says what; 2 bad arguments."""
 
 COMPARE = """Times this checkout, with its uncommitted changes, against another commit: two processes, one a side, run
-interleaved, in random order within a round, in several pairs. A row is a ratio, above 1 if this checkout is the faster,
-with Student's interval over the pairs, widened so that all rows together hold at 95 %. Rows of eager
-PyTorch, the same code on both sides, show what the machine does by itself. Wrong results are named and not timed."""
+interleaved, in random order within a round, in several pairs. A row is a ratio, above 1 if this checkout is faster,
+with Student's interval over the pairs, widened so that all rows together hold at 95 %. Rows of eager PyTorch, the same
+code on both sides, show the machine's own variation. Wrong results are reported and not timed."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -122,7 +122,7 @@ def words(text: str) -> list[str]:
 
 
 def configurations() -> tuple[str, ...]:
-    """Names of `bench.codebases.configurations`, without torch, which takes seconds; a test compares the two."""
+    """Names of `bench.codebases.configurations`, without importing torch; a test compares the two."""
     audio = ("hifigan-d", "hifigan-d-5+3", "hifigan-g", "vits-d", "bigvgan-d", "dac-d", "encodec-d")
     images = ("pix2pixhd-d", "spade-d", "spade-d-sliced", "cyclegan-d", "vqgan-d", "real-esrgan-d", "esrgan-d")
     return (*audio, *images, "dcgan-d", "dcgan-d-logits", "stylegan2-d", "r3gan-d", "biggan-d")
@@ -150,7 +150,7 @@ def _common(option, quick: str) -> None:
 
 
 def _suite(option, name: str) -> None:
-    """The options of a command that times."""
+    """The options of a suite's command."""
     cell = "cell" if name == "losses" else "configuration"
     if name == "losses":
         option("--sizes", type=sizes, metavar="N,N", help="logits a side; by default 1 to 2^24, GPU 2^28")
@@ -161,8 +161,8 @@ def _suite(option, name: str) -> None:
     _common(option, "few cells and few rounds: does it run, not how fast is it")
     option("--budget", type=positive, metavar="S", help=f"most seconds of timing a {cell}, in all processes")
     limit = "1500" if name == "convergence" else "540, GPU 400"
-    option("--limit", type=positive, metavar="S", help=f"start no further {cell} after so many seconds ({limit})")
-    processes = "repeat all in so many processes: what differs between runs is then in the intervals"
+    option("--limit", type=positive, metavar="S", help=f"start no further {cell} after this many seconds ({limit})")
+    processes = "repeat all in this many processes, so that intervals include the variation between runs"
     option("--processes", type=int, choices=range(1, 33), metavar="P", help=processes)
     option("--quiet", action="store_true", help="print no table")
 
@@ -171,7 +171,7 @@ def parser() -> argparse.ArgumentParser:
     formatter = argparse.RawDescriptionHelpFormatter
     top = Parser(prog="python -m bench", description=TOP, epilog=EXAMPLES, formatter_class=formatter)
     _common(top.add_argument, "shorter; does it run, not how fast is it")
-    top.add_argument("--minutes", type=positive, default=9.5, metavar="M", help="of all suites together (default 9.5)")
+    top.add_argument("--minutes", type=positive, default=9.5, metavar="M", help="for all suites together (default 9.5)")
     commands = top.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
 
     def command(name: str, what: str, description: str | None = None, epilog: str | None = None):
@@ -184,34 +184,34 @@ def parser() -> argparse.ArgumentParser:
 
     option = command("compare", "time this checkout against another commit", COMPARE)
     option("revision", metavar="REV", help="a commit, branch or tag")
-    option("--only", type=words, metavar="NAME,NAME", help="rows whose name has one of these in it")
-    option("--pairs", type=int, choices=range(2, 33), default=5, metavar="P", help="of processes (default 5)")
-    option("--seconds", type=positive, default=1.0, metavar="S", help="of timing a row and pair (default 1)")
+    option("--only", type=words, metavar="NAME,NAME", help="rows whose name contains one of these")
+    option("--pairs", type=int, choices=range(2, 33), default=5, metavar="P", help="pairs of processes (default 5)")
+    option("--seconds", type=positive, default=1.0, metavar="S", help="seconds of timing a row and pair (default 1)")
     option("--json", type=Path, metavar="FILE", help="write the numbers here as well")
     _device(option)
 
     option = command("report", "tables and pictures, those of README and docs too, from the stored numbers")
     option("file", nargs="*", type=Path, help="default: every results file in bench/results, and the pages")
     option("--agree", nargs=2, type=Path, metavar=("A", "B"), help="do two runs of one suite agree?")
-    option("--check", action="store_true", help="write nothing; exit code 1 if README or docs say otherwise")
+    option("--check", action="store_true", help="write nothing; exit code 1 if README or docs differ from the results")
 
-    option = command("gate", "compare the counts that do not vary with the committed baseline")
+    option = command("gate", "compare the exact counts with the committed baseline")
     option("--update", action="store_true", help="write the whole baseline again")
-    option("--only", type=words, metavar="S,S", help="of launches, operators, instructions; default all")
+    option("--only", type=words, metavar="S,S", help="some of launches, operators, instructions; default all")
     option("--cases", type=words, metavar="W,W", help="only cases with one of these words in their name")
 
-    jobs = dict(type=int, choices=range(1, 65), metavar="J", help="processes; default one a core")
+    jobs = dict(type=int, choices=range(1, 65), metavar="J", help="processes; default one per core")
     option = command("machine-code", "compile for sm_80, sm_90, sm_100 and gfx942, and check promises")
     option("--json", type=Path, metavar="FILE", help="write the numbers here as well")
-    option("--targets", metavar="T,T", help="of sm_80,sm_90,sm_100,gfx942; default all")
+    option("--targets", metavar="T,T", help="some of sm_80,sm_90,sm_100,gfx942; default all")
     option("--jobs", **jobs)
 
     option = command("versions", "tests and ahead-of-time builds on several pairs of torch and triton")
-    option("--python", nargs="+", type=Path, metavar="PATH", help="of environments with fastgan in them")
-    option("--only", type=words, metavar="NAME,NAME", help="of lowest,image,newest; default all")
-    option("--tests", type=words, metavar="NAME,NAME", help="of tests/*/test_NAME.py; default a selection")
+    option("--python", nargs="+", type=Path, metavar="PATH", help="existing environments with fastgan installed")
+    option("--only", type=words, metavar="NAME,NAME", help="some of lowest,image,newest; default all")
+    option("--tests", type=words, metavar="NAME,NAME", help="names as in tests/*/test_NAME.py; default a selection")
     option("--jobs", **jobs)
-    option("--minutes", type=positive, default=40.0, metavar="M", help="tests or builds of a pair, at most")
+    option("--minutes", type=positive, default=40.0, metavar="M", help="at most, for a pair's tests and for its builds")
     option("--out", type=Path, default=RESULTS / "versions.json", metavar="FILE")
 
     option = command("checks", "launch counts, no synchronisation, graph replay; needs a CUDA device")
@@ -226,10 +226,10 @@ def parser() -> argparse.ArgumentParser:
 
     option = command("gpu", "checks, suites, tests and profile on a GPU machine, in one command", GPU, GPU_EXAMPLES)
     option("--out", type=Path, required=True, metavar="DIR", help="at most 7 files go here, as they are made")
-    option("--minutes", type=positive, default=8.3, metavar="M", help="of all stages together (default 8.3)")
+    option("--minutes", type=positive, default=8.3, metavar="M", help="for all stages together (default 8.3)")
     stages = "these alone, in this order; an unknown name lists them"
     option("--stages", type=words, metavar="NAME,NAME", help=stages)
-    again = "the headline cells again, and what did not pass in that results.json (default: the last run's here)"
+    again = "the headline cells again, and what did not pass in this results.json (default: the last run's)"
     option("--again", nargs="?", const=True, metavar="FILE", help=again)
     option("--quick", action="store_true", help="small cells: does it run, not how fast is it")
     _commit(option)

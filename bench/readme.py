@@ -1,6 +1,7 @@
-"""The tables of README and of docs/benchmarks.md, from the results files: between `<!-- bench:SUITE -->` (or `devices`,
-`versions`) and `<!-- /bench -->`; `<!-- bench:SUITE gpu -->` is of GPUs alone, `<!-- bench:SUITE sentence -->` what a
-suite says in words."""
+"""The tables of README and of docs/benchmarks.md, from the results files.
+
+They stand between `<!-- bench:SUITE -->` (or `devices`, `versions`) and `<!-- /bench -->`. `<!-- bench:SUITE gpu -->`
+has only the GPUs' tables, and `<!-- bench:SUITE sentence -->` a sentence in place of tables."""
 
 from __future__ import annotations
 
@@ -20,7 +21,7 @@ MARKED = re.compile(r"<!-- bench:(\w+)( gpu| sentence)? -->\n(.*?)<!-- /bench --
 
 
 def pages() -> list[Path]:
-    """The files whose tables are drawn."""
+    """The files with generated tables."""
     return [path for name in PAGES if (path := environment.ROOT / name).exists()]
 
 
@@ -33,7 +34,7 @@ def files() -> list[Path]:
 
 
 def devices() -> str:
-    """Which devices there are results of."""
+    """The sentence that names the measured devices."""
     found = [json.loads(file.read_text(encoding="utf-8")) for file in files()]
     named = ", ".join(dict.fromkeys(results["environment"]["device"] for results in found)) or "nothing yet"
     if any(results["device_type"] == "cuda" for results in found):
@@ -42,14 +43,14 @@ def devices() -> str:
 
 
 def table(suite: str, gpus: bool = False, page: str = "README.md") -> str:
-    """What a page says of a suite: a table for each device that it was run on, or for each GPU."""
+    """A page's tables of a suite: one for each device that it ran on, or for each GPU."""
     if suite == "devices":
         return devices()
     if suite == "versions":
         there = versions.RESULTS.exists()
         rows = json.loads(versions.RESULTS.read_text(encoding="utf-8"))["rows"] if there else []
         wrong = versions.found_wrong(rows) if page != "README.md" else ""
-        return versions.table(rows) + (f"\n\nNot as it should be:\n\n{wrong}" if wrong else "")
+        return versions.table(rows) + (f"\n\nFailures:\n\n{wrong}" if wrong else "")
     parts = []
     for file in files():
         results = json.loads(file.read_text(encoding="utf-8"))
@@ -65,7 +66,7 @@ def table(suite: str, gpus: bool = False, page: str = "README.md") -> str:
 
 
 def sentence(suite: str, page: str = "README.md") -> str:
-    """What a suite says in words, of the first device it has something to say of."""
+    """A suite's sentence, about the first device for which it has one."""
     say = suites.suite(suite).sentence
     for file in files() if say else []:
         if file.stem == suite and (said := say(json.loads(file.read_text(encoding="utf-8")))):
@@ -84,7 +85,7 @@ def rewritten(text: str, page: str = "README.md") -> str:
 
 
 def rewrite(path: Path, write: bool) -> list[str]:
-    """Tables of the page that are not what the results say; corrected if `write`."""
+    """A message for each table of the page that differs from the results files; corrects them if `write`."""
     page = path.relative_to(environment.ROOT).as_posix() if path.is_relative_to(environment.ROOT) else path.name
     text = path.read_text(encoding="utf-8")
     new = rewritten(text, page)
@@ -103,7 +104,7 @@ def of_document(name: str) -> ModuleType:
 
 
 def unpack(found: dict) -> list[Path]:
-    """The results files of another machine, from the one file that `bench gpu` leaves; and the pages."""
+    """Write another machine's results files and their pages, from the results.json of `bench gpu`."""
     folder = environment.RESULTS / re.sub(r"[^a-z0-9-]", "", found["folder"] or "unknown")
     written = []
     for name, results in found["suites"].items():

@@ -1,7 +1,7 @@
 """Contenders under pytest-benchmark: `python -m pytest bench --benchmark-only --benchmark-enable`.
 
-Each call passes the gate of its suite first. Calls are synchronised: on a GPU a time is launch and work together.
-`python -m bench` is the finer tool: interleaved rounds, host and device apart, ratios with intervals.
+Every call is synchronised, so on a GPU a time includes launch and work. Every contender passes its suite's gate first.
+`python -m bench` is more precise: interleaved rounds, separate host and device times, ratios with intervals.
 """
 
 from __future__ import annotations

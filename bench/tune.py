@@ -1,7 +1,7 @@
-"""`python -m bench tune`: what the kernels' block sizes and numbers of programs are chosen by, on the GPU at hand.
+"""`python -m bench tune`: times from which the kernels' block sizes and numbers of programs are chosen, on this GPU.
 
-Each problem is timed with several launch plans, interleaved, beside the plan that the package has. Nothing is changed:
-the table says which plan is the fastest here, and by how much.
+Each problem is timed with several launch plans, interleaved with the package's own plan. Nothing is changed: the table
+says which plan is the fastest here, and by how much.
 """
 
 from __future__ import annotations
@@ -30,41 +30,41 @@ MMD = importlib.import_module("fastgan.kernels.mmd")
 
 
 class Launch(NamedTuple):
-    """A plan of `kernels.adversarial` for two sides of one size. per: programs on a multiprocessor; 0: one program does
-    it all. ahead: the next tile is read before this one is computed."""
+    """A plan of `kernels.adversarial` for two sides of one size. per_processor: programs on each multiprocessor, or 0
+    for a single program. ahead: the next tile is read before this one is computed."""
 
     block: int
     warps: int
     registers: int
-    per: int
+    per_processor: int
     ahead: bool = False
 
     def __str__(self) -> str:
-        programs = f"{self.per} programs a multiprocessor" if self.per else "one program"
+        programs = f"{self.per_processor} programs a multiprocessor" if self.per_processor else "one program"
         ahead = ", a tile ahead" if self.ahead else ""
         return f"block {self.block}, {self.warps} warps, {self.registers} registers, {programs}{ahead}"
 
     def blocks(self, sizes: Sequence[int], dtype: torch.dtype, processors: int, streams: int = 1):
-        shape = dict(SINGLE=not self.per, BLOCK=self.block, AHEAD=self.ahead)
+        shape = dict(SINGLE=not self.per_processor, BLOCK=self.block, AHEAD=self.ahead)
         options = dict(num_warps=self.warps, maxnreg=self.registers)
         tiles = math.ceil(sizes[0] / self.block)
-        programs = max(1, min(tiles, ADVERSARIAL.MAX_PROGRAMS // 2, self.per * processors // 2))
-        return shape, options, (programs, 2 * programs) if self.per else (1, 1)
+        programs = max(1, min(tiles, ADVERSARIAL.MAX_PROGRAMS // 2, self.per_processor * processors // 2))
+        return shape, options, (programs, 2 * programs) if self.per_processor else (1, 1)
 
 
 class Tile(NamedTuple):
-    """A plan of `kernels.mmd` with these tiles. own: the package's."""
+    """A plan of `kernels.mmd` with these tiles. package_blocks: the package's function, which gives the rest."""
 
     rows: int
     columns: int
     warps: int
-    own: Callable = MMD.blocks
+    package_blocks: Callable = MMD.blocks
 
     def __str__(self) -> str:
         return f"{self.rows} rows, {self.columns} columns, {self.warps} warps"
 
     def blocks(self, *arguments):
-        shape, options = self.own(*arguments)
+        shape, options = self.package_blocks(*arguments)
         return shape | dict(BI=self.rows, BJ=self.columns), options | dict(num_warps=self.warps)
 
 
@@ -80,7 +80,7 @@ TILES = (Tile(128, 64, 8), Tile(128, 32, 8), Tile(128, 16, 8), Tile(64, 32, 4))
 
 
 class Problem(NamedTuple):
-    """graph: timed inside a CUDA graph, where the host plays no part."""
+    """graph: timed inside a CUDA graph, which excludes host time."""
 
     module: object
     make: Callable[[], Call]
@@ -115,12 +115,12 @@ def problems(quick: bool) -> dict[str, Problem]:
     }
 
 
-def timed(problem: Problem, host: Cuda) -> list[dict]:
-    """A row a plan: microseconds on the device, or why there are none."""
+def timed(problem: Problem, clock: Cuda) -> list[dict]:
+    """A row for each plan: microseconds on the device, or the error."""
     call, rows, calls = problem.make(), {}, {}
     module = problem.module
     for name, blocks in {"as it is": module.blocks, **{str(p): p.blocks for p in problem.plans}}.items():
-        plan = functools.cache(module.plan.__wrapped__)  # plans are kept: each way has its own
+        plan = functools.cache(module.plan.__wrapped__)  # a separate cache of plans for each `blocks`
 
         def planned(i: int, blocks=blocks, plan=plan):
             with mock.patch.object(module, "blocks", blocks), mock.patch.object(module, "plan", plan):
@@ -131,12 +131,12 @@ def timed(problem: Problem, host: Cuda) -> list[dict]:
             planned(0)
             torch.cuda.synchronize()
             if problem.graph:
-                row["graph_us"] = host.graph(planned)
+                row["graph_us"] = clock.graph(planned)
             else:
                 calls[name] = planned
         except Exception as error:  # too many registers, say
             row["error"] = one_line(error)
-    for name, kinds in (sample_rounds(host, calls, 1.5, at_least=5) if calls else {}).items():
+    for name, kinds in (sample_rounds(clock, calls, 1.5, at_least=5) if calls else {}).items():
         rows[name]["device_us"] = interval(kinds["device"])
     return list(rows.values())
 
@@ -145,13 +145,13 @@ def run(only: list[str] | None, out: Path | None, commit: str | None, quick: boo
     if not torch.cuda.is_available():
         print("python -m bench tune: needs a CUDA device", file=sys.stderr)
         return 2
-    known, host = problems(quick), Cuda(quick=True)
+    known, clock = problems(quick), Cuda(quick=True)
     for name in only or ():
         if name not in known:
             raise ValueError(f"problem {name!r}: expected one of {', '.join(known)}")
     results = {"environment": environment.describe("cuda", commit), "problems": {}}
     for name in only or known:
-        results["problems"][name] = timed(known[name], host)
+        results["problems"][name] = timed(known[name], clock)
         if out is not None:
             environment.write_json(out / "tune.json", results)
     print(markdown(results))

@@ -1,4 +1,4 @@
-"""Work for a tool that watches a process: `python -m bench.workload {small,large}`. Needs a CUDA device.
+"""A workload for a profiler or memory checker: `python -m bench.workload {small,large}`. Needs a CUDA device.
 
 small: every path of the launcher, for a memory or race checker. large: the bandwidth-bound kernel, for a profiler.
 """

@@ -1,4 +1,4 @@
-"""`python -m bench checks`: what only a CUDA device can show. One row each, pass or fail."""
+"""`python -m bench checks`: checks that need a CUDA device. Each is a row, pass or fail."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from bench.harness import environment, report
 from bench.harness.accuracy import DTYPES
 from bench.harness.clock import Cuda
 from bench.harness.graph_nodes import kernel_nodes
-from bench.harness.limits import limits
+from bench.harness.overheads import measure_overheads
 from bench.harness.statistics import interval
 from bench.suites.contenders import draw
 from fastgan.compat import hifigan
@@ -28,12 +28,12 @@ from fastgan.compat import hifigan
 N = 100_003
 COPIED = 2**30  # bytes
 RERUNS = 10_000
-SEED_OF_BACKWARD = 1  # autograd starts a backward pass with a one, which is a kernel of its own
+GRAD_OUTPUT_FILL = 1  # autograd starts a backward pass with a grad_output of one, which a separate kernel fills in
 
 
 class Call(NamedTuple):
-    """draw: (dtype, seed) -> inputs. run: inputs -> results. kernels: that it launches. kept: bytes an element of the
-    gradients that are held from forward to backward."""
+    """draw: (dtype, seed) -> inputs. run: inputs -> results. kernels: the number of kernels that it launches. kept: the
+    bytes for each element of a gradient that are held from the forward to the backward pass."""
 
     draw: Callable[[torch.dtype, int], list[Tensor]]
     run: Callable[[list[Tensor]], Sequence[Tensor]]
@@ -49,8 +49,8 @@ def two_sides(dtype: torch.dtype, seed: int) -> list[Tensor]:
     return list(draw(N, dtype, "cuda", _generator(seed)))
 
 
-def sixteen(dtype: torch.dtype, seed: int) -> list[Tensor]:
-    """HiFi-GAN's eight discriminators, real data first."""
+def hifigan_logits(dtype: torch.dtype, seed: int) -> list[Tensor]:
+    """The logits of HiFi-GAN's eight discriminators, real data first: sixteen tensors."""
     random = _generator(seed)
     pairs = [draw(math.prod(shape), dtype, "cuda", random) for shape in HIFIGAN]
     return [real for real, _ in pairs] + [fake for _, fake in pairs]
@@ -76,12 +76,12 @@ def drop_in_of_lists(tensors: list[Tensor]) -> Sequence[Tensor]:
     return loss, *torch.autograd.grad(loss, tensors)
 
 
-def matched(tensors: list[Tensor]) -> Sequence[Tensor]:
+def feature_matching(tensors: list[Tensor]) -> Sequence[Tensor]:
     loss = fastgan.feature_matching_loss(tensors[8:], [x.detach() for x in tensors[:8]])
     return loss, *torch.autograd.grad(loss, tensors[8:])
 
 
-def matched_by_signs(tensors: list[Tensor]) -> Sequence[Tensor]:
+def feature_matching_by_signs(tensors: list[Tensor]) -> Sequence[Tensor]:
     loss = fastgan.feature_matching_loss(tensors[8:], [x.detach() for x in tensors[:8]], save="signs")
     return loss, *torch.autograd.grad(loss, tensors[8:])
 
@@ -93,10 +93,10 @@ def mmd(tensors: list[Tensor]) -> Sequence[Tensor]:
 
 CALLS: dict[str, Call] = {
     "value_and_grad": Call(two_sides, value_and_grad, 1),
-    "drop-in": Call(two_sides, drop_in, 2 + SEED_OF_BACKWARD),
-    "HiFi-GAN's drop-in": Call(sixteen, drop_in_of_lists, 2 + SEED_OF_BACKWARD),
-    "feature matching": Call(sixteen, matched, 2 + SEED_OF_BACKWARD),
-    "feature matching, signs": Call(sixteen, matched_by_signs, 2 + SEED_OF_BACKWARD, kept=1),
+    "drop-in": Call(two_sides, drop_in, 2 + GRAD_OUTPUT_FILL),
+    "HiFi-GAN's drop-in": Call(hifigan_logits, drop_in_of_lists, 2 + GRAD_OUTPUT_FILL),
+    "feature matching": Call(hifigan_logits, feature_matching, 2 + GRAD_OUTPUT_FILL),
+    "feature matching, signs": Call(hifigan_logits, feature_matching_by_signs, 2 + GRAD_OUTPUT_FILL, kept=1),
     "MMD": Call(points, mmd, 1),
 }
 
@@ -121,7 +121,7 @@ def no_synchronisation(call: Call, tensors: list[Tensor]) -> str | None:
 
 
 def graph_replay(call: Call, tensors: list[Tensor]) -> str | None:
-    """A graph captured on one batch and replayed on another gives what eager gives there, bit for bit."""
+    """A graph captured with one batch and replayed with another gives eager's results, bit for bit."""
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         captured = call.run(tensors)
@@ -136,8 +136,8 @@ def graph_replay(call: Call, tensors: list[Tensor]) -> str | None:
 
 
 def allocates_outputs_only(call: Call, tensors: list[Tensor]) -> str | None:
-    """By what was asked of the allocator: it hands out larger blocks. Copies of scalars and rows of statistics are let
-    pass; anything of the size of an input is not."""
+    """Counts the bytes requested from the allocator, which hands out larger blocks. Copies of scalars and rows of
+    statistics are allowed; an allocation of the size of an input is not."""
     torch.cuda.synchronize()
     before = torch.cuda.memory_stats()["requested_bytes.all.current"]
     torch.cuda.reset_peak_memory_stats()
@@ -145,11 +145,11 @@ def allocates_outputs_only(call: Call, tensors: list[Tensor]) -> str | None:
     peak = torch.cuda.memory_stats()["requested_bytes.all.peak"] - before
     outputs = sum(x.untyped_storage().nbytes() for x in {x.untyped_storage().data_ptr(): x for x in out}.values())
     allowed = outputs + call.kept * sum(x.numel() for x in out[1:]) + min(x.nbytes for x in tensors) // 2
-    return None if peak <= allowed else f"{peak} bytes asked for, the results are {outputs}"
+    return None if peak <= allowed else f"{peak} bytes requested, the results have {outputs}"
 
 
 def same_bits(call: Call, tensors: list[Tensor]) -> str | None:
-    """The comparisons stay on the device; float32 alone runs thousands of times."""
+    """The comparisons stay on the device; only float32 runs thousands of times."""
     first = [x.clone() for x in call.run(tensors)]
     differs = torch.zeros((), dtype=torch.bool, device="cuda")
     reruns = RERUNS if tensors[0].dtype == torch.float32 else RERUNS // 100
@@ -176,7 +176,7 @@ def _first_call(name: str, dtype: str) -> None:
 
 
 def _first_cell(suite: str, name: str) -> None:
-    """The launches of a headline cell; the shapes are small, since a kernel's code does not depend on them."""
+    """Run the launches of a headline cell, with small shapes, since a kernel's code does not depend on them."""
     from bench.codebases.matching import BY_NAME
     from bench.suites import matching, mmd
 
@@ -192,31 +192,38 @@ def _first_cell(suite: str, name: str) -> None:
 
 
 def compile_all() -> None:
-    """The kernels of all checks and headlines, in several processes at once: Triton keeps what it compiles on disk."""
+    """Compile the kernels of all checks and headlines in several processes; Triton caches them on disk."""
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(min(14, os.cpu_count() or 1), mp_context=context) as pool:
         made = [pool.submit(_first_cell, "mmd", "16384 x 64"), pool.submit(_first_cell, "matching", "hifigan")]
         made += [pool.submit(_first_call, name, dtype) for name in CALLS for dtype in DTYPES]
         for task in concurrent.futures.as_completed(made):
-            if error := task.exception():  # the check itself meets it again, and reports it
+            if error := task.exception():  # the check will meet it again, and report it
                 print(f"compiling: {type(error).__name__}: {error}")
 
 
-def machine(host: Cuda) -> dict:
-    """What nothing can be faster than here: a copy, by bytes read and written a second, and the least launch."""
+def measure_machine(clock: Cuda) -> dict:
+    """Bounds on every time here: a copy, in bytes read and written per second, and calls that do no work."""
     source = torch.ones(COPIED // 4, device="cuda")
     target = torch.empty_like(source)
     call = lambda _: target.copy_(source)  # noqa: E731
-    times = [host.sample(call, {"host": 1, "device": 5})["device"] for _ in range(9)]
-    return {"copy_bytes_per_s": 2 * COPIED / interval(times)["median"] * 1e6, "limits": limits(host, quick=True)}
+    times = [clock.sample(call, {"host": 1, "device": 5})["device"] for _ in range(9)]
+    return {
+        "copy_bytes_per_s": 2 * COPIED / interval(times)["median"] * 1e6,
+        "limits": measure_overheads(clock, quick=True),
+    }
 
 
 def run(out: Path | None, commit: str | None) -> int:
-    """Prints the table, and writes it to out/checks.json after every check."""
+    """Run the checks and print the table; out/checks.json is written after every check."""
     if not torch.cuda.is_available():
         print("python -m bench checks: needs a CUDA device", file=sys.stderr)
         return 2
-    results = {"environment": environment.describe("cuda", commit), "machine": machine(Cuda(quick=True)), "rows": []}
+    results = {
+        "environment": environment.describe("cuda", commit),
+        "machine": measure_machine(Cuda(quick=True)),
+        "rows": [],
+    }
     if out is not None:
         environment.write_json(out / "checks.json", results)
     compile_all()
@@ -238,10 +245,10 @@ def run(out: Path | None, commit: str | None) -> int:
 
 
 def markdown(results: dict) -> str:
-    """A line a check and call; what is wrong, by dtype."""
+    """A line for each check and call; what is wrong, by dtype."""
     copied = results["machine"]["copy_bytes_per_s"] / 1e12
     env = results["environment"]
-    lines = [f"# What only a GPU can show, on {env['device']}", "", report.made_on(env)]
+    lines = [f"# Checks that need a GPU, on {env['device']}", "", report.made_on(env)]
     lines += [f"A copy moves {copied:.2f} TB/s, bytes read and written.", ""]
     found: dict[tuple[str, str], list[str]] = {}
     for row in results["rows"]:

@@ -1,4 +1,4 @@
-"""Reading machine code: what an ahead-of-time build of a kernel does, for NVIDIA's GPUs and AMD's."""
+"""Read the machine code of an ahead-of-time build of a kernel, for NVIDIA's and AMD's GPUs."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def spills(opcodes: Sequence[str]) -> int:
 
 
 def widths(body: Sequence[str], stores: bool = False) -> list[int]:
-    """Bits that each access of global memory moves, the widest first."""
+    """The bits that each access to global memory moves, the widest first."""
     found = [
         re.search(r"\.(128|64|U16|S16|U8|S8|16|8)\b", op) for op in body if (op[:3] == "STG" if stores else is_load(op))
     ]
@@ -80,7 +80,7 @@ def widths(body: Sequence[str], stores: bool = False) -> list[int]:
 
 
 def nvidia(binary) -> tuple[dict, list[list[str]]]:
-    """(what all kernels' rows have, the tile loops)."""
+    """(the entries that the rows of all kernels share, the tile loops)."""
     code, labels, usage = instructions(binary.asm["cubin"])
     row = {key: int(re.search(rf"\b{at}:(\d+)", usage)[1]) for key, at in (("registers", "REG"), ("stack", "STACK"))}
     opcodes = [opcode(i) for i in code]

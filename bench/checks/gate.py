@@ -1,6 +1,6 @@
-"""`python -m bench gate`: the counts that say how much work is done, against a committed baseline, exactly.
+"""`python -m bench gate`: exact counts of the work that is done, against a committed baseline.
 
-Times on a shared machine vary by more than a regression costs; these do not vary at all. For every case, a loss or a
+Times on a shared machine vary by more than a regression costs; these counts do not vary. For every case, a loss or a
 training step on fixed data:
 
     launches      kernels launched, by the launcher's counter and by the interpreter, in which the real kernels run
@@ -8,9 +8,9 @@ training step on fixed data:
     instructions  machine code for sm_90, compiled here: instructions of the tile loop, 128-bit and narrower accesses,
                   registers, spills, atomics
 
-Each section runs in a process of its own, on one thread, after warm-up calls, so that it depends neither on the machine
-nor on the order. Operators depend on the version of torch and instructions on that of Triton: if these are not the
-baseline's, that section is not compared, and says so.
+Each section runs in a separate process, on one thread, after warm-up calls, so that it depends neither on the machine
+nor on the order. Operators depend on the version of torch and instructions on that of Triton: if it is not the
+baseline's, the section is not compared, and says so.
 """
 
 from __future__ import annotations
@@ -53,37 +53,37 @@ Call = Callable[[], object]
 
 
 def run(only: Sequence[str] | None, update: bool, words: Sequence[str] | None = None) -> int:
-    """0 if every count is the baseline's, 1 if one is not. `update` writes the baseline.
-    words: only cases with one of these in their name."""
-    chosen = list(SECTIONS if update else only or SECTIONS)
+    """Returns 0 if every count equals the baseline's, else 1. update: write the baseline. words: only cases whose name
+    contains one of these."""
+    sections = list(SECTIONS if update else only or SECTIONS)
     if update and words:
         raise ValueError("gate: --cases: not with --update, which writes every case")
-    if unknown := [name for name in chosen if name not in SECTIONS]:
+    if unknown := [name for name in sections if name not in SECTIONS]:
         raise ValueError(f"gate: section {unknown[0]!r}: expected one of {', '.join(SECTIONS)}")
     baseline = json.loads(BASELINE.read_text(encoding="utf-8")) if BASELINE.exists() else {}
     if not update and not baseline:
-        raise ValueError("gate: bench/baseline.json is not there: `--update` writes it")
+        raise ValueError("gate: bench/baseline.json does not exist: `--update` writes it")
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
-        found = dict(zip(chosen, pool.map(lambda section: counted(section, words), chosen)))
+        found = dict(zip(sections, pool.map(lambda section: count_section(section, words), sections)))
     if update:
         environment.write_json(BASELINE, {"versions": versions()} | {name: found[name] for name in SECTIONS})
         print(f"bench/baseline.json: {sum(len(cases) for cases in found.values())} cases written")
         return 0
     wrong = 0
-    for section in chosen:
+    for section in sections:
         tool = DEPENDS_ON.get(section)
         there, here = baseline["versions"].get(tool), versions().get(tool)
         if tool and there != here:
             print(f"{section}: not compared: the baseline is of {tool} {there}, and this is {here}")
             continue
-        expected = {name: case for name, case in baseline.get(section, {}).items() if _asked(name, words)}
+        expected = {name: case for name, case in baseline.get(section, {}).items() if _selected(name, words)}
         differ = list(differences(expected, found[section]))
         wrong += len(differ)
         for line in differ:
             print(f"{section}: {line}")
         print(f"{section}: {len(found[section])} cases, {len(differ) or 'no'} difference{'s' * (len(differ) != 1)}")
     if wrong:
-        print("If that is meant to be: `python -m bench gate --update`, and commit bench/baseline.json with it.")
+        print("If this is intended: `python -m bench gate --update`, and commit bench/baseline.json with the change.")
     return 1 if wrong else 0
 
 
@@ -94,7 +94,7 @@ def versions() -> dict[str, str]:
 
 
 def differences(baseline: dict, found: dict, path: str = "") -> Iterator[str]:
-    """One line for each count that is another, or that one of the two does not have."""
+    """A line for each count that differs, or that one of the two does not have."""
     for key in [*baseline, *(k for k in found if k not in baseline)]:
         where = f"{path}, {key}" if path else key
         before, now = baseline.get(key), found.get(key)
@@ -108,12 +108,12 @@ def _shown(value: object) -> str:
     return "nothing" if value is None else "other counts" if isinstance(value, dict) else str(value)
 
 
-def _asked(name: str, words: Sequence[str] | None) -> bool:
+def _selected(name: str, words: Sequence[str] | None) -> bool:
     return words is None or any(word in name for word in words)
 
 
-def counted(section: str, words: Sequence[str] | None = None) -> dict:
-    """The counts of a section, from a process made for it."""
+def count_section(section: str, words: Sequence[str] | None = None) -> dict:
+    """The counts of a section, from a new process."""
     left_out = ("TRITON_INTERPRET", "FASTGAN_BACKEND", "FASTGAN_CACHED_LAUNCH", "OMP_NUM_THREADS")
     variables = {k: v for k, v in os.environ.items() if k not in left_out} | {"OMP_NUM_THREADS": "1"}
     variables |= {"CUDA_VISIBLE_DEVICES": "", "KINETO_LOG_LEVEL": "99"}
@@ -126,7 +126,7 @@ def counted(section: str, words: Sequence[str] | None = None) -> dict:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-# The cases: what people call, at sizes on both sides of every choice that the launcher and the closed form make.
+# The cases: public calls, at sizes on both sides of every choice that the launcher and the closed form make.
 
 
 def cases() -> dict[str, Callable[[], Call]]:
@@ -217,7 +217,7 @@ def cases() -> dict[str, Callable[[], Call]]:
 
 
 def launches(words: Sequence[str] | None = None) -> dict:
-    """Of a call of each case; under the interpreter."""
+    """Launches of a call of each case, under the interpreter."""
     from triton.runtime.interpreter import GridExecutor
 
     from fastgan import kernels
@@ -232,7 +232,7 @@ def launches(words: Sequence[str] | None = None) -> dict:
     GridExecutor.__call__ = counting
     found = {}
     for name, make in cases().items():
-        if name in SLOW_TO_INTERPRET or not _asked(name, words):
+        if name in SLOW_TO_INTERPRET or not _selected(name, words):
             continue
         call = make()
         before, ran = kernels.launch_count(), 0
@@ -242,13 +242,13 @@ def launches(words: Sequence[str] | None = None) -> dict:
 
 
 def operators(words: Sequence[str] | None = None) -> dict:
-    """Operators and memory of a call of each case; on the CPU's closed form."""
+    """Operators and memory of a call of each case, with the CPU's closed form."""
     import torch
 
     torch.set_num_threads(1)
     found = {}
     for name, make in cases().items():
-        if not _asked(name, words):
+        if not _selected(name, words):
             continue
         call = make()
         for _ in range(WARM_UP):
@@ -275,18 +275,18 @@ def _profiled(call: Call) -> dict:
 
 
 def instructions(words: Sequence[str] | None = None) -> dict:
-    """The machine code of each of BUILDS, for sm_90."""
+    """Counts from the machine code of each of BUILDS, for sm_90."""
     from bench.checks import machine_code
 
     calls = {call.name: call for call in machine_code.CALLS}
-    kept = ("registers", "stack", "spills", "code", "atomics", "programs", "threads", "block", "tile_loops")
+    keys = ("registers", "stack", "spills", "code", "atomics", "programs", "threads", "block", "tile_loops")
     found = {}
     for name, dtype in BUILDS:
-        if not _asked(f"{name}, {dtype}", words):
+        if not _selected(f"{name}, {dtype}", words):
             continue
         row = machine_code.measure(calls[name], dtype, "sm_90")
         row["tile_loops"] = {f"tile loop {i}": loop for i, loop in enumerate(row["tile_loops"])}
-        found[f"{name}, {dtype}"] = {key: row[key] for key in kept}
+        found[f"{name}, {dtype}"] = {key: row[key] for key in keys}
     return found
 
 

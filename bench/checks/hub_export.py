@@ -1,8 +1,8 @@
 """`python -m bench.checks.hub_export OUT`: the losses and their kernels as a source for the Hugging Face kernels hub.
 
-The hub loads a kernel under a name of its own, several versions side by side, and allows imports of PyTorch, the
-standard library and the kernel itself only (Triton comes with PyTorch): imports become relative, operators get a
-namespace that is unique to the code, and two calls of NumPy become PyTorch's. `kernel-builder` builds from OUT.
+The hub loads a kernel under its own name, with several versions side by side. A kernel may import only PyTorch, the
+standard library and itself (Triton comes with PyTorch). So imports become relative, operators get a namespace that is
+unique to the code, and two calls of NumPy become calls of PyTorch. `kernel-builder` builds from OUT.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-ROOMS = ("formulas", "kernels", "cpu", "operators", "losses")  # each imports others of them alone
+ROOMS = ("formulas", "kernels", "cpu", "operators", "losses")  # each imports only others of these
 FILES = ("gradients.py", "checks.py")
 REPLACED = {
     "import numpy as np\n": "",
@@ -41,7 +41,7 @@ FLAKE = """\
 
 
 def relative(source: str, depth: int) -> str:
-    """A module's source with imports of fastgan made relative; depth: how many packages it lies below fastgan."""
+    """A module's source with relative imports of fastgan; depth: the number of packages between it and fastgan."""
     dots = "." * (depth + 1)
     source = re.sub(r"^(\s*)from fastgan import ", rf"\1from {dots} import ", source, flags=re.M)
     source = re.sub(r"^(\s*)from fastgan\.", rf"\1from {dots}", source, flags=re.M)
@@ -49,7 +49,7 @@ def relative(source: str, depth: int) -> str:
 
 
 def public() -> str:
-    """`__init__.py`: what fastgan's own imports from these rooms."""
+    """The source of `__init__.py`: what fastgan's `__init__.py` imports from these rooms."""
     tree = ast.parse((ROOT / "fastgan" / "__init__.py").read_text(encoding="utf-8"))
     rooms = re.compile(rf"fastgan\.({'|'.join(ROOMS)}|gradients)\b")
     found = [node for node in tree.body if isinstance(node, ast.ImportFrom) and rooms.match(node.module)]
@@ -62,7 +62,7 @@ def public() -> str:
 
 
 def export(out: Path) -> Path:
-    """Writes the folder; returns that of the package in it."""
+    """Write the source tree to `out`; returns the folder of the package in it."""
     paths = [path for room in ROOMS for path in sorted((ROOT / "fastgan" / room).glob("*.py"))]
     paths += [ROOT / "fastgan" / name for name in FILES]
     names = [path.relative_to(ROOT / "fastgan") for path in paths]

@@ -1,8 +1,8 @@
-"""Builds of the kernels of images, for `machine_code`. Promises on NVIDIA are of the loops over full tiles:
+"""Builds of the image kernels, for `machine_code`. Promises on NVIDIA are for the loops over full tiles:
 
 augment
   the sum for the contrast reads 128 bits     every build
-  results are written 128 bits at a time      NCHW with planes of such a size, and channels_last with pixels of 128 bits
+  results are written 128 bits at a time      NCHW with planes of a multiple of 128 bits; channels_last with such pixels
   pixels are read 128 bits at a time          channels_last with pixels of 128 bits; else a shift may misalign them
   nothing spills                              every build, on AMD too
   a counter that orders memory                if several programs share a sample

@@ -1,8 +1,8 @@
-"""What fastgan's launchers would launch on a GPU that is not here, and the binary that Triton makes of it.
+"""What fastgan's launchers would launch on a given GPU, without that GPU, and the binary that Triton makes of it.
 
-A launcher is called as a training step calls it, with `launch` replaced by a recorder, so that the arguments, block
-sizes and warps are those it would really launch with. `recorded` is the only place of bench that looks into
-`fastgan.kernels`' launchers, but for `tune`, which replaces their plans.
+A launcher is called as in a training step, with `launch` replaced by a recorder, so the arguments, block sizes and
+warps are those of a real launch. In bench, only `recorded` and `tune`, which replaces plans, use the internals of the
+launchers in `fastgan.kernels`.
 """
 
 from __future__ import annotations
@@ -30,8 +30,7 @@ MULTIPROCESSORS = {"sm_80": 108, "sm_90": 132, "sm_100": 148, "gfx942": 304}
 
 @dataclass(frozen=True)
 class Launch:
-    """A kernel with the arguments and options that the launcher gave it. key: what the launcher thinks the binary
-    depends on."""
+    """A kernel with the launcher's arguments and options. key: what the launcher assumes the binary depends on."""
 
     kernel: object
     grid: tuple
@@ -45,7 +44,7 @@ class Broken(Exception):
 
 
 class Recorder:
-    """Stands in for a kernel: keeps what it would have been launched with."""
+    """Replaces a kernel and records its launches."""
 
     def __init__(self):
         self.launches = []
@@ -55,7 +54,7 @@ class Recorder:
 
 
 def recorded(module: str, call: Callable, target: str) -> Launch:
-    """The one launch of `call(fastgan.kernels.<module>)` on such a GPU."""
+    """The single launch of `call(fastgan.kernels.<module>)` on a GPU of this target."""
     kernels = importlib.import_module(f"fastgan.kernels.{module}")
     launching = importlib.import_module("fastgan.kernels.launch")
     real_launch, found = kernels.launch, []

@@ -4,8 +4,8 @@ bias_act
   tensors move 128 bits at a time              NVIDIA, all but the bias and the partial sums
   nothing spills                               float32, bfloat16, float16
   each tensor is read once and written once    every launch: x, or g and x or y, or those and h
-  a ticket that orders memory                  if several programs share a channel and its sum is asked for
-upfirdn2d, which is also two launches of filtered_lrelu, of filters that are no vectors
+  an atomic counter that orders memory         if several programs share a channel and its sum is needed
+upfirdn2d, which filtered_lrelu also launches twice if its filters are not vectors
   images move 128 bits at a time               channels_last, NVIDIA
   nothing spills                               every launch
 filtered_lrelu
@@ -66,9 +66,9 @@ class BiasAct:
         return recorded("bias_act", call, target)
 
     def row(self, launch: Launch, row: dict, tiles: list[list[str]] | None) -> dict:
-        given, options = dict(zip(launch.kernel.arg_names, launch.arguments)), launch.options
-        row["reads"] = sum(given[name] is not None for name in ("x", "g", "d"))
-        row["writes"] = sum(given[name] is not None for name in ("out", "curved"))
+        arguments, options = dict(zip(launch.kernel.arg_names, launch.arguments)), launch.options
+        row["reads"] = sum(arguments[name] is not None for name in ("x", "g", "d"))
+        row["writes"] = sum(arguments[name] is not None for name in ("out", "curved"))
         row |= {"block": f"{options['BR']} x {options['BI']}", "ticket": options["SPLIT"], "odd": options["UNIT"] == 1}
         row["accesses"] = options["BR"] * options["BI"] // row["threads"] * DTYPES[row["dtype"]].itemsize // 16
         walk = max(tiles or [[]], key=lambda body: len(widths(body, stores=True)), default=[])
@@ -79,7 +79,7 @@ class BiasAct:
     def broken(row: dict) -> Iterator[str]:
         nvidia = row["loads"] is not None
         for kind, tensors in (("loads", row["reads"]), ("stores", row["writes"])) if nvidia else ():
-            full = [128] * (row["accesses"] * tensors)  # tiles that stick out have code of their own
+            full = [128] * (row["accesses"] * tensors)  # partial tiles have separate code
             if row[kind] != 2 * full and not (row["odd"] and row[kind][: len(full)] == full):
                 yield f"{kind} of {row[kind]} bits, expected 2 × {len(full)} of 128"
         if row["dtype"] != "float64" and row["spills"]:
@@ -193,19 +193,19 @@ class FilteredLrelu:
         return recorded("filtered_lrelu", call, target)
 
     def row(self, launch: Launch, row: dict, tiles: list[list[str]] | None) -> dict:
-        given, options = dict(zip(launch.kernel.arg_names, launch.arguments)), launch.options
-        images = [given[name] for name in ("v", "x", "y") if given[name] is not None]
+        arguments, options = dict(zip(launch.kernel.arg_names, launch.arguments)), launch.options
+        images = [arguments[name] for name in ("v", "x", "y") if arguments[name] is not None]
         row |= {"block": f"{options['BP']} x {options['BX']} x {options['W']}", "images": len(images)}
         row["largest"] = max(t.numel() for t in launch.arguments if isinstance(t, torch.Tensor))
         row["ends"] = math.prod(self.shape[:2]) * max(math.prod(self.shape[2:]), math.prod(self.sizes()[1]))
-        row["between"] = 4 * options["BP"] * options["BX"] * options["W"]  # bytes of a program's row there
+        row["between"] = 4 * options["BP"] * options["BX"] * options["W"]  # bytes of a program's row
         row["reads"] = []
         for image, up, taps, of in zip(images[:-1], ("U", "UG"), ("TAPS1", "TAPSG"), ("", "gate_")):
-            own, left, above = options["W"] // options[up], given[of + "left"], given[of + "above"]
-            begins = [left + group * (options["BX"] - options["LOST"]) * own for group in range(given["groups"])]
-            columns = inside(begins, options["BX"] * own, image.shape[3])
-            begins = [above + k * given["rows"] * options["D"] // options[up] for k in range(given["strips"])]
-            count = (given["steps"] * options["PERIOD"] + options[taps]) // options[up]
+            width, left, above = options["W"] // options[up], arguments[of + "left"], arguments[of + "above"]
+            begins = [left + group * (options["BX"] - options["LOST"]) * width for group in range(arguments["groups"])]
+            columns = inside(begins, options["BX"] * width, image.shape[3])
+            begins = [above + k * arguments["rows"] * options["D"] // options[up] for k in range(arguments["strips"])]
+            count = (arguments["steps"] * options["PERIOD"] + options[taps]) // options[up]
             row["reads"].append(columns * inside(begins, count, image.shape[2]) / math.prod(image.shape[2:]))
         a_step = [options["W"] // options[up] * options["PERIOD"] // options[up] for up in ("U", "UG")]
         row["loads_expected"] = sum(a_step[: len(images) - 1])
@@ -237,7 +237,7 @@ class FilteredLrelu:
 
 
 def inside(begins: Sequence[int], count: int, size: int) -> int:
-    """How many of `count` pixels from each begin on lie in [0, size)."""
+    """How many of the `count` pixels after each begin lie in [0, size)."""
     return sum(max(0, min(begin + count, size) - max(begin, 0)) for begin in begins)
 
 

@@ -1,7 +1,7 @@
-"""`python -m bench machine-code`: the kernels compiled for GPUs that are not here, and what the machine code says.
+"""`python -m bench machine-code`: compile the kernels for several GPUs, and check promises on the machine code.
 
-Each launch is compiled ahead of time for sm_80, sm_90, sm_100 and gfx942 and disassembled with what the Triton wheel
-brings. No GPU is needed. Promises, by kernel (the promises on accesses are of full tiles):
+Each launch is compiled ahead of time for sm_80, sm_90, sm_100 and gfx942 and disassembled with the tools in the Triton
+wheel. No GPU is needed. Promises, by kernel (those on accesses are for full tiles):
 
 adversarial
   loads and stores are 128 bits wide           every target and dtype; on gfx942, whose warps have twice the threads, if
@@ -12,13 +12,13 @@ adversarial
 mmd
   tiles of points are read 128 bits at a time  products, sm_80 and sm_90
   nothing spills                               differences; in a loop over tiles also products, on NVIDIA
-  products are taken by matrix units           products
+  matrix units compute the products            products
   shared memory suffices                       every launch
 signs, of feature matching
   maps and gradients move 128 bits at a time   NVIDIA
   signs move 64 bits at a time or more         NVIDIA
   nothing spills                               float32, bfloat16, float16
-  a ticket that orders memory                  in the forward launch alone
+  an atomic counter that orders memory         only in the forward launch
 augment, bias_act, upfirdn2d, filtered_lrelu: see `image_builds` and `layer_builds`
 """
 
@@ -45,14 +45,14 @@ from bench.harness.accuracy import DTYPES
 from bench.harness.progress import progress
 
 MOST_INSTRUCTIONS = {"float32": 26, "bfloat16": 24, "float16": 24}
-SHARED = {"sm_80": 166_912, "sm_90": 232_448, "sm_100": 232_448, "gfx942": 65_536}  # bytes a program may have
+SHARED = {"sm_80": 166_912, "sm_90": 232_448, "sm_100": 232_448, "gfx942": 65_536}  # bytes that a program may use
 HIFIGAN = tuple(map(math.prod, shapes.HIFIGAN))
 HIFIGAN_MAPS = tuple(math.prod(shape) for maps in shapes.hifigan_maps(16, 8192) for shape in maps)
-ODD = 2**22 + 3  # not known to be a multiple of anything
+UNALIGNED = 2**22 + 3  # a size that Triton cannot specialise as a multiple of 16
 FULL = tuple(DTYPES)
 
 
-# The kernels: what is asked of each launcher, and what is promised of its machine code.
+# The kernels: the launches, and the promises on their machine code.
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ class Adversarial:
                 yield f"{loop['spills']} spills in the tile loop"
             if is_counted(row) and loop["instructions_a_logit"] > (most := MOST_INSTRUCTIONS[row["dtype"]]):
                 yield f"{loop['instructions_a_logit']:.1f} instructions a logit, at most {most}"
-        if not double and not nvidia and row["spills"]:  # the compiler says how many, and not where
+        if not double and not nvidia and row["spills"]:  # the compiler gives their number, not their place
             yield f"{row['spills']} spills"
 
     @staticmethod
@@ -154,7 +154,7 @@ class Mmd:
         row["instructions"] = row["code"]
         if tiles is None:
             return row | {"spills_in_loops": None, "loads_narrow": None}
-        # Differences, which products fall back to, read a coordinate at a time.
+        # Only loops with products count: the fallback to differences reads one coordinate at a time.
         loads = [width for body in tiles if any(map(is_product, body)) for width in widths(body)]
         row |= {"loads_128": loads.count(128), "loads_narrow": len(loads) - loads.count(128)}
         return row | {"spills_in_loops": sum(map(spills, tiles))}
@@ -162,14 +162,14 @@ class Mmd:
     @staticmethod
     def broken(row: dict) -> Iterator[str]:
         if row["shared"] > SHARED[row["target"]]:
-            yield f"{row['shared']} bytes of shared memory, {SHARED[row['target']]} are there"
+            yield f"{row['shared']} bytes of shared memory, {SHARED[row['target']]} available"
         if not row["products"]:
             if row["spills"]:
                 yield f"{row['spills']} spills"
             return
         if row["target"] in ("sm_80", "sm_90") and (not row["loads_128"] or row["loads_narrow"]):
             yield f"loads: {row['loads_128']} of 128 bits, {row['loads_narrow']} narrower"
-        if row["spills_in_loops"]:  # None on AMD, whose compiler does not say where
+        if row["spills_in_loops"]:  # None on AMD, whose compiler does not give their place
             yield f"{row['spills_in_loops']} spills in loops"
         if not row["matrix"]:
             yield "no instruction of the matrix units"
@@ -235,11 +235,12 @@ class Signs:
         return {"loads": counted(row["loads"]), "stores": counted(row["stores"])}
 
 
-HALVES, WITHOUT_DOUBLE = ("float32", "bfloat16"), ("float32", "bfloat16", "float16")  # others: slow, and few promises
+# The other dtypes compile slowly and have few promises.
+HALVES, WITHOUT_DOUBLE = ("float32", "bfloat16"), ("float32", "bfloat16", "float16")
 CALLS = (
     Adversarial("value_and_grad, 2 × 128", 128, True, True, False),
     Adversarial("value_and_grad, 2 × 4096, scaled", 4096, True, True, True, dtypes=WITHOUT_DOUBLE),
-    Adversarial(f"value_and_grad, 2 × {ODD}", ODD, True, True, False),
+    Adversarial(f"value_and_grad, 2 × {UNALIGNED}", UNALIGNED, True, True, False),
     Adversarial("drop-in forward, 2 × 2^22", 2**22, True, False, False, dtypes=WITHOUT_DOUBLE),
     Adversarial("drop-in backward, 2 × 2^22", 2**22, False, True, True),
     Adversarial(
@@ -254,8 +255,8 @@ CALLS = (
     Mmd("value_and_grad, 64 dimensions, tf32", 16384, 64, precision="tf32"),
     Mmd("drop-in backward, 256 dimensions", 16384, 256, ("bfloat16",), value=False),
     Mmd("value_and_grad, 256 dimensions", 16384, 256),
-    Signs(f"signs forward, a pair of {ODD}", (ODD,), True),
-    Signs(f"signs backward, a pair of {ODD}", (ODD,), False),
+    Signs(f"signs forward, a pair of {UNALIGNED}", (UNALIGNED,), True),
+    Signs(f"signs backward, a pair of {UNALIGNED}", (UNALIGNED,), False),
     Signs("signs forward, 54 pairs of maps", HIFIGAN_MAPS, True, HALVES),
     Signs("signs backward, 54 pairs of maps", HIFIGAN_MAPS, False, HALVES),
     Images("augmented, 16 × 3 × 256 × 256", (16, 3, 256, 256), dtypes=FULL),
@@ -289,7 +290,7 @@ def measure(
 
 
 def is_counted(row: dict) -> bool:
-    """Whether the number of instructions a logit is promised."""
+    """Whether there is a promise on the number of instructions per logit."""
     return row["target"] == "sm_90" and row["dtype"] != "float64" and row["programs"] > 1
 
 
@@ -320,10 +321,10 @@ def rows(work: Sequence[tuple], jobs: int) -> list[dict]:
 
 
 def run(targets: str | None, path: Path | None, jobs: int | None = None) -> int:
-    chosen = targets.split(",") if targets else list(TARGETS)
-    if unknown := [name for name in chosen if name not in TARGETS]:
+    selected = targets.split(",") if targets else list(TARGETS)
+    if unknown := [name for name in selected if name not in TARGETS]:
         raise ValueError(f"machine-code: target {unknown[0]!r}: expected one of {', '.join(TARGETS)}")
-    found = rows(builds(chosen), jobs or os.cpu_count() or 1)
+    found = rows(builds(selected), jobs or os.cpu_count() or 1)
     failed = sum(bool(row["broken"]) for row in found)
     by_kernel = {call: [row for row in found if row["kernel"] == call.kernel] for call in KERNELS.values()}
     if path is not None:

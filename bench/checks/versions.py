@@ -1,8 +1,8 @@
-"""`python -m bench versions`: does fastgan run on the versions of torch and triton that people have?
+"""`python -m bench versions`: does fastgan run on the common versions of torch and triton?
 
-For each pair, an environment of its own: a selection of the CPU tests, and every launch of every kernel compiled ahead
-of time for sm_80, sm_90 and sm_100, its promises read from the machine code. No GPU is needed. The results file is
-written anew as each pair ends, so that a stopped run keeps the pairs before.
+Each pair gets a separate environment, which runs a selection of the CPU tests and compiles every launch of every kernel
+ahead of time for sm_80, sm_90 and sm_100, with the promises checked on the machine code. No GPU is needed. The results
+file is written again after each pair, so that a stopped run keeps the earlier pairs.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ DTYPES = ("float32", "bfloat16")  # of each launch
 
 @dataclass(frozen=True)
 class Pair:
-    """What pip is asked for, and the Python that has it."""
+    """The requirements for pip, and the version of Python."""
 
     name: str
     python: str
@@ -45,7 +45,7 @@ PAIRS = (
 TESTED_WITH = ("accelerate", "hypothesis", "lightning-fabric", "matplotlib", "pillow", "pytest", "pytest-benchmark")
 TESTED_WITH += ("pytest-timeout", "pytest-xdist", "scikit-learn", "scipy", "setuptools>=77,<82", "tensorboard")
 TESTED_WITH += ("torchmetrics", "tqdm", "wheel")
-TESTS = (  # what depends on torch or triton, of a few minutes together
+TESTS = (  # those that depend on torch or triton, a few minutes together
     *("accuracy", "autograd", "bad_input", "criteria", "gradients", "import", "launcher", "layouts", "lists"),
     *("matching", "matching_signs", "mmd", "mmd_machinery", "objective_arguments", "objectives", "operators"),
     *("penalties", "step", "step_precision", "step_work"),
@@ -61,8 +61,8 @@ class NotRun(Exception):
     """An environment could not be made or used."""
 
 
-def made(pair: Pair, folder: Path) -> Path:
-    """The Python of a new environment with this pair."""
+def make_environment(pair: Pair, folder: Path) -> Path:
+    """Make an environment with this pair; returns its Python."""
     python = shutil.which(f"python{pair.python}") or sys.executable
     _call([python, "-m", "venv", str(folder)])
     python = folder / "bin" / "python"
@@ -84,8 +84,8 @@ def _call(command: Sequence[str], timeout: float = 3600, environ: dict | None = 
     return done.stdout
 
 
-def tried(python: Path, tests: Sequence[str], targets: Sequence[str], jobs: int, minutes: float) -> dict:
-    """One row of the results: what this Python has, and what fastgan does there."""
+def measure(python: Path, tests: Sequence[str], targets: Sequence[str], jobs: int, minutes: float) -> dict:
+    """One row of the results: the versions in this environment, the tests and the builds."""
     begin = time.perf_counter()
     clean = {k: v for k, v in os.environ.items() if k not in ("TRITON_INTERPRET", "FASTGAN_BACKEND")}
     row = json.loads(_call([str(python), "-c", VERSIONS], environ=clean))
@@ -110,7 +110,7 @@ def _tests(python: Path, tests: Sequence[str], jobs: int, minutes: float, enviro
 
 
 def test_file(name: str) -> Path:
-    """tests/ROOM/test_NAME.py, in whichever room; no two files of tests have one name."""
+    """tests/ROOM/test_NAME.py, in any room; names of test files are unique."""
     found = sorted((environment.ROOT / "tests").glob(f"*/test_{name}.py"))
     if not found:
         raise ValueError(f"versions: test {name!r}: there is no tests/*/test_{name}.py")
@@ -149,14 +149,14 @@ def _builds(python: Path, targets: Sequence[str], jobs: int, minutes: float, env
 
 
 def print_builds(targets: Sequence[str], jobs: int) -> None:
-    """A line of JSON for each build, in the environment under test."""
+    """Print a line of JSON for each build, in the environment under test."""
     with concurrent.futures.ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
         for row in pool.map(build, work(targets)):
             print(json.dumps(row), flush=True)
 
 
 def work(targets: Sequence[str]) -> list[tuple]:
-    """(call, dtype, target) of every build: of a launch that is built in none of `DTYPES`, what it is built in."""
+    """(call, dtype, target) of every build in `DTYPES`, or in all of a launch's dtypes if it has none of these."""
     from bench.checks import machine_code
 
     every = machine_code.builds(targets)
@@ -171,12 +171,12 @@ def build(item: tuple) -> dict:
     row = {"build": f"{call.kernel}, {call.name}, {dtype}, {target}"}
     try:
         return row | {"broken": machine_code.measure(*item)["broken"]}
-    except Exception as error:  # whatever the compiler raises: the next build may pass
+    except Exception as error:  # any error of the compiler: the next build may pass
         return row | {"error": f"{type(error).__name__}: {error}"[-300:]}
 
 
 def run(args) -> int:
-    """The command: new environments, or the given ones."""
+    """Run the command, in new environments or in the given ones."""
     names = [pair.name for pair in PAIRS]
     if unknown := [name for name in args.only or () if name not in names]:
         raise ValueError(f"versions: pair {unknown[0]!r}: expected one of {', '.join(names)}")
@@ -190,11 +190,12 @@ def run(args) -> int:
         rows = json.loads(args.out.read_text(encoding="utf-8"))["rows"]
     jobs = args.jobs or os.cpu_count() or 1
     complete = True
-    for chosen in args.python or [pair for pair in PAIRS if not args.only or pair.name in args.only]:
+    for pair_or_python in args.python or [pair for pair in PAIRS if not args.only or pair.name in args.only]:
         with tempfile.TemporaryDirectory(prefix="fastgan-versions-") as folder:
             try:
-                python = made(chosen, Path(folder)) if isinstance(chosen, Pair) else chosen
-                row = tried(python, tests, TARGETS, jobs, args.minutes)
+                is_pair = isinstance(pair_or_python, Pair)
+                python = make_environment(pair_or_python, Path(folder)) if is_pair else pair_or_python
+                row = measure(python, tests, TARGETS, jobs, args.minutes)
             except NotRun as error:
                 print(f"python -m bench versions: {error}", file=sys.stderr)
                 complete = False

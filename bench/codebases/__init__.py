@@ -1,1 +1,1 @@
-"""Losses and discriminators of public codebases: their shapes and their own formulas, restated from their sources."""
+"""Losses and discriminators of public codebases: their shapes and formulas, restated from their sources."""

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Loss = Callable[..., Tensor]  # of the sides, as the configuration holds them
-Parts = Sequence[Loss]  # one loss of all sides, or one a side if the codebase goes backward side by side
+Loss = Callable[..., Tensor]  # called with the sides, as the configuration holds them
+Parts = Sequence[Loss]  # one loss of all sides, or one for each side if the codebase runs a backward pass for each
 
 
 def hifigan_d(read: bool, widen: Callable = lambda x: x) -> Loss:
@@ -40,7 +40,7 @@ def hifigan_g(fake: list[Tensor]) -> Tensor:
 
 
 def in_calls(loss_of: Loss, first: int) -> Loss:
-    """Two calls, of the first discriminators and of the rest, as HiFi-GAN's train.py has them (MPD, then MSD)."""
+    """Two calls, for the first discriminators and for the rest, as in HiFi-GAN's train.py (MPD, then MSD)."""
 
     def loss(real: list[Tensor], fake: list[Tensor]) -> Tensor:
         return loss_of(real[first:], fake[first:]) + loss_of(real[:first], fake[:first])
@@ -57,7 +57,7 @@ def dac_d(real: list[list[Tensor]], fake: list[list[Tensor]]) -> Tensor:
 
 
 def audiocraft_d(like: Tensor) -> Parts:
-    """`AdversarialLoss.train_adv` with the hinge criteria; zeros are made on the device at every call, as there."""
+    """`AdversarialLoss.train_adv` with the hinge criteria; as upstream, every call creates zeros on the device."""
 
     def zero(x: Tensor) -> Tensor:
         return torch.tensor(0.0, device=x.device, dtype=x.dtype).expand_as(x)
@@ -73,7 +73,7 @@ def audiocraft_d(like: Tensor) -> Parts:
 
 
 def pix2pixhd_d(like: Tensor) -> Parts:
-    """`GANLoss(use_lsgan=True)`. Its cached labels are made anew at each scale, since the scales differ in size."""
+    """`GANLoss(use_lsgan=True)`. Its cached labels are created again for each scale, since scales differ in size."""
 
     def of_side(scales: list[list[Tensor]], label: float) -> Tensor:
         loss = 0
@@ -111,7 +111,7 @@ def spade_d(criterion: Callable[[list[list[Tensor]], bool], Tensor]) -> Loss:
 
 
 class CycleGANLoss(torch.nn.Module):
-    """`GANLoss("lsgan")`: labels are buffers, and `MSELoss` is a module in it."""
+    """`GANLoss("lsgan")`: labels are buffers, and `MSELoss` is a submodule."""
 
     def __init__(self):
         super().__init__()
@@ -136,7 +136,7 @@ def taming_d(real: Tensor, fake: Tensor) -> Tensor:
 
 
 class BasicSRLoss(torch.nn.Module):
-    """`GANLoss("vanilla")`: makes its labels at each call, and `BCEWithLogitsLoss` is a module in it."""
+    """`GANLoss("vanilla")`: it creates its labels at each call, and `BCEWithLogitsLoss` is a submodule."""
 
     def __init__(self):
         super().__init__()
@@ -162,7 +162,7 @@ def esrgan_d(criterion: Callable[[Tensor, bool], Tensor]) -> Parts:
 
 
 def dcgan_d(criterion: Callable[[Tensor, Tensor], Tensor], head: Callable = lambda x: x) -> Parts:
-    """main.py makes its labels at every step; `head` is D's last layer, where that is counted in."""
+    """main.py creates its labels at every step. head: D's last layer, if the loss includes it."""
 
     def of_side(x: Tensor, label: float) -> Tensor:
         return criterion(head(x), torch.full((x.size(0),), label, dtype=x.dtype, device=x.device))

@@ -1,5 +1,5 @@
-"""The configurations of `lists` and `batches`: one codebase's adversarial loss at one of its own training settings, and
-what takes its place: several discriminators in a list, two or three ways to reduce, one backward pass or two."""
+"""The configurations of `lists` and `batches`: a codebase's adversarial loss at one of its own training settings, and
+its replacements. They differ in the discriminators in a list, the reductions, and one backward pass or two."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from fastgan import compat
 class Configuration:
     """eager, drop_in, plain: a tensor that gives device and dtype -> `Parts`.
 
-    shapes: the logits of one side. holds: what the loss is called with, "tensor", "list" or "lists" (of features, the
-    logits last and alone). sides: "both"; "fake", a generator's loss; "batch", both in one tensor, generated first.
-    plain: eager without `.item()`, where it has any. exact: what the gate evaluates in float64, if not eager itself.
+    shapes: the logits of one side. holds: the argument type of the loss, "tensor", "list" or "lists" (of features, here
+    only the logits). sides: "both"; "fake", a generator's loss; "batch", both in one tensor, generated first.
+    plain: eager without its `.item()` calls, if it has any. exact: what the gate evaluates in float64, if not eager.
     value_and_grad: (sides, grad_scale) -> ValueAndGrad. notes: what the codebase does, and what ours changes.
     """
 
@@ -46,14 +46,14 @@ class Configuration:
         return sum(math.prod(shape) for shape in self.shapes)
 
 
-# What takes their place.
+# The replacements.
 
 
 class _Signal:
-    """Stands for DAC's AudioSignal; its D is the identity, so that the "waveform" is D's output."""
+    """Replaces DAC's AudioSignal. D is the identity here, so the "waveform" is D's output."""
 
-    def __init__(self, found: list[list[Tensor]]):
-        self.audio_data = found
+    def __init__(self, output: list[list[Tensor]]):
+        self.audio_data = output
 
     def clone(self) -> _Signal:
         return self
@@ -67,7 +67,7 @@ def dac_drop_in(like: Tensor) -> theirs.Parts:
 
 
 def audiocraft_drop_in(like: Tensor) -> theirs.Parts:
-    """What `AdversarialLoss.train_adv` calls between D and the optimizer."""
+    """The part of `AdversarialLoss.train_adv` between D and the optimizer."""
     criteria = [get("hinge") for get in (compat.audiocraft.get_adv_criterion, compat.audiocraft.get_real_criterion)]
     criteria.append(compat.audiocraft.get_fake_criterion("hinge"))
     adversary = torch.nn.Linear(1, 1)
@@ -96,7 +96,7 @@ def of_both(objective: str, **options) -> Callable:
     )
 
 
-READS = "its `.item()` calls, {} a step, are made and their results unused"
+READS = "with its {} `.item()` calls a step, whose results are not used"
 
 # fmt: off
 CONFIGURATIONS = (

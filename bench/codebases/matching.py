@@ -41,7 +41,7 @@ def dac_loss(fake: Lists, real: Lists) -> Tensor:
 
 
 def audiocraft_loss(fake: Lists, real: Lists) -> Tensor:
-    """`FeatureMatchingLoss`, normalised; it sums up |real| as well, and makes no use of it."""
+    """`FeatureMatchingLoss`, normalised; like upstream, it also sums |real| and does not use the sum."""
     total = torch.tensor(0.0, device=fake[0][0].device)
     for maps, others in zip(fake, real):
         loss = torch.tensor(0.0, device=fake[0][0].device)
@@ -72,7 +72,7 @@ def spade_loss(fake: Lists, real: Lists) -> Tensor:
 @dataclass(frozen=True)
 class Configuration:
     """full, small: the maps of one side on a GPU, on a CPU. eager, drop_in: (fake maps, real maps) -> loss.
-    options: of fastgan.feature_matching_loss, for the same loss. attached: the real maps want gradients too."""
+    options: of fastgan.feature_matching_loss, for the same loss. attached: the real maps require gradients too."""
 
     name: str
     title: str
@@ -105,7 +105,7 @@ CONFIGURATIONS = (
     Configuration(
         "hifigan-attached", "HiFi-GAN V1, real maps attached", hifigan_maps(16, 8192), hifigan_maps(1, 8192),
         hifigan_loss, lambda fake, real: hifigan.feature_loss(real, fake), dict(weights=2.0, detach_real=False),
-        "as its train.py calls it: the real maps get gradients too, which nobody uses", attached=True,
+        "as its train.py calls it: the real maps get gradients too, which nothing uses", attached=True,
     ),
     Configuration(
         "bigvgan-v2", "BigVGAN-v2 24k", bigvgan_maps(4, 65536), bigvgan_maps(1, 8192),

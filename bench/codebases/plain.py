@@ -8,11 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-STATISTICS = ("mean", "var")  # how the buffers of batch normalisation end that are averaged as weights are
+STATISTICS = ("mean", "var")  # ends of the names of batch normalisation's buffers that are averaged like weights
 
 
 class Plain:
-    """Cross-entropy with the non-saturating loss of G (Goodfellow et al. 2014, section 3), R1 on real samples
+    """Train with cross-entropy and the non-saturating loss of G (Goodfellow et al. 2014, section 3), R1 on real samples
     (Mescheder et al. 2018, eq. 9), Adam, and G's moving average:
 
         L_D = weight * (mean softplus(-D(x)) + mean softplus(D(G(z)))) + r1 / 2 * mean |grad_x D(x)|^2
@@ -92,13 +92,13 @@ class Plain:
     @torch.no_grad()
     def average(self) -> None:
         decay = min(self.ema_decay, (self.steps + 1) / (self.steps + 10))
-        for average, own in zip(self.ema.parameters(), self.generator.parameters()):
-            average.lerp_(own, 1 - decay)
-        for (name, average), own in zip(self.ema.named_buffers(), self.generator.buffers()):
+        for average, weight in zip(self.ema.parameters(), self.generator.parameters()):
+            average.lerp_(weight, 1 - decay)
+        for (name, average), buffer in zip(self.ema.named_buffers(), self.generator.buffers()):
             if name.endswith(STATISTICS):
-                average.lerp_(own, 1 - decay)
+                average.lerp_(buffer, 1 - decay)
             else:
-                average.copy_(own)
+                average.copy_(buffer)
         self.steps += 1
 
     @torch.no_grad()

@@ -1,4 +1,4 @@
-"""Shapes that public discriminators make at their own training settings: of their logits, and of their maps."""
+"""Shapes of the logits and maps of public discriminators at their own training settings."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SPADE = ((4, 1, 35, 35), (4, 1, 19, 19))
 
 
 def halved(n: int, stride: int = 2) -> int:
-    """How many places a convolution of this stride has."""
+    """The output length of a convolution of this stride."""
     return -(-n // stride)
 
 
@@ -39,7 +39,7 @@ def period_maps(batch: int, samples: int, always_pad: bool = False) -> Shapes:
 
 
 def scale_maps(batch: int, samples: int, layers: Iterable[tuple[int, int]], scales: int) -> Shapes:
-    """Convolutions of (channels, stride) on a waveform, and on it pooled by two."""
+    """Convolutions of (channels, stride) on a waveform, and on the waveform pooled by two for each further scale."""
     found = []
     for _ in range(scales):
         length, maps = samples, []
@@ -78,7 +78,7 @@ def bigvgan_maps(batch: int, samples: int) -> Shapes:
 
 
 def dac_maps(batch: int, samples: int) -> Shapes:
-    """Its spectrograms are cut into five bands, each with layers of its own; the logits come last in each list."""
+    """Each spectrogram is cut into five bands with separate layers; the logits come last in each list."""
     found = period_maps(batch, samples, always_pad=True)
     for window in (2048, 1024, 512):
         bins, frames, maps, width = window // 2 + 1, halved(samples, window // 4), [], 0

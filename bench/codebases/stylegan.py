@@ -1,4 +1,4 @@
-"""The operators of StyleGAN's layers as an author writes them in PyTorch, and the calls that its networks make.
+"""The operators of StyleGAN's layers in plain PyTorch, and the calls of its networks.
 
 stylegan2-ada-pytorch (Karras et al. 2020, arXiv:2006.06676) and StyleGAN3-T (Karras et al. 2021, arXiv:2106.12423), at
 256 x 256, with the channels, batch a GPU and half-precision layers of their own training settings on eight GPUs.
@@ -20,7 +20,7 @@ BATCH2, BATCH3 = 8, 4  # images a GPU
 MOST_CHANNELS, CHANNEL_BASE = 512, 16384  # channels at a resolution r: CHANNEL_BASE / r, at most MOST_CHANNELS
 
 
-# The operators, by PyTorch's own.
+# The operators, in plain PyTorch.
 
 
 def bias_act(
@@ -43,7 +43,7 @@ def upfirdn2d(
     flip: bool = False,
     gain: float = 1.0,
 ) -> Tensor:
-    """Zeros put between pixels, padding or a crop, a convolution a channel, every down-th pixel kept."""
+    """Insert zeros between pixels, pad or crop, convolve each channel, keep every down-th pixel."""
     n, c, h, w = x.shape
     if up != (1, 1):
         x = F.pad(x.reshape(n, c, h, 1, w, 1), (0, up[0] - 1, 0, 0, 0, up[1] - 1)).reshape(n, c, h * up[1], w * up[0])
@@ -70,7 +70,7 @@ def filtered_lrelu(
     slope: float = 0.2,
     clamp: float | None = None,
 ) -> Tensor:
-    """Bias, `up` times as many pixels, leaky ReLU, gain and clamp, every down-th pixel of the filtered result."""
+    """Add the bias, upsample by `up`, apply leaky ReLU, gain and clamp, filter, keep every down-th pixel."""
     x = x if b is None else x + b[:, None, None]
     x = F.leaky_relu(upfirdn2d(x, fu, (up, up), padding=padding, gain=float(up * up)), slope) * gain
     x = x if clamp is None else x.clamp(-clamp, clamp)
@@ -106,8 +106,8 @@ def lowpass(taps: int, cutoff: float, width: float, rate: float) -> Tensor:
 class LayerCall:
     """One call of a layer's operator.
 
-    name: which one it is. op: "bias_act", "upfirdn2d" or "filtered_lrelu". shape: of x. filters: of upfirdn2d its f, of
-    filtered_lrelu fu and fd. settings: the other arguments, by the names that the functions above have for them."""
+    op: "bias_act", "upfirdn2d" or "filtered_lrelu". shape: of x. filters: f of upfirdn2d; fu and fd of filtered_lrelu.
+    settings: the other arguments, by their names in the functions above."""
 
     name: str
     title: str
@@ -152,8 +152,8 @@ def stylegan2_calls() -> list[LayerCall]:
 
 @dataclass(frozen=True)
 class Layer3:
-    """A layer of StyleGAN3-T's synthesis. sizes: pixels along a side of what comes in (after the convolution) and out.
-    rates: samples an image in, between the filters, out. cutoffs, widths: of the filters."""
+    """A layer of StyleGAN3-T's synthesis network. sizes: pixels along a side of the input (after the convolution) and
+    of the output. rates: samples per image of the input, between the filters, of the output."""
 
     channels: int
     sizes: Pair
@@ -194,7 +194,7 @@ def stylegan3_layers(
 
 
 def stylegan3_calls() -> list[LayerCall]:
-    """The synthesis network, each distinct call once, the largest images first; the last four resolutions are in
+    """The distinct calls of the synthesis network, the largest images first; the last four resolutions are in
     float16."""
     found = []
     for i, layer in enumerate(stylegan3_layers()):

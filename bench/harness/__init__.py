@@ -1,1 +1,1 @@
-"""Clocks, statistics, processes, environments and parts of reports. Nothing here knows fastgan."""
+"""Clocks, statistics, processes, environments and parts of reports. No module here imports fastgan."""

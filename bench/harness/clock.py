@@ -1,8 +1,8 @@
 """Time, memory and launches of a call.
 
-Samples come in rounds; in a round every contender is sampled once, in random order, so that a slow second of the
-machine falls on all of them. A sample is the mean of enough calls to last a millisecond or two; on a CPU one more goes
-before them, untimed.
+Samples are taken in rounds. A round samples every contender once, in random order, so that a slow second of the machine
+affects all of them. A sample is the mean over enough calls to last a millisecond or two; on a CPU an untimed call
+precedes them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch import Tensor
 from bench.harness.graph_nodes import kernel_nodes
 from bench.harness.statistics import interval
 
-Call = Callable[[int], object]  # the i-th call, which picks the i-th set of buffers
+Call = Callable[[int], object]  # called with i, uses the i-th set of buffers
 Samples = dict[str, dict[str, list[float]]]  # {contender: {kind of time: microseconds, one a round}}
 
 MICROSECOND = 1e6
@@ -35,7 +35,7 @@ WITHOUT_WORK = {
 
 
 def memory_events(profile: torch.profiler.profile) -> list[int]:
-    """Bytes taken (or, below 0, given back), one by one, by the allocator's own events."""
+    """Bytes of each allocation, in order, negative for a release, from the profiler's allocator events."""
     events = [e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]
     return [event.nbytes() for event in sorted(events, key=lambda e: e.start_ns())]
 
@@ -53,7 +53,7 @@ class Cpu:
         pass
 
     def buffers(self, bytes_per_call: int) -> tuple[int, bool]:
-        """(sets of buffers, whether they outgrow the cache)."""
+        """(number of buffer sets, whether together they exceed the cache)."""
         return 1, False
 
     def plan(self, call: Call) -> dict[str, int]:
@@ -61,7 +61,7 @@ class Cpu:
         return {"host": max(1, min(1000, int(self.batch_s / t)))}
 
     def sample(self, call: Call, calls: dict[str, int]) -> dict[str, float]:
-        call(0)  # not timed: the threads of the contender before may still spin, and its memory fills the caches
+        call(0)  # not timed: the previous contender's threads may still spin, and its memory fills the caches
         return {"host": self.host(call, calls["host"]) * MICROSECOND}
 
     def host(self, call: Call, calls: int) -> float:
@@ -75,13 +75,13 @@ class Cpu:
         return (end - begin) / calls
 
     def peak_bytes(self, call: Call) -> int:
-        """Most bytes that one call holds at a time."""
+        """The most bytes that one call holds at once."""
         with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
             call(0)
         return max(itertools.accumulate(memory_events(profile), initial=0))
 
     def launches(self, call: Call) -> int:
-        """Operators that call no other and touch elements, and compiled graphs: the kernels of a CPU."""
+        """A CPU's kernel launches: operators that touch elements and call no other operator, and compiled graphs."""
         with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
             call(0)
         names = [e.name for e in profile.events() if not e.cpu_children]
@@ -89,10 +89,10 @@ class Cpu:
 
 
 class Cuda(Cpu):
-    """Host time is the time to enqueue. Device time is between two events, with all the work enqueued before the
-    first: a sleeping kernel holds the stream meanwhile, so that a slow host does not count as a slow device.
+    """Host time is the time to enqueue. Device time is the time between two events. A sleeping kernel holds the stream
+    until all the work is enqueued, so that a slow host does not count as a slow device.
 
-    capture: called as torch.cuda.graph is; one that cleans up is needed for calls whose capture may fail."""
+    capture: has the interface of torch.cuda.graph. Calls whose capture may fail need one that cleans up."""
 
     kinds = ("host", "device")
     device = "cuda"
@@ -102,7 +102,7 @@ class Cuda(Cpu):
         super().__init__(quick)
         self.capture = capture or torch.cuda.graph
         self.l2 = getattr(torch.cuda.get_device_properties(0), "L2_cache_size", 0) or 64 << 20
-        self.cycles_per_us = 2000  # of a GPU at its highest clock: at a lower one the sleep is longer, never shorter
+        self.cycles_per_us = 2000  # at a GPU's highest clock: a lower clock makes the sleep longer, never shorter
 
     def synchronize(self) -> None:
         torch.cuda.synchronize()
@@ -131,16 +131,16 @@ class Cuda(Cpu):
             begin.record()
             for i in range(calls):
                 call(i)
-            hidden = not begin.query()  # still asleep: nothing below waited for the host
+            still_asleep = not begin.query()  # so the device did not wait for the host
             end.record()
             torch.cuda.synchronize()
-            if hidden:
+            if still_asleep:
                 break
             sleep_us *= 2
         return begin.elapsed_time(end) * 1e-3 / calls
 
     def peak_bytes(self, call: Call) -> int:
-        """Most bytes that one call asks for; the allocator may hand out larger blocks."""
+        """The most bytes that one call requests at once; the allocator may hand out larger blocks."""
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_stats()["requested_bytes.all.current"]
@@ -150,8 +150,8 @@ class Cuda(Cpu):
         return torch.cuda.memory_stats()["requested_bytes.all.peak"] - before
 
     def launches(self, call: Call) -> int:
-        """Kernels, copies and fills: nodes of the graph that the call captures to, or events of the profiler, which
-        takes longer, if it cannot be captured."""
+        """Kernels, copies and fills: nodes of the captured graph or, if the call cannot be captured, events of the
+        profiler, which is slower."""
         try:
             return sum(kernel_nodes(lambda: call(0), self.capture).values())
         except RuntimeError:
@@ -169,7 +169,7 @@ class Cuda(Cpu):
         return [e for e in on_device if not e.is_user_annotation]  # the spans of `record_function` are no kernels
 
     def graph(self, call: Call) -> float:
-        """Microseconds a call, of 32 calls captured in one CUDA graph."""
+        """Microseconds per call, from 32 calls captured in one CUDA graph."""
         calls, stream = 32, torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
@@ -194,12 +194,12 @@ class Cuda(Cpu):
         return float(np.median(times[3:]))
 
 
-def machine(device: str, quick: bool, capture: Callable | None = None) -> Cpu:
+def clock_of(device: str, quick: bool, capture: Callable | None = None) -> Cpu:
     return Cuda(quick, capture) if device == "cuda" else Cpu(quick)
 
 
 def poison(device: str, shape: torch.Size, dtype: torch.dtype) -> None:
-    """Leave NaN in the memory that the next outputs will be given: an element nobody writes then shows."""
+    """Fill the memory that the next outputs will reuse with NaN, so that an unwritten element shows."""
     held: list[Tensor] = [torch.full(shape, torch.nan, dtype=dtype, device=device) for _ in range(4)]
     del held
 
@@ -217,7 +217,7 @@ def waits(call: Call) -> int:
 
 
 def sample_rounds(
-    machine: Cpu,
+    clock: Cpu,
     calls: dict[str, Call],
     budget_s: float,
     at_least: int = 7,
@@ -225,19 +225,19 @@ def sample_rounds(
     tight: float = 0.01,
     seed: int = 0,
 ) -> Samples:
-    """Rounds end once every median's 95 % interval is within `tight` of it, or the budget is spent. No garbage is
-    collected meanwhile."""
+    """Sample until every median's 95 % interval is within `tight` of it, or the budget is spent. Garbage collection is
+    off meanwhile."""
     collecting = gc.isenabled()
     gc.disable()
     try:
-        plans = {name: machine.plan(call) for name, call in calls.items()}
-        samples = {name: {kind: [] for kind in machine.kinds} for name in calls}
+        plans = {name: clock.plan(call) for name, call in calls.items()}
+        samples = {name: {kind: [] for kind in clock.kinds} for name in calls}
         order, shuffle = list(calls), random.Random(seed)
         begin, rounds = time.perf_counter(), 0
         while rounds < at_most:
             shuffle.shuffle(order)
             for name in order:
-                for kind, value in machine.sample(calls[name], plans[name]).items():
+                for kind, value in clock.sample(calls[name], plans[name]).items():
                     samples[name][kind].append(value)
             rounds += 1
             spent = time.perf_counter() - begin

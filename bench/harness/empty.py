@@ -1,4 +1,4 @@
-"""The least kernel there is. In a file of its own: Triton reads its source from there."""
+"""A kernel that does nothing, in a separate file because Triton reads its source there."""
 
 import triton
 

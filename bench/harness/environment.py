@@ -60,7 +60,7 @@ def describe(device: str, commit: str | None = None) -> dict:
         "dirty": None,
         "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
         "command": shown_command(sys.argv[1:]),
-        "load": round(os.getloadavg()[0], 2),  # processes that wanted a core in the minute before: 0 is a quiet machine
+        "load": round(os.getloadavg()[0], 2),  # processes that wanted a core in the minute before; 0 on an idle machine
         "cores": os.cpu_count(),
     }
     if commit is None and header["commit"] is not None:
@@ -75,8 +75,8 @@ def describe(device: str, commit: str | None = None) -> dict:
     return header
 
 
-class Others:
-    """How much of the cores' time other programs took since this was made: what busy machines do to a measurement."""
+class OtherPrograms:
+    """The share of the cores' time that other programs have used since this object was made."""
 
     def __init__(self):
         self.begin = self._now()
@@ -92,7 +92,7 @@ class Others:
         return time.perf_counter(), busy, sum(os.times()[:4])
 
     def share(self) -> float | None:
-        """0 on a machine of our own; None if /proc does not tell."""
+        """0 on a machine that is otherwise idle; None if /proc/stat cannot be read."""
         end = self._now()
         if self.begin is None or end is None:
             return None
@@ -101,7 +101,7 @@ class Others:
 
 
 def shown_command(arguments: list[str]) -> str:
-    """The command that made a file, absolute paths cut to their last part."""
+    """The command that made a file, with absolute paths cut to their last part."""
     return " ".join(["python -m bench", *(Path(a).name if os.path.isabs(a) else a for a in arguments)])
 
 
@@ -136,7 +136,7 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: dict) -> None:
-    """JSON has no NaN and no infinity: they are written as null, and lose nothing else."""
+    """Write JSON, with null for NaN and infinity, which JSON does not have."""
     write_atomically(path, json.dumps(_finite(value), indent=1, allow_nan=False) + "\n")
 
 

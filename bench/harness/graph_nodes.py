@@ -1,4 +1,4 @@
-"""What a call asks of a GPU, counted in the graph that it captures to: no profiler can lose a node of it."""
+"""What a call launches on a GPU, counted in its captured CUDA graph, which cannot lose a launch as a profiler can."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ KINDS = ("kernel", "memcpy", "memset", "host", "graph", "empty", "wait event", "
 
 
 def kernel_nodes(call: Callable[[], object], capture: Callable = torch.cuda.graph) -> dict[str, int]:
-    """{kind of node: how many} of one call, captured but never replayed. The call must not wait for the device; it has
-    run before, so that nothing is compiled or made for the first time. capture: called as torch.cuda.graph is."""
+    """{kind of node: count} of one call, captured but never replayed. The call must not synchronise, and must have run
+    before, so that the capture neither compiles nor initialises anything.
+
+    capture: has the interface of torch.cuda.graph."""
     graph, stream = torch.cuda.CUDAGraph(keep_graph=True), torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with capture(graph, torch.cuda.graph_pool_handle(), stream):

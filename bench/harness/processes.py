@@ -1,9 +1,9 @@
-"""One suite in several processes, one after the other, and what they say together.
+"""One suite in several processes, one after the other, and their results merged.
 
-What a process measures, it measures precisely; the next process has its memory elsewhere, its threads on other cores,
-another minute of a shared machine, and finds something else. So each row is measured in several processes. Its value is
-the geometric mean of the processes' medians, and its interval Student's 95 % interval of that mean over the processes,
-or the interval of the rounds if that is wider. Results that are wrong in one process are not timed.
+The rounds of one process agree closely, but two processes differ: their memory lies elsewhere, their threads run on
+other cores, and a shared machine is busier in one minute than in another. So each row is measured in several processes:
+the value is the geometric mean of their medians, and the interval is Student's 95 % interval of that mean over the
+processes, or the interval of the rounds if that is wider. Results that are wrong in one process are not timed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from bench.harness import environment
 from bench.harness.progress import progress
 from bench.harness.statistics import across, most_by_chance
 
-NAMES = ("name", "dtype", "n", "d", "batch", "size")  # of a cell: which one it is
+KEYS = ("name", "dtype", "n", "d", "batch", "size")  # the entries that identify a cell
 
 
 def run(suite: str, arguments: Sequence[str], processes: int, limit_s: float, out: Path) -> dict:
@@ -48,14 +48,14 @@ def run(suite: str, arguments: Sequence[str], processes: int, limit_s: float, ou
             found.append(json.loads(file.read_text(encoding="utf-8")))
             merged = merge(found)
             merged["environment"]["command"] = environment.shown_command(sys.argv[1:])
-            merged["environment"]["load"] = found[0]["environment"]["load"]  # of others; the next ones find our own
+            merged["environment"]["load"] = found[0]["environment"]["load"]  # later ones include our own
             merged["seconds"] = round(time.perf_counter() - begin, 1)
             environment.write_json(out, merged)
     return merged
 
 
 def merge(found: Sequence[dict]) -> dict:
-    """The first of them, with each row of its cells merged with the same row of the others."""
+    """The first results, with each row merged with the same row of the others."""
     merged = dict(found[0], processes=len(found))
     others = [{key_of(cell): cell for cell in results["cells"]} for results in found]
     merged["cells"] = []
@@ -71,8 +71,8 @@ def merge(found: Sequence[dict]) -> dict:
 
 
 def key_of(cell: dict) -> tuple:
-    """Which cell of a suite it is."""
-    return tuple(cell.get(name) for name in NAMES)
+    """What identifies a cell within its suite."""
+    return tuple(cell.get(name) for name in KEYS)
 
 
 def merge_rows(rows: Sequence[dict]) -> dict:
@@ -97,8 +97,8 @@ def merge_rows(rows: Sequence[dict]) -> dict:
 def agree(first: dict, second: dict) -> tuple[list[str], int, bool]:
     """(rows in which two results differ by more than their intervals allow, rows compared, whether the runs agree).
 
-    A row's interval covers 95 % of runs: of rows that agree, one in twenty is outside by chance. The runs agree if no
-    more are outside than a binomial count with that chance shows in 99 runs of 100.
+    A row's interval covers 95 % of runs: of rows that agree, one in twenty is outside by chance. The runs agree if the
+    number of rows outside is at most the 99 % quantile of the binomial distribution with that chance.
     """
     apart, compared = [], 0
     rows = {(key_of(cell), row["contender"]): row for cell in second["cells"] for row in cell["rows"]}
@@ -127,7 +127,7 @@ SWITCHES = ("--quiet",)  # options without a value
 
 
 def inherited(arguments: Sequence[str], leave: Sequence[str]) -> list[str]:
-    """Command-line options without those named in `leave`, nor the values of these."""
+    """The command-line options, without those named in `leave` and their values."""
     kept, skip = [], False
     for argument in arguments:
         if skip:

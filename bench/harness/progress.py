@@ -1,4 +1,4 @@
-"""A progress bar that stays silent if nobody watches, or if tqdm is not installed."""
+"""A progress bar, silent if standard error is no terminal or tqdm is not installed."""
 
 from __future__ import annotations
 

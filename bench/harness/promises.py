@@ -1,4 +1,4 @@
-"""Promises, read off a results file: what is promised, what was measured, met or not met."""
+"""Promises, checked against a results file: what is promised, what was measured, met or not met."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ def size(n: int) -> str:
 
 
 def rows(results: dict, contender: str, column: str | None = None, **cell: object) -> Iterator[tuple[dict, dict]]:
-    """(cell, row) of a contender, in the cells that have these values, in rows that have this column."""
+    """(cell, row) of a contender, from cells with these values and rows with this column."""
     for found in results["cells"]:
         for row in found["rows"]:
-            right = row["contender"] == contender and (column is None or row.get(column) is not None)
-            if right and all(found.get(key) == value for key, value in cell.items()):
+            matches = row["contender"] == contender and (column is None or row.get(column) is not None)
+            if matches and all(found.get(key) == value for key, value in cell.items()):
                 yield found, row
 
 
@@ -36,12 +36,12 @@ def at(results: dict, contender: str, column: str, **cell: object):
     return next((row[column] for _, row in rows(results, contender, column, **cell)), None)
 
 
-def judged(what: str, shown: str, good: bool | None) -> Promise:
-    return what, shown, UNMEASURED if good is None else "met" if good else "not met"
+def promise(what: str, measured: str, met: bool | None) -> Promise:
+    return what, measured, UNMEASURED if met is None else "met" if met else "not met"
 
 
 def at_least(what: str, value: dict | None, bound: float, form: Callable[[dict], str] = times) -> Promise:
-    return judged(what, form(value), None if value is None else value["median"] >= bound)
+    return promise(what, form(value), None if value is None else value["median"] >= bound)
 
 
 def worst(
@@ -51,11 +51,11 @@ def worst(
     unit: str = "×",
     largest: bool = False,
 ) -> Promise:
-    """The worst of (value, where)."""
+    """A promise on the worst of all (value, where)."""
     if not found:
         return what, "", UNMEASURED
     value, where = (max if largest else min)(found)
-    return judged(what, f"{value:.2f}{unit} at worst ({where})", good(value))
+    return promise(what, f"{value:.2f}{unit} at worst ({where})", good(value))
 
 
 def never_slower(what: str, results: dict, contender: str, column: str, where: Callable[[dict], str]) -> Promise:
@@ -64,15 +64,15 @@ def never_slower(what: str, results: dict, contender: str, column: str, where: C
 
 
 def counted(what: str, found: Collection[int], allowed: Collection[int]) -> Promise:
-    """Numbers of launches, of which all must be allowed."""
-    return judged(what, ", ".join(map(str, sorted(set(found)))), set(found) <= set(allowed) if found else None)
+    """A promise on counts, such as launches: each must be one of the allowed."""
+    return promise(what, ", ".join(map(str, sorted(set(found)))), set(found) <= set(allowed) if found else None)
 
 
 def all_right(results: dict, ours: Collection[str], what: str, unit: str = "rows") -> Promise:
-    """That every row of ours passed the gate."""
+    """A promise that every row of ours passed the gate."""
     found = [row for cell in results["cells"] for row in cell["rows"] if row["contender"] in ours]
     right = sum("error" not in row for row in found)
-    return judged(what, f"{right} of {len(found)} {unit}", bool(found) and right == len(found))
+    return promise(what, f"{right} of {len(found)} {unit}", bool(found) and right == len(found))
 
 
 def table(promises: list[Promise]) -> str:

@@ -1,4 +1,4 @@
-"""What tables and pictures of all suites have in common. Every number comes from the results file."""
+"""What the tables and pictures of all suites share. Every number comes from the results file."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from pathlib import Path
 from bench.harness import promises
 from bench.harness.promises import times
 
-Column = Callable[[dict, dict], str]  # cell, row -> what stands there
+Column = Callable[[dict, dict], str]  # cell, row -> text
 
 INTERVALS = """\
-Each row was measured in {processes} processes, one after the other: the time is the geometric mean of their medians, an
-interval is Student's 95 % interval of that mean over the processes, or that of the rounds where it is wider."""
+Each row was measured in {processes} processes, one after the other. The time is the geometric mean of their medians. An
+interval is Student's 95 % interval of that mean over the processes, or the interval of the rounds if that is wider."""
 ONE_PROCESS = """\
-Measured in one process: an interval is that of its rounds; another run may lie outside. `--processes` repeats it."""
+Measured in one process: intervals are over its rounds, and another run may lie outside. `--processes P` repeats it."""
 NOWHERE = ["Nowhere in this run."]
 INK, SMALL = "#111827", {"fontsize": 7.5, "color": "#374151"}
 
@@ -43,11 +43,11 @@ def bytes_of(value: float) -> str:
 
 
 def busy(env: dict) -> list[str]:
-    """A warning if others had over a tenth of the cores' time, or, in older files, if the load was high before."""
+    """A warning if other programs used over a tenth of the cores' time or, in older files, if the load was high."""
     others = env.get("others")
     if (others > 0.1) if others is not None else (env["load"] > env["cores"] / 2):
         share = "" if others is None else f", {others:.0%} of their time"
-        return ["", f"**Other work kept the cores busy{share}: waiting for a core is in these times. Measure again.**"]
+        return ["", f"**Other programs kept the cores busy{share}: the times include waits for cores. Measure again.**"]
     return []
 
 
@@ -60,8 +60,9 @@ def made_on(env: dict) -> str:
 
 
 def header(title: str, results: dict, promised: list, intervals: str | None = None) -> list[str]:
-    """What a table of results begins with: where, when and how it was made, what was promised, who takes part.
-    intervals: what an interval is, if it is not of rounds and processes."""
+    """The head of a results page: where, when and how it was measured, the promises, the contenders.
+
+    intervals: what an interval is, if it is not one over rounds and processes."""
     env, processes = results["environment"], results.get("processes", 1)
     lines = [f"# {title} on {env['device']}", "", made_on(env)]
     lines += [
@@ -85,7 +86,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence]) -> list[str]:
 
 
 def rows_table(cells: Iterable[dict], lead: dict[str, Column], columns: dict[str, Column]) -> list[str]:
-    """A line a row, of columns by their heads; of a row without a time the lead, and why it has none."""
+    """A line for each row: the columns, by their heads, or `lead` and the error if the row has no time."""
 
     def line(cell: dict, row: dict) -> list[str]:
         start = [column(cell, row) for column in lead.values()]
@@ -124,7 +125,7 @@ CONTENDER: dict[str, Column] = {"contender": lambda cell, row: row["contender"]}
 
 
 def slower(results: dict, where: Callable[[dict], str], ours: Collection[str]) -> list[str]:
-    """One line for each of our rows that takes longer than a peer's in the same cell: by the fastest of the peers."""
+    """A line for each of our rows that is slower than the fastest peer of its cell."""
     lines = []
     for cell in results["cells"]:
         timed = {row["contender"]: row for row in cell["rows"] if "host_us" in row and "error" not in row}
@@ -141,7 +142,7 @@ def slower(results: dict, where: Callable[[dict], str], ours: Collection[str]) -
 
 
 def where_slower(results: dict, where: Callable[[dict], str], ours: Collection[str]) -> list[str]:
-    return ["", "## Where fastgan is the slower one", "", *(slower(results, where, ours) or NOWHERE)]
+    return ["", "## Where fastgan is slower", "", *(slower(results, where, ours) or NOWHERE)]
 
 
 # Pictures.
@@ -193,7 +194,7 @@ def note(axis, x: float, y: float, text: str, left: bool = False) -> None:
 
 
 def speed_bars(axis, cells: Sequence[dict], colours: dict[str, str], key: str, label: str) -> None:
-    """Speed-ups: a line a cell, a bar a contender, from 1 to either side."""
+    """Speed-ups: a line for each cell, a bar for each contender, drawn from 1 to either side."""
     from matplotlib.ticker import LogLocator
 
     thick, ends = 0.8 / max(len(colours), 1), [1.0]
@@ -230,7 +231,7 @@ def titled(figure, title: str, results: dict) -> None:
 
 
 def save(figure, path: Path) -> None:
-    """The picture in place of an older one, at once. Nothing in it tells when it was drawn."""
+    """Write the picture atomically, without the date on which it was drawn."""
     from matplotlib import pyplot
 
     path.parent.mkdir(parents=True, exist_ok=True)

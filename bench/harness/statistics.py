@@ -1,6 +1,6 @@
-"""Intervals of medians, of ratios and of means over processes; and what a call costs as the work grows.
+"""Intervals of medians, of ratios and of means over processes, and the fit of time over size.
 
-scipy.stats takes a second to import, so the functions that need it do."""
+scipy.stats takes a second to import, so only the functions that need it import it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 
 
 def bootstrap(statistic, *samples: Sequence[float], draws: int = 500) -> tuple[float, float]:
-    """The 95 % interval of a statistic; each redraw is of whole rounds."""
+    """The 95 % bootstrap interval of a statistic; whole rounds are resampled."""
     if len(samples[0]) < 2:
         return (float(statistic(*samples, axis=-1)),) * 2
     from scipy import stats
@@ -29,7 +29,7 @@ def interval(samples: Sequence[float], draws: int = 500) -> dict[str, float]:
 
 
 def ratio(over: Sequence[float], under: Sequence[float]) -> dict[str, float]:
-    """Ratio of medians, over / under, with the 95 % interval of a bootstrap that redraws whole rounds."""
+    """Ratio of medians, over / under, with the 95 % interval of a bootstrap that resamples whole rounds."""
 
     def of(a, b, axis):
         return np.median(a, axis=axis) / np.median(b, axis=axis)
@@ -46,15 +46,15 @@ def student(confidence: float, freedom: int) -> float:
 
 
 def paired(first: Sequence[float], second: Sequence[float], confidence: float = 0.95) -> dict[str, float]:
-    """Mean of the differences first - second, each of one pair, and Student's interval of it; of two pairs or more."""
-    apart = np.asarray(first, dtype=float) - np.asarray(second, dtype=float)
-    mean, n = float(apart.mean()), len(apart)
-    half = student(confidence, n - 1) * float(apart.std(ddof=1)) / math.sqrt(n)
+    """Mean of the paired differences first - second, with Student's interval. Needs two pairs or more."""
+    differences = np.asarray(first, dtype=float) - np.asarray(second, dtype=float)
+    mean, n = float(differences.mean()), len(differences)
+    half = student(confidence, n - 1) * float(differences.std(ddof=1)) / math.sqrt(n)
     return {"mean": mean, "low": mean - half, "high": mean + half}
 
 
-def of_logs(logs: Sequence[float], confidence: float, least: float = 0.0) -> dict[str, float]:
-    """Student's interval of exp(mean of logs), its half width at least `least`."""
+def geometric_mean(logs: Sequence[float], confidence: float, least: float = 0.0) -> dict[str, float]:
+    """exp(mean of logs) with Student's interval, whose half width is at least `least` on the logarithmic scale."""
     n, middle, half = len(logs), float(np.mean(logs)), least
     if n > 1:
         half = max(half, student(confidence, n - 1) * float(np.std(logs, ddof=1)) / math.sqrt(n))
@@ -63,12 +63,12 @@ def of_logs(logs: Sequence[float], confidence: float, least: float = 0.0) -> dic
 
 
 def across(parts: Sequence[dict], confidence: float = 0.95) -> dict:
-    """An interval of each process -> one over processes. All on a logarithmic scale: a time, or a ratio of times."""
+    """Merge the intervals of several processes, on a logarithmic scale: of a time, or of a ratio of times."""
     if min(part["median"] for part in parts) <= 0:
         return parts[0]
     within = [math.log(part["high"] / part["low"]) / 2 for part in parts if part["low"] > 0]
     rounds = float(np.mean(within)) / math.sqrt(len(parts)) if within else 0.0
-    merged = of_logs(np.log([part["median"] for part in parts]), confidence, rounds)
+    merged = geometric_mean(np.log([part["median"] for part in parts]), confidence, rounds)
     for key in ("q1", "q3"):
         if key in parts[0]:
             merged[key] = math.exp(float(np.mean(np.log([part[key] for part in parts]))))
@@ -78,7 +78,7 @@ def across(parts: Sequence[dict], confidence: float = 0.95) -> dict:
 
 
 def most_by_chance(rows: int, chance: float = 0.05, sure: float = 0.99) -> int:
-    """The most of so many rows that lie outside of their intervals in `sure` of all runs."""
+    """The most of so many rows that lie outside of their intervals by chance, in a share `sure` of all runs."""
     from scipy import stats
 
     return int(stats.binom.ppf(sure, rows, chance))
@@ -87,16 +87,16 @@ def most_by_chance(rows: int, chance: float = 0.05, sure: float = 0.99) -> int:
 def fit(sizes: Sequence[int], times_us: Sequence[float]) -> dict[str, float] | None:
     """Least squares of the relative error of floor + n * cost, both >= 0; None for fewer than four sizes.
 
-    floor_us: what the smallest call costs. ns_a_logit: what each logit adds, of n logits a side. even_at: the n where
-    both are alike. slope: of log t over log n above four times that, where cost rules: 1 is in proportion.
-    worst: the largest relative distance of a time from the fit; a step from cache to memory shows here.
+    floor_us: the floor. ns_a_logit: the cost, for n logits a side. even_at: the n at which floor and n * cost are
+    equal. slope: of log t over log n, for n above four times even_at; 1 means in proportion. worst: the largest
+    relative distance of a time from the fit; a step from cache to memory shows here.
     """
     n, t = np.asarray(sizes, dtype=float), np.asarray(times_us, dtype=float)
     if len(n) < 4:
         return None
     columns = np.stack([1 / t, n / t], axis=1)
     (floor, cost), *_ = np.linalg.lstsq(columns, np.ones_like(t), rcond=None)
-    if floor < 0 or cost < 0:  # the best with the other alone
+    if floor < 0 or cost < 0:  # the best fit with the other one alone
         keep = int(cost > 0)
         alone = columns[:, keep] @ np.ones_like(t) / (columns[:, keep] @ columns[:, keep])
         floor, cost = (0.0, alone) if keep else (alone, 0.0)

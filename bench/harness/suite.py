@@ -1,4 +1,4 @@
-"""The shape of a suite, and what all suites have in common: to run cell by cell, to write tables and pictures."""
+"""The interface of a suite, and what all suites share: they run cell by cell, and write tables and pictures."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.harness import environment, report
-from bench.harness.clock import machine
+from bench.harness.clock import clock_of
 from bench.harness.contest import Setting
 from bench.harness.progress import progress
 from bench.harness.promises import Promise
@@ -16,26 +16,27 @@ from bench.harness.promises import Promise
 
 @dataclass(frozen=True)
 class Suite:
-    """What a suite gives. A cell has "rows", one a contender; a row with a wrong result has an "error" and no time.
+    """What a suite defines. A cell has "rows", one for each contender; the row of a wrong result has an "error" and no
+    time.
 
-    contenders   {name: what it is}
-    names        (device, quick) -> the cells of a run
-    measure      (setting, name) -> the cell, or None if it put something else into setting.results
+    contenders   {name: description}
+    names        (device, quick) -> the names of a run's cells
+    measure      (setting, name) -> the cell, or None if it adds to setting.results instead
     tables       (results, kinds of time) -> lines
-    pictures     {file: (results, path) draws it}
-    summary      results -> the rows that stand in README and docs; by default the promises
-    sentence     results -> what README says in words, if anything
-    known        device -> all cells that may be asked for; by default those of a full run; None: no list has them all
-    begun        setting -> what a results file has beside its cells
-    key          name -> which cell it is
-    where        a cell -> what tables call it
-    why_not      (device, name) -> why it cannot run
+    pictures     {file: function that draws it, of (results, path)}
+    summary      results -> the table for README and docs; by default the promises
+    sentence     results -> the sentence for README, "" if there is nothing to say
+    known        device -> names of all cells that can be selected; by default those of a full run; None: any name
+    extras       setting -> entries of the results file besides the cells
+    key          name -> the entries that identify the cell
+    where        cell -> its name in tables
+    why_not      (device, name) -> why the cell cannot run, or None
     budgets      seconds of timing a cell: quick, on a CPU, on a GPU
-    limits       seconds of a run: on a CPU, on a GPU
-    cell         what a cell is called
-    whole        no cell is started that may end after the limit
-    intervals    what tables say of intervals, if they are not of rounds and processes
-    capture      how to capture a CUDA graph, for contenders whose capture may fail
+    time_limits  seconds of a run: on a CPU, on a GPU
+    cell         the word for a cell in messages
+    must_finish  start no cell that may end after the time limit
+    intervals    what an interval is, if it is not one over rounds and processes
+    capture      captures a CUDA graph, and cleans up if the capture fails; default torch.cuda.graph
     """
 
     name: str
@@ -49,28 +50,28 @@ class Suite:
     summary: Callable[[dict], str] | None = None
     sentence: Callable[[dict], str] | None = None
     known: Callable[[str], Sequence[str] | None] | None = None
-    begun: Callable[[Setting], dict] = lambda setting: {}
+    extras: Callable[[Setting], dict] = lambda setting: {}
     key: Callable[[str], dict] = lambda name: {"name": name}
     where: Callable[[dict], str] = lambda cell: cell.get("title", cell.get("name"))
     why_not: Callable[[str, str], str | None] = lambda device, name: None
     budgets: tuple[float, float, float] = (0.3, 3.0, 1.0)
-    limits: tuple[float, float] = (540.0, 400.0)
+    time_limits: tuple[float, float] = (540.0, 400.0)
     cell: str = "configuration"
-    whole: bool = False
+    must_finish: bool = False
     intervals: str | None = None
     capture: Callable | None = None
 
-    def chosen(self, device: str, only: Sequence[str] | None, quick: bool) -> list[str]:
-        """The cells of a run. only: their names, or their first words; raises ValueError for one that no cell has."""
+    def selected_names(self, device: str, only: Sequence[str] | None, quick: bool) -> list[str]:
+        """The names of a run's cells. only: names, or their first words; raises ValueError if no cell matches one."""
         names = list(self.names(device, quick))
         known = self.known(device) if self.known else self.names(device, False)
-        found = []
+        selected = []
         for name in only or ():
-            named = [[c for c in cells if c == name or c.startswith(f"{name} ")] for cells in (names, known or [name])]
-            if not any(named):
+            found = [[c for c in cells if c == name or c.startswith(f"{name} ")] for cells in (names, known or [name])]
+            if not any(found):
                 raise ValueError(f"{self.cell} {name!r}: expected one of {', '.join(known)}")
-            found += named[0] or named[1]
-        return names if only is None else found
+            selected += found[0] or found[1]
+        return names if only is None else selected
 
     def run(
         self,
@@ -84,22 +85,22 @@ class Suite:
         commit: str | None = None,
         out: Path | None = None,
     ) -> dict:
-        """The results, as they stand in <name>.json. `out` is written after every cell, so that a stopped run is
-        kept."""
-        names = self.chosen(device, only, quick)
+        """Run the suite and return the content of <name>.json. `out` is written after every cell, so that a stopped
+        run keeps its cells."""
+        names = self.selected_names(device, only, quick)
         cuda = device == "cuda"
-        limit_s = limit_s or self.limits[cuda]
+        limit_s = limit_s or self.time_limits[cuda]
         budget_s = budget_s or (self.budgets[0] if quick else self.budgets[1 + cuda])
         results = {"suite": self.name, "environment": environment.describe(device, commit), "device_type": device}
         results |= {"quick": quick, "contenders": self.contenders, "cells": [], "skipped": []}
-        setting = Setting(device, quick, budget_s, compiled, results, machine(device, quick, self.capture))
-        results |= self.begun(setting)
+        setting = Setting(device, quick, budget_s, compiled, results, clock_of(device, quick, self.capture))
+        results |= self.extras(setting)
         begin, longest = time.perf_counter(), 0.0
         bar = progress(names, self.name)
         for name in bar:
             started = time.perf_counter()
             why = self.why_not(device, name)
-            if started - begin + longest * self.whole > limit_s:
+            if started - begin + longest * self.must_finish > limit_s:
                 why = f"the run's limit of {limit_s:g} s was reached"
             if why:
                 results["skipped"].append(self.key(name) | {"why": why})
@@ -123,7 +124,7 @@ class Suite:
         return "\n".join(lines) + "\n"
 
     def write(self, results: dict, folder: Path) -> list[Path]:
-        """The table and, if there is matplotlib, the pictures beside the results file."""
+        """Write the table and, if matplotlib is installed, the pictures beside the results file."""
         written = [folder / f"{self.name}.md"]
         environment.write_atomically(written[0], self.markdown(results))
         if report.can_draw():

@@ -1,7 +1,7 @@
 """`python -m bench batches`: what the losses of public codebases cost as the batch grows from 1 to 4096.
 
-The configurations are those of `lists` with another first dimension. torch.compile makes one program for every batch
-size (dynamic=True), since compiling once a size is not what a user of several sizes does.
+The configurations are those of `lists` with another first dimension. torch.compile makes one program for all batch
+sizes (dynamic=True), since a user with several sizes would not compile for each.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def program(name: str, device: str):
 
 
 def names(device: str, quick: bool) -> list[str]:
-    """As far as memory and time go."""
+    """The cells that memory and time allow."""
     found = [(name, batch) for name in NAMES for batch in (BATCHES[:3] if quick else BATCHES)]
     return [f"{name} {batch}" for name, batch in found if scaled(name, batch).logits <= MOST[device]]
 
@@ -60,7 +60,7 @@ def measure(setting: Setting, name: str) -> dict:
 
 
 def tables(results: dict, kinds: tuple[str, ...]) -> list[str]:
-    what = "Forward and backward together, into the logits: median in microseconds, and speed against eager."
+    what = "Forward and backward together, into the logits: median in microseconds, and speed-up over eager."
     lines = ["## Times", "", what]
     lead = {"loss": lambda cell, row: cell["name"], "batch": lambda cell, row: str(cell["batch"])} | report.CONTENDER
     speeds = report.speed_columns(kinds)
@@ -76,7 +76,7 @@ def tables(results: dict, kinds: tuple[str, ...]) -> list[str]:
         slope = "" if fit["slope"] is None else f"{fit['slope']:.2f}"
         numbers = f"{fit['floor_us']:.3g}", f"{fit['ns_a_logit']:.3g}", slope, f"{fit['worst']:.0%}"
         rows.append((name, contender, kind, *numbers))
-    lines += report.table(["loss", "contender", "time", "floor µs", "ns a sample", "slope", "farthest point"], rows)
+    lines += report.table(["loss", "contender", "time", "floor µs", "ns a sample", "slope", "largest error"], rows)
     return lines + report.where_slower(results, where, lists.OURS)
 
 
@@ -85,7 +85,7 @@ def where(cell: dict) -> str:
 
 
 def summary(results: dict) -> str:
-    """The pages' table: speed against eager of the drop-in and of value_and_grad, over the batch."""
+    """The pages' table: speed-up over eager of the drop-in and of value_and_grad, by batch."""
     kind = report.kinds_of(results)[-1]
     batches = sorted({cell["batch"] for cell in results["cells"]})
     rows = []
@@ -120,7 +120,7 @@ def picture(results: dict, path: Path) -> None:
 SUITE = Suite(
     name="batches",
     title="Losses as the batch grows",
-    contenders=lists.CONTENDERS | {COMPILE: "the formula compiled once for every batch size (dynamic=True)"},
+    contenders=lists.CONTENDERS | {COMPILE: "the formula compiled once for all batch sizes (dynamic=True)"},
     names=names,
     measure=measure,
     promises=lambda results: [judged.all_right(results, lists.OURS, RIGHT)],
@@ -130,5 +130,5 @@ SUITE = Suite(
     key=parsed,
     where=where,
     budgets=(0.2, 0.6, 0.6),
-    limits=(240.0, 240.0),
+    time_limits=(240.0, 240.0),
 )

@@ -1,7 +1,7 @@
-"""The ways to get a discriminator loss and its gradients at the logits, and the gate that each must pass.
+"""The ways to compute a discriminator loss and its gradients at the logits, and the gate that each must pass.
 
 A contender is made for one cell (a dtype and a size) and is then called as `step(real, fake)`. It returns
-(loss, gradient at real, gradient at fake). All but `value_and_grad` go through autograd: forward, then backward.
+(loss, gradient at real, gradient at fake). All but `value_and_grad` use autograd: forward, then backward.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import fastgan
-from bench.harness.accuracy import of_ours, ulp, wrong_gradients, wrong_loss
+from bench.harness.accuracy import bound_of_ours, ulp, wrong_gradients, wrong_loss
 from bench.harness.contest import COMPILE, EAGER, REDUCED
 from fastgan.training.capture import capturing
 
@@ -26,8 +26,8 @@ OURS = (DROP_IN, DIRECT)
 
 @dataclass(frozen=True)
 class Contender:
-    """ours: held to half a unit in the last place and 5e-6, per element. Others: to 4 eps of the largest gradient.
-    on: the kind of device that it needs, if any."""
+    """ours: must be right to half a unit in the last place plus 5e-6, per element; others to 4 eps of the largest
+    gradient. on: the device type that it needs, if any."""
 
     name: str
     what: str
@@ -49,7 +49,7 @@ def _forward_backward(loss_function: Callable[[Tensor, Tensor], Tensor], scale: 
         if scale is not None and grad_output is None:
             grad_output = scale.to(loss.dtype)
         grads = torch.autograd.grad(loss, (real, fake), grad_output)
-        return loss.detach(), *grads  # a loss that is kept would keep its graph, whose leaves know the stream they saw
+        return loss.detach(), *grads  # an attached loss would keep its graph, whose leaves remember their stream
 
     return step
 
@@ -63,7 +63,7 @@ def _softplus(scale: Tensor | None) -> Step:
 
 
 def _compiled(scale: Tensor | None) -> Step:
-    torch._dynamo.reset()  # one specialised program a cell, none reused from the last
+    torch._dynamo.reset()  # compile a specialised program for each cell
     return _forward_backward(torch.compile(softplus_loss, dynamic=False), scale)
 
 
@@ -72,14 +72,14 @@ def _compiled_graphs(scale: Tensor | None) -> Step:
     step = _forward_backward(torch.compile(softplus_loss, dynamic=False, mode="reduce-overhead"), scale)
 
     def marked(real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        torch.compiler.cudagraph_mark_step_begin()  # the results of the last call are given up
+        torch.compiler.cudagraph_mark_step_begin()  # allow the results of the last call to be overwritten
         return step(real, fake)
 
     return marked
 
 
 def _graphed(scale: Tensor | None) -> Step:
-    """One CUDA graph for each pair of buffers, captured at its first call. Its results lie in the graph's memory."""
+    """One CUDA graph for each pair of buffers, captured at the first call. The results lie in the graph's memory."""
     step, graphs = _eager(scale), {}
 
     def capture(real: Tensor, fake: Tensor):
@@ -133,7 +133,7 @@ CONTENDERS = (
 
 
 def draw(n: int, dtype: torch.dtype, device: str, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Logits as a half-trained discriminator gives them: N(1, 2²) on real, N(-1, 2²) on generated data."""
+    """Logits like those of a half-trained discriminator: N(1, 2²) on real, N(-1, 2²) on generated data."""
     real, fake = (torch.randn(n, generator=generator, device=device).mul_(2).add_(shift) for shift in (1, -1))
     return real.to(dtype).requires_grad_(), fake.to(dtype).requires_grad_()
 
@@ -141,7 +141,7 @@ def draw(n: int, dtype: torch.dtype, device: str, generator: torch.Generator) ->
 def why_wrong(
     result: tuple[Tensor, Tensor, Tensor], real: Tensor, fake: Tensor, scale: float, ours: bool
 ) -> tuple[str | None, float]:
-    """(None, or what is wrong, the worst relative error of a gradient), against float64, element by element, atol=0."""
+    """(None or what is wrong, the worst relative error of a gradient), against float64, per element, with atol=0."""
     real64, fake64 = real.detach().double(), fake.detach().double()
     n, eps, exact = real.numel(), torch.finfo(real.dtype).eps, real.dtype == torch.float64
     loss64 = -(F.logsigmoid(real64).mean() + F.logsigmoid(-fake64).mean()).item()
@@ -149,10 +149,10 @@ def why_wrong(
     if wrong := wrong_loss(result[0].item(), loss64, allowed):
         return wrong, float("inf")
 
-    def of_eager(size: Tensor, dtype: torch.dtype) -> Tensor:
-        """sigmoid(x) - 1 has lost its digits where sigmoid(x) is close to 1."""
+    def bound_of_eager(size: Tensor, dtype: torch.dtype) -> Tensor:
+        """sigmoid(x) - 1 loses digits if sigmoid(x) is close to 1."""
         return (size + scale / n) * (4 * eps) + ulp(size, dtype)
 
     grads64 = (torch.sigmoid(side).mul_(scale / n) for side in (-real64, fake64))
     signed = (grad.neg_() if k == 0 else grad for k, grad in enumerate(grads64))
-    return wrong_gradients("side", result[1:], (real, fake), signed, of_ours if ours else of_eager)
+    return wrong_gradients("side", result[1:], (real, fake), signed, bound_of_ours if ours else bound_of_eager)

@@ -1,10 +1,10 @@
-"""`python -m bench convergence`: training with fastgan and without ends at the same place.
+"""`python -m bench convergence`: training with fastgan reaches the same scores as training without.
 
 Two forms train the same networks from the same weights on the same rows and latents in the same order: a loop in plain
-PyTorch (`bench/codebases/plain.py`) and `GANTrainer`. Their losses of the first steps, in float64, are held to each
-other, which shows that both train the same thing. In float32 rounding grows with the steps: Adam moves a weight by
-about its rate however small the gradient is, and of a gradient that is all but 0 rounding decides where to. So the ends
-are compared over several seeds: differences of scores, paired by the seed, against their interval.
+PyTorch (`bench/codebases/plain.py`) and `GANTrainer`. Their losses of the first steps must agree in float64, so both
+train the same thing. In float32, rounding errors grow with the steps: Adam moves a weight by about its learning rate
+however small the gradient is, and rounding decides the sign of a gradient near 0. So the final scores are compared over
+several seeds: the differences, paired by seed, against their interval.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import base64
 import math
 import multiprocessing
 import os
-import statistics as of_seeds
+import statistics
 import time
 import zlib
 from collections.abc import Callable, Sequence
@@ -46,13 +46,13 @@ CONTENDERS = {
     FASTGAN: "`GANTrainer` with the same settings",
 }
 SEEDS = 5
-SAMPLED = 1_000  # beside the seed: of the latents that samples are drawn from, which training has not seen
+SAMPLE_SEED = 1_000  # added to the seed: samples are drawn from latents that training has not seen
 ALLOWED = 1e-9  # relative difference of the losses of the first steps, in float64
 
 
 class Run(NamedTuple):
-    """losses: of D and of G, in the first steps. samples: of the averaged generator, on the CPU. seconds: of training
-    and drawing them."""
+    """losses: of D and of G, in the first steps. samples: of the averaged generator, on the CPU. seconds: the time of
+    training and sampling."""
 
     losses: list[tuple[float, float]]
     samples: Tensor
@@ -60,24 +60,24 @@ class Run(NamedTuple):
 
 
 def networks(cell: Cell, samples: Tensor, seed: int, dtype: torch.dtype) -> tuple[nn.Module, nn.Module]:
-    """The same weights for both forms."""
+    """Generator and discriminator, with the same weights for both forms."""
     torch.manual_seed(seed)
     c = cell.config
     pair = build(tuple(samples.shape[1:]), c.latent_dim, c.width, c.networks)
     return pair[0].to(dtype), pair[1].to(dtype)
 
 
-def plain(cell: Cell, samples: Tensor, device: str, seed: int, dtype: torch.dtype = torch.float32) -> Run:
+def train_plain(cell: Cell, samples: Tensor, device: str, seed: int, dtype: torch.dtype = torch.float32) -> Run:
     c, pair = cell.config, networks(cell, samples, seed, dtype)
-    kept = {name: getattr(c, name) for name in ("latent_dim", "lr", "betas", "weight", "r1", "ema_decay")}
+    settings = {name: getattr(c, name) for name in ("latent_dim", "lr", "betas", "weight", "r1", "ema_decay")}
     begin = time.perf_counter()
-    loop = Plain(*pair, **kept, seeds=(seed, (seed + ORDER) % 2**64), device=device)
+    loop = Plain(*pair, **settings, seeds=(seed, (seed + ORDER) % 2**64), device=device)
     losses = loop.fit(samples, c.steps, c.batch, CLOSE)
-    drawn = loop.sample(cell.count, SAMPLED + seed).cpu()
+    drawn = loop.sample(cell.count, SAMPLE_SEED + seed).cpu()
     return Run(losses, drawn, time.perf_counter() - begin)
 
 
-def fastgan(cell: Cell, samples: Tensor, device: str, seed: int, dtype: torch.dtype = torch.float32) -> Run:
+def train_fastgan(cell: Cell, samples: Tensor, device: str, seed: int, dtype: torch.dtype = torch.float32) -> Run:
     c, pair = cell.config, networks(cell, samples, seed, dtype)
     samples = samples if samples.dtype == torch.uint8 else samples.to(dtype)
     config = replace(c, seed=seed, precision="float32", channels_last=False)
@@ -89,77 +89,78 @@ def fastgan(cell: Cell, samples: Tensor, device: str, seed: int, dtype: torch.dt
         losses.append((values["loss_d"].item(), values["loss_g"].item()))
     if c.steps > CLOSE:
         trainer.fit(samples, steps=c.steps - CLOSE, batch=c.batch, log_every=c.steps)
-    drawn = trainer.sample(cell.count, SAMPLED + seed).cpu()
+    drawn = trainer.sample(cell.count, SAMPLE_SEED + seed).cpu()
     return Run(losses, drawn, time.perf_counter() - begin)
 
 
-FORMS: dict[str, Callable[..., Run]] = {PLAIN: plain, FASTGAN: fastgan}
+FORMS: dict[str, Callable[..., Run]] = {PLAIN: train_plain, FASTGAN: train_fastgan}
 
 
 def measure(setting: Setting, name: str) -> dict:
-    """On a CPU as many runs at a time as there are cores, one thread each, which networks this small use best."""
+    """On a CPU, run as many processes as there are cores, one thread each, which is the fastest for small networks."""
     cell, seeds = cells(setting.quick)[name], range(1 if setting.quick else SEEDS)
     if setting.device == "cuda" or setting.quick:
-        return trained(cell, problem(cell, 1_000) if setting.quick else problem(cell), setting.device, seeds)
+        return train_all(cell, problem(cell, 1_000) if setting.quick else problem(cell), setting.device, seeds)
     spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(os.cpu_count(), spawn, initializer=_prepare, initargs=(cell,)) as pool:
-        return gathered(cell, seeds, list(pool.map(_there, _turns(seeds))))
+    with ProcessPoolExecutor(os.cpu_count(), spawn, initializer=_start_worker, initargs=(cell,)) as pool:
+        return cell_of(cell, seeds, list(pool.map(_train_in_worker, _runs(seeds))))
 
 
-_prepared: list = []  # of a process of the pool: the cell and its problem
+_worker_inputs: list = []  # in a process of the pool: the cell and its problem
 
 
-def _prepare(cell: Cell) -> None:
+def _start_worker(cell: Cell) -> None:
     torch.set_num_threads(1)
-    _prepared[:] = cell, problem(cell)
+    _worker_inputs[:] = cell, problem(cell)
 
 
-def _there(turn: tuple[int, str]) -> dict:
-    return outcome(*_prepared, "cpu", *turn)
+def _train_in_worker(run: tuple[int, str]) -> dict:
+    return train_form(*_worker_inputs, "cpu", *run)
 
 
-def _turns(seeds: Sequence[int]) -> list[tuple[int, str]]:
+def _runs(seeds: Sequence[int]) -> list[tuple[int, str]]:
+    """(seed, form) of each run."""
     return [(seed, name) for seed in seeds for name in FORMS]
 
 
-def trained(cell: Cell, data: Problem, device: str, seeds: Sequence[int]) -> dict:
-    """Both forms, seed by seed in turns, in this process."""
-    return gathered(cell, seeds, [outcome(cell, data, device, *turn) for turn in _turns(seeds)])
+def train_all(cell: Cell, data: Problem, device: str, seeds: Sequence[int]) -> dict:
+    """Both forms with every seed, one after the other, in this process."""
+    return cell_of(cell, seeds, [train_form(cell, data, device, *run) for run in _runs(seeds)])
 
 
-def outcome(cell: Cell, data: Problem, device: str, seed: int, name: str) -> dict:
-    """One run of a form, and its first steps once more in float64: what a row has of each seed, or why it has none."""
+def train_form(cell: Cell, data: Problem, device: str, seed: int, name: str) -> dict:
+    """One run of a form, with its first steps repeated in float64: a row's entries for this seed, or the error."""
     first = cell._replace(config=replace(cell.config, steps=CLOSE), count=1)
     try:
         exact = FORMS[name](first, data.samples, device, seed, torch.float64).losses
         run = FORMS[name](cell, data.samples, device, seed)
-        found = data.score(run.samples.float())
-    except Exception as error:  # a form that does not come to its end is a row that says so
+        scores = data.score(run.samples.float())
+    except Exception as error:  # the row of a form that fails holds the error
         return {"error": f"seed {seed}: {one_line(error)}"}
     shown = (to_uint8(run.samples) if run.samples.dim() == 4 else run.samples.float())[: cell.shown]
-    kept = {"scores": {score: found[score] for score in cell.scores}, "losses": run.losses, "exact": exact}
-    return kept | {"seconds": round(run.seconds, 2), "shown": packed(shown)}
+    entries = {"scores": {score: scores[score] for score in cell.scores}, "losses": run.losses, "exact": exact}
+    return entries | {"seconds": round(run.seconds, 2), "shown": packed(shown)}
 
 
-def gathered(cell: Cell, seeds: Sequence[int], outcomes: Sequence[dict]) -> dict:
-    """The cell of a results file, of the outcomes in the order of `_turns`."""
+def cell_of(cell: Cell, seeds: Sequence[int], runs: Sequence[dict]) -> dict:
+    """The cell as a results file holds it, from the results of `train_form` in the order of `_runs`."""
     rows = []
     for place, name in enumerate(FORMS):
-        own = outcomes[place :: len(FORMS)]
-        good = [one for one in own if "error" not in one]
-        row = {"contender": name, "scores": {s: [one["scores"][s] for one in good] for s in cell.scores}}
-        row |= {key: [one[key] for one in good] for key in ("losses", "exact", "seconds")}
-        if len(good) < len(own):
-            row["error"] = next(one["error"] for one in own if "error" in one)
-        rows.append(row | ({"shown": own[0]["shown"]} if "shown" in own[0] else {}))
+        form_runs = runs[place :: len(FORMS)]
+        good = [run for run in form_runs if "error" not in run]
+        row = {"contender": name, "scores": {s: [run["scores"][s] for run in good] for s in cell.scores}}
+        row |= {key: [run[key] for run in good] for key in ("losses", "exact", "seconds")}
+        if len(good) < len(form_runs):
+            row["error"] = next(run["error"] for run in form_runs if "error" in run)
+        rows.append(row | ({"shown": form_runs[0]["shown"]} if "shown" in form_runs[0] else {}))
     c = cell.config
-    kept = ("steps", "batch", "width", "latent_dim", "lr", "r1", "weight", "ema_decay")
-    settings = {key: getattr(c, key) for key in kept} | {"betas": list(c.betas), "samples": cell.count}
+    keys = ("steps", "batch", "width", "latent_dim", "lr", "r1", "weight", "ema_decay")
+    settings = {key: getattr(c, key) for key in keys} | {"betas": list(c.betas), "samples": cell.count}
     return {"name": cell.name, "title": cell.title, "seeds": [*seeds], "settings": settings, "rows": rows}
 
 
 def packed(samples: Tensor) -> dict:
-    """Samples as they stand in a results file: compressed bytes, in base 64."""
+    """Samples as a results file holds them: compressed bytes in base 64."""
     array = samples.contiguous().numpy()
     data = base64.b64encode(zlib.compress(array.tobytes(), 9)).decode()
     return {"shape": list(array.shape), "dtype": str(array.dtype), "data": data}
@@ -173,35 +174,35 @@ def unpacked(stored: dict) -> np.ndarray:
 # ---- what the numbers say -------------------------------------------------------------------------------------------
 
 
-def both(cell: dict) -> tuple[dict, dict] | None:
-    """The rows of plain PyTorch and of fastgan, if both came to their end."""
+def finished_rows(cell: dict) -> tuple[dict, dict] | None:
+    """The rows of plain PyTorch and of fastgan, if all runs of both finished."""
     rows = {row["contender"]: row for row in cell["rows"]}
     found = [rows.get(name, {"error": ""}) for name in (PLAIN, FASTGAN)]
     return None if any("error" in row for row in found) else (found[0], found[1])
 
 
 def differences(cell: dict) -> dict[str, dict[str, float]]:
-    """Of each score the mean difference, fastgan's minus plain PyTorch's of the same seed, with Student's interval. The
-    intervals of a cell hold together at 95 %: each of k scores at 1 - 0.05 / k (Bonferroni). Empty with one seed."""
-    rows = both(cell)
+    """The mean difference of each score, fastgan's minus plain PyTorch's with the same seed, with Student's interval.
+    The intervals of a cell hold together at 95 %: each of k scores at 1 - 0.05 / k (Bonferroni). Empty for one seed."""
+    rows = finished_rows(cell)
     if rows is None or len(cell["seeds"]) < 2:
         return {}
     scores = [row["scores"] for row in rows]
     return {s: paired(scores[1][s], scores[0][s], 1 - 0.05 / len(scores[0])) for s in scores[0]}
 
 
-def within(score: str, difference: dict[str, float]) -> bool:
+def within_noise(score: str, difference: dict[str, float]) -> bool:
     """Whether the interval contains 0, or the difference is too small to matter."""
     return difference["low"] <= 0 <= difference["high"] or abs(difference["mean"]) <= SCORES[score].tolerance
 
 
-def differs(cell: dict, key: str = "exact") -> float | None:
-    """The largest relative difference of the two forms' losses in the first steps of all seeds: in float64, or in
-    float32 of the key "losses"."""
-    rows = both(cell)
+def loss_gap(cell: dict, key: str = "exact") -> float | None:
+    """The largest relative difference of the two forms' losses in the first steps of all seeds. key: "exact" for
+    float64, "losses" for float32."""
+    rows = finished_rows(cell)
     if rows is None:
         return None
-    numbers = [np.array(row[key], dtype=float) for row in rows]  # null, of a loss that is not finite, is NaN
+    numbers = [np.array(row[key], dtype=float) for row in rows]  # null, for a loss that is not finite, becomes NaN
     if numbers[0].shape != numbers[1].shape:
         return math.inf
     worst = float((np.abs(numbers[1] - numbers[0]) / np.abs(numbers[0]).clip(1e-12)).max())
@@ -216,49 +217,50 @@ def interval_of(score: str, difference: dict[str, float]) -> str:
 
 def promises(results: dict) -> list[Promise]:
     found = {cell["name"]: cell for cell in results["cells"]}
-    made = []
+    promised = []
     for name in cells():
         cell = found.get(name, {"rows": [], "seeds": []})
-        apart, what = differences(cell), f"{name}: scores within noise over {len(cell['seeds']) or SEEDS} seeds"
-        if not apart:
-            made.append(judged.judged(what, "one seed has no interval" if both(cell) else "", None))
+        gaps, what = differences(cell), f"{name}: scores within noise over {len(cell['seeds']) or SEEDS} seeds"
+        if not gaps:
+            promised.append(judged.promise(what, "one seed has no interval" if finished_rows(cell) else "", None))
             continue
-        good = {score: within(score, difference) for score, difference in apart.items()}
-        far = max(apart, key=lambda s: (not good[s], distance(s, apart[s])))
-        text = f"{sum(good.values())} of {len(good)}; furthest: {SCORES[far].label} {interval_of(far, apart[far])}"
-        made.append(judged.judged(what, text, all(good.values())))
-    gaps = [(gap, cell["name"]) for cell in results["cells"] if (gap := differs(cell)) is not None]
-    what = f"losses of the first {CLOSE} steps, in float64, to {ALLOWED:g} of plain PyTorch's"
-    text = f"{max(gaps)[0]:.1e} at worst ({max(gaps)[1]})" if gaps else ""
-    made.append(judged.judged(what, text, max(gaps)[0] <= ALLOWED if gaps else None))
-    return [*made, judged.all_right(results, list(CONTENDERS), "every run comes to its end", "forms")]
+        good = {score: within_noise(score, difference) for score, difference in gaps.items()}
+        far = max(gaps, key=lambda s: (not good[s], distance(s, gaps[s])))
+        text = f"{sum(good.values())} of {len(good)}; furthest: {SCORES[far].label} {interval_of(far, gaps[far])}"
+        promised.append(judged.promise(what, text, all(good.values())))
+    loss_gaps = [(gap, cell["name"]) for cell in results["cells"] if (gap := loss_gap(cell)) is not None]
+    what = f"losses of the first {CLOSE} steps, in float64, within {ALLOWED:g} of plain PyTorch's"
+    text = f"{max(loss_gaps)[0]:.1e} at worst ({max(loss_gaps)[1]})" if loss_gaps else ""
+    promised.append(judged.promise(what, text, max(loss_gaps)[0] <= ALLOWED if loss_gaps else None))
+    return [*promised, judged.all_right(results, list(CONTENDERS), "every run finishes", "forms")]
 
 
 def distance(score: str, difference: dict[str, float]) -> float:
-    """In half widths of the interval, or in tolerances if these are larger."""
+    """The difference in half widths of the interval, or in tolerances if the tolerance is larger."""
     half = (difference["high"] - difference["low"]) / 2
     return abs(difference["mean"]) / max(half, SCORES[score].tolerance)
 
 
 INTERVALS = """\
-An interval is Student's, of the differences of the seeds: fastgan's score minus plain PyTorch's of the same seed. The
-intervals of a data set hold together at 95 %."""
+An interval is Student's, over the differences of the seeds: fastgan's score minus plain PyTorch's with the same seed.
+All intervals of a data set hold together at 95 %."""
 HOW_TO_READ = f"""\
 Mean ± standard deviation over the seeds, of samples of the averaged generator. *within noise*: the interval of the
 difference contains 0, or the difference is at most the tolerance of the score. The factors of shapes are read from each
-picture: *precision* is the share of pictures that differ from the rendering of their factors by at most
-{shapes64.RIGHT:g} of its norm, *recall* how many of {shapes64.CELLS} cells of factors such pictures reach, relative to
-as many real ones."""
+picture. *precision*: the share of pictures that differ from the rendering of their factors by at most
+{shapes64.RIGHT:g} of its norm. *recall*: the number of the {shapes64.CELLS} cells of factors that such pictures reach,
+relative to the same number of real pictures."""
 
 
 def tables(results: dict, kinds: tuple[str, ...]) -> list[str]:
-    lines = ["## Scores at the end", "", HOW_TO_READ, "", *scores_table(results), ""]
+    lines = ["## Final scores", "", HOW_TO_READ, "", *scores_table(results), ""]
     tolerances = ", ".join(f"{score.label} {score.tolerance:g}" for score in SCORES.values())
     lines += [f"Tolerances: {tolerances}.", "", "## Training", "", *training_table(results), ""]
-    lines += [f"*losses differ by*: relative, the largest of D's and G's in the first {CLOSE} steps of all seeds. "]
-    lines[-1] += (
-        "*seconds*: of a run and its samples, the median, beside other runs on the other cores; for information."
-    )
+    lines += [
+        f"*losses differ by*: the largest relative difference, of D's and G's loss, in the first {CLOSE} steps of all "
+        "seeds. *seconds*: the median time of a run and its samples, while other runs use the other cores; for "
+        "information."
+    ]
     per_seed = []
     for cell in results["cells"]:
         for row in cell["rows"]:
@@ -272,30 +274,30 @@ def tables(results: dict, kinds: tuple[str, ...]) -> list[str]:
 def scores_table(results: dict) -> list[str]:
     rows = []
     for cell in results["cells"]:
-        apart, found = differences(cell), {row["contender"]: row for row in cell["rows"]}
+        gaps, found = differences(cell), {row["contender"]: row for row in cell["rows"]}
         for score in next(iter(found.values()))["scores"]:
-            means = [of_form(found[name], score) for name in FORMS]
-            shown = interval_of(score, apart[score]) if score in apart else ""
-            verdict = ("yes" if within(score, apart[score]) else "**no**") if score in apart else ""
+            means = [mean_of(found[name], score) for name in FORMS]
+            shown = interval_of(score, gaps[score]) if score in gaps else ""
+            verdict = ("yes" if within_noise(score, gaps[score]) else "**no**") if score in gaps else ""
             rows.append([cell["title"], SCORES[score].label, *means, shown, verdict])
     return report.table(["data", "score", *FORMS, "difference [95 %]", "within noise"], rows)
 
 
-def of_form(row: dict, score: str) -> str:
+def mean_of(row: dict, score: str) -> str:
     if "error" in row:
         return row["error"]
     values, form = row["scores"][score], SCORES[score].form
-    spread = f" ± {form.format(of_seeds.stdev(values))}" if len(values) > 1 else ""
-    return form.format(of_seeds.mean(values)) + spread
+    spread = f" ± {form.format(statistics.stdev(values))}" if len(values) > 1 else ""
+    return form.format(statistics.mean(values)) + spread
 
 
 def training_table(results: dict) -> list[str]:
     rows = []
     for cell in results["cells"]:
-        s, gaps = cell["settings"], [differs(cell, key) for key in ("exact", "losses")]
-        taken = [f"{of_seeds.median(row['seconds']):.1f}" if row["seconds"] else "" for row in cell["rows"]]
-        apart = ["" if gap is None else f"{gap:.1e}" for gap in gaps]
-        rows.append([cell["title"], f"{s['steps']:,}", s["batch"], len(cell["seeds"]), *apart, *taken])
+        s, gaps = cell["settings"], [loss_gap(cell, key) for key in ("exact", "losses")]
+        seconds = [f"{statistics.median(row['seconds']):.1f}" if row["seconds"] else "" for row in cell["rows"]]
+        shown = ["" if gap is None else f"{gap:.1e}" for gap in gaps]
+        rows.append([cell["title"], f"{s['steps']:,}", s["batch"], len(cell["seeds"]), *shown, *seconds])
     head = ["data", "steps", "batch", "seeds", "losses differ by, float64", "float32"]
     head += [f"seconds, {name}" for name in FORMS]
     return report.table(head, rows)
@@ -310,7 +312,7 @@ def summary(results: dict) -> str:
 
 
 def mosaic(images: np.ndarray) -> np.ndarray:
-    """uint8 (k^2, C, H, W) -> (k H', k W', 3), with a line of white between pictures."""
+    """uint8 (k^2, C, H, W) -> (k H', k W', 3), with a white line between pictures."""
     side = math.isqrt(len(images))
     tiles = np.pad(images[: side**2], ((0, 0), (0, 0), (0, 1), (0, 1)), constant_values=255)
     _, channels, height, width = tiles.shape
@@ -358,8 +360,8 @@ SUITE = Suite(
     tables=tables,
     summary=summary,
     pictures={"convergence.png": picture},
-    limits=(1500.0, 1500.0),
+    time_limits=(1500.0, 1500.0),
     cell="data set",
-    whole=True,
+    must_finish=True,
     intervals=INTERVALS,
 )

@@ -1,8 +1,8 @@
-"""`python -m bench integrations`: training steps of public codebases, as upstream has them and with fastgan in place.
+"""`python -m bench integrations`: training steps of public codebases, as upstream has them and with fastgan.
 
-The steps are those of `examples/integrations/`, restated with upstream's shapes and settings. Both forms start from the
-same weights and see the same batch; each piece of fastgan is also switched on by itself. A form whose losses are not
-upstream's is an error in the table. On a CPU the networks are narrower and the batch is smaller than upstream's.
+The steps are those of `examples/integrations/`, restated with upstream's shapes and settings. All forms start from the
+same weights and see the same batch; some use only one piece of fastgan. A form whose losses differ from upstream's is
+an error in the table. On a CPU the networks are narrower and the batch is smaller than upstream's.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from bench.harness.environment import ROOT
 from bench.harness.promises import Promise, at, at_least, times
 from bench.harness.statistics import interval, ratio
 from bench.harness.suite import Suite
-from bench.suites.training import Steps
+from bench.suites.training import StepClock
 from fastgan.inspection import inspect_step
 
 UPSTREAM, ALL = "as upstream", "all of them"
@@ -43,21 +43,21 @@ FORMS = {
     ALL: ("losses", "matching", "generator_backward", "layers", "average", "passes"),
 }
 CONTENDERS = {
-    UPSTREAM: "upstream's step, its own losses, every number read with `.item()` that upstream reads",
+    UPSTREAM: "upstream's step with its own losses and all of its `.item()` calls",
     "losses": "fastgan's adversarial losses in place of upstream's",
     "losses, matching": "feature matching as well",
     "generator_backward": "upstream's losses; `fastgan.generator_backward(loss, generator)` for `loss.backward()` of G",
     "layers": "StyleGAN's bias_act and upfirdn2d of `fastgan.layers`",
-    "average": "G's moving average in a few operators, those of `torch.optim.swa_utils`, for a loop over weights",
-    "passes": "passes through D, and computations of its weights, that say nothing new are left out: see the example",
-    ALL: "every piece that the example has",
+    "average": "G's moving average in a few operators of `torch.optim.swa_utils`, in place of a loop over weights",
+    "passes": "without redundant passes through D and computations of its weights: see the example",
+    ALL: "every piece of the example",
 }
-GAIN, GAINERS = 1.15, 4  # a speed-up that is worth the lines, and how many codebases shall have it
-CLOSE = 10  # steps over which the two curves are held to each other
+GAIN, GAINERS = 1.15, 4  # a speed-up that is worth the changed lines, and in how many codebases it is promised
+CLOSE = 10  # the first steps, in which the two curves must agree
 
 
 class Cell(NamedTuple):
-    """module: in examples/integrations. settings: of its Step. steps: of the loss curves."""
+    """module: in examples/integrations. settings: arguments of its Step. steps: the length of the loss curves."""
 
     name: str
     title: str
@@ -67,7 +67,7 @@ class Cell(NamedTuple):
 
     @property
     def forms(self) -> dict[str, tuple[str, ...]]:
-        """The forms that differ from those before them: not every step has matching."""
+        """The forms that differ from the forms before them; for example, not every step has matching."""
         known = importlib.import_module(f"examples.integrations.{self.module}").FASTGAN
         found: dict[str, tuple[str, ...]] = {}
         for name, use in FORMS.items():
@@ -81,7 +81,7 @@ WIDE, NARROW = "hifigan-full-d", "hifigan"
 
 
 def cells(device: str) -> dict[str, Cell]:
-    """In the order of what they tell, since a run may have no time for all of them."""
+    """The most informative first, since a run may have no time for all of them."""
     if device == "cuda":
         bf16 = {"device": "cuda", "bf16": True}
         found = [
@@ -115,22 +115,22 @@ def cells(device: str) -> dict[str, Cell]:
     return {cell.name: cell for cell in found}
 
 
-def made(cell: Cell, use: Sequence[str]) -> Callable[[], tuple[Tensor, Tensor]]:
-    """The step, in the form with these pieces of fastgan."""
+def make_step(cell: Cell, use: Sequence[str]) -> Callable[[], tuple[Tensor, Tensor]]:
+    """The step with these pieces of fastgan."""
     return importlib.import_module(f"examples.integrations.{cell.module}").Step(use, **cell.settings)
 
 
 def changed_lines(module: str, use: Sequence[str]) -> int:
-    """Lines of the example that are marked as changed by these pieces."""
+    """The number of lines in the example that are marked as changed for these pieces."""
     text = (ROOT / "examples" / "integrations" / f"{module}.py").read_text(encoding="utf-8")
     return sum(text.count(f"# fastgan: {piece}\n") for piece in use)
 
 
-class Called(TorchDispatchMode):
-    """operators: those called that touch elements; one of fastgan's, and one of a list of tensors, count once.
+class CallCounter(TorchDispatchMode):
+    """operators: the calls of operators that touch elements; an operator of fastgan or over a list of tensors is one.
 
-    reads: tensors that the host reads; on a GPU each would wait. Not those of an optimizer, whose count of steps lies
-    on the host, nor of fastgan's formulas for CPU tensors, in whose place a GPU has its kernels."""
+    reads: the reads of tensors on the host, which would synchronise on a GPU. Not counted: the optimizer's, whose step
+    count is on the host, and those in fastgan's CPU formulas, which a GPU replaces by kernels."""
 
     def __init__(self):
         super().__init__()
@@ -146,8 +146,8 @@ class Called(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
-def apart(got: Sequence[tuple[float, float]], want: Sequence[tuple[float, float]]) -> float:
-    """The largest relative difference of two runs' losses; infinite if one is not finite."""
+def largest_gap(got: Sequence[tuple[float, float]], want: Sequence[tuple[float, float]]) -> float:
+    """The largest relative difference of two runs' losses; infinite if a loss is not finite."""
     pairs = [(a, b) for one, other in zip(got, want) for a, b in zip(one, other)]
     found = [abs(a - b) / max(abs(b), 1e-12) for a, b in pairs]
     return max(found) if all(map(math.isfinite, found)) else math.inf
@@ -158,51 +158,51 @@ def measure(setting: Setting, name: str) -> dict:
 
 
 def cell(setting: Setting, c: Cell) -> dict:
-    """The first losses, then times in interleaved rounds, then what a step calls and holds, then the curves."""
+    """Measure the first losses, then times in interleaved rounds, then calls and memory of a step, then the curves."""
     cuda, quick = setting.device == "cuda", setting.quick
-    host = Steps(quick, setting.host.capture) if cuda else setting.host
+    clock = StepClock(quick, setting.clock.capture) if cuda else setting.clock
     allowed = 0.05 if c.settings.get("bf16") else 1e-3
     rows, steps, calls, want = {}, {}, {}, []
     for name, use in c.forms.items():
         row = rows[name] = {"contender": name, "lines": changed_lines(c.module, use)}
         try:
-            step = made(c, use)
+            step = make_step(c, use)
             got = row["losses"] = [tuple(x.item() for x in step()) for _ in range(2 if quick else 3)]
             want = want or got
-            if (worst := apart(got, want)) > allowed:
+            if (worst := largest_gap(got, want)) > allowed:
                 row["error"] = f"wrong result, not timed: a loss is {worst:.1e} off upstream's"
             else:
                 steps[name], calls[name] = step, lambda i, step=step: step()
-        except Exception as error:  # a form that cannot run here is a row that says so
+        except Exception as error:  # the row of a form that cannot run here holds the error
             row["error"] = one_line(error)
-    samples = sample_rounds(host, calls, setting.budget_s, at_least=3 if quick else 7)
+    samples = sample_rounds(clock, calls, setting.budget_s, at_least=3 if quick else 7)
     kind = "wall" if cuda else "host"
     for name, kinds in samples.items():
         row, call = rows[name], calls.pop(name)
         row["step_us"], row["host_us"] = interval(kinds[kind]), interval(kinds["host"])
         if UPSTREAM in samples:
             row["speedup"] = ratio(samples[UPSTREAM][kind], kinds[kind])
-        steps[name].steps = 1  # the same for every form: lazy penalties come in step 0
-        with Called() as called:
+        steps[name].steps = 1  # the same step for every form, without the lazy penalties of step 0
+        with CallCounter() as counter:
             call(0)
         steps[name].steps = 1
-        row["operators"], row["waits"] = called.operators, waits(call) if cuda else called.reads
+        row["operators"], row["waits"] = counter.operators, waits(call) if cuda else counter.reads
         row["flops"] = inspect_step(call, 0).flops
-        row["peak_bytes"] = host.peak_bytes(call) if cuda else None
+        row["peak_bytes"] = clock.peak_bytes(call) if cuda else None
         if "flops" in rows[UPSTREAM]:
             row["flops_saved"] = 1 - row["flops"] / rows[UPSTREAM]["flops"]
-        del call, steps[name]  # a step holds its networks: the next ones need the memory
+        del call, steps[name]  # frees its networks: the next steps need the memory
     shapes = {"name": c.name, "title": c.title, "module": c.module}
     shapes["settings"] = {k: v for k, v in c.settings.items() if isinstance(v, (int, float))}
     return shapes | {"rows": list(rows.values()), "curves": curves(c, 3 if quick else c.steps)}
 
 
 def curves(c: Cell, steps: int) -> dict:
-    """{form: {"loss_d", "loss_g": a number a step, "seconds"}} of the two forms; or {"error"}."""
+    """{form: {"loss_d", "loss_g": a number for each step, "seconds"}} of the two forms; or {"error"}."""
     found = {}
     for name in (UPSTREAM, ALL):
         try:
-            step, begin = made(c, c.forms[name]), time.perf_counter()
+            step, begin = make_step(c, c.forms[name]), time.perf_counter()
             losses = torch.stack([torch.stack(step()) for _ in range(steps)]).float().tolist()
         except Exception as error:
             return {"error": one_line(error)}
@@ -212,25 +212,26 @@ def curves(c: Cell, steps: int) -> dict:
     return found
 
 
-def differs(cell: dict, steps: int | None = None) -> float | None:
-    """The largest relative difference of the two forms' losses in the first steps."""
+def loss_gap(cell: dict, steps: int | None = None) -> float | None:
+    """The largest relative difference of the two forms' losses, in the first `steps` steps or in all."""
     if ALL not in cell["curves"]:
         return None
     both = [[*zip(*(cell["curves"][name][key][:steps] for key in ("loss_d", "loss_g")))] for name in (ALL, UPSTREAM)]
     numbers = [[tuple(math.nan if x is None else x for x in pair) for pair in run] for run in both]
-    return apart(*numbers)
+    return largest_gap(*numbers)
 
 
 HOW_TO_READ = """\
-*step*: median (quartiles) over interleaved rounds; a speed-up is a ratio of medians in this run, with its 95 %
-interval. *operators*: those called that touch elements. *waits*: how often the host waits for the GPU; on a
-CPU, how often the step reads a tensor on the host, which would wait on a GPU. *FLOPs saved*: of all matrix products and
-convolutions of the step; what goes is, in G's step, the gradients of D's weights and those of the real branch. *lines*:
-of the example that change. *peak*, on a GPU: the most that a step holds beyond weights and optimizer."""
+*step*: median (quartiles) over interleaved rounds. A speed-up is a ratio of medians in this run, with its 95 %
+interval. *operators*: the number of calls that touch elements. *waits*: how often the host waits for the GPU; on a CPU,
+how often the step reads a tensor on the host, which would wait on a GPU. *FLOPs saved*: the share of all matrix
+products and convolutions that the step does without: in G's step, those for gradients of D's weights and of the real
+branch. *lines*: the lines of the example that change. *peak*, on a GPU: the most that a step holds beyond weights and
+optimizer."""
 
 
 def ranked(results: dict) -> list[dict]:
-    """Cells by what all pieces together bring."""
+    """Cells by the speed-up of all pieces together, the largest first."""
 
     def gain(cell: dict) -> float:
         return max(
@@ -256,18 +257,19 @@ def tables(results: dict, kinds: tuple[str, ...]) -> list[str]:
         found = cell["curves"]
         ends = [f"{found[ALL][key][-1]:.5g}" for key in ("loss_d", "loss_g")] if ALL in found else [found["error"], ""]
         steps = len(found[ALL]["loss_d"]) if ALL in found else 0
-        rows.append([cell["title"], steps, *(number(differs(cell, n)) for n in (CLOSE, None)), *ends])
-    lines += ["", "## The two forms' losses", "", "Relative difference of the losses, the largest of all steps:", ""]
+        rows.append([cell["title"], steps, *(number(loss_gap(cell, n)) for n in (CLOSE, None)), *ends])
+    lines += ["", "## The two forms' losses", "", "The largest relative difference of the losses:", ""]
     lines += report.table(["step of", "steps", f"the first {CLOSE}", "all steps", "last D", "last G"], rows)
     return [
         *lines,
         "",
-        "Float32 sums in another order differ in their last digits, and a step of Adam divides by small numbers.",
+        "Float32 sums in another order differ in their last digits, and Adam amplifies this when it divides by small "
+        "numbers.",
     ]
 
 
 def measured(results: dict) -> list[str]:
-    """The forms beside upstream's that some example has."""
+    """The forms other than upstream's that were measured."""
     found = {row["contender"] for cell in results["cells"] for row in cell["rows"]}
     return [name for name in FORMS if name in found and name != UPSTREAM]
 
@@ -281,7 +283,7 @@ def number(value: float | None) -> str:
 
 
 def summary(results: dict) -> str:
-    """The pages' table: a line a codebase, the most that was gained first."""
+    """The pages' table: a line for each codebase, the largest speed-up first."""
     forms = measured(results)
     head = ["speed of a step, upstream = 1", "upstream ms", *forms]
     head += ["FLOPs saved", "waits", "lines", "losses differ by"]
@@ -294,13 +296,13 @@ def summary(results: dict) -> str:
         speeds = [f"{rows[name]['speedup']['median']:.2f}×" if name in rows else "" for name in forms]
         saved = f"{last['flops_saved']:.1%}" if last else ""
         waits = f"{first['waits']} → {last['waits']}" if last else ""
-        ends = [saved, waits, last.get("lines", ""), number(differs(cell, CLOSE))]
+        ends = [saved, waits, last.get("lines", ""), number(loss_gap(cell, CLOSE))]
         lines.append([cell["title"], f"{milliseconds(first)['median']:,.0f}", *speeds, *ends])
     return "\n".join(report.table(head, lines))
 
 
 def sentence(results: dict) -> str:
-    """What README says of HiFi-GAN; of no such measurement, nothing."""
+    """The sentence about HiFi-GAN in README; "" if it was not measured."""
     whole, quarter = (
         {row["contender"]: row for _, row in _rows(results, n) if "step_us" in row} for n in (WIDE, NARROW)
     )
@@ -311,9 +313,9 @@ def sentence(results: dict) -> str:
     a, b, c, d = (f"{rows[name]['step_us']['median'] / 1e6:.2f} s" for name in told)
     alone, gain = (rows[name]["speedup"]["median"] for name in told[2:])
     size = "a generator of 64" if rows is whole else "a quarter of its"
-    text = f"HiFi-GAN V1 with {size} channels, batch 1, on {results['environment']['device']}: {a} a step as it is, "
+    text = f"HiFi-GAN V1 with {size} channels, batch 1, on {results['environment']['device']}: {a} a step unchanged, "
     text += f"{b} with these losses and matching, {c} ({alone:.2f}×) with `generator_backward` alone, {d} "
-    text += f"({gain:.2f}×) with all of them and no more passes through D and its weights than needed"
+    text += f"({gain:.2f}×) with all of them and without redundant passes through D or computations of its weights"
     more = rows is whole and ALL in quarter
     return text + (f"; with all channels at a quarter {quarter[ALL]['speedup']['median']:.2f}×." if more else ".")
 
@@ -325,21 +327,21 @@ def _rows(results: dict, cell: str):
 def promises(results: dict) -> list[Promise]:
     speeds = [(row["speedup"]["median"], cell["name"]) for cell, row in judged.rows(results, ALL, "speedup")]
     read = [row["waits"] for _, row in judged.rows(results, ALL, "waits")]
-    found = [judged.worst("no step slower than upstream's, to 2 %", speeds, lambda v: v >= 0.98)]
+    found = [judged.worst("no step slower than upstream's by more than 2 %", speeds, lambda v: v >= 0.98)]
     gains: dict[str, float] = {}
     for cell, row in judged.rows(results, ALL, "speedup"):
         gains[cell["module"]] = max(row["speedup"]["median"], gains.get(cell["module"], 0.0))
     fast = [module for module, gain in gains.items() if gain >= GAIN]
     text = f"{len(fast)} of {len(gains)}: {', '.join(fast)}" if gains else ""
-    found.append(judged.judged(f"≥ {GAIN}× in {GAINERS} codebases", text, len(fast) >= GAINERS if gains else None))
+    found.append(judged.promise(f"≥ {GAIN}× in {GAINERS} codebases", text, len(fast) >= GAINERS if gains else None))
     if results["device_type"] == "cpu":
         saved = at(results, ALL, "speedup", name=WIDE)
         found.insert(0, at_least("HiFi-GAN's full discriminators ≥ 1.35×", saved, 1.35))
-        gaps = [(gap, cell["name"]) for cell in results["cells"] if (gap := differs(cell, CLOSE)) is not None]
-        what = f"losses of the first {CLOSE} steps to 1e-3 of upstream's"
+        gaps = [(gap, cell["name"]) for cell in results["cells"] if (gap := loss_gap(cell, CLOSE)) is not None]
+        what = f"losses of the first {CLOSE} steps within 1e-3 of upstream's"
         text = "" if not gaps else f"{max(gaps)[0]:.1e} at worst ({max(gaps)[1]})"
-        found.append(judged.judged(what, text, max(gaps)[0] <= 1e-3 if gaps else None))
-    found.append(judged.counted("nothing of fastgan's reads a tensor on the host", read, {0}))
+        found.append(judged.promise(what, text, max(gaps)[0] <= 1e-3 if gaps else None))
+    found.append(judged.counted("with all pieces, no read of a tensor on the host", read, {0}))
     return [*found, judged.all_right(results, list(FORMS)[1:], "every form has upstream's losses", "forms")]
 
 
@@ -385,6 +387,6 @@ SUITE = Suite(
     sentence=sentence,
     pictures={"integrations.png": picture},
     budgets=(0.5, 30.0, 20.0),
-    limits=(1800.0, 400.0),
-    whole=True,
+    time_limits=(1800.0, 400.0),
+    must_finish=True,
 )

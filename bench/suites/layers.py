@@ -1,11 +1,11 @@
 """`python -m bench layers`: the operators of StyleGAN's layers, as StyleGAN2 and StyleGAN3-T call them at 256 pixels.
 
-A cell is a call and a pass: forward; forward and backward; or R1's, forward, the gradient in x with
-`create_graph=True`, and its derivative in the gradient that arrived. Eager is what an author writes in PyTorch
-(`bench.codebases.stylegan`). NVIDIA's own operators are a contender where `torch_utils` can be imported: a checkout of
-stylegan3 on PYTHONPATH, and nvcc for its plugins.
+A cell is a call and a pass: "forward"; "backward", which is forward and backward; or "R1", which is forward, the
+gradient in x with `create_graph=True`, and the derivative of that gradient in grad_output. Eager is what an author
+writes in PyTorch (`bench.codebases.stylegan`). NVIDIA's own operators are a contender if `torch_utils` can be imported,
+from a checkout of stylegan3 on PYTHONPATH, with nvcc for its plugins.
 
-On a CPU, the fallback, calls have a batch of 1, an eighth of the channels, and float32.
+On a CPU, which runs the fallback, calls have a batch of 1, an eighth of the channels, and float32.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ CONTENDERS = {
     NVIDIA: "`torch_utils.ops` of the checkout on PYTHONPATH: its plugins on a GPU, its plain PyTorch on a CPU",
     COPY: "a copy of as many bytes as must be read and written",
 }
-PASSES = {"forward": 1, "backward": 2, "R1": 3}  # how many times as many bytes as x and y have
+PASSES = {"forward": 1, "backward": 2, "R1": 3}  # bytes moved, in units of the bytes of x and y; also launches
 COLOURS = {COMPILE: "#2563eb", NVIDIA: "#65a30d", OURS: "#e11d74"}
 CALLS = {call.name: call for call in (*stylegan.stylegan2_calls(), *stylegan.stylegan3_calls())}
 HEADLINES = ("s2-lrelu-256", "s2-blur-up-256", "s2-skip-up-256", "s2-skip-down-256", "s3-12", "s3-10")
@@ -49,7 +49,7 @@ Apply = Callable[..., Tensor]  # (x, b) -> y; b is None if the call has no bias
 
 
 def names(device: str, quick: bool) -> list[str]:
-    """What is promised first, in case the limit is reached."""
+    """The cells with promises come first, since the time limit may end the run."""
     rest = [name for name in CALLS if name not in HEADLINES] if device == "cuda" else ["s2-mapping", "s3-8", "s3-3"]
     return [f"{name} {way}" for name in (QUICK if quick else (*HEADLINES, *rest)) for way in PASSES]
 
@@ -59,7 +59,7 @@ def known(device: str) -> list[str]:
 
 
 def fitted(call: LayerCall, device: str) -> LayerCall:
-    """The call, or on a CPU the reduced one."""
+    """The call, reduced if the device is a CPU."""
     if device == "cuda":
         return call
     n, c, *rest = call.shape
@@ -69,7 +69,7 @@ def fitted(call: LayerCall, device: str) -> LayerCall:
 
 @dataclass(frozen=True)
 class Batch:
-    """What a pass is given. filters: float32. g: what arrives at y. h: of R1, what arrives at the gradient in x."""
+    """The inputs of a pass. filters: float32. g: grad_output of y. h: of R1, grad_output of the gradient in x."""
 
     x: Tensor
     b: Tensor | None
@@ -79,7 +79,7 @@ class Batch:
 
 
 def draw(call: LayerCall, device: str, generator: torch.Generator) -> Batch:
-    """Normal numbers, as a layer's normalised weights give them."""
+    """Standard normal numbers, like the outputs of a layer with normalised weights."""
 
     def normal(shape: Sequence[int]) -> Tensor:
         return torch.randn(shape, generator=generator, device=device).to(DTYPES[call.dtype])
@@ -95,16 +95,16 @@ def eager(call: LayerCall) -> Apply:
 
 
 def ours(call: LayerCall) -> Apply:
-    return _applied(getattr(fastgan.layers, call.op), call, _upstreams(call))
+    return _applied(getattr(fastgan.layers, call.op), call, _upstream_settings(call))
 
 
-def nvidias(call: LayerCall) -> Apply:
+def nvidia(call: LayerCall) -> Apply:
     module = importlib.import_module(f"torch_utils.ops.{call.op}")
-    return _applied(getattr(module, call.op), call, _upstreams(call))
+    return _applied(getattr(module, call.op), call, _upstream_settings(call))
 
 
-def _upstreams(call: LayerCall) -> dict:
-    """The call's settings, as NVIDIA's operators and ours take them."""
+def _upstream_settings(call: LayerCall) -> dict:
+    """The call's settings as the keyword arguments of NVIDIA's operators and ours."""
     if call.op == "bias_act":
         return {"act": "lrelu"} | call.settings
     if call.op == "filtered_lrelu":
@@ -119,7 +119,8 @@ def _applied(function: Callable[..., Tensor], call: LayerCall, settings: dict) -
 
 
 def derivatives(apply: Apply, way: str, batch: Batch) -> list[Tensor]:
-    """Of a pass: y; y and the gradients in x and b; or the gradient in x and its derivative in g, along h."""
+    """The results of a pass. forward: y. backward: y and the gradients in x and b. R1: the gradient in x, and its
+    derivative in g along h."""
     x, b, f = batch.x.detach(), batch.b, batch.filters
     if way == "forward":
         with torch.no_grad():
@@ -140,31 +141,31 @@ def _compiled(call: LayerCall) -> Apply:
 
 
 def steps(call: LayerCall, way: str) -> dict[str, Callable[[], Callable]]:
-    """How to make each contender."""
+    """The function that makes each contender."""
 
     def step(make: Callable[[LayerCall], Apply]) -> Callable[[Batch], list[Tensor]]:
         apply = make(call)
         return lambda batch: derivatives(apply, way, batch)
 
     def compiled() -> Callable[[Batch], list[Tensor]]:
-        plain = step(_compiled)
+        run = step(_compiled)
 
-        def stepped(batch: Batch) -> list[Tensor]:
+        def run_r1(batch: Batch) -> list[Tensor]:
             try:
-                return plain(batch)
-            except RuntimeError as error:  # in one of several wordings
+                return run(batch)
+            except RuntimeError as error:  # its message varies
                 raise RuntimeError("torch.compile does not run a double backward") from error
 
-        return stepped if way == "R1" else plain
+        return run_r1 if way == "R1" else run
 
     found = {EAGER: lambda: step(eager), COMPILE: compiled, OURS: lambda: step(ours)}
-    return found | ({NVIDIA: lambda: step(nvidias)} if importlib.util.find_spec("torch_utils") else {})
+    return found | ({NVIDIA: lambda: step(nvidia)} if importlib.util.find_spec("torch_utils") else {})
 
 
 @dataclass(frozen=True)
 class Expected:
-    """A pass in float64. sizes: the same sums of absolute values. kinks: what one of the results may be off by because
-    an activation's input, rounded, may lie on the other side of 0; by whether it was rounded to half precision."""
+    """A pass in float64. exact: the results. sizes: the same sums over absolute values. kinks: how far a result may be
+    off because rounding may move an activation's input to the other side of 0, without and with half precision."""
 
     exact: list[Tensor]
     sizes: list[Tensor]
@@ -172,7 +173,7 @@ class Expected:
 
 
 def expected(call: LayerCall, way: str, batch: Batch) -> Expected:
-    """A sample at a time, so that float64 does not need eight times the memory."""
+    """Computed one sample at a time, so that float64 does not need eight times the memory."""
     parts = [_expected(call, way, _sample(batch, i)) for i in range(len(batch.x))]
     sums = 2 if way == "backward" and call.biased else -1  # the place of the gradient in b, a sum over samples
 
@@ -190,29 +191,29 @@ def _sample(batch: Batch, i: int) -> Batch:
 
 def _expected(call: LayerCall, way: str, batch: Batch) -> Expected:
     positive = Batch(*[_absolute(t) for t in vars(batch).values()])
-    exact, sizes = derivatives(eager(call), way, batch), derivatives(_straight(call), way, positive)
+    exact, sizes = derivatives(eager(call), way, batch), derivatives(_linear(call), way, positive)
     kinks = {half: [torch.zeros_like(t) for t in exact] for half in (False, True)}
     if call.op == "filtered_lrelu" and way != "forward" and call.settings.get("slope", 0.2) != 1:
         first = dict(up=(call.settings["up"],) * 2, padding=call.settings["padding"], gain=call.settings["up"] ** 2)
         between, size = (stylegan.upfirdn2d(_biased(t), t.filters[0], **first) for t in (batch, positive))
         for half in (False, True):
             near = (between.abs() <= unit(call, half) * size).double() * 0.8
-            kinks[half] = derivatives(_straight(call, near), way, positive)
+            kinks[half] = derivatives(_linear(call, near), way, positive)
             if way == "backward":
                 kinks[half][0].zero_()  # the activation itself is continuous
     return Expected(exact, sizes, kinks)
 
 
-def _absolute(given):
-    return tuple(f.abs() for f in given) if isinstance(given, tuple) else None if given is None else given.abs()
+def _absolute(value):
+    return tuple(f.abs() for f in value) if isinstance(value, tuple) else None if value is None else value.abs()
 
 
 def _biased(batch: Batch) -> Tensor:
     return batch.x if batch.b is None else batch.x + batch.b[:, None, None]
 
 
-def _straight(call: LayerCall, slope: Tensor | float = 1.0) -> Apply:
-    """The call with a line for its activation: of absolute values, the size of what it adds up."""
+def _linear(call: LayerCall, slope: Tensor | float = 1.0) -> Apply:
+    """The call with a linear activation: applied to absolute values, it gives the size of the sums."""
     if call.op == "bias_act":
         linear = dict(act="linear", gain=call.settings.get("gain", math.sqrt(2)))
         return lambda x, b: stylegan.bias_act(x, b, **linear)
@@ -229,15 +230,15 @@ def _straight(call: LayerCall, slope: Tensor | float = 1.0) -> Apply:
 
 
 def unit(call: LayerCall, half: bool) -> float:
-    """Of the size of a result, how much float32 sums may be off, and a rounding to half precision in between or at the
-    end. half: of eager, which rounds at every operator."""
+    """The allowed error, relative to the size of a result: of float32 sums, and of roundings to half precision. half:
+    for eager, which rounds at every operator."""
     terms = 8 + sum(f.numel() * (3 - f.dim()) for f in call.filters)
     rounding = torch.finfo(DTYPES[call.dtype]).eps if call.dtype in ("float16", "bfloat16") else 0.0
     return terms * 2.0**-23 + (8 if half else 2) * rounding
 
 
 def why_wrong(name: str, result: Sequence[Tensor], call: LayerCall, against: Expected) -> tuple[str | None, float]:
-    """(None, or what is wrong; the worst error in units of its size), element by element."""
+    """(None or what is wrong, the worst error in units of its size), element by element."""
     worst, half = 0.0, name != OURS and call.dtype == "float16"
     if len(result) != len(against.exact):
         return f"{len(result)} results, expected {len(against.exact)}", math.inf
@@ -256,9 +257,9 @@ def why_wrong(name: str, result: Sequence[Tensor], call: LayerCall, against: Exp
 
 
 def measure(setting: Setting, name: str) -> dict:
-    """One call, one pass. Convolutions are in float32 and not in TF32, as StyleGAN's training has it."""
+    """One call, one pass. Convolutions are in float32 and not in TF32, as in StyleGAN's training."""
     called, way = name.rsplit(" ", 1)
-    call, last = fitted(CALLS[called], setting.device), setting.host.kinds[-1]
+    call, last = fitted(CALLS[called], setting.device), setting.clock.kinds[-1]
     generator = torch.Generator(device=setting.device).manual_seed(int(time.time_ns()) & 0xFFFFFFFF)
     before = torch.backends.cudnn.allow_tf32
     torch.backends.cudnn.allow_tf32 = False
@@ -307,38 +308,39 @@ def promises(results: dict) -> list[judged.Promise]:
             share = judged.at(results, OURS, "share_of_copy", name=name)
             rows.append(judged.at_least(f"{name} ≥ 80% of copy bandwidth", share, 0.8, percent))
         for network, first in (("StyleGAN2", "s2"), ("StyleGAN3-T", "s3")):
-            found = [_together(results, first, way) for way in PASSES]
+            found = [_network_speedup(results, first, way) for way in PASSES]
             found = [(gain, way) for gain, way in zip(found, PASSES) if gain is not None]
             rows.append(judged.worst(f"all of {network}'s calls ≥ 2× eager, any pass", found, lambda v: v >= 2))
         found = [(ours / theirs, name) for name, ours, theirs in _pairs(results, NVIDIA)]
         rows.append(judged.worst("at most 1.2× NVIDIA's time, any call", found, lambda v: v <= 1.2, largest=True))
-    right = "every fastgan result right against float64, per element, in units of the sum that it is"
+    right = "every fastgan result right against float64, per element, relative to its sum of absolute values"
     return [*rows, judged.all_right(results, (OURS,), right)]
 
 
 def _pairs(results: dict, other: str) -> Iterator[tuple[str, float, float]]:
-    """(cell, our time, another's) where both were timed."""
+    """(cell, our time, the other's time) of each cell in which both were timed."""
     for cell in results["cells"]:
         times = {row["contender"]: row["device_us"]["median"] for row in cell["rows"] if "device_us" in row}
         if OURS in times and other in times:
             yield cell["name"], times[OURS], times[other]
 
 
-def _together(results: dict, network: str, way: str) -> float | None:
-    """How many times as fast as eager the calls of a network are, one after the other."""
+def _network_speedup(results: dict, network: str, way: str) -> float | None:
+    """The speed-up over eager of a network's calls, one after the other."""
     found = [pair for pair in _pairs(results, EAGER) if pair[0].startswith(network) and pair[0].endswith(way)]
     return sum(eager for *_, eager in found) / sum(ours for _, ours, _ in found) if found else None
 
 
 HOW_TO_READ = """\
-Median (quartiles) in microseconds, over interleaved rounds. *backward* is forward and backward together, *R1* forward,
-the gradient in x with `create_graph=True`, and its derivative in the gradient that arrived. A speed-up is a ratio of
-medians in this run, with its 95 % interval. *GB/s* counts what must be read and written: x and y once a pass, gradients
-as well in *backward*, and once more in *R1*; *of copy* is that against a copy of as many bytes. *peak* is the most that
-one call holds at a time, results included. *error* is the worst, in units of the sum of absolute values that the
-element is. """
+Median (quartiles) in microseconds, over interleaved rounds. *backward* is forward and backward together. *R1* is
+forward, the gradient in x with `create_graph=True`, and the derivative of that gradient in grad_output. A speed-up is a
+ratio of medians in this run, with its 95 % interval. *GB/s* counts what must be read and written: x and y in every
+pass, their gradients too in *backward*, and as much again in *R1*. *of copy* is the speed relative to a copy of as many
+bytes. *peak* is the most that one call holds at once, results included. *error* is the worst error of an element,
+relative to the sum of the absolute values of its terms. """
 ON_A_CPU = """\
-A CPU has the fallback: a batch of 1, an eighth of the channels, float32."""
+A CPU runs the fallback,
+with a batch of 1, an eighth of the channels, float32."""
 
 
 def tables(results: dict, kinds: tuple[str, ...]) -> list[str]:

@@ -1,7 +1,6 @@
-"""`python -m bench lists`: adversarial losses as public codebases have them, at the shapes they have them in.
+"""`python -m bench lists`: adversarial losses of public codebases, at the shapes of their own training.
 
-`eager` is a codebase's own formula, the others are what a user can put in its place. Each is forward and backward, into
-the logits.
+`eager` is a codebase's own formula; the others can replace it. Each runs forward and backward, into the logits.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from bench.codebases.adversarial import Loss, Parts
 from bench.codebases.configurations import BY_NAME, Configuration
 from bench.harness import promises as judged
 from bench.harness import report
-from bench.harness.accuracy import DTYPES, loss_scale, of_ours, ulp, wrong_gradients, wrong_loss
+from bench.harness.accuracy import DTYPES, bound_of_ours, loss_scale, ulp, wrong_gradients, wrong_loss
 from bench.harness.clock import waits
 from bench.harness.contest import COMPILE, EAGER, Setting, checked, timed
 from bench.harness.promises import Promise, at, at_least
@@ -29,7 +28,7 @@ from bench.harness.suite import Suite
 UNREAD, DROP_IN, DIRECT = "eager, nothing read", "drop-in", "value_and_grad"
 CONTENDERS = {
     EAGER: "the codebase's formula in PyTorch, as it is written there, with its `.item()` calls",
-    UNREAD: "the same without the `.item()` calls, whose results that codebase does not use",
+    UNREAD: "the same without the `.item()` calls, whose results the codebase does not use",
     COMPILE: "the same without `.item()`, compiled in the default mode: both sides in one function, one backward pass",
     DROP_IN: "the member of fastgan.compat that takes its place, and backward",
     DIRECT: "fastgan's `*_value_and_grad`: loss and gradients in one call, no autograd",
@@ -41,7 +40,7 @@ COLOURS = {DROP_IN: "#e11d74", DIRECT: "#7c3aed", COMPILE: "#2563eb"}
 
 @dataclass(frozen=True)
 class Batch:
-    """sides: the arguments of the loss. leaves: the tensors of each side that want gradients."""
+    """sides: the arguments of the loss. leaves: the tensors of each side that require gradients."""
 
     sides: tuple
     leaves: tuple[list[Tensor], ...]
@@ -51,11 +50,11 @@ class Batch:
         return [x for leaves in self.leaves for x in leaves]
 
 
-Step = Callable[[Batch], tuple[Sequence[Tensor], Sequence[Tensor]]]  # -> the losses of the parts, the gradients
+Step = Callable[[Batch], tuple[Sequence[Tensor], Sequence[Tensor]]]  # batch -> (losses of the parts, gradients)
 
 
 def draw(configuration: Configuration, device: str, generator: torch.Generator) -> Batch:
-    """N(1, 2²) on real, N(-1, 2²) on generated data. None lies on a hinge's knee, where the conventions differ."""
+    """N(1, 2²) on real, N(-1, 2²) on generated data. None is at the kink of a hinge, where conventions differ."""
 
     def tensor(shape: tuple[int, ...], shift: float) -> Tensor:
         x = torch.randn(shape, generator=generator, device=device).mul_(2).add_(shift)
@@ -89,7 +88,7 @@ def forward_backward(parts: Parts, scale: Tensor | None) -> Step:
 
 def program_of(configuration: Configuration, like: Tensor, dynamic: bool | None = None) -> Loss:
     """Both sides in one compiled function."""
-    torch._dynamo.reset()  # one specialised program a configuration
+    torch._dynamo.reset()  # compile a specialised program for each configuration
     parts = (configuration.plain or configuration.eager)(like)
 
     def whole(*sides):
@@ -101,7 +100,7 @@ def program_of(configuration: Configuration, like: Tensor, dynamic: bool | None 
 def steps(
     c: Configuration, like: Tensor, scale: Tensor | None, program: Callable[[Tensor], Loss] | None = None
 ) -> dict[str, Callable[[], Step]]:
-    """How to make each contender that the configuration has."""
+    """The function that makes each contender of the configuration."""
 
     def direct() -> Step:
         def step(batch: Batch) -> tuple[tuple[Tensor], tuple[Tensor, ...]]:
@@ -128,26 +127,26 @@ def exact(configuration: Configuration, batch: Batch, scale: float) -> tuple[flo
 
 
 def why_wrong(result, batch: Batch, expected: tuple[float, list[Tensor]], ours: bool) -> tuple[str | None, float]:
-    """(None, or what is wrong; the worst relative error of a gradient): ours to half a unit in the last place and 5e-6
-    per element, others to 4 eps of a tensor's largest gradient."""
+    """(None or what is wrong, the worst relative error of a gradient). Ours must be right to half a unit in the last
+    place plus 5e-6, per element; others to 4 eps of a tensor's largest gradient."""
     losses, grads = result
     eps = torch.finfo(batch.tensors[0].dtype).eps
     if wrong := wrong_loss(sum(x.item() for x in losses), expected[0], 5e-6 if ours else max(4 * eps, 1e-5)):
         return wrong, float("inf")
 
-    def of_eager(size: Tensor, dtype: torch.dtype) -> Tensor:
+    def bound_of_eager(size: Tensor, dtype: torch.dtype) -> Tensor:
         return (size + size.max()) * (4 * eps) + ulp(size, dtype)
 
-    return wrong_gradients("tensor", grads, batch.tensors, expected[1], of_ours if ours else of_eager)
+    return wrong_gradients("tensor", grads, batch.tensors, expected[1], bound_of_ours if ours else bound_of_eager)
 
 
 def measure(setting: Setting, c: Configuration, program: Callable[[Tensor], Loss] | None = None) -> dict:
-    """One configuration. program: like -> the compiled loss, where it is not to be compiled anew."""
-    device, host = setting.device, setting.host
+    """One configuration. program: like -> an already compiled loss; by default a new one is compiled."""
+    device, clock = setting.device, setting.clock
     scale_value, scale = loss_scale(c.dtype, device)
     both = 1 if c.sides == "fake" else 2
     moved = 2 * both * c.logits * DTYPES[c.dtype].itemsize  # each logit read once, its gradient written once
-    sets, cold = host.buffers(moved)
+    sets, cold = clock.buffers(moved)
     generator = torch.Generator(device=device).manual_seed(int(time.time_ns()) & 0xFFFFFFFF)
     batches = [draw(c, device, generator) for _ in range(sets)]
     expected = exact(c, batches[0], scale_value)
@@ -188,15 +187,15 @@ def promises(results: dict) -> list[Promise]:
 
 HOW_TO_READ = """\
 Forward and backward together, into the logits: median (quartiles) in microseconds, over interleaved rounds. A speed-up
-is a ratio of medians in this run, with its 95 % interval; below 1 the contender is the slower one. """
+is a ratio of medians in this run, with its 95 % interval; below 1 the contender is slower. """
 ON_A_GPU = """\
-*host* is the time until the call returns: to enqueue, or, where the codebase waits for the device (*waits*, by
-`torch.cuda.set_sync_debug_mode`), to finish. *device* is between two events, with everything enqueued before the first;
-where a contender waits, the gaps that its waits leave are in it. *launches* counts what the profiler saw on the device.
-Inputs and outputs rotate through more memory than the L2 cache holds, as far as 256 sets of them do."""
+*host* is the time until the call returns: the time to enqueue or, if the codebase waits for the device, to finish.
+*waits* counts those waits, by `torch.cuda.set_sync_debug_mode`. *device* is between two events, with everything
+enqueued before the first; it includes the gaps that waits leave. *launches* counts what the profiler saw on the device.
+Inputs and outputs rotate through more memory than the L2 cache holds, or through 256 sets if these hold less."""
 ON_A_CPU = """\
-*launches* counts operators that touch elements and call no other, and compiled graphs. *peak* is the most that one
-call holds at a time, outputs included."""
+*launches* counts operators that touch elements and call no other operator, and compiled graphs. *peak* is the most that
+one call holds at once, outputs included."""
 
 
 def shapes_of(cell: dict) -> str:
@@ -222,7 +221,7 @@ def tables(results: dict, kinds: tuple[str, ...]) -> list[str]:
 
 
 def summary(results: dict) -> str:
-    """The pages' table: speed against eager, a line a configuration; below 1 is slower."""
+    """The pages' table: speed relative to eager, a line for each configuration; below 1 is slower."""
     kind, names, rows = report.kinds_of(results)[-1], [COMPILE, DROP_IN, DIRECT], []
     for cell in results["cells"]:
         found = {row["contender"]: row for row in cell["rows"] if "error" not in row}

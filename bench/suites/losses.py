@@ -1,4 +1,4 @@
-"""`python -m bench losses`: the discriminator loss with its gradients, by every contender, dtype and size."""
+"""`python -m bench losses`: the discriminator loss with its gradients, for every contender, dtype and size."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from bench.harness import promises as judged
 from bench.harness import report
 from bench.harness.accuracy import DTYPES, loss_scale
 from bench.harness.contest import COPY, REDUCED, Setting, checked, one_line, timed
-from bench.harness.limits import WHAT, limits
+from bench.harness.overheads import DESCRIPTIONS, measure_overheads
 from bench.harness.promises import Promise, at, at_least, percent, size, times
 from bench.harness.statistics import fits, ratio
 from bench.harness.suite import Suite
@@ -24,12 +24,12 @@ MORE = [2**26, 2**28]  # on a GPU
 FEWER = {"cpu": [128, 2**12, 2**16, 2**18, 2**22], "cuda": [128, 2**12, 2**16, 2**20, 2**24, 2**26]}  # of other dtypes
 QUICK_SIZES = [128, 2**18]
 GRAPH_UP_TO = 2**16
-REPLAYED = (GRAPHED, REDUCED)  # graphs already: the profiler counts what they launch
-WHAT_COPY = "a copy of as many bytes, into memory at hand"
+REPLAYED = (GRAPHED, REDUCED)  # already CUDA graphs, so the profiler counts their launches
+WHAT_COPY = "a copy of as many bytes, into allocated memory"
 
 
 def cells(device: str, quick: bool) -> list[tuple[str, int]]:
-    """(dtype, logits a side) of a run, the dtype that most people train with first."""
+    """(dtype, logits a side) of each cell; float32, the most common dtype, comes first."""
     if quick:
         return [(dtype, n) for dtype in DTYPES for n in QUICK_SIZES]
     full = SIZES + MORE * (device == "cuda")
@@ -42,7 +42,7 @@ def parsed(name: str) -> dict:
 
 
 def too_large(device: str, name: str) -> str | None:
-    """What eager holds at once, and what the gate holds in float64, against the memory that is free."""
+    """Compare the memory of eager, and of the gate in float64, with the free memory."""
     needed = parsed(name)["n"] * (14 * DTYPES[parsed(name)["dtype"]].itemsize + 80)
     if device == "cuda":
         free = torch.cuda.mem_get_info()[0]
@@ -53,10 +53,10 @@ def too_large(device: str, name: str) -> str | None:
 
 def measure(setting: Setting, name: str, contenders: Sequence[Contender] = CONTENDERS) -> dict:
     """One dtype and size."""
-    host, device, (dtype, n) = setting.host, setting.device, parsed(name).values()
+    clock, device, (dtype, n) = setting.clock, setting.device, parsed(name).values()
     scale_value, scale = loss_scale(dtype, device)
     moved = 2 * 2 * n * DTYPES[dtype].itemsize  # two sides, each read once and its gradient written once
-    sets, cold = host.buffers(moved)
+    sets, cold = clock.buffers(moved)
     generator = torch.Generator(device=device).manual_seed(int(time.time_ns()) & 0xFFFFFFFF)
     buffers = [draw(n, DTYPES[dtype], device, generator) for _ in range(sets)]
     here = {c.name: c for c in contenders if c.on in (None, device)}
@@ -67,24 +67,24 @@ def measure(setting: Setting, name: str, contenders: Sequence[Contender] = CONTE
     )
     pairs = [tuple(torch.randn(2 * n, device=device).to(DTYPES[dtype]) for _ in range(2)) for _ in range(sets)]
     calls[COPY] = lambda i: pairs[i % sets][0].copy_(pairs[i % sets][1])
-    samples, moving = timed(setting, rows, calls), host.kinds[-1]
+    samples, moving = timed(setting, rows, calls), clock.kinds[-1]
     for name in samples:
         row = rows[name]
         row["bytes_per_s"] = moved / row[f"{moving}_us"]["median"] * 1e6
         row["share_of_copy"] = ratio(samples[COPY][moving], samples[name][moving])
         if name in REPLAYED:
-            row["launches"] = len(host.kernels(calls[name]))
+            row["launches"] = len(clock.kernels(calls[name]))
         elif device == "cuda" and n <= GRAPH_UP_TO:
             try:
-                row["graph_us"] = host.graph(calls[name])
+                row["graph_us"] = clock.graph(calls[name])
             except Exception as error:
                 row["graph_error"] = one_line(error)
     return {"dtype": dtype, "n": n, "bytes": moved, "buffers": sets, "cold": cold, "rows": list(rows.values())}
 
 
-def begun(setting: Setting) -> dict:
+def extras(setting: Setting) -> dict:
     here = {c.name: c.what for c in CONTENDERS if c.on in (None, setting.device)}
-    return {"contenders": here | {COPY: WHAT_COPY}, "limits": limits(setting.host, setting.quick)}
+    return {"contenders": here | {COPY: WHAT_COPY}, "limits": measure_overheads(setting.clock, setting.quick)}
 
 
 def where(cell: dict) -> str:
@@ -135,7 +135,7 @@ def _cuda(results: dict) -> list[Promise]:
     ]
     for column, other, bound in (("host_speedup", "eager", 2.0), ("host_against_compile", "torch.compile", 1.0)):
         small = [(c, row) for c, row in judged.rows(results, "drop-in", column) if c["n"] <= GRAPH_UP_TO]
-        what = f"drop-in enqueued {bound:g}× as fast as {other} or faster, up to 2^16 logits a side"
+        what = f"drop-in enqueued at least {bound:g}× as fast as {other}, up to 2^16 logits a side"
         found = [(row[column]["median"], where(c)) for c, row in small]
         rows.append(judged.worst(what, found, lambda v, bound=bound: v >= bound))
     found = [(row["graph_us"], where(cell)) for cell, row in judged.rows(results, direct, "graph_us")]
@@ -155,15 +155,16 @@ def _cuda(results: dict) -> list[Promise]:
 HOW_TO_READ = """\
 Forward and backward together: median (quartiles) in microseconds, over interleaved rounds. *n* is logits a side; there
 are two sides. A speed-up is a ratio of medians in this run, with its 95 % interval. *GB/s* counts the bytes that must
-move, logits read once and gradients written once; *of copy* is that as a share of what a copy of as many bytes reached
-in the same rounds. Float16 runs under a loss scale of 2^15. """
+move: logits read once and gradients written once. *of copy* is this rate relative to that of a copy of as many bytes in
+the same rounds. Float16 runs under a loss scale of 2^15. """
 ON_A_GPU = """\
 *host* is the time to enqueue; *device* is between two events, with everything enqueued before the first; *in a graph*
 is a call's share of a CUDA graph of 32. *launches* counts what the profiler saw on the device. Inputs and outputs
 rotate through more memory than the L2 cache holds, except at the sizes marked °."""
 ON_A_CPU = """\
-Buffers are not rotated: a loss sees logits that the network has just written. *launches* counts operators that touch
-elements and call no other, and compiled graphs. *peak* is the most that one call holds at a time, outputs included."""
+Buffers are not rotated, since in training a loss reads logits that the network has just written. *launches* counts
+operators that touch elements and call no other operator, and compiled graphs. *peak* is the most that one call holds at
+once, outputs included."""
 
 
 def tables(results: dict, kinds: tuple[str, ...]) -> list[str]:
@@ -186,33 +187,34 @@ def tables(results: dict, kinds: tuple[str, ...]) -> list[str]:
     for dtype in dict.fromkeys(cell["dtype"] for cell in results["cells"]):
         same = [cell for cell in results["cells"] if cell["dtype"] == dtype]
         lines += ["", f"## {dtype}", "", *report.rows_table(same, n | report.CONTENDER, columns)]
-    lines += ["", "## As the work grows", "", *growth_table(results, kinds)]
+    lines += ["", "## Time by size", "", *scaling_table(results, kinds)]
     return lines + report.where_slower(results, where, OURS)
 
 
-def growth_table(results: dict, kinds: tuple[str, ...]) -> list[str]:
+def scaling_table(results: dict, kinds: tuple[str, ...]) -> list[str]:
     rows = []
     for kind in kinds:
         for dtype, name, fit in fits(results, "dtype", "n", kind):
-            alike = "" if fit["even_at"] is None else f"{fit['even_at']:,.0f}"
+            even = "" if fit["even_at"] is None else f"{fit['even_at']:,.0f}"
             slope = "" if fit["slope"] is None else f"{fit['slope']:.2f}"
-            numbers = f"{fit['floor_us']:.3g}", f"{fit['ns_a_logit']:.3g}", alike, slope, f"{fit['worst']:.0%}"
+            numbers = f"{fit['floor_us']:.3g}", f"{fit['ns_a_logit']:.3g}", even, slope, f"{fit['worst']:.0%}"
             rows.append((dtype, name, kind, *numbers))
     lines = [
-        "The fit is time = floor + n × cost, by least squares of the relative error. *slope* is that of log time over",
-        "log n above four times the size where both are alike: 1 is in proportion to the work.",
+        "The fit is time = floor + n × cost, by least squares of the relative error. *equal at n* is the n at which",
+        "both parts are equal. *slope*: of log time over log n, for n above four times that; 1 means in proportion.",
+        "*largest error*: the largest relative distance of a time from the fit.",
         "",
         *report.table(
-            ["dtype", "contender", "time", "floor µs", "ns a logit of n", "alike at n", "slope", "farthest point"], rows
+            ["dtype", "contender", "time", "floor µs", "ns a logit of n", "equal at n", "slope", "largest error"], rows
         ),
     ]
     if "limits" in results:
-        least = [(name, limit_time(row), WHAT[name]) for name, row in results["limits"].items()]
-        lines += ["", *report.table(["the least there is", "µs", ""], least)]
+        least = [(name, overhead_text(row), DESCRIPTIONS[name]) for name, row in results["limits"].items()]
+        lines += ["", *report.table(["call that does no work", "µs", ""], least)]
     return lines
 
 
-def limit_time(row: dict) -> str:
+def overhead_text(row: dict) -> str:
     if "graph_us" in row:
         return f"{row['graph_us']:.2f}"
     kinds = [kind for kind in ("host", "device") if f"{kind}_us" in row]
@@ -221,7 +223,7 @@ def limit_time(row: dict) -> str:
 
 
 def summary(results: dict) -> str:
-    """The pages' table: microseconds of float32, the fastest of each size in bold."""
+    """The pages' table: microseconds in float32, the fastest of each size in bold."""
     kind, shown = report.kinds_of(results)[-1], (1, 128, *[4**k for k in range(5, 15)])
     cells = [c for c in results["cells"] if c["dtype"] == "float32" and c["n"] in shown]
     key = f"{kind}_us"
@@ -242,7 +244,9 @@ def summary(results: dict) -> str:
         numbers = [f"{n} {fit[n]['floor_us']:.3g} µs + {fit[n]['ns_a_logit']:.3g} ns a logit" for n in fitted]
         said += f" Fitted: {', '.join(numbers)}."
     if "limits" in results:
-        said += " An " + ", an ".join(f"{name} {limit_time(row)}" for name, row in results["limits"].items()) + " µs."
+        said += (
+            " An " + ", an ".join(f"{name} {overhead_text(row)}" for name, row in results["limits"].items()) + " µs."
+        )
     return "\n".join([*lines, "", said])
 
 
@@ -255,7 +259,7 @@ COLOURS = {
 
 
 def picture(results: dict, path: Path) -> None:
-    """Time, speed-up and share of a copy over the size, a column a dtype."""
+    """Time, speed-up and share of copy bandwidth over the size, a column for each dtype."""
     kinds, dtypes = report.kinds_of(results), list(dict.fromkeys(cell["dtype"] for cell in results["cells"]))
     panels = {f"{kind}_us": f"{kind} time, µs" for kind in kinds} | {f"{kinds[-1]}_speedup": "speed-up over eager"}
     if len(kinds) > 1:
@@ -283,8 +287,8 @@ def picture(results: dict, path: Path) -> None:
     report.save(figure, path)
 
 
-def growth_picture(results: dict, path: Path) -> None:
-    """Time over logits, both on logarithmic scales, with the fitted floor + n * cost and the least there is."""
+def scaling_picture(results: dict, path: Path) -> None:
+    """Time over logits, both on logarithmic scales, with the fitted floor + n * cost and calls that do no work."""
     kinds = report.kinds_of(results)
     dtype = results["cells"][0]["dtype"] if results["cells"] else "float32"
     figure, axes = report.subplots(1, len(kinds), 7.6 * len(kinds), 5.4)
@@ -322,8 +326,8 @@ SUITE = Suite(
     promises=promises,
     tables=tables,
     summary=summary,
-    pictures={"losses.png": picture, "growth.png": growth_picture},
-    begun=begun,
+    pictures={"losses.png": picture, "growth.png": scaling_picture},
+    extras=extras,
     key=parsed,
     where=where,
     why_not=too_large,

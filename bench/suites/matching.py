@@ -1,8 +1,8 @@
 """`python -m bench matching`: feature matching over the maps of real discriminators, and what a gradient penalty costs.
 
-`eager` is a codebase's own formula, the others are what a user can put in its place. Each is forward and backward, into
-the maps of generated data; real maps want no gradient, but in the configuration that says so. The second table is that
-of `penalties`.
+`eager` is a codebase's own formula; the others can replace it. Each runs forward and backward, with gradients at the
+maps of generated data. Real maps require no gradient, except in the "attached" configuration. The second table comes
+from `penalties`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import fastgan
 from bench.codebases.matching import BY_NAME, Configuration, Lists
 from bench.harness import promises as judged
 from bench.harness import report
-from bench.harness.accuracy import DTYPES, loss_scale, of_ours, ulp, wrong_gradients, wrong_loss
+from bench.harness.accuracy import DTYPES, bound_of_ours, loss_scale, ulp, wrong_gradients, wrong_loss
 from bench.harness.contest import COMPILE, COPY, EAGER, Setting, checked, timed
 from bench.harness.promises import at, at_least, percent
 from bench.harness.statistics import ratio
@@ -33,8 +33,8 @@ CONTENDERS = {
     FOREACH: "the same with `torch._foreach_sub` and `_foreach_abs` over all maps at once",
     COMPILE: "eager, compiled in the default mode",
     DROP_IN: "the member of fastgan.compat that takes its place",
-    SIGNS: 'fastgan.feature_matching_loss(..., save="signs"), the default: a byte an element is saved, and no map',
-    MAPS: 'fastgan.feature_matching_loss(..., save="maps"): both maps are read again in the backward pass',
+    SIGNS: 'fastgan.feature_matching_loss(..., save="signs"), the default: it saves a byte an element and no map',
+    MAPS: 'fastgan.feature_matching_loss(..., save="maps"): its backward pass reads both maps again',
     DIRECT: "fastgan.feature_matching_value_and_grad: loss and gradients in one call, no autograd",
     COPY: "a copy of as many bytes as value_and_grad has to move, for scale",
 }
@@ -48,7 +48,7 @@ COLOURS = {FOREACH: "#a16207", COMPILE: "#2563eb", DROP_IN: "#e11d74", SIGNS: "#
 
 @dataclass(frozen=True)
 class Batch:
-    """leaves: the maps that want gradients, those of generated data first."""
+    """leaves: the maps that require gradients, those of generated data first. used: the maps in the loss, by side."""
 
     fake: Lists
     real: Lists
@@ -57,7 +57,7 @@ class Batch:
 
 
 def draw(configuration: Configuration, device: str, quick: bool, generator: torch.Generator) -> Batch:
-    """Maps as a leaky ReLU leaves them: N(0, 1), the negative half of it times 0.1."""
+    """Maps like the outputs of a leaky ReLU: N(0, 1), with negative values times 0.1."""
     dtype = DTYPES[configuration.dtype]
 
     def tensor(shape: tuple[int, ...]) -> Tensor:
@@ -86,7 +86,7 @@ def _forward_backward(loss_of: Callable[[Lists, Lists], Tensor], scale: Tensor |
 
 
 def steps(c: Configuration, batch: Batch, scale: Tensor | None) -> dict[str, Callable[[], Step]]:
-    """How to make each contender that the configuration has."""
+    """The function that makes each contender of the configuration."""
     cut, weights = c.options.get("exclude_last"), weights_of(c, batch)
 
     def foreach(fake: Lists, real: Lists) -> Tensor:
@@ -97,7 +97,7 @@ def steps(c: Configuration, batch: Batch, scale: Tensor | None) -> dict[str, Cal
         return sum(weight * gap.mean() for weight, gap in zip(weights, gaps))
 
     def compiled() -> Step:
-        torch._dynamo.reset()  # one specialised program a configuration
+        torch._dynamo.reset()  # compile a specialised program for each configuration
         return _forward_backward(torch.compile(c.eager), scale)
 
     def direct() -> Step:
@@ -135,14 +135,14 @@ def weights_of(c: Configuration, batch: Batch) -> list[float]:
 
 
 def why_wrong(result, batch: Batch, weights: Sequence[float], scale: float, ours: bool) -> tuple[str | None, float]:
-    """(None, or what is wrong; the worst relative error of a gradient): against sum_k w_k mean |fake_k - real_k| and
-    its gradient in float64, map by map, per element, relative. Ours to half a unit in the last place and 5e-6, others
+    """(None or what is wrong, the worst relative error of a gradient): against sum_k w_k mean |fake_k - real_k| and its
+    gradient in float64, map by map, per element. Ours must be right to half a unit in the last place plus 5e-6, others
     to 4 eps."""
     loss, grads = result
     eps, means = torch.finfo(batch.leaves[0].dtype).eps, []
 
     def exact() -> Iterator[Tensor]:
-        """One map at a time: all of them in float64 would not fit."""
+        """One map at a time, since all maps in float64 would not fit into memory."""
         for sign, _ in zip((1, -1), range(len(batch.leaves) // len(weights))):
             for weight, x, y in zip(weights, *batch.used):
                 gap = x.detach().double() - y.detach().double()
@@ -150,10 +150,10 @@ def why_wrong(result, batch: Batch, weights: Sequence[float], scale: float, ours
                     means.append(weight * gap.abs().mean().item())
                 yield gap.sign_().mul_(sign * weight * scale / gap.numel())
 
-    def of_eager(size: Tensor, dtype: torch.dtype) -> Tensor:
+    def bound_of_eager(size: Tensor, dtype: torch.dtype) -> Tensor:
         return size * (4 * eps) + ulp(size, dtype)
 
-    wrong, worst = wrong_gradients("map", grads, batch.leaves, exact(), of_ours if ours else of_eager)
+    wrong, worst = wrong_gradients("map", grads, batch.leaves, exact(), bound_of_ours if ours else bound_of_eager)
     return wrong or wrong_loss(loss.item(), sum(means), 5e-6 if ours else 1e-5), worst
 
 
@@ -166,7 +166,7 @@ def measure(setting: Setting, name: str) -> dict | None:
 
 
 def cell(setting: Setting, c: Configuration) -> dict:
-    device, dtype, last = setting.device, DTYPES[c.dtype], setting.host.kinds[-1]
+    device, dtype, last = setting.device, DTYPES[c.dtype], setting.clock.kinds[-1]
     scale_value, scale = loss_scale(c.dtype, device)
     generator = torch.Generator(device=device).manual_seed(int(time.time_ns()) & 0xFFFFFFFF)
     batch = draw(c, device, setting.quick, generator)
@@ -180,7 +180,7 @@ def cell(setting: Setting, c: Configuration) -> dict:
     target = torch.empty_like(source)
     calls[COPY] = lambda _: target.copy_(source)
     samples = timed(setting, rows, calls)
-    # bytes an element that have to be moved: maps read, signs written and read, gradients written
+    # bytes that must move per element: maps read, signs written and read, gradients written
     size, written = dtype.itemsize, 1 + c.attached
     moved = {SIGNS: (2 + written) * size + 2, DIRECT: (2 + written) * size, COPY: 3 * size}
     moved |= {DROP_IN: moved[SIGNS], MAPS: (4 + written) * size}
@@ -222,12 +222,12 @@ def promises(results: dict) -> list[judged.Promise]:
 
 HOW_TO_READ = """\
 Forward and backward together: median (quartiles) in microseconds, over interleaved rounds. A speed-up is a ratio of
-medians in this run, with its 95 % interval; below 1 the contender is the slower one. *GB/s* counts the bytes that have
-to be moved: by drop-in and signs both maps, two bytes and the gradient, by maps both maps twice and the gradient, by
-value_and_grad both maps and the gradient; *of copy* is that as a share of what a copy reached
-in the same rounds. *peak* is the most that one call holds at a time, outputs included. """
-ON_A_GPU = "*host* is the time to enqueue, *device* is between two events; *launches* is what the profiler counted."
-ON_A_CPU = "*launches* counts operators that touch elements and call no other, and compiled graphs."
+medians in this run, with its 95 % interval; below 1 the contender is slower. *GB/s* counts the bytes that must move:
+both maps, two bytes and the gradient for drop-in and signs; both maps twice and the gradient for maps; both maps and
+the gradient for value_and_grad. *of copy* is this rate relative to that of a copy in the same rounds. *peak* is the
+most that one call holds at once, outputs included. """
+ON_A_GPU = "*host* is the time to enqueue, *device* is between two events, *launches* is what the profiler counted."
+ON_A_CPU = "*launches* counts operators that touch elements and call no other operator, and compiled graphs."
 
 
 def tables(results: dict, kinds: tuple[str, ...]) -> list[str]:
@@ -264,7 +264,7 @@ def picture(results: dict, path: Path) -> None:
 
 
 def names(device: str, quick: bool) -> list[str]:
-    """What is promised first, in case the limit is reached."""
+    """The cells with promises come first, since the time limit may end the run."""
     first, *rest = BY_NAME
     return [*QUICK, PENALTIES] if quick else [first, PENALTIES, *rest]
 
@@ -278,7 +278,7 @@ SUITE = Suite(
     promises=promises,
     tables=tables,
     pictures={"matching.png": picture},
-    begun=lambda setting: {"penalties": None},
+    extras=lambda setting: {"penalties": None},
     budgets=(0.3, 6.0, 2.0),
-    limits=(300.0, 300.0),
+    time_limits=(300.0, 300.0),
 )

@@ -1,8 +1,8 @@
 """`python -m bench mmd`: maximum mean discrepancy of two samples, forward and backward into the generated one.
 
-A cell is a number of points a side and a dimension. Eager is what authors write, `torch.cdist`, a sum of Gaussians and
-autograd: several matrices of all pairs. On a GPU a row also says what share of the machine's own matrix product the
-arithmetic that must be done has reached.
+A cell is a number of points a side and a dimension. Eager is what authors write: `torch.cdist`, a sum of Gaussians and
+autograd, with several matrices of all pairs. On a GPU a row also gives the rate of the necessary arithmetic, as a share
+of the rate of a matrix product on the same machine.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def cells(device: str, quick: bool = False) -> dict[str, tuple[int, int]]:
 
 
 def bandwidths(d: int) -> tuple[float, ...]:
-    """In units of the usual distance of two points of a standard normal."""
+    """Multiples of (d / 2)^(1/2), half the typical distance of two points of a standard normal distribution."""
     return tuple(s * math.sqrt(d / 2) for s in (4.0, 2.0, 1.0, 0.5))
 
 
@@ -99,8 +99,8 @@ def steps(device: str, d: int) -> dict[str, Callable[[], Step]]:
 
 
 def exact(fake: Tensor, real: Tensor, s: Sequence[float], rows: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """(loss, its size, gradient at some rows, its size) in float64, a few rows at a time. The size is that of the sums
-    whose difference a result is: of means of k, and of |c_ij| (|x_i| + |z_j|)."""
+    """(loss, its size, gradient at some rows, its size) in float64, a few rows at a time. A result is a difference of
+    sums, and its size is what these add up to: the means of k, or |c_ij| (|x_i| + |z_j|)."""
     x, y = fake.detach().double(), real.double()
     n, m = len(x), len(y)
 
@@ -112,13 +112,12 @@ def exact(fake: Tensor, real: Tensor, s: Sequence[float], rows: Tensor) -> tuple
 
     xx, yy, xy = mean(x, x), mean(y, y), mean(x, y)
     grad = size = 0.0
-    own = x[rows]
+    part = x[rows]
     for z, share in ((x, 4 / (n * n)), (y, -4 / (n * m))):
-        c = share * _kernel(squares(own, z), s)[1]
-        grad = grad + c.sum(1, keepdim=True) * own - c @ z
-        size = (
-            size + c.abs().sum(1, keepdim=True) * own.norm(dim=1, keepdim=True) + c.abs() @ z.norm(dim=1, keepdim=True)
-        )
+        c = share * _kernel(squares(part, z), s)[1]
+        grad = grad + c.sum(1, keepdim=True) * part - c @ z
+        size = size + c.abs().sum(1, keepdim=True) * part.norm(dim=1, keepdim=True)
+        size = size + c.abs() @ z.norm(dim=1, keepdim=True)
     return xx + yy - 2 * xy, xx + yy + 2 * xy, grad, size
 
 
@@ -128,8 +127,8 @@ def _kernel(D: Tensor, s: Sequence[float]) -> tuple[Tensor, Tensor]:
 
 
 def why_wrong(name: str, result, fake: Tensor, rows: Tensor, expected) -> tuple[str | None, float]:
-    """(None, or what is wrong; the worst error of the gradient in units of its size). fastgan is held to 5e-6 of the
-    size of the loss and of each gradient; one pass of tf32, and eager's distances, to 2^-8 and 1e-3 of it."""
+    """(None or what is wrong, the worst error of the gradient in units of its size). fastgan must be right to 5e-6 of
+    the size of the loss and of each gradient; one pass of tf32 to 2^-8 of it, and eager's distances to 1e-3."""
     (loss, grad), (loss64, loss_size, grad64, grad_size) = result, expected
     allowed = {TF32: 2.0**-8, EAGER: 1e-3, COMPILE: 1e-3}.get(name, 5e-6)
     if grad is None or grad.shape != fake.shape or grad.dtype != fake.dtype:
@@ -143,14 +142,14 @@ def why_wrong(name: str, result, fake: Tensor, rows: Tensor, expected) -> tuple[
 
 
 def flops(n: int, m: int, d: int, differences: bool) -> float:
-    """Additions and multiplications of distances and weighted sums that loss and gradient cannot do without, those of
-    the kernel not counted: all pairs with a gradient, half of the pairs of the target without."""
+    """The additions and multiplications in distances and weighted sums that loss and gradient need, without those of
+    the kernel: all pairs that have a gradient, and half of the target's pairs."""
     distance = 3 * d if differences else 2 * d
     return (n * n + n * m) * (distance + 2 * d) + m * m / 2 * distance
 
 
 def products(device: str) -> dict[str, float]:
-    """Operations a second of this machine's own product of two large matrices, in float32 and in tf32."""
+    """Operations per second of PyTorch's product of two large matrices here, in float32 and in tf32."""
     if device != "cuda":
         return {}
     a, b = (torch.randn(8192, 8192, device=device) for _ in range(2))
@@ -215,20 +214,21 @@ def promises(results: dict) -> list[judged.Promise]:
         for cell, row in judged.rows(results, name, "peak_bytes")
         if cell["n"] >= 4096
     ]
-    what = "no N × N matrix: at most 1/5 of one is held, from 4,096 points on"
+    what = "no N × N matrix: a call holds at most 1/5 of one, from 4,096 points on"
     rows.append(judged.worst(what, held, lambda v: v <= 0.2, " matrices", largest=True))
-    right = "every fastgan result right to 5e-6 of the sums it is made of (2^-8 for tf32), against float64"
+    right = "every fastgan result right to 5e-6 of the sums behind it (2^-8 for tf32), against float64"
     return [*rows, judged.all_right(results, OURS, right)]
 
 
 HOW_TO_READ = """\
 Forward and backward together, into the generated points: median (quartiles) in microseconds, over interleaved rounds.
-A speed-up is a ratio of medians in this run, with its 95 % interval. *peak* is the most that one call holds at a time;
-one matrix of all pairs takes 4 N^2 bytes. *error* is the gradient's worst, in units of the sum that it is. """
+A speed-up is a ratio of medians in this run, with its 95 % interval. *peak* is the most that one call holds at once;
+one matrix of all pairs has 4 N^2 bytes. *error* is the gradient's worst error, relative to the size of the sums
+behind it. """
 ON_A_GPU = """\
-*of limit* counts the additions and multiplications of distances and weighted sums, once each, against what this
-machine's product of two 8192 x 8192 matrices does a second: in float32 for differences, in tf32 for products.
-`value_and_grad` in float32 accuracy makes three passes of tf32, so that a third is the most it can reach."""
+*of limit* is the rate of the additions and multiplications in distances and weighted sums, once each, relative to the
+rate of a product of two 8192 x 8192 matrices on this machine: in float32 for differences, in tf32 for products.
+`value_and_grad` in float32 accuracy makes three passes of tf32, so it can reach at most a third."""
 
 
 def tables(results: dict, kinds: tuple[str, ...]) -> list[str]:
@@ -274,7 +274,7 @@ SUITE = Suite(
     promises=promises,
     tables=tables,
     pictures={"mmd.png": picture},
-    begun=lambda setting: {"products": products(setting.device)},
+    extras=lambda setting: {"products": products(setting.device)},
     budgets=(0.3, 4.0, 1.0),
     cell="cell",
 )

@@ -19,7 +19,7 @@ NONE, EXACT, LAZY, APPROXIMATE = "no penalty", "R1", "R1 at every 16th step", "a
 COMPILED_NONE, COMPILED = "no penalty, D compiled", "approximate R1, D compiled"
 PENALTIES = {
     NONE: "D's non-saturating loss of real and generated images, forward and backward",
-    EXACT: "and fastgan.r1_penalty at every step: a double backward, so that D cannot be compiled",
+    EXACT: "and fastgan.r1_penalty at every step: a double backward, so D cannot be compiled",
     LAZY: "the same at every 16th step, times 16 (`fastgan.penalties.lazy`); mean over 16 steps",
     APPROXIMATE: "and fastgan.approximate_r1_penalty at every step",
     COMPILED_NONE: "the first with torch.compile(D)",
@@ -37,8 +37,8 @@ def small_discriminator(channels: int = 32) -> nn.Sequential:
 
 
 def measure(setting: Setting) -> dict:
-    """Step cost of each way to penalise a small convolutional D; how far the approximation is from R1."""
-    device, host, quick = setting.device, setting.host, setting.quick
+    """The step cost of each penalty on a small convolutional D, and the error of approximate R1."""
+    device, clock, quick = setting.device, setting.clock, setting.quick
     batch = 4 if quick else 64 if device == "cuda" else 16
     torch.manual_seed(0)
     discriminator = small_discriminator(4 if quick else 32).to(device)
@@ -76,20 +76,21 @@ def measure(setting: Setting) -> dict:
         except Exception as error:
             rows[name]["error"] = one_line(error)
             del calls[name]
-    samples = sample_rounds(host, calls, setting.budget_s, at_least=5 if quick else 9)
-    for kind in host.kinds:
+    samples = sample_rounds(clock, calls, setting.budget_s, at_least=5 if quick else 9)
+    for kind in clock.kinds:
         samples[LAZY][kind] = [value / 16 for value in samples[LAZY][kind]]
         for name in samples:
             rows[name][f"{kind}_us"] = interval(samples[name][kind])
             rows[name][f"{kind}_cost"] = ratio(samples[name][kind], samples[NONE][kind])
             rows[name][f"{kind}_against_r1"] = ratio(samples[EXACT][kind], samples[name][kind])
     for name in samples:
-        rows[name]["peak_bytes"] = host.peak_bytes(calls[name])
+        rows[name]["peak_bytes"] = clock.peak_bytes(calls[name])
     return {"batch": batch, "rows": list(rows.values()), "error": _error(discriminator, real, 50 if quick else 400)}
 
 
 def _error(discriminator: nn.Module, real: Tensor, draws: int) -> dict:
-    """Of approximate R1, relative to R1: standard deviation of a draw and of the mean of all, and the error of that."""
+    """The error of approximate R1, relative to R1: the standard deviation of a draw, the error of the mean of all draws
+    and its standard deviation."""
     exact = fastgan.r1_penalty(discriminator, real).item()
     with torch.no_grad():
         found = torch.stack([fastgan.approximate_r1_penalty(discriminator, real) for _ in range(draws)]).double()
@@ -116,9 +117,9 @@ def tables(found: dict, kinds: tuple[str, ...]) -> list[str]:
         "## Gradient penalties",
         "",
         f"A step of a small convolutional D, {found['batch']} real and as many generated images of 3×32×32: forward, "
-        "backward into D's weights, no optimizer. *cost* is in steps without a penalty, *vs R1* how much less than "
-        f"exact R1 at every step. One draw of approximate R1 was off by {error['deviation']:.0%} (standard deviation), "
-        f"the mean of {error['draws']} by {error['of_the_mean']:+.1%} ± {error['its_deviation']:.1%}.",
+        "backward into D's weights, no optimizer. *cost*: in steps without a penalty. *vs R1*: the speed-up over exact "
+        f"R1 at every step. One draw of approximate R1 was off by {error['deviation']:.0%} (standard deviation), the "
+        f"mean of {error['draws']} draws by {error['of_the_mean']:+.1%} ± {error['its_deviation']:.1%}.",
         "",
         *(f"* **{name}**: {what}" for name, what in PENALTIES.items()),
         "",

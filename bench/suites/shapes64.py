@@ -1,10 +1,9 @@
-"""Pictures with known factors: one shape on black, of 64 pixels, so that what is generated can be read and checked.
+"""Pictures with known factors, one shape on black, 64 × 64 pixels, so that generated pictures can be checked.
 
-A picture is its factors: the kind (circle, square, triangle), the hue, the centroid (x, y) and the size s, the radius
-of the circle of the same area, pi s^2. Pixel (x, y) is a(x, y) c, with the colour c of that hue at full brightness, and
-the share a in [0, 1] of the pixel that the shape covers. Since the largest channel of c is 1, the
-largest channel of a pixel is a, whatever the hue; area, centroid and mean colour of a picture then give its factors
-back.
+The factors of a picture are the kind (circle, square, triangle), the hue, the centroid (x, y) and the size s: the
+radius of the circle of the same area, pi s^2. Pixel (x, y) is a(x, y) c, with the colour c of that hue at full
+brightness and the share a in [0, 1] of the pixel that the shape covers. The largest channel of c is 1, so the largest
+channel of a pixel is a, for every hue. The factors follow from a picture's area, centroid and mean colour.
 """
 
 from __future__ import annotations
@@ -17,13 +16,13 @@ from torch import Tensor
 
 SIDE = 64
 KINDS = ("circle", "square", "triangle")
-PLACE = (26.0, 38.0)  # of x and y, in pixels from the corner: every shape is whole
+PLACE = (26.0, 38.0)  # range of x and y, in pixels from the corner: every shape is inside the picture
 SIZE = (11.0, 16.0)
 SATURATION = 0.75
-HUES, PLACES, SIZES = 6, 3, 2  # bins of the factors; of x and y each
+HUES, PLACES, SIZES = 6, 3, 2  # bins of the factors; x and y have PLACES bins each
 CELLS = len(KINDS) * HUES * PLACES**2 * SIZES
 RIGHT = 0.3  # the largest error of a right picture, see `Read.error`
-MARGIN = 1.0  # pixels that the size of a right picture may be outside of the data's
+MARGIN = 1.0  # how many pixels the size of a right picture may lie outside of SIZE
 _SQUARE = math.sqrt(math.pi) / 2  # half the side
 _TRIANGLE = math.sqrt(math.pi / (3 * math.sqrt(3)))  # the radius of the circle inside an equilateral one
 
@@ -42,8 +41,8 @@ class Factors(NamedTuple):
 
 
 class Read(NamedTuple):
-    """error: |picture - rendering| / |rendering| in the norm of all pixels and channels, 0 being black, (N,): about 0.4
-    between a circle and a square, 1 for a picture that has nothing to do with the rendering."""
+    """error: |picture - rendering| / |rendering| (N,), in the norm over all pixels and channels, with black as 0: about
+    0.4 between a circle and a square, 1 for a picture that has nothing in common with the rendering."""
 
     factors: Factors
     error: Tensor
@@ -74,8 +73,8 @@ def render(factors: Factors, chunk: int = 1000) -> Tensor:
 
 
 def covers(x: Tensor, y: Tensor, size: Tensor) -> Tensor:
-    """The share of each pixel that a shape covers, of each kind: (N, 3, 64, 64). It falls from 1 to 0 within a pixel
-    of distance from the edge, which is exact for edges along the axes."""
+    """The share of each pixel that a shape of each kind covers: (N, 3, 64, 64). It falls from 1 to 0 within one pixel
+    of the edge, which is exact for edges along the axes."""
     axis = torch.arange(SIDE) + 0.5
     dx, dy = axis - x[:, None, None], axis[:, None] - y[:, None, None]  # (N, 1, 64), (N, 64, 1): y points down
     size = size[:, None, None]
@@ -98,7 +97,7 @@ def colours(hue: Tensor) -> Tensor:
 
 
 def hues(colour: Tensor) -> Tensor:
-    """The hue of colours (N, 3): the inverse of `colours`, whatever the saturation and brightness."""
+    """The hue of colours (N, 3) of any saturation and brightness: the inverse of `colours`."""
     red, green, blue = colour.unbind(1)
     largest, which = colour.max(1)
     spread = (largest - colour.amin(1)).clamp(min=1e-6)
@@ -108,10 +107,10 @@ def hues(colour: Tensor) -> Tensor:
 
 
 def read(images: Tensor, chunk: int = 250) -> Read:
-    """The factors of pictures (N, 3, 64, 64), uint8 or floats in [-1, 1], and how far each is from what they render.
+    """The factors of pictures (N, 3, 64, 64), uint8 or floats in [-1, 1], and the error of each.
 
-    What is less than a quarter covered is background, what is more than three quarters is the shape, and between them
-    weights w grow evenly, which leaves the area of a sharp edge as it is. area = sum w, x = sum w x / area, colour =
+    A pixel's weight w is 0 if less than a quarter of it is covered, 1 if more than three quarters are, and linear in
+    between, which keeps the area of a shape with sharp edges. area = sum w, x = sum w x / area, colour =
     sum w picture / area, s = (area / pi)^(1/2), and the kind is that of the nearest of the three renderings."""
     kinds, others = [], []
     axis = torch.arange(SIDE) + 0.5
@@ -131,7 +130,8 @@ def read(images: Tensor, chunk: int = 250) -> Read:
 
 
 def _errors(shown: Tensor, covered: Tensor, colour: Tensor) -> Tensor:
-    """(N, 3), of each kind: |p - a c|^2 = |p|^2 - 2 sum a (p . c) + |c|^2 sum a^2, without a picture of each kind."""
+    """The error for each kind (N, 3), from |p - a c|^2 = |p|^2 - 2 sum a (p . c) + |c|^2 sum a^2, which needs no
+    rendered picture."""
     along = (shown * colour[:, :, None, None]).sum(1, keepdim=True)
     energy = (colour.square().sum(1, keepdim=True) * covered.square().sum((2, 3))).clamp(min=1e-6)
     apart = shown.square().sum((1, 2, 3))[:, None] - 2 * (covered * along).sum((2, 3)) + energy
@@ -139,7 +139,7 @@ def _errors(shown: Tensor, covered: Tensor, colour: Tensor) -> Tensor:
 
 
 def cells(factors: Factors) -> Tensor:
-    """Which of `CELLS` equal parts of the space of factors each picture is in; what is outside is in the nearest."""
+    """The cell of each picture, of the `CELLS` equal parts of the factor space; outside, the nearest cell."""
 
     def bins(value: Tensor, low: float, high: float, count: int) -> Tensor:
         return ((value - low) / (high - low) * count).long().clamp(0, count - 1)
@@ -150,12 +150,13 @@ def cells(factors: Factors) -> Tensor:
     return cell * SIZES + bins(factors.size, *SIZE, SIZES)
 
 
-def hit(read: Read) -> int:
-    """How many cells the right ones among these pictures are in."""
+def cells_reached(read: Read) -> int:
+    """How many cells the right pictures reach."""
     return len(cells(read.factors)[read.right].unique())
 
 
 def scores(real: Read, generated: Read) -> dict[str, float]:
-    """precision: share of the generated pictures that are right. recall: cells that the right ones are in, relative to
-    those of as many real pictures."""
-    return {"precision": generated.right.double().mean().item(), "recall": hit(generated) / max(hit(real), 1)}
+    """precision: the share of generated pictures that are right. recall: the number of cells that these reach, relative
+    to the number for as many real pictures."""
+    recall = cells_reached(generated) / max(cells_reached(real), 1)
+    return {"precision": generated.right.double().mean().item(), "recall": recall}

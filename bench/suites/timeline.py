@@ -1,9 +1,9 @@
 """`python -m bench timeline`: where one training step spends its time, as the profiler sees it.
 
 One step of `GANTrainer` with the DCGAN of the command line, after warm-up steps, uncaptured. A span is an event that no
-other event contains: an operator, a node of the backward pass, a step of an optimizer; `loss` is the call that gives
-the loss and its gradients, all of its operators together. The profiler adds its own time to every operator, so small
-ones look larger than they are; images a second are in the training suite.
+other event contains: an operator, a node of the backward pass, a step of an optimizer. `loss` is the call that returns
+the loss and its gradients, with all of its operators. The profiler adds its own time to every operator, so small
+operators look slower than they are; the training suite measures images per second.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from bench.harness.suite import Suite
 from fastgan.networks import Discriminator, Generator
 
 STEPS = {"DCGAN, 32 pixels, batch 64": (32, 64), "DCGAN, 64 pixels, batch 128": (64, 128)}
-CATEGORIES = {  # name: (parts of an event's name, colour); the first that fits
+CATEGORIES = {  # name: (parts of an event's name, colour); the first match counts
     "loss": (("fastgan loss", "adversarial_kernel"), "#e11d74"),
     "optimizer": (("Optimizer.", "_fused_adam", "adam"), "#7c3aed"),
     "convolution": (("conv", "Conv", "cudnn", "gemm"), "#2563eb"),
@@ -48,13 +48,13 @@ def measure(setting: Setting, name: str) -> dict:
     for _ in range(2):  # the first profile of a process may start late
         with _named_losses(), torch.profiler.profile(activities=activities) as profile:
             trainer.step(data)
-            setting.host.synchronize()
+            setting.clock.synchronize()
     events = profile.events()
     first = min(e.time_range.start for e in events)
     lanes = {"host": [], "device": []}
     for event in events:
         on_device = event.device_type == torch.autograd.DeviceType.CUDA
-        if on_device and event.is_user_annotation:  # the span of its kernels, which are events themselves
+        if on_device and event.is_user_annotation:  # covers kernels that are events themselves
             continue
         if (on_device or event.cpu_parent is None) and event.time_range.end > event.time_range.start:
             start, length = event.time_range.start - first, event.time_range.elapsed_us()
@@ -69,7 +69,7 @@ def category(name: str) -> str:
 
 @contextlib.contextmanager
 def _named_losses() -> Iterator[None]:
-    """The calls of fastgan's training modules that give a loss and its gradients, as one span each."""
+    """Record each call in fastgan's modules that returns a loss and its gradients as one span."""
 
     def named(function):
         @functools.wraps(function)

@@ -1,8 +1,8 @@
 """`python -m bench training`: whole training steps of a DCGAN, images a second.
 
-What fastgan's trainer is compared with is the loop that people begin with, pytorch/examples' DCGAN, and the best that a
-careful user makes of it. All train the same networks on the same images from the same weights and, where they draw as
-often, with the same random numbers. A trainer whose losses are not the loop's is an error in the table.
+fastgan's trainer is compared with a common first training loop, pytorch/examples' DCGAN, and with the best that a
+careful user can make of it. All train the same networks on the same images from the same weights and, if they draw as
+often, with the same random numbers. A trainer whose losses differ from the loop's is an error in the table.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ CURVES = "curves"
 
 
 class Cell(NamedTuple):
-    """norm: batch normalisation in D, as the example has it."""
+    """norm: batch normalisation in D, as in the example."""
 
     name: str
     size: int
@@ -65,7 +65,7 @@ class Cell(NamedTuple):
 
 
 def cells(device: str) -> dict[str, Cell]:
-    """In the order of what they tell, since a run may have no time for all of them."""
+    """The most informative first, since a run may have no time for all of them."""
     shapes = [(64, 16, 64), (32, 64, 32)]
     if device == "cuda":
         shapes = [(64, n, 64) for n in (128, 16, 1024)] + [(128, 128, 64)] + [(64, n, 64) for n in (64, 256, 512)]
@@ -78,7 +78,7 @@ def cells(device: str) -> dict[str, Cell]:
     return {cell.name: cell for cell in found}
 
 
-Loop = Callable[[Tensor], tuple[Tensor, Tensor]]  # a batch of images -> the losses of D and of G
+Loop = Callable[[Tensor], tuple[Tensor, Tensor]]  # a batch of images -> (loss of D, loss of G)
 
 
 def loops(cell: Cell, device: str, compiled: bool) -> dict[str, Callable[[], Loop]]:
@@ -94,15 +94,15 @@ def loops(cell: Cell, device: str, compiled: bool) -> dict[str, Callable[[], Loo
 
     def trainer(**options) -> Loop:
         settings = dict(latent_dim=LATENT, lr=LR, betas=BETAS, weight=1.0, r1=0.0, redraw=False, concatenate=False)
-        made = GANTrainer(*networks(), seed=0, **{**settings, **options})
+        gan = GANTrainer(*networks(), seed=0, **{**settings, **options})
 
         def step(real: Tensor) -> tuple[Tensor, Tensor]:
-            values = made.step(real)
-            if options.get("capture", True) and device == "cuda" and made.capture_reason:
-                raise RuntimeError(f"not captured: {made.capture_reason}")
+            values = gan.step(real)
+            if options.get("capture", True) and device == "cuda" and gan.capture_reason:
+                raise RuntimeError(f"not captured: {gan.capture_reason}")
             return values["loss_d"], values["loss_g"]
 
-        step.generator = made.generator
+        step.generator = gan.generator
         return step
 
     plain = {"precision": "float32", "capture": False}
@@ -129,7 +129,7 @@ def loops(cell: Cell, device: str, compiled: bool) -> dict[str, Callable[[], Loo
 
 
 def images(n: int, size: int, device: str, seed: int = 0) -> Tensor:
-    """Discs of any colour and place on grounds of any colour, float32 (n, 3, size, size) in [-1, 1]."""
+    """Discs of random colour, place and radius on random backgrounds, float32 (n, 3, size, size) in [-1, 1]."""
     random = torch.Generator().manual_seed(seed)
     colours = torch.rand(2, n, 3, 1, 1, generator=random) * 2 - 1
     place, radius = torch.rand(2, n, 1, 1, generator=random), 0.1 + 0.3 * torch.rand(n, 1, 1, generator=random)
@@ -138,8 +138,8 @@ def images(n: int, size: int, device: str, seed: int = 0) -> Tensor:
     return torch.where(inside[:, None], *colours).to(device)
 
 
-class Steps(Cuda):
-    """wall: from step to step. host: until a step's call returns. On the device: what the profiler adds up."""
+class StepClock(Cuda):
+    """wall: the time from step to step. host: until a step's call returns. device_us: all kernels, by the profiler."""
 
     kinds = ("host", "wall")
 
@@ -163,8 +163,8 @@ class Steps(Cuda):
 
 
 def why_wrong(name: str, got: Sequence[tuple[float, float]], want: Sequence[tuple[float, float]]) -> str | None:
-    """Losses of a contender's first steps against the example's. One that draws other samples, or steps at other
-    weights, agrees in D's first loss only; bfloat16 has three digits, and a step of Adam makes more of rounding."""
+    """Compare the losses of a contender's first steps with the example's. A contender that draws other samples or
+    updates in another order agrees only in D's first loss. bfloat16 has three digits, and Adam amplifies rounding."""
     first_only = "one-stage" in name or "new samples" in name
     pairs = [(got[0][0], want[0][0])] if first_only else list(zip(itertools.chain(*got), itertools.chain(*want)))
     exact = "bfloat16" not in name and name != CAREFUL
@@ -186,9 +186,9 @@ def measure(setting: Setting, name: str) -> dict | None:
 
 
 def cell(setting: Setting, c: Cell) -> dict:
-    """The first losses, then times in interleaved rounds, then what a step launches and holds."""
+    """Measure the first losses, then times in interleaved rounds, then launches and memory of a step."""
     device, quick = setting.device, setting.quick
-    host = Steps(quick, setting.host.capture) if device == "cuda" else setting.host
+    clock = StepClock(quick, setting.clock.capture) if device == "cuda" else setting.clock
     real = images(c.batch, c.size, device)
     rows, calls, want = {}, {}, []
     for name, make in loops(c, device, setting.compiled).items():
@@ -203,11 +203,11 @@ def cell(setting: Setting, c: Cell) -> dict:
             if wrong := why_wrong(name, got, want):
                 row["error"] = f"wrong result, not timed: {wrong}"
             else:
-                row["peak_bytes"] = host.peak_bytes(lambda i, loop=loop: loop(real))
+                row["peak_bytes"] = clock.peak_bytes(lambda i, loop=loop: loop(real))
                 calls[name] = lambda i, loop=loop: loop(real)
-        except Exception as error:  # a contender that cannot run here is a row that says so
+        except Exception as error:  # the row of a contender that cannot run here holds the error
             row["error"] = one_line(error)
-    samples = sample_rounds(host, calls, setting.budget_s, at_least=3 if quick else 7)
+    samples = sample_rounds(clock, calls, setting.budget_s, at_least=3 if quick else 7)
     kind = "wall" if device == "cuda" else "host"
     for name, kinds in samples.items():
         row = rows[name]
@@ -216,16 +216,17 @@ def cell(setting: Setting, c: Cell) -> dict:
         for column, other in (("speedup", EXAMPLE), ("against_careful", CAREFUL)):
             if other in samples:
                 row[column] = ratio(samples[other][kind], kinds[kind])
-        row["launches"] = host.launches(calls[name])
+        row["launches"] = clock.launches(calls[name])
         if device == "cuda":
-            row["device_us"] = host.device_us(calls[name])
+            row["device_us"] = clock.device_us(calls[name])
             row["busy"] = row["device_us"] / row["step_us"]["median"]
     return c._asdict() | {"title": c.title, "rows": list(rows.values())}
 
 
 def curves(device: str, compiled: bool, steps: int) -> dict:
-    """{contender: {"loss_d", "loss_g": one number a step, "seconds": of all, "distance": of what it draws at the end}},
-    on one set of images, from one set of weights. D has no norm, so that every way to step is there."""
+    """{contender: {"loss_d", "loss_g": a number for each step, "seconds": of all, "distance": of final samples}}.
+
+    All use the same images and initial weights. D has no norm, so that every contender can run."""
     c = Cell("curves", 32, 32, 16, False) if device == "cpu" else Cell("curves", 64, 128, 64, False)
     data = images(2048, c.size, device)
     found = {}
@@ -235,8 +236,8 @@ def curves(device: str, compiled: bool, steps: int) -> dict:
             rows = torch.randint(len(data), (steps, c.batch), generator=random).to(device)
             loop(data[rows[0]])  # compiles and captures
             begin = time.perf_counter()
-            for chosen in rows:
-                losses.append(torch.stack(loop(data[chosen])))
+            for batch_rows in rows:
+                losses.append(torch.stack(loop(data[batch_rows])))
             numbers = torch.stack(losses).tolist()
         except Exception as error:
             found[name] = {"error": one_line(error)}
@@ -264,12 +265,12 @@ def sliced_distance(a: Tensor, b: Tensor, directions: int = 256) -> float:
 
 
 HOW_TO_READ = """\
-*step*: median (quartiles) in microseconds from step to step, over interleaved rounds; a speed-up is a ratio of medians
+*step*: median (quartiles) in microseconds from step to step, over interleaved rounds. A speed-up is a ratio of medians
 in this run, with its 95 % interval. *peak* is the most that a step holds beyond weights and optimizer. The trainer also
-averages G's weights over the steps and counts D's errors, which the loops do not. """
+averages G's weights over the steps and counts D's errors; the loops do neither. """
 ON_A_GPU = """\
 *host*: until the call returns. *device*: all kernels of a step, by the profiler; *busy* is their share of the step."""
-ON_A_CPU = "*launches*: operators that touch elements and call no other."
+ON_A_CPU = "*launches*: operators that touch elements and call no other operator."
 
 
 def tables(results: dict, kinds: tuple[str, ...]) -> list[str]:
@@ -295,10 +296,10 @@ def tables(results: dict, kinds: tuple[str, ...]) -> list[str]:
         else:
             ends = [_end(curve[key]) for key in ("loss_d", "loss_g")]
             rows.append((name, len(curve["loss_d"]), curve["seconds"], f"{curve['distance']:.3f}", *ends))
-    lines += ["", "## What it costs the training", ""]
+    lines += ["", "## Losses and samples after training", ""]
     lines += report.table(["contender", "steps", "seconds", "distance", "last D", "last G"], rows)
-    lines += ["", "*distance*: sliced Wasserstein, of 1024 generated to as many real images; *last*: mean loss of the"]
-    return [*lines, "last tenth of the steps. The curves are in training.png."]
+    lines += ["", "*distance*: the sliced Wasserstein distance of 1024 generated to 1024 real images. *last*: mean"]
+    return [*lines, "loss over the last tenth of the steps. The curves are in training.png."]
 
 
 def _end(losses: Sequence[float | None]) -> str:
@@ -307,7 +308,7 @@ def _end(losses: Sequence[float | None]) -> str:
 
 
 def summary(results: dict) -> str:
-    """The pages' table: images a second, a line a cell."""
+    """The pages' table: images per second, a line for each cell."""
     names = [EXAMPLE, CAREFUL, ALTERNATING, ONE_STAGE, MINIMAX, *FASTEST]
     shown = [name for name in names if any(True for _ in judged.rows(results, name))]
     rows = []
@@ -318,7 +319,7 @@ def summary(results: dict) -> str:
 
 
 def promises(results: dict) -> list[Promise]:
-    """At the example's own networks, in the first cell that has them; one-stage also where D has no norm."""
+    """In the first cell with the example's own networks; for one-stage also in the first whose D has no norm."""
 
     def of(name: str, column: str, norm: bool = True):
         return at(results, name, column, norm=norm)
@@ -334,7 +335,7 @@ def promises(results: dict) -> list[Promise]:
     return [
         at_least(f"{best} ≥ 3× the example's loop, batch 128", of(best, "speedup"), 3.0),
         at_least(f"{best} ≥ 1.5× a careful user's, batch 128", of(best, "against_careful"), 1.5),
-        judged.judged(
+        judged.promise(
             "GPU busy ≥ 95 % of a captured step",
             *(("", None) if busy is None else (f"{busy:.0%}", busy >= 0.95)),
         ),
@@ -381,7 +382,7 @@ SUITE = Suite(
     tables=tables,
     summary=summary,
     pictures={"training.png": picture},
-    begun=lambda setting: {"curves": {}},
+    extras=lambda setting: {"curves": {}},
     budgets=(3.0, 20.0, 20.0),
-    whole=True,  # most of a cell's time goes to compiling
+    must_finish=True,  # most of a cell's time goes to compiling
 )

@@ -139,7 +139,7 @@ print(json.dumps(losses.measure(Setting("cpu", True, 0.01), "float32 300", ours)
 
 def test_a_wrong_kernel_is_not_timed(tmp_path):
     """The kernel itself, with a wrong sign in its slope, run by the interpreter: only eager's row has a time."""
-    compare.tree(tmp_path / "tree", None)
+    compare.copy_tree(tmp_path / "tree", None)
     file = tmp_path / "tree/fastgan/kernels/criteria.py"
     assert file.read_text().count("tl.fma(s, -w,") == 1
     file.write_text(file.read_text().replace("tl.fma(s, -w,", "tl.fma(s, w,"))
@@ -209,13 +209,13 @@ def test_promises_are_judged_by_the_numbers():
         (("losses", "--sizes", "2^40"), "from 1 to 2^28"),
         (("losses", "--dtypes", "int8"), "dtype 'int8'"),
         (("losses", "--budget", "-1"), "seconds above 0"),
-        (("report", "no_such.json"), "no results file"),
+        (("report", "no_such.json"), "not a results file"),
         (("machine-code", "--targets", "sm_1"), "target 'sm_1'"),
         (("nothing",), "invalid choice"),
         (("--minutes", "0"), "above 0"),
         (("batches", "--only", "nothing"), "configuration 'nothing'"),
         (("compare", "no-such-commit"), "REV: got 'no-such-commit'"),
-        (("report", "--agree", "no_such.json", "nor_this.json"), "no two results files"),
+        (("report", "--agree", "no_such.json", "nor_this.json"), "expected two results files"),
     ],
 )
 def test_bad_arguments_give_one_line_and_exit_code_2(arguments, said):

@@ -15,8 +15,8 @@ ROWS = ["value_and_grad float32 128", "eager float32 128"]
 
 def test_two_checkouts_run_interleaved_and_a_wrong_one_is_not_timed(tmp_path):
     folders = {side: tmp_path / str(i) for i, side in enumerate((compare.HERE, compare.THERE))}
-    compare.tree(folders[compare.HERE], None)
-    compare.tree(folders[compare.THERE], None)
+    compare.copy_tree(folders[compare.HERE], None)
+    compare.copy_tree(folders[compare.THERE], None)
     planted = folders[compare.THERE] / "fastgan/losses/adversarial.py"
     planted.write_text(planted.read_text() + "\ndiscriminator_value_and_grad = generator_value_and_grad\n")
     init = folders[compare.THERE] / "fastgan/__init__.py"
@@ -32,21 +32,21 @@ def test_two_checkouts_run_interleaved_and_a_wrong_one_is_not_timed(tmp_path):
 
 def test_a_commit_is_exported_from_git_without_its_results(tmp_path):
     try:
-        compare.tree(tmp_path / "tree", "HEAD")
+        compare.copy_tree(tmp_path / "tree", "HEAD")
     except ValueError as error:
         pytest.skip(f"no git history here: {error}")
     for file in ("fastgan/__init__.py", "fastgan/kernels/__init__.py", "bench/compare.py"):
         assert (tmp_path / "tree" / file).is_file()
     assert not (tmp_path / "tree/bench/results").exists()
     with pytest.raises(ValueError, match="REV: got 'no-such-commit'"):
-        compare.tree(tmp_path / "other", "no-such-commit")
+        compare.copy_tree(tmp_path / "other", "no-such-commit")
 
 
 def test_the_interval_covers_one_for_the_same_code_and_not_for_a_fifth_more():
     random, covered, found = np.random.default_rng(0), 0, 0
     for _ in range(300):
         logs = 0.02 * random.standard_normal(5)  # how much pairs of processes differ on an unshared machine
-        same, slower = statistics.of_logs(logs, 0.99), statistics.of_logs(logs + math.log(1.2), 0.99)
+        same, slower = statistics.geometric_mean(logs, 0.99), statistics.geometric_mean(logs + math.log(1.2), 0.99)
         covered += same["low"] <= 1 <= same["high"]
         found += slower["low"] > 1
     assert covered >= 290 and found >= 290

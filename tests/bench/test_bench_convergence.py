@@ -45,7 +45,7 @@ def data():
 @pytest.fixture(scope="module")
 def results(data, tmp_path_factory):
     out = tmp_path_factory.mktemp("bench") / "convergence.json"
-    measure = lambda setting, name: convergence.trained(tiny(name), data[name], "cpu", range(2))  # noqa: E731
+    measure = lambda setting, name: convergence.train_all(tiny(name), data[name], "cpu", range(2))  # noqa: E731
     suite = dataclasses.replace(convergence.SUITE, names=lambda *_: [*data], measure=measure)
     found = suite.run("cpu", quick=True, out=out)
     stored = json.loads(out.read_text())
@@ -105,7 +105,7 @@ def test_a_generator_of_few_different_pictures_has_a_low_recall(pictures):
     other = shapes64.scores(real, shapes64.read(shapes64.render(shapes64.draw_factors(600, seed=1))))
     assert other["precision"] == 1 and other["recall"] == pytest.approx(1, abs=0.1)
     one = shapes64.scores(real, shapes64.read(images[:1].repeat(600, 1, 1, 1)))
-    assert one == {"precision": 1, "recall": 1 / shapes64.hit(real)}
+    assert one == {"precision": 1, "recall": 1 / shapes64.cells_reached(real)}
     circles = shapes64.scores(real, shapes64.read(images[factors.kind == 0]))
     assert circles["precision"] == 1 and circles["recall"] == pytest.approx(1 / 3, abs=0.05)
 
@@ -149,25 +149,25 @@ def test_parallel_processes_give_the_results_of_one_process(monkeypatch):
     monkeypatch.setattr(convergence, "cells", lambda quick: {"ring": tiny("ring")})
     monkeypatch.setattr(convergence, "SEEDS", 2)
     cell = convergence.measure(Setting("cpu"), "ring")
-    alone = convergence.trained(tiny("ring"), problem(tiny("ring")), "cpu", range(2))
+    alone = convergence.train_all(tiny("ring"), problem(tiny("ring")), "cpu", range(2))
     for row in [*cell["rows"], *alone["rows"]]:
         assert "error" not in row and len(row.pop("seconds")) == 2
     assert cell == alone
 
 
 def test_two_seeds_train_differently(data):
-    first, second = (convergence.plain(tiny("ring"), data["ring"].samples, "cpu", seed) for seed in (0, 1))
+    first, second = (convergence.train_plain(tiny("ring"), data["ring"].samples, "cpu", seed) for seed in (0, 1))
     assert first.losses != second.losses
 
 
 @pytest.mark.parametrize("change", [{"lr": 2.2e-3}, {"r1": 1.0}, {"weight": 0.51}, {"betas": (0.1, 0.99)}])
 def test_a_form_that_learns_something_else_is_reported(change, data, results, monkeypatch):
     def other(cell, *rest):
-        return convergence.fastgan(cell._replace(config=replace(cell.config, **change)), *rest)
+        return convergence.train_fastgan(cell._replace(config=replace(cell.config, **change)), *rest)
 
     monkeypatch.setitem(convergence.FORMS, FASTGAN, other)
-    cell = convergence.trained(tiny("ring"), data["ring"], "cpu", [0])
-    assert convergence.differs(cell) > ALLOWED
+    cell = convergence.train_all(tiny("ring"), data["ring"], "cpu", [0])
+    assert convergence.loss_gap(cell) > ALLOWED
     assert verdicts({**results, "cells": [cell]})[-2] == "not met"
 
 
@@ -175,10 +175,10 @@ def test_a_form_that_fails_is_a_row_that_says_so(data, results, monkeypatch):
     def failing(cell, samples, device, seed, *dtype):
         if seed == 1:
             raise RuntimeError("no more\nlines")
-        return convergence.plain(cell, samples, device, seed, *dtype)
+        return convergence.train_plain(cell, samples, device, seed, *dtype)
 
     monkeypatch.setitem(convergence.FORMS, FASTGAN, failing)
-    cell = convergence.trained(tiny("ring"), data["ring"], "cpu", range(3))
+    cell = convergence.train_all(tiny("ring"), data["ring"], "cpu", range(3))
     assert [row.get("error") for row in cell["rows"]] == [None, "seed 1: RuntimeError: no more"]
     assert [len(row["losses"]) for row in cell["rows"]] == [3, 2]
     found = {**results, "cells": [cell]}
@@ -241,10 +241,10 @@ def test_results_hold_every_score_and_loss(results):
             assert len(row["losses"]) == len(row["seconds"]) == 2
             assert len(row["losses"][0]) == len(row["exact"][1]) == CLOSE
             assert set(row["scores"]) <= set(SCORES)
-        assert convergence.differs(cell) <= ALLOWED
+        assert convergence.loss_gap(cell) <= ALLOWED
     lost = copy.deepcopy(results["cells"][0])
     lost["rows"][1]["exact"][1][3][0] = None
-    assert convergence.differs(lost) == math.inf
+    assert convergence.loss_gap(lost) == math.inf
 
 
 def test_table_and_picture_are_of_the_file(results, tmp_path):

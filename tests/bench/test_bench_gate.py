@@ -70,7 +70,7 @@ SLOW = ("one extra pass", "no vector loads")  # they compile kernels
 def test_added_work_is_found(name, tmp_path):
     file, old, new, section, words, said = PLANTS[name]
     tree = tmp_path / "tree"
-    compare.tree(tree, None)
+    compare.copy_tree(tree, None)
     text = (tree / file).read_text()
     assert text.count(old) == 1
     (tree / file).write_text(text.replace(old, new))

@@ -104,7 +104,7 @@ def test_waits_and_operators_of_both_forms(module):
     for use in ((), FORMS[ALL]):
         step = step_of(module, use, torch.float32)
         step()
-        with integrations.Called() as called:
+        with integrations.CallCounter() as called:
             step()
         counts.append((called.reads, called.operators))
     (waits, operators), (ours, fewer) = counts
@@ -131,7 +131,7 @@ def test_every_form_is_measured(results):
         assert (first["waits"], last["waits"]) == (WAITS[cell["module"]], 0)
         assert first["lines"] == 0 < last["lines"] and last["operators"] < first["operators"]
         assert rows["losses"]["flops"] == first["flops"] > last["flops"] == rows["generator_backward"]["flops"]
-        assert len(cell["curves"][ALL]["loss_d"]) == 3 and integrations.differs(cell) < 1e-4
+        assert len(cell["curves"][ALL]["loss_d"]) == 3 and integrations.loss_gap(cell) < 1e-4
 
 
 def test_a_step_with_a_double_backward_pass_is_measured():
@@ -140,13 +140,13 @@ def test_a_step_with_a_double_backward_pass_is_measured():
 
 
 def test_a_form_that_learns_something_else_is_not_timed(monkeypatch):
-    made = integrations.made
+    make_step = integrations.make_step
 
     def bad(cell, use):
-        step = made(cell, use)
+        step = make_step(cell, use)
         return (lambda: tuple(1.01 * x for x in step())) if use == ("losses",) else step
 
-    monkeypatch.setattr(integrations, "made", bad)
+    monkeypatch.setattr(integrations, "make_step", bad)
     cell = integrations.cell(Setting("cpu", True, 0.01), SMALL["dcgan"])
     rows = {row["contender"]: row for row in cell["rows"]}
     assert rows["losses"]["error"] == "wrong result, not timed: a loss is 1.0e-02 off upstream's"
@@ -181,7 +181,7 @@ def test_the_sentence_in_readme_has_the_numbers_of_the_file(results, tmp_path, m
             row["step_us"]["median"], row["speedup"]["median"] = seconds * 1e6, 2.5 / seconds
     said = integrations.sentence(found)
     for part in (
-        "2.50 s a step as it is, 2.40 s with",
+        "2.50 s a step unchanged, 2.40 s with",
         "2.00 s (1.25×) with `generator_backward` alone",
         "1.60 s (1.56×)",
     ):

@@ -146,9 +146,9 @@ def test_cells_by_device_and_name():
     on_cpu, on_gpu = (layers.names(device, False) for device in ("cpu", "cuda"))
     assert set(on_gpu) == set(layers.known("cuda")) and set(on_cpu) < set(on_gpu) and len(on_gpu) == len(set(on_gpu))
     assert on_gpu[: 3 * len(layers.HEADLINES)] == on_cpu[: 3 * len(layers.HEADLINES)]
-    assert layers.SUITE.chosen("cpu", ["s3-8"], False) == [f"s3-8 {way}" for way in layers.PASSES]
+    assert layers.SUITE.selected_names("cpu", ["s3-8"], False) == [f"s3-8 {way}" for way in layers.PASSES]
     with pytest.raises(ValueError, match="cell 's4-1': expected one of s2-lrelu-256 forward"):
-        layers.SUITE.chosen("cpu", ["s4-1"], False)
+        layers.SUITE.selected_names("cpu", ["s4-1"], False)
 
 
 @pytest.mark.slow

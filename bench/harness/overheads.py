@@ -1,4 +1,4 @@
-"""What no loss can be faster than on this machine: the least call there is. (The copy is measured beside each cell.)"""
+"""The time of calls that do no work: no loss on this machine can be faster. (Each cell also measures a copy.)"""
 
 from __future__ import annotations
 
@@ -9,28 +9,28 @@ import torch
 from bench.harness.clock import Cpu, sample_rounds
 from bench.harness.statistics import interval
 
-WHAT = {
+DESCRIPTIONS = {
     "empty operator": "an operator of PyTorch on an empty tensor",
-    "empty autograd node": "one view forward, and its backward pass",
-    "empty launch": "a Triton kernel that does nothing, by the short way to launch it again",
-    "empty graph node": "that kernel in a CUDA graph of 32, a node's share",
+    "empty autograd node": "the forward and backward pass of one view",
+    "empty launch": "a Triton kernel that does nothing, launched from its compiled form",
+    "empty graph node": "that kernel in a CUDA graph of 32 nodes, per node",
 }
 
 
-def limits(host: Cpu, quick: bool) -> dict[str, dict]:
-    calls = {"empty operator": _operator(host.device), "empty autograd node": _node(host.device)}
+def measure_overheads(clock: Cpu, quick: bool) -> dict[str, dict]:
+    calls = {"empty operator": _operator(clock.device), "empty autograd node": _node(clock.device)}
     rows = {}
-    if host.device == "cuda":
+    if clock.device == "cuda":
         try:
             calls["empty launch"] = _launch()
-            rows["empty graph node"] = {"graph_us": host.graph(calls["empty launch"])}
+            rows["empty graph node"] = {"graph_us": clock.graph(calls["empty launch"])}
         except Exception as error:
             rows["empty launch"] = {"error": f"{type(error).__name__}: {error}".splitlines()[0][:200]}
             calls.pop("empty launch", None)
-    samples = sample_rounds(host, calls, 0.2 if quick else 0.5)
+    samples = sample_rounds(clock, calls, 0.2 if quick else 0.5)
     for name, kinds in samples.items():
         rows[name] = {f"{kind}_us": interval(values) for kind, values in kinds.items()}
-    return {name: {"contender": name} | rows[name] for name in WHAT if name in rows}
+    return {name: {"contender": name} | rows[name] for name in DESCRIPTIONS if name in rows}
 
 
 def _operator(device: str) -> Callable[[int], object]:
