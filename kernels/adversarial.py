@@ -22,7 +22,7 @@ from torch import Tensor
 from .criteria import criterion_of
 from .launch import Plan, launch
 from .layout import dense, dense_rows, like, packed
-from .reduction import odd, partial_sums, plain, processors, programs_of, split_floats, sum_three
+from .reduction import decode_int, encode_int, partial_sums, processors, programs_of, split_floats, sum_three
 from .tiles import walk_tiles, write_term
 from .workspace import MAX_PROGRAMS, MAX_TERMS, workspace
 
@@ -35,8 +35,8 @@ def adversarial_kernel(
     partner_grads,  # K pointers: where the negative of the gradient goes; or None
     targets,  # K pointers: a label for every logit; or None: `labels`
     masks,  # K pointers: a weight for every logit; or None
-    sizes,  # K ints, each through `odd`
-    ends,  # K ints, each through `odd`: programs [ends[k-1], ends[k]) own term k
+    sizes,  # K ints, each from `encode_int`
+    ends,  # K ints, each from `encode_int`: programs [ends[k-1], ends[k]) own term k
     labels,  # K floats, and their rounding errors in float32
     labels_lo,
     weights,  # K floats, and their rounding errors in float32
@@ -69,7 +69,7 @@ def adversarial_kernel(
         total = tl.zeros((), tl.float64)
         for k in tl.static_range(K):
             y = zero + labels[k] + labels_lo[k]
-            n = plain(sizes[k])
+            n = decode_int(sizes[k])
             w = s * (zero + weights[k] + weights_lo[k]) / n.to(ACC)
             if SCALE_PER_TERM:
                 w *= tl.load(scale + k).to(ACC)
@@ -109,15 +109,15 @@ def adversarial_kernel(
         h_ptr = partner_grads[0] if partner_grads is not None else None
         t_ptr = targets[0] if targets is not None else None
         m_ptr = masks[0] if masks is not None else None
-        n = plain(sizes[0])
+        n = decode_int(sizes[0])
         term = pid * 0
         begin = pid * 0
-        end = plain(ends[0])
+        end = decode_int(ends[0])
         y = zero + labels[0] + labels_lo[0]
         w = zero + weights[0] + weights_lo[0]
         weight = tl.zeros((), tl.float64) + weights[0] + weights_lo[0]
         for k in tl.static_range(1, K):
-            mine = pid >= plain(ends[k - 1])
+            mine = pid >= decode_int(ends[k - 1])
             x_ptr = tl.where(mine, logits[k], x_ptr)
             if grads is not None:
                 g_ptr = tl.where(mine, grads[k], g_ptr)
@@ -129,10 +129,10 @@ def adversarial_kernel(
                 t_ptr = tl.where(mine, targets[k], t_ptr)
             if masks is not None:
                 m_ptr = tl.where(mine, masks[k], m_ptr)
-            n = tl.where(mine, plain(sizes[k]), n)
+            n = tl.where(mine, decode_int(sizes[k]), n)
             term = tl.where(mine, k, term)
-            begin = tl.where(mine, plain(ends[k - 1]), begin)
-            end = tl.where(mine, plain(ends[k]), end)
+            begin = tl.where(mine, decode_int(ends[k - 1]), begin)
+            end = tl.where(mine, decode_int(ends[k]), end)
             y = tl.where(mine, zero + labels[k] + labels_lo[k], y)
             w = tl.where(mine, zero + weights[k] + weights_lo[k], w)
             if K > FEW:
@@ -154,19 +154,19 @@ def adversarial_kernel(
             tl.debug_barrier()  # Triton 3.6 inserts none between a store and the atomic; vector stores would need it
             if K <= FEW:
                 ticket = tl.atomic_add(counter, 1, sem="acq_rel", scope="gpu")
-                if ticket == plain(ends[K - 1]) - 1:  # the last program: every partial sum is visible
+                if ticket == decode_int(ends[K - 1]) - 1:  # the last program: every partial sum is visible
                     i = tl.arange(0, MAX_PROGRAMS)
-                    values, logit_sums, belows = partial_sums(partials, i, i < plain(ends[K - 1]), MAX_PROGRAMS)
+                    values, logit_sums, belows = partial_sums(partials, i, i < decode_int(ends[K - 1]), MAX_PROGRAMS)
                     total = tl.zeros((), tl.float64)
                     for k in tl.static_range(K):
-                        own = i < plain(ends[k])
+                        own = i < decode_int(ends[k])
                         if k > 0:
-                            own = own & (i >= plain(ends[k - 1]))
+                            own = own & (i >= decode_int(ends[k - 1]))
                         weight = tl.zeros((), tl.float64) + weights[k] + weights_lo[k]
                         value, logit, below = sum_three(
                             tl.where(own, values, 0.0), tl.where(own, logit_sums, 0.0), tl.where(own, belows, 0.0)
                         )
-                        total += write_term(terms, k, k < N_REAL, value, logit, below, plain(sizes[k]), weight)
+                        total += write_term(terms, k, k < N_REAL, value, logit, below, decode_int(sizes[k]), weight)
                     tl.store(loss, total.to(loss.dtype.element_ty))
                     tl.atomic_xchg(counter, 0, sem="relaxed")  # the next launch, or graph replay, finds it clean
             else:
@@ -184,7 +184,7 @@ def adversarial_kernel(
                     if ticket == K - 1:
                         total = tl.zeros((), tl.float64)
                         for k in tl.static_range(K):
-                            at = partials + (plain(ends[k - 1]) if k > 0 else 0)
+                            at = partials + (decode_int(ends[k - 1]) if k > 0 else 0)
                             total += tl.load(at, cache_modifier=".cg")
                         tl.store(loss, total.to(loss.dtype.element_ty))
                         tl.atomic_xchg(counter, 0, sem="relaxed")
@@ -253,7 +253,7 @@ def plan(
     double = dtype == torch.float64
     streams = 1 + partners + (targets is not None) + (masks is not None)
     shape, options, ends = blocks(sizes, dtype, processors(device), streams)
-    odd_sizes, odd_ends = tuple([odd(n) for n in sizes]), tuple([odd(end) for end in ends])
+    encoded_sizes, encoded_ends = tuple([encode_int(n) for n in sizes]), tuple([encode_int(end) for end in ends])
     factors = tuple([part for (part,) in split_floats((factor,), double)])
     constants = dict(
         CRITERION=criterion_of(criterion, dtype),
@@ -264,10 +264,10 @@ def plan(
         MAX_TERMS=MAX_TERMS,
         FEW=FEW,
     )
-    numbers = (odd_sizes, odd_ends, *split_floats(labels, double), *split_floats(weights, double), factors)
+    numbers = (encoded_sizes, encoded_ends, *split_floats(labels, double), *split_floats(weights, double), factors)
     key = (criterion, n_real, value, statistics, gradient, partners, partner_gradient, targets, masks, scale, shift)
     key += (scale_per_term, dtype, len(sizes), *shape.values(), *options.values())
-    key += tuple([n >= 2**31 for n in odd_sizes])
+    key += tuple([n >= 2**31 for n in encoded_sizes])
     return Plan(adversarial_kernel, ends[-1], device, numbers, constants, options, key)
 
 

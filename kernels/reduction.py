@@ -55,9 +55,6 @@ def encode_int(v: int) -> int:
     return 2 * v + 3
 
 
-odd, plain = encode_int, decode_int  # the names that `adversarial` imports
-
-
 def split_floats(values: Sequence[float], double: bool) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Each value as a sum of two float32, the dtype of a kernel's float arguments. The sum is exact to 48 bits if
     `double`, else the second part is 0. Beyond the range of float32 it is infinite."""

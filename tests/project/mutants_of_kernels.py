@@ -34,15 +34,16 @@ KERNELS = {
         *("triton and discriminator", ACCURACY),
     ),
     "N of the other side, one program": (
-        *(KERNEL, "adversarial_kernel", "weights_lo[k]) / n.to(ACC)", "weights_lo[k]) / plain(sizes[0]).to(ACC)"),
+        *(KERNEL, "adversarial_kernel", "weights_lo[k]) / n.to(ACC)", "weights_lo[k]) / decode_int(sizes[0]).to(ACC)"),
         *("triton and discriminator", ACCURACY),
     ),
     "N of the other side": (
-        *(KERNEL, "adversarial_kernel", "s * w / n.to(ACC)", "s * w / plain(sizes[0]).to(ACC)"),
+        *(KERNEL, "adversarial_kernel", "s * w / n.to(ACC)", "s * w / decode_int(sizes[0]).to(ACC)"),
         *("triton and discriminator", ACCURACY),
     ),
     "mean over both sides": (
-        *(KERNEL, "adversarial_kernel", "s * w / n.to(ACC)", "s * w / (plain(sizes[0]) + plain(sizes[K - 1])).to(ACC)"),
+        *(KERNEL, "adversarial_kernel"),
+        *("s * w / n.to(ACC)", "s * w / (decode_int(sizes[0]) + decode_int(sizes[K - 1])).to(ACC)"),
         *("triton and discriminator", ACCURACY),
     ),
     "lost tail": (TILES, "walk_tiles", "if (tail < n) &", "if (tail > n) &", "triton and discriminator", ACCURACY),
@@ -75,7 +76,8 @@ KERNELS = {
         *("triton and sure", ACCURACY),
     ),
     "a program's sum left out": (
-        *(KERNEL, "adversarial_kernel", "i, i < plain(ends[K - 1]), MAX", "i, i < plain(ends[K - 1]) - 1, MAX"),
+        *(KERNEL, "adversarial_kernel"),
+        *("i, i < decode_int(ends[K - 1]), MAX", "i, i < decode_int(ends[K - 1]) - 1, MAX"),
         *("triton and sure", ACCURACY),
     ),
     "ticket never reset": (
