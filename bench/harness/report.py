@@ -203,7 +203,7 @@ def speed_bars(axis, cells: Sequence[dict], colours: dict[str, str], key: str, l
             row = next((r for r in cell["rows"] if r["contender"] == name), None)
             y, value = line + (place - (len(colours) - 1) / 2) * thick, (row or {}).get(key)
             if value is None:
-                note(axis, 1.0, y, "not timed" if row else f"no {name} of it")
+                note(axis, 1.0, y, "not timed" if row else f"no {name} here")
                 continue
             median, low, high = value["median"], value["low"], value["high"]
             axis.barh(y, median - 1, thick * 0.92, left=1, color=colour, label=name)

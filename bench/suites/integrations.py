@@ -348,17 +348,22 @@ def promises(results: dict) -> list[Promise]:
 def picture(results: dict, path: Path) -> None:
     """Speed against upstream's step, and the losses of both forms of each codebase over the steps."""
     found = ranked(results)
-    figure, axes = report.subplots(2, max(len(found), 1) + 1, 5 * (len(found) + 1), max(7, 1.5 * len(found)))
+    columns = min(max(len(found), 1), 4)
+    lines = 2 * math.ceil(max(len(found), 1) / columns)
+    figure, axes = report.subplots(lines, columns + 2, 4.5 * (columns + 2), max(7, 3 * lines))
     grid = axes[0][0].get_gridspec()
-    for axis in axes[:, 0]:
+    for axis in axes[:, :2].flat:
         axis.remove()
-    speeds = figure.add_subplot(grid[:, 0])
+    speeds = figure.add_subplot(grid[:, :2])
     colours = dict(zip(list(FORMS)[1:], ("#93c5fd", "#3b82f6", "#f59e0b", "#a78bfa", "#94a3b8", "#ef4444", "#15803d")))
     colours = {name: colours[name] for name in measured(results)}
     report.speed_bars(speeds, found, colours, "speedup", "steps a second, upstream = 1")
     names = [cell["title"].replace(", ", "\n") for cell in found]
     speeds.set_yticks(range(len(found)), names, fontsize=8)
-    for cell, pair in zip(found, axes.T[1:]):
+    pairs = [pair for i in range(0, lines, 2) for pair in axes[i : i + 2, 2:].T]  # D's losses above G's
+    for axis in [axis for pair in pairs[len(found) :] for axis in pair]:
+        axis.remove()
+    for cell, pair in zip(found, pairs):
         for axis, key, player in zip(pair, ("loss_d", "loss_g"), "DG"):
             for name, style in (
                 (UPSTREAM, dict(color="#111827", linewidth=3, alpha=0.35)),
@@ -369,7 +374,7 @@ def picture(results: dict, path: Path) -> None:
                     axis.plot(range(1, len(values) + 1), values, label=f"losses, {name}", **style)
             title = f"{cell['title'].split(',')[0]} ({cell['name']})" if key == "loss_d" else ""
             report.tidy(axis, title=title, xlabel="step" if key == "loss_g" else "", ylabel=f"{player}'s loss")
-    report.legend(figure, [speeds, *axes[0, 1:]], 2 * (len(found) + 1))  # columns of 2.5 inches
+    report.legend(figure, [speeds, pairs[0][0]], 2 * (columns + 2))
     report.titled(figure, "Training steps of public codebases, with fastgan in them", results)
     report.save(figure, path)
 
