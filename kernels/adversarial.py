@@ -47,7 +47,7 @@ def adversarial_kernel(
     loss,  # 0-d ACC: L; or None: no value is computed
     terms,  # [K, 3] ACC: weighted loss, mean logit, share D classifies rightly; or None
     partials,  # [3, MAX_PROGRAMS] float64 scratch
-    counter,  # [MAX_TERMS + 1] int32, zero before and after
+    counter,  # [MAX_TERMS + 1] int32 or more, zero before and after
     CRITERION: tl.constexpr,
     N_REAL: tl.constexpr,  # the first N_REAL terms are real data, the others generated
     SCALE_PER_TERM: tl.constexpr,

@@ -26,7 +26,7 @@ _slots: dict[torch.device, tuple[torch.Tensor, list[int]]] = {}
 
 
 def workspace(device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """(partials: float64 of 3 * MAX_PROGRAMS, counter: int32 of MAX_TERMS + 1, zero) for a launch enqueued now."""
+    """(partials: float64 of 3 * MAX_PROGRAMS, counter: int32 of _COUNTERS, zero) for a launch enqueued now."""
     if device.type != "cuda":
         return _of_stream(device, 0)  # the interpreter
     if torch.cuda.is_current_stream_capturing():

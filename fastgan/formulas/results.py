@@ -50,8 +50,8 @@ class ValueAndGrad:
 
     For lists of logits `losses_real`, `losses_fake`, `grad_real`, `grad_fake` and `stats` have an entry for each
     discriminator. Nothing here is attached to an autograd graph: hand the gradients to
-    `torch.autograd.backward([real_logits, fake_logits], out.grads)`. A property is a view, without a launch; but for
-    lists `loss_real`, `loss_fake` and `stats.error` launch small sums and means.
+    `torch.autograd.backward([real_logits, fake_logits], out.grads)`. Properties are views, without a launch. Only
+    `stats.error` and the signs compute something small, and for lists `loss_real` and `loss_fake`, too.
     """
 
     __slots__ = ("_listed", "_n_real", "_real_grads", "grads", "loss", "terms")

@@ -75,11 +75,11 @@ def discriminator_loss(
             Dense layouts (channels_last) are read in place; others are copied first.
         objective: a name of `fastgan.objectives()`.
         weight: multiplies the loss.
-        real_label, fake_label: the labels, by default the objective's own (1 and 0). For the cross-entropies and the
-            absolute error: a probability in [0, 1]; values other than 1 and 0 are label smoothing, one-sided (Salimans
-            et al. 2016, section 3.4) or two-sided: y phi(x, 1) + (1 - y) phi(x, 0). For least squares: any number, b
-            and a of Mao et al. (2017). A tensor that expands to the logits' shape (a list of them for a list of logits)
-            gives each logit its own label: soft, noisy or blurred. The values in a tensor are not checked.
+        real_label, fake_label: the labels, by default the objective's own, mostly 1 and 0. For the cross-entropies and
+            the absolute error: a probability in [0, 1]; values other than 1 and 0 are label smoothing, one-sided
+            (Salimans et al. 2016, section 3.4) or two-sided: y phi(x, 1) + (1 - y) phi(x, 0). For least squares: any
+            number, b and a of Mao et al. (2017). A tensor that expands to the logits' shape (a list of them for a list
+            of logits) gives each logit its own label: soft, noisy or blurred. The values in a tensor are not checked.
         real_weights, fake_weights: a weight for each logit, or a mask: a tensor that expands to the logits' shape.
             "mean" becomes sum_i m_i phi_i / sum_i m_i, and "sample" the same within each sample; "sum" becomes
             sum_i m_i phi_i, and "none" gives m_i phi_i.
