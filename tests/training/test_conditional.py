@@ -337,7 +337,7 @@ def test_a_users_networks_on_the_command_line(folder, tmp_path, monkeypatch, cap
     assert main(["sample", "run", "--count", "4", "--out", "own.npz", *networks[:2]]) == 0
     train = ["train", str(folder), "--steps", "1", *options, "--width", "5", *networks]
     assert main([*train, "--out", "wide"]) == 0  # D has this argument
-    assert "--width: got 5, but both networks are your own, and have no parameter of that name" in refused(
+    assert "--width: got 5, but both networks are your own and have no parameter of that name" in refused(
         capsys, *train[:-1], "mine_for_a_test:Plain", "--out", "plain"
     )
     import mine_for_a_test
