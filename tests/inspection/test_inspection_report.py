@@ -52,9 +52,10 @@ def test_a_known_codebase_is_named(tmp_path, monkeypatch):
         source + "def discriminator_loss(disc_real_outputs, disc_generated_outputs): pass\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(sys.modules, "models", raising=False)
+    monkeypatch.setitem(sys.modules, "models", None)  # so that the import below is undone
+    del sys.modules["models"]
     assert "patch" not in str(fastgan.inspect_step(training_steps.DCGAN()))
-    monkeypatch.setitem(sys.modules, "models", importlib.import_module("models"))
+    importlib.import_module("models")
     assert "fastgan.patch('hifigan') serves models" in str(fastgan.inspect_step(training_steps.DCGAN()))
 
 
