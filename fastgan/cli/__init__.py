@@ -21,6 +21,8 @@ def main(argv: list[str] | None = None) -> int:
             args = make_parser().parse_args(argv)
             return args.command(args)
     except SystemExit as stop:  # from argparse: --help, or an argument that it refuses
+        if isinstance(stop.code, str):  # the user's own code has ended the process with a message
+            raise
         return stop.code or OK
     except (Refused, Failed) as error:
         say(str(error))

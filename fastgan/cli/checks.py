@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 
@@ -26,14 +27,11 @@ def device_named(name: str | None) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     count = torch.cuda.device_count()
     available = ["cpu", *(f"cuda:{i}" for i in range(count))]
-    try:
+    with contextlib.suppress(RuntimeError, ValueError, OverflowError):
         device = torch.device(name)
-    except (RuntimeError, ValueError, OverflowError):
-        device = None
-    fits = device is not None and (str(device) in available or (str(device) == "cuda" and count > 0))
-    if not fits:
-        raise ValueError(f"--device: got {name}, expected one of {', '.join(available)}")
-    return device
+        if str(device) in available or (str(device) == "cuda" and count > 0):
+            return device
+    raise ValueError(f"--device: got {name}, expected one of {', '.join(available)}")
 
 
 def check_backend(device: torch.device) -> None:

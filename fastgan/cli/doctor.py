@@ -135,11 +135,11 @@ def self_test(device: torch.device, dtype: torch.dtype, sizes: tuple[int, ...] =
                 *(x.double() for x in logits), objective, **options, **{k: x.double() for k, x in seen.items()}
             )
             here = [x.to(device, copy=True) for x in logits]
-            options = {**options, **{k: x.to(device) for k, x in seen.items()}}
-            out = getattr(fastgan, f"{side}_value_and_grad")(*here, objective, **options)
+            seen_here = {k: x.to(device) for k, x in seen.items()}
+            out = getattr(fastgan, f"{side}_value_and_grad")(*here, objective, **options, **seen_here)
             for x in here:
                 x.requires_grad_()
-            loss = getattr(fastgan, f"{side}_loss")(*here, objective, **options)
+            loss = getattr(fastgan, f"{side}_loss")(*here, objective, **options, **seen_here)
             loss.backward()
             # if positive and negative logits can cancel, the error is relative to the sum of their sizes
             size = exact.loss.abs().clamp(min=_summed(logits) if objective in _SIGNED else 0.0)

@@ -81,13 +81,13 @@ class RunFolder:
             raise ValueError("--out: torchrun --max-restarts needs it, to find the run again")
         with contextlib.ExitStack() as stack:
             path, resume = _from_first_process(world, lambda: stack.enter_context(_locked(place, world)))
-            run = cls(path, read_config(path) if resume else None, world)
-            if resume:
-                run._check_resumed(place, given)
+            config = read_config(path) if resume else None
+            run = cls(path, config, world)
+            if config is not None:
+                run._check_resumed(config["settings"], place, given)
             yield run
 
-    def _check_resumed(self, place: Place, given: dict) -> None:
-        settings = self.config["settings"]
+    def _check_resumed(self, settings: dict, place: Place, given: dict) -> None:
         if settings.get("processes", 1) != self.world.size:
             raise ValueError(
                 f"{self.path} was trained by {settings.get('processes', 1)} processes, and cannot be resumed exactly "
@@ -224,17 +224,18 @@ class RunFolder:
 def _locked(place: Place, world: trainer.World) -> Iterator[tuple[Path, bool]]:
     """The run's folder, with its lock held, and whether its run is resumed."""
     path, resume = place.path, place.resume
-    if world.restarts and path is not None and (path / "config.json").is_file():
-        resume = True
-    if path is not None and path.is_file():
-        in_it = path.name in FILES and (path.parent / "config.json").is_file()
-        expected = f"the run's folder: {path.parent}" if in_it else "a folder"
-        raise ValueError(f"--out: cannot write to {path}: it is a file, expected {expected}")
-    if resume:
-        if not (path / "config.json").is_file():
-            raise ValueError(f"--out: {path} holds no run to resume, expected a folder with a config.json")
-        check_own_files(path)
-    created = []
+    if path is not None:
+        if world.restarts and (path / "config.json").is_file():
+            resume = True
+        if path.is_file():
+            in_it = path.name in FILES and (path.parent / "config.json").is_file()
+            expected = f"the run's folder: {path.parent}" if in_it else "a folder"
+            raise ValueError(f"--out: cannot write to {path}: it is a file, expected {expected}")
+        if resume:
+            if not (path / "config.json").is_file():
+                raise ValueError(f"--out: {path} holds no run to resume, expected a folder with a config.json")
+            check_own_files(path)
+    created: list[Path] = []
     try:
         if path is None:
             path, created = next_free(Path("runs"), place.source)

@@ -182,9 +182,9 @@ def _table(played: training.Played) -> list[str]:
         ]
     lines = [f"{'':30}{'measured':>10}{'theory':>10}"]
     for name, measured, theory, note in rows:
-        theory = "-" if theory is None else theory if isinstance(theory, int) else f"{theory:.4f}"
-        measured = measured if isinstance(measured, int) else f"{measured:.4f}"
-        lines.append(f"{name:30}{measured:>10}{theory:>10}  {note}".rstrip())
+        expected = "-" if theory is None else str(theory) if isinstance(theory, int) else f"{theory:.4f}"
+        found = str(measured) if isinstance(measured, int) else f"{measured:.4f}"
+        lines.append(f"{name:30}{found:>10}{expected:>10}  {note}".rstrip())
     if final.get("dead"):
         lines.append("D is dead: it gives the generator no gradient, and its error of 1/2 means nothing")
     return lines

@@ -6,7 +6,7 @@ import contextlib
 import functools
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import torch
 from torch import Tensor
@@ -36,7 +36,9 @@ class Unreadable(Exception):
 def run_steps(
     model: trainer.GANTrainer, data: Data, config: RunConfig, run: RunFolder, judge: evaluation.Judge | None
 ) -> int:
-    """Train until the last step or a signal. Returns 0, or the number of the signal."""
+    """Train until the last step or a signal. Returns 0, or the number of the signal. judge: None in a process that does
+    not write."""
+    assert config.save_every is not None  # `make_config` has chosen it
     batch, steps, world = config.batch, config.steps, run.world
     first, last_message, unit = model.step_number, time.monotonic(), "img" if data.is_images else "points"
     batches, window, stopped, timed_from = _batches(model, data, config, run), Window(model), 0, None
@@ -88,7 +90,7 @@ def run_steps(
                 stopped = signals[0]
             if world.writes and (judged or saved or step in EARLY_PICTURES):
                 with clock.paused():
-                    if judged:
+                    if judged and judge is not None:
                         judge_quality(model, data, judge, run, clock.seconds())
                     if saved:
                         save(model, data, run)
@@ -141,19 +143,19 @@ def why_steps_are_needed(model: trainer.GANTrainer, data: Data, config: RunConfi
 
 def _batches(
     model: trainer.GANTrainer, data: Data, config: RunConfig, run: RunFolder
-) -> Iterator[tuple[Tensor, Tensor | None]]:
+) -> Generator[tuple[Tensor, Tensor | None], None, None]:
     """Endless batches (samples, labels) on the device. Raises Unreadable if the data cannot be read any more."""
-    batch, of_rank = config.batch, {"rank": run.world.rank, "ranks": run.world.size}
-    prepared = functools.partial(datasets.shown, random=model.order, flip=config.flip, **of_rank)
+    batch, rank, size = config.batch, run.world.rank, run.world.size
+    prepared = functools.partial(datasets.shown, random=model.order, flip=config.flip, rank=rank, ranks=size)
     if isinstance(data, datasets.Dataset):
         samples = data.samples.to(model.device)
-        labels = data.labels.to(model.device) if config.conditional else None
+        labels = data.labels.to(model.device) if config.conditional and data.labels is not None else None
         while True:
-            rows = datasets.draw_rows(data.count, batch, model.order, **of_rank)
-            yield prepared(samples[rows]), labels[rows] if config.conditional else None
-    cuda = model.device.type == "cuda"
-    options = {"workers": config.workers, "pin": cuda, **of_rank}
-    stream = data.batches(config.seed, batch, model.step_number, **options)
+            rows = datasets.draw_rows(data.count, batch, model.order, rank, size)
+            yield prepared(samples[rows]), None if labels is None else labels[rows]
+    assert config.workers is not None  # `make_config` has chosen it
+    first, workers, cuda = model.step_number, config.workers, model.device.type == "cuda"
+    stream = data.batches(config.seed, batch, first, workers=workers, pin=cuda, rank=rank, ranks=size)
     with contextlib.closing(stream):
         while True:
             try:
@@ -180,7 +182,9 @@ class Window:
     bad step, although the host does not synchronise at every step."""
 
     def __init__(self, model: trainer.GANTrainer):
-        self.model, self.names, self.rows = model, [], []
+        self.model = model
+        self.names: list[str] = []
+        self.rows: list[Tensor] = []  # a step each
 
     def add(self, values: dict[str, Tensor]) -> None:
         self.names = list(values)
@@ -230,6 +234,7 @@ def show(model: trainer.GANTrainer, data: Data, run: RunFolder) -> None:
     elif data.is_images:
         picture = pictures.image_grid(datasets.to_uint8(model.sample(GRID_IMAGES)))
     else:
+        assert data.mean is not None and data.scale is not None  # as of all points
         picture = pictures.scatter(
             datasets.to_points(model.sample(SCATTER_POINTS).cpu(), data.mean, data.scale),
             datasets.to_points(data.some(SCATTER_POINTS), data.mean, data.scale),
@@ -256,7 +261,7 @@ def judge_quality(
     """Score samples of the averaged generator, log the scores and return them. Labels are drawn from the data's. Raises
     TrainingDiverged if a sample is not finite."""
     labels = None
-    if model.config.classes:
+    if model.config.classes and data.labels is not None:
         rows = torch.randint(data.count, (judge.count,), generator=torch.Generator().manual_seed(1))
         labels = data.labels[rows]
     generated = model.sample(judge.count, seed=1, labels=labels)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Callable
+from typing import Any
 
 from fastgan.checks import MOST, Whole, shortened
 from fastgan.training import recipes
@@ -26,10 +27,13 @@ def add_setting(parser, name: str, **overrides) -> None:
     """Add the option of one setting, with its type and limits. overrides: arguments of `add_argument` to replace."""
     f = SETTINGS[name]
     kind, check, metavar = f.type.split(" ")[0], f.metadata["check"], f.metadata["shown"]
+    options: dict[str, Any]
     if kind == "bool":
         options = {"action": argparse.BooleanOptionalAction}
     elif kind == "int":
-        options = {"type": whole(check.least, check.most) if isinstance(check, Whole) else whole(), "metavar": metavar}
+        low, high = (check.least, check.most) if isinstance(check, Whole) else (1, MOST)
+        assert low is not None and high is not None  # every setting with an option has limits
+        options = {"type": whole(low, high), "metavar": metavar}
     elif kind == "float":
         options = {"type": float, "metavar": metavar}
     else:

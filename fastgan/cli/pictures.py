@@ -52,13 +52,13 @@ def film(grids: dict[int, bytes]) -> bytes:
     frames, out = [], io.BytesIO()
     for step, png in grids.items():
         try:
-            with Image.open(io.BytesIO(png), formats=["PNG"]) as image:
-                if image.width * image.height <= 1 << 22:
-                    frames.append((step, image.convert("L" if image.mode == "L" else "RGB")))
+            with Image.open(io.BytesIO(png), formats=["PNG"]) as opened:
+                if opened.width * opened.height <= 1 << 22:
+                    frames.append((step, opened.convert("L" if opened.mode == "L" else "RGB")))
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
             continue
     for side in FILM_SIDES if frames else ():
-        images = []
+        images: list[Image.Image] = []
         for step, image in frames:
             small = image.reduce(math.ceil(max(image.size) / side))
             framed = Image.new(small.mode, images[0].size if images else (small.width, small.height + 18), "white")
@@ -80,11 +80,11 @@ def scatter(points: Tensor, real: Tensor | None = None) -> bytes:
     for label, side, colour in sides:
         if side is None:
             continue
-        side = side.cpu().numpy()
-        if side.shape[1] == 1:
-            axes.hist(side[:, 0], bins=80, density=True, color=colour, alpha=0.6, label=label)
+        drawn = side.cpu().numpy()
+        if drawn.shape[1] == 1:
+            axes.hist(drawn[:, 0], bins=80, density=True, color=colour, alpha=0.6, label=label)
         else:
-            axes.scatter(side[:, 0], side[:, 1], s=3, color=colour, alpha=0.6, label=label, linewidths=0)
+            axes.scatter(drawn[:, 0], drawn[:, 1], s=3, color=colour, alpha=0.6, label=label, linewidths=0)
     if points.shape[1] > 1:
         axes.set(xlabel="first coordinate (units of the data)", ylabel="second coordinate (units of the data)")
         axes.set_aspect("equal", "datalim")

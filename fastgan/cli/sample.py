@@ -6,6 +6,7 @@ import argparse
 import io
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -65,8 +66,11 @@ def sample(args: argparse.Namespace) -> int:
             content = pictures.scatter(samples)
         else:
             file = io.BytesIO()
+            arrays: dict[str, Any] = _arrays(samples)  # Any: NumPy's stubs expect a bool for one of the names
             drawn = torch.arange(args.count) % classes if labels is None and classes else labels
-            np.savez_compressed(file, **_arrays(samples), **({} if drawn is None else {"labels": drawn.numpy()}))
+            if drawn is not None:
+                arrays["labels"] = drawn.numpy()
+            np.savez_compressed(file, **arrays)
             content = file.getvalue()
         if args.out is None:
             out.parent.mkdir(exist_ok=True)

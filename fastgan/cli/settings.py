@@ -96,15 +96,16 @@ def _refuse_options_without_effect(given: dict, config: RunConfig, source: str, 
 
 def make_trainer(config: RunConfig, sample_shape: tuple[int, ...], device: torch.device) -> GANTrainer:
     torch.manual_seed(config.seed)  # for the networks' initial weights
-    arguments = {name: getattr(config, name) for name in ("latent_dim", "width", "networks", "classes")}
-    pair = dict(zip(("generator", "discriminator"), models.build(sample_shape, **arguments)))
-    for name in pair:
-        if named := getattr(config, name):
-            pair[name] = user_networks.make_network(f"--{name}", named, {"sample_shape": sample_shape, **arguments})
-    if config.objective == MMD:
-        pair["discriminator"] = None
+    names = ("latent_dim", "width", "networks", "classes")
+    arguments = {"sample_shape": sample_shape, **{name: getattr(config, name) for name in names}}
+    generator, discriminator = models.build(**arguments)
+    if config.generator:
+        generator = user_networks.make_network("--generator", config.generator, arguments)
+    if config.discriminator:
+        discriminator = user_networks.make_network("--discriminator", config.discriminator, arguments)
+    without_d = config.objective == MMD
     try:
-        return GANTrainer(**pair, device=device, **config.of_trainer())
+        return GANTrainer(generator, None if without_d else discriminator, device=device, **config.of_trainer())
     except TypeError as error:  # the user's own network returns something wrong
         if not (config.generator or config.discriminator):
             raise

@@ -37,7 +37,7 @@ def train(args: argparse.Namespace) -> int:
             world = stack.enter_context(trainer.distributed(args.device and device.type))
             place = Place(Path(args.out) if args.out else None, args.resume, args.data)
             run = stack.enter_context(RunFolder.open(place, given, world))
-            if world.size > 1:
+            if world.size > 1 and world.device is not None:
                 device = world.device
             elif args.device is None and "device" in run.before:
                 device = device_named(run.before["device"])
@@ -47,6 +47,7 @@ def train(args: argparse.Namespace) -> int:
             config = make_config(given, run.before, args.data, data, device, world.size)
             of_data = data_record(args.data, data)
             run.check_data(of_data)
+            assert config.threads is not None  # `make_config` has chosen it
             torch.set_num_threads(config.threads)
             model = make_trainer(config, data.sample_shape, device)
             config = replace(config, precision=model.config.precision)  # as chosen, if it was not given
@@ -106,7 +107,7 @@ def train(args: argparse.Namespace) -> int:
             if stopped:
                 run.say(f"stopped and saved at step {model.step_number:,}; to resume: {to_resume}")
                 return INTERRUPTED if stopped == signal.SIGINT else OK
-            if world.writes:
+            if judge is not None:
                 quality = run.quality or judge_quality(model, data, judge, run, 0.0)
                 print(printable(f"{run.path}: {evaluation.described(quality)}"))
     return OK

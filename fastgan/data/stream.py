@@ -8,7 +8,7 @@ import hashlib
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
@@ -68,7 +68,7 @@ class Stream:
 
     def batches(
         self, seed: int, batch: int, first: int, *, workers: int = 2, pin: bool = False, rank: int = 0, ranks: int = 1
-    ) -> Iterator[tuple[Tensor, Tensor, list[str]]]:
+    ) -> Generator[tuple[Tensor, Tensor, list[str]], None, None]:
         """Yield batches forever, from batch number `first` on: images uint8 (batch, C, H, W), labels int64 (batch,), 0
         if there are none, and the problems with unreadable images.
 

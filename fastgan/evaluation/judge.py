@@ -56,17 +56,21 @@ def judge(
 
         def of_points(generated: Tensor) -> dict[str, float]:
             generated = generated.cpu()
-            known = {} if data.modes is None else mode_scores(data.modes, data.mode_std, generated)
-            return {**feature_scores("points", real, generated), **known}
+            scores = feature_scores("points", real, generated)
+            if data.modes is not None and data.mode_std is not None:
+                scores |= mode_scores(data.modes, data.mode_std, generated)
+            return scores
 
         return Judge(len(real), of_points)
-    if data.held_out is not None and inception is None and features is None:
+    no_file = inception is None and features is None
+    if no_file and data.held_out is not None and data.labels is not None:
         small, held_out = (F.adaptive_avg_pool2d(to_unit(x), 8) for x in (data.samples, data.held_out))
         classifier = train_digits_classifier(small, data.labels)
         return Judge(
             len(held_out),
             lambda generated: digits_report(classifier, held_out, F.adaptive_avg_pool2d(generated.cpu(), 8)),
         )
+    network: Inception | NetworkFile | RandomFeatures
     if inception is not None:
         network = Inception(inception)
     elif features is not None:

@@ -9,10 +9,10 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fastgan import models
 from fastgan.formulas.objectives import find
@@ -88,7 +88,7 @@ def settings_for(pair: str, objective: str | None = None, **given) -> Settings:
     """The recipe for a target and an objective. Settings that are `given` and not None replace the recipe's."""
     objective = objective or "nonsaturating"
     r1, r2 = PENALTIES.get(objective, DEFAULT_PENALTIES)
-    recipe = {"steps": STEPS[pair], "r1": r1, "r2": r2, **SETTINGS_OF.get(pair, {})}
+    recipe: dict[str, Any] = {"steps": STEPS[pair], "r1": r1, "r2": r2, **SETTINGS_OF.get(pair, {})}
     if objective == "mmd":
         recipe["bandwidths"] = bandwidths_for(target(pair))
     if objective == "nonsaturating":
@@ -169,7 +169,7 @@ def measure(trainer: GANTrainer, goal: Target, random: torch.Generator, count: i
     }
     if trainer.discriminator is None:
         return found
-    real, fake = logits(trainer, x_t, x_g)
+    real, fake = logits(trainer.discriminator, trainer.objective, x_t, x_g)
     weight, _ = LOSS_AT_EQUILIBRIUM.get(trainer.objective, (1.0, None))
     return found | {
         "error": (real.neg().sigmoid().mean() + fake.sigmoid().mean()).item() / 2,
@@ -195,15 +195,15 @@ def generated(trainer: GANTrainer, count: int, random: torch.Generator, average:
     return network(torch.randn(count, trainer.latent_dim, generator=random, device=trainer.device, dtype=trainer.dtype))
 
 
-def logits(trainer: GANTrainer, x_t: Tensor, x_g: Tensor) -> tuple[Tensor, Tensor]:
+def logits(discriminator: nn.Module, objective: str, x_t: Tensor, x_g: Tensor) -> tuple[Tensor, Tensor]:
     """D's logits of both sides. A relativistic D determines its logits only up to a constant, so these are centred."""
-    real, fake = trainer.discriminator(x_t)[:, 0], trainer.discriminator(x_g)[:, 0]
-    middle = (real.mean() + fake.mean()) / 2 if relativistic(trainer) else 0.0
+    real, fake = discriminator(x_t)[:, 0], discriminator(x_g)[:, 0]
+    middle = (real.mean() + fake.mean()) / 2 if relativistic(objective) else 0.0
     return real - middle, fake - middle
 
 
-def relativistic(trainer: GANTrainer) -> bool:
-    return trainer.discriminator is not None and find(trainer.objective).relation is not None
+def relativistic(objective: str) -> bool:
+    return find(objective).relation is not None
 
 
 @torch.no_grad()
@@ -213,7 +213,7 @@ def frame(trainer: GANTrainer, goal: Target, random: torch.Generator) -> Frame:
         return Frame(trainer.step_number, points.cpu(), None)
     x = grid_points(goal).to(trainer.device)
     middle = 0.0
-    if relativistic(trainer):
+    if relativistic(trainer.objective):
         middle = sum(trainer.discriminator(side).mean() for side in (points, goal.draw(len(points), random))) / 2
     return Frame(trainer.step_number, points.cpu(), (trainer.discriminator(x)[:, 0] - middle).sigmoid().cpu())
 

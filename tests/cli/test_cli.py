@@ -6,6 +6,7 @@ import os
 import resource
 import signal
 import subprocess
+import sys
 import time
 
 import numpy as np
@@ -304,6 +305,13 @@ def refused_last(capsys, *args):
     error = capsys.readouterr().err
     assert "Traceback" not in error
     return error.splitlines()[-1]
+
+
+def test_code_of_the_user_that_exits_with_a_message(monkeypatch):
+    """`main` returns numbers only: sys.exit("a message") in the user's networks passes through it."""
+    monkeypatch.setattr("fastgan.cli.train.run_steps", lambda *of: sys.exit("enough"))
+    with pytest.raises(SystemExit, match="enough"):
+        main(["train", "ring", *SMALL])
 
 
 def test_help_shows_an_example(capsys):
