@@ -118,10 +118,9 @@ def test_mmd_records_no_penalty_of_a_discriminator(files):
             settings = json.load(file)["settings"]
         assert (settings["objective"], settings["r1"], settings["r2"], settings["steps"]) == ("mmd", 0, 0, steps)
         assert main(["train", "points.npy", "--out", "run", "--resume", "--steps", "4"]) == 0
-    settings["r1"] = 5.0  # as earlier versions recorded it
     with open("run/config.json") as file:
         config = json.load(file)
-    config["settings"]["r1"] = 5.0
+    config["settings"]["r1"] = 5.0  # as earlier versions recorded it
     with open("run/config.json", "w") as file:
         json.dump(config, file)
     assert main(["train", "points.npy", "--out", "run", "--resume", "--steps", "5"]) == 0

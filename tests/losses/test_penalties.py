@@ -209,7 +209,6 @@ def test_bad_input():
     ):
         with pytest.raises(error, match=message):
             call()
-    assert penalties.__doc__
 
 
 def test_approximate_r2_is_approximate_r1_of_generated_data():

@@ -124,7 +124,8 @@ def test_values_are_detached():
     values = fast(real)
     assert list(values) == ["loss_d", "parts"] and type(values["parts"][1]) is tuple
     assert not any(v.requires_grad for v in (values["loss_d"], values["parts"][0], values["parts"][1][0]))
-    assert numbers(fast(real[:5])) and detached("text") == "text" and detached(None) is None
+    assert len(numbers(fast(real[:5]))) == len(numbers(values))  # another batch size runs, too
+    assert detached("text") == "text" and detached(None) is None
 
 
 def test_a_step_without_inputs_and_single_networks():
@@ -188,8 +189,11 @@ def test_a_capture_that_fails_leaves_everything_as_it_was(used, monkeypatch):
     assert fast.reason and "\n" not in fast.reason
     assert_same(ours.state(), before)
     assert all(type(g["lr"]) is float and not g["capturable"] for o in ours.optimizers for g in o.param_groups)
-    for x in real:
-        assert numbers(fast(x)) and plain.step(x)
+    torch.manual_seed(1)
+    got = [numbers(fast(x)) for x in real]
+    torch.manual_seed(1)
+    assert got == [numbers(plain.step(x)) for x in real]
+    assert_same(ours.state(), plain.state())
 
 
 @pytest.mark.parametrize("optimizer", ZERO_STATE_OPTIMIZERS)

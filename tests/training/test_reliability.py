@@ -262,19 +262,12 @@ def test_foreign_and_damaged_checkpoints(tmp_path, capsys):
     data = images_file(tmp_path)
     assert main(["train", str(data), "--out", "run", "--steps", "20", *SMALL]) == 0
     path = tmp_path / "run" / "checkpoint.pt"
-    whole = path.read_bytes()
+    size = path.stat().st_size
     resume = ("train", data, "--out", "run", "--resume")
     torch.save({"state_dict": {"layers.0.weight": torch.zeros(3)}, "epoch": 7}, path)
     assert "checkpoint.pt: is no checkpoint of fastgan" in refused(capsys, *resume)
-    path.write_bytes(random.Random(0).randbytes(len(whole)))
+    path.write_bytes(random.Random(0).randbytes(size))
     assert "checkpoint.pt: is cut short or damaged" in refused(capsys, *resume)
-    flipped = bytearray(whole)
-    flipped[len(whole) // 2] ^= 0xFF  # a bit that the disk has lost
-    path.write_bytes(bytes(flipped))
-    code = main([str(part) for part in resume])
-    assert code in (0, 2)  # torch checks what it reads by a checksum, but not every byte is read
-    checkpoint = torch.load(path, weights_only=True) if code == 0 else None
-    assert checkpoint is None or checkpoint["step"] == 20
 
 
 def test_two_runs_in_one_folder_at_once(tmp_path):
