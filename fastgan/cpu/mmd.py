@@ -49,17 +49,16 @@ def mmd(
         xy = blocks.across(a, b, of_x, of_y)
         if settings.target and (value or of_y):
             yy = blocks.within(b, n / (m - settings.unbiased), of_y)
-    grads = []
-    for sample, given, asked in ((a, x, of_x), (b, y, of_y)):
-        share = 4 * settings.weight * factor / (n * m)
-        share = share if scale is None else share * scale.to(a.points.dtype)
-        grads.append(sample.gradient().mul_(share).to(given.dtype) if asked else None)
+    rate = 4 * settings.weight * factor / (n * m)
+    share = rate if scale is None else rate * scale.to(a.points.dtype)
+    grad_x = a.gradient().mul_(share).to(x.dtype) if of_x else None
+    grad_y = b.gradient().mul_(share).to(y.dtype) if of_y else None
     if not value:
-        return None, None, *grads
+        return None, None, grad_x, grad_y
     xx, xy, yy = xx / settings.pairs(n), xy / (n * m), yy / settings.pairs(m) if settings.target else zero
     loss = settings.weight * (xx - 2 * xy + yy)
     means = torch.stack((xx, xy, yy))
-    return loss.to(a.points.dtype), means.to(a.points.dtype), *grads
+    return loss.to(a.points.dtype), means.to(a.points.dtype), grad_x, grad_y
 
 
 class _Sample:
