@@ -118,6 +118,6 @@ class _Gradient(Function):
         return None, None, None, None, of_scale.to(scale.dtype), *[None] * k
 
 
-def value(fakes: Sequence[Tensor], reals: Sequence[Tensor], weights: tuple[float, ...]) -> Tensor:
+def value(fakes: Sequence[Tensor], reals: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
     """L, differentiable in the maps."""
     return applied(_Matching, (weights,), (*fakes, *reals))[0]
