@@ -218,10 +218,6 @@ class _Part(_Value):
     def forward(layout, value, *tensors):
         return value.data  # with its own version counter: writing it in place leaves the others valid for backward
 
-    @staticmethod
-    def backward(ctx, grad):
-        return _Value.backward(ctx, grad, None)
-
 
 def apart(terms: Terms, groups: Sequence[slice]) -> list[Tensor]:
     """The loss of each group of neighbouring terms. The terms have no partners, masks or shift.
