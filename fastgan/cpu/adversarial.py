@@ -54,21 +54,23 @@ def adversarial(
 ) -> tuple[Tensor | None, Tensor | None, list[Tensor] | None]:
     """(loss, terms, grads); the arguments and results of `kernels.adversarial`. The last two columns of `terms` need
     more operators here: with `statistics` 1 they are 0, with 2 they are computed."""
-    dtype, slopes, loss = wide_dtype(logits[0].dtype), gradient or partner_gradient, None
+    dtype, slopes = wide_dtype(logits[0].dtype), gradient or partner_gradient
     # So that no graph is recorded: entering `torch.no_grad` would cost more than these calls.
     batches, partners, masks = [[x.detach() for x in given] for given in (logits, partners, masks)]
     shift = None if shift is None else shift.detach()
     logits = split_sides(batches, split) if split else batches
     factors = per_term(scale, len(logits), factor)
     terms = Terms(logits, labels, weights, criterion, n_real, partners, targets, masks, shift)
+    loss: Tensor | None = None
+    rows: Tensor | None = None
     if logits[0].is_cpu:
-        rows, grads = _on_host(terms, factors, value, statistics > 1, slopes)
+        found, grads = _on_host(terms, factors, value, statistics > 1, slopes)
         if value:
-            loss = torch.scalar_tensor(sum([row[0] for row in rows]), dtype=dtype, device="cpu")
-            rows = torch.from_numpy(np.array(rows, np.float64 if dtype == torch.float64 else np.float32))
+            loss = torch.scalar_tensor(sum([row[0] for row in found]), dtype=dtype, device="cpu")
+            rows = torch.from_numpy(np.array(found, np.float64 if dtype == torch.float64 else np.float32))
     else:
         rows, grads = _on_device(terms, factors, value, statistics > 1, slopes)
-        loss = rows[:, 0].sum() if value else None
+        loss = None if rows is None else rows[:, 0].sum()
     if slopes:
         grads = join_sides(grads, split) if split else grads
         grads = [laid_out(grad, x) for grad, x in zip(grads, batches)]
@@ -133,7 +135,7 @@ def _on_host(
     rows, grads = [], []
     shifts = None if terms.shift is None else terms.shift.tolist()
     of_logits = terms.criterion in _CROSS_ENTROPIES
-    others = (None, None, None)
+    others: Sequence[Tensor | None] = (None, None, None)
     for k, x in enumerate(terms.logits):
         x = dense(x)
         n, weight, label = x.numel(), terms.weights[k], terms.labels[k]
@@ -141,7 +143,7 @@ def _on_host(
             others = [like(x, given[k]) if given else None for given in (terms.partners, terms.targets, terms.masks)]
         grad = torch.empty_like(x) if gradient and not one_block(x) else None
         total, logit_sum, below, slope = 0.0, 0.0, 0, weight * factors[k] / max(n, 1)
-        for z, partner, y, mask, out in blocks(x, *others, grad):
+        for z, (partner, y, mask, out) in blocks(x, *others, grad):
             z = widen(z)
             if partner is not None:
                 z = z - widen(partner)
@@ -151,18 +153,19 @@ def _on_host(
             if of_logits and mask is None and y is None:
                 found, of_block = _cross_entropy(terms.criterion, z, z_sum, label, slope, value, gradient, out)
             else:
-                y = label if y is None else y.to(z.dtype)
-                found, of_block = _by_formula(terms.criterion, z, y, mask, slope, value, gradient, out)
+                target = label if y is None else y.to(z.dtype)
+                found, of_block = _by_formula(terms.criterion, z, target, mask, slope, value, gradient, out)
             total += found
             if grad is None:
                 grad = of_block
             if statistics:
                 logit_sum += z_sum
-                below += np.count_nonzero(z.numpy() < 0)
+                below += int(np.count_nonzero(z.numpy() < 0))
         mean = logit_sum / n if n else math.nan
         share = (n - below if k < terms.n_real else below) / n if mean == mean else math.nan
         rows.append((weight * (total / n if n else math.nan), mean, share))
-        grads.append(grad if grad is None or grad.dtype == x.dtype else grad.to(x.dtype))
+        if grad is not None:
+            grads.append(grad if grad.dtype == x.dtype else grad.to(x.dtype))
     return rows, grads
 
 
@@ -204,7 +207,8 @@ def _cross_entropy(
     flip = label >= 0.5
     target, z = (1.0 - label, x.neg()) if flip else (label, x)
     total, large = 0.0, x.numel() >= _PRODUCTS_FROM
-    p = torch.sigmoid(z) if gradient or large else None
+    if gradient or large:
+        p = torch.sigmoid(z)
     if value:
         z_sum = -x_sum if flip else x_sum
         total = _softplus_sum(flat(z), z_sum, flat(p)) if large else F.softplus(z, 1.0, 50.0).sum().item()
@@ -214,8 +218,8 @@ def _cross_entropy(
     if not gradient:
         return total, None
     p = p.sub_(target) if target else p
-    slope = _filled(-slope if flip else slope, (), torch.float64)  # converting a number costs more than the product
-    return total, p.mul_(slope) if out is None else torch.mul(p, slope, out=out)
+    rate = _filled(-slope if flip else slope, (), torch.float64)  # converting a number costs more than the product
+    return total, p.mul_(rate) if out is None else torch.mul(p, rate, out=out)
 
 
 def _softplus_sum(z: Tensor, z_sum: float, p: Tensor) -> float:

@@ -20,6 +20,6 @@ def augment(x: Tensor, *parameters_and_form) -> Tensor:
 @torch.no_grad()
 def draw_augmentation(
     u: Tensor, p: Tensor | None, chance: float, policy: int, extents: list[int]
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, ...]:
     """The arguments and results of `kernels.draw_augmentation`."""
     return tuple(formula.drawn(u, p, chance, policy, extents))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
+Other = TypeVar("Other", Tensor, Tensor | None)
 BLOCK = 1 << 19  # elements: a few float32 buffers of this size stay in cache, and a block costs much more than calls
 
 
@@ -44,18 +46,20 @@ def one_block(x: Tensor) -> bool:
     return 0 < x.numel() <= BLOCK
 
 
-def blocks(*tensors: Tensor | None) -> Iterator[Sequence[Tensor | None]]:
-    """Yield the same elements of dense tensors of one layout, block by block; nothing for empty tensors."""
-    n = tensors[0].numel()
+def blocks(x: Tensor, *others: Other) -> Iterator[tuple[Tensor, Sequence[Other]]]:
+    """Yield (a block of x, the same elements of each other tensor) until x ends; nothing if x is empty. All tensors are
+    dense and of one layout."""
+    n = x.numel()
     if n > BLOCK:
-        tensors = [None if t is None else flat(t) for t in tensors]
+        x, rest = flat(x), [None if t is None else flat(t) for t in others]
         for begin in range(0, n, BLOCK):
-            yield [None if t is None else t[begin : begin + BLOCK] for t in tensors]
+            part = slice(begin, begin + BLOCK)
+            yield x[part], [None if t is None else t[part] for t in rest]
     elif n:
-        yield tensors
+        yield x, others
 
 
-def per_term(scale: Tensor | None, terms: int, factor: float) -> Sequence[float | Tensor]:
+def per_term(scale: Tensor | None, terms: int, factor: float) -> Sequence[Any]:
     """factor * scale of each term. scale: one number or one a term. Numbers for a CPU tensor, else 0-d tensors."""
     if scale is None:
         return (factor,) * terms

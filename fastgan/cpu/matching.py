@@ -17,7 +17,7 @@ def matching_signs(
     fakes: Sequence[Tensor], reals: Sequence[Tensor], weights: Sequence[float]
 ) -> tuple[Tensor, list[Tensor]]:
     """The arguments and results of `kernels.matching_signs`."""
-    losses, signs = [], []
+    losses, host_losses, signs = [], [], []  # of maps on a CPU a loss is a number
     for x, other, weight in zip(fakes, reals, weights):
         if not x.is_cpu:
             gap = widen(x) - widen(other)
@@ -27,13 +27,13 @@ def matching_signs(
         x = dense(x)
         signs.append(torch.empty_like(x, dtype=torch.int8))
         total = 0.0
-        for a, b, out in blocks(x, like(x, other), signs[-1]):
+        for a, (b, out) in blocks(x, like(x, other), signs[-1]):
             gap = widen(a) - widen(b)
             out.copy_(gap.sign())
             total += gap.abs_().sum().item()
-        losses.append(weight * (total / x.numel() if x.numel() else math.nan))
+        host_losses.append(weight * (total / x.numel() if x.numel() else math.nan))
     if fakes[0].is_cpu:
-        loss = torch.tensor(sum(losses), dtype=torch.float64, device="cpu")
+        loss = torch.tensor(sum(host_losses), dtype=torch.float64, device="cpu")
         return loss.to(wide_dtype(fakes[0].dtype)), signs
     return torch.stack(losses).sum(), signs
 
@@ -56,6 +56,6 @@ def matching_gradient(
             grads.append((sign.to(wide_dtype(dtype)) * slope).to(dtype))
             continue
         grads.append(torch.empty_like(sign, dtype=dtype))
-        for s, out in blocks(sign, grads[-1]):
+        for s, (out,) in blocks(sign, grads[-1]):
             torch.mul(s.to(wide_dtype(dtype)), slope, out=out)
     return (grads if of_fakes else []) + ([grad.neg() for grad in grads] if of_reals else [])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -34,13 +35,14 @@ def mmd(
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
     """(L, means, gradient at x, gradient at y); the arguments and results of `kernels.mmd`."""
     settings = MMDSettings(kernel, tuple(bandwidths), alpha, unbiased, target, weight, precision)
-    a, b = (widen(s.detach()).contiguous() for s in (x, y))
-    (n, d), m = a.shape, len(b)
-    blocks = _Blocks(settings, powers, d, a, value, of_x or of_y)
-    middle = torch.cat((a.mean(0, keepdim=True), b.mean(0, keepdim=True))).mean(0)
+    p, q = (widen(s.detach()).contiguous() for s in (x, y))
+    (n, d), m = p.shape, len(q)
+    blocks = _Blocks(settings, powers, d, p, value, of_x or of_y)
+    middle = torch.cat((p.mean(0, keepdim=True), q.mean(0, keepdim=True))).mean(0)
     if not blocks.differences:
-        blocks.set_floor(max((s - middle).square().sum(1).max().item() for s in (a, b)))
-    a, b = _Sample(a, middle, blocks), _Sample(b, middle, blocks)
+        blocks.set_floor(max((s - middle).square().sum(1).max().item() for s in (p, q)))
+    a, b = _Sample(p, middle, blocks), _Sample(q, middle, blocks)
+    del p, q  # copies of x and y, if those are not float32 or float64
     zero = a.points.new_zeros((), dtype=torch.float64)
     xx = xy = yy = zero
     with torch.no_grad():
@@ -49,17 +51,16 @@ def mmd(
         xy = blocks.across(a, b, of_x, of_y)
         if settings.target and (value or of_y):
             yy = blocks.within(b, n / (m - settings.unbiased), of_y)
-    grads = []
-    for sample, given, asked in ((a, x, of_x), (b, y, of_y)):
-        share = 4 * settings.weight * factor / (n * m)
-        share = share if scale is None else share * scale.to(a.points.dtype)
-        grads.append(sample.gradient().mul_(share).to(given.dtype) if asked else None)
+    rate = 4 * settings.weight * factor / (n * m)
+    share = rate if scale is None else rate * scale.to(a.points.dtype)
+    grad_x = a.gradient().mul_(share).to(x.dtype) if of_x else None
+    grad_y = b.gradient().mul_(share).to(y.dtype) if of_y else None
     if not value:
-        return None, None, *grads
+        return None, None, grad_x, grad_y
     xx, xy, yy = xx / settings.pairs(n), xy / (n * m), yy / settings.pairs(m) if settings.target else zero
     loss = settings.weight * (xx - 2 * xy + yy)
     means = torch.stack((xx, xy, yy))
-    return loss.to(a.points.dtype), means.to(a.points.dtype), *grads
+    return loss.to(a.points.dtype), means.to(a.points.dtype), grad_x, grad_y
 
 
 class _Sample:
@@ -99,8 +100,8 @@ class _Blocks:
     def __init__(self, settings: MMDSettings, powers: tuple[bool, ...], d: int, like: Tensor, value: bool, slope: bool):
         self.settings, self.value, self.slope = settings, value, slope
         self.differences, self.powers = settings.differences(d), powers
-        self.kernel = {"gaussian": self._gaussian, "rational_quadratic": self._rational, "energy": self._energy}
-        self.kernel = self.kernel[settings.kernel]
+        kernels = {"gaussian": self._gaussian, "rational_quadratic": self._rational, "energy": self._energy}
+        self.kernel = kernels[settings.kernel]
         a = 1.0 if settings.kernel == "gaussian" else settings.alpha
         self.rates = [1 / (2 * a * s * s) for s in settings.bandwidths]
         self.rate = -self.rates[0] if settings.kernel == "gaussian" else 1.0  # what `distances` multiplies by
@@ -139,7 +140,8 @@ class _Blocks:
                 sums.append(self._block(a, rows, b, columns, -1.0, of_a, of_b))
         return self._total(sums)
 
-    def _total(self, sums: list) -> Tensor | float:
+    def _total(self, sums: list[Tensor]) -> Any:
+        """Their sum in float64, a 0-d tensor; the number 0.0 if there are none or no value is requested."""
         return torch.stack(sums).sum(dtype=torch.float64) if self.value and sums else 0.0
 
     def _block(self, a, rows: slice, b, columns: slice, ratio: float, of_a: bool, of_b: bool, diagonal: bool = False):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -12,9 +14,9 @@ from fastgan.formulas import upfirdn2d as formula
 def upfirdn2d(
     x: Tensor,
     f: Tensor,
-    up: tuple[int, int],
-    down: tuple[int, int],
-    padding: tuple[int, int, int, int],
+    up: Sequence[int],
+    down: Sequence[int],
+    padding: Sequence[int],
     flip: bool,
     gain: float,
 ) -> Tensor:

@@ -29,8 +29,8 @@ class Terms(NamedTuple):
     """
 
     logits: Sequence[Tensor]
-    labels: tuple[float, ...]
-    weights: tuple[float, ...]
+    labels: Sequence[float]
+    weights: Sequence[float]
     criterion: str
     n_real: int = 0
     partners: Sequence[Tensor] = ()

@@ -6,6 +6,8 @@ What `kernels.upfirdn2d` computes, as an author writes it; differentiable, any n
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -14,7 +16,7 @@ from fastgan.formulas.terms import wide_dtype, widen
 
 
 def output_size(
-    size: tuple[int, int], taps: tuple[int, int], up: tuple[int, int], down: tuple[int, int], padding: tuple[int, ...]
+    size: Sequence[int], taps: tuple[int, int], up: Sequence[int], down: Sequence[int], padding: Sequence[int]
 ) -> tuple[int, int]:
     """(height, width) of the result for (height, width) of x and of the filter."""
     height = (size[0] * up[1] + padding[2] + padding[3] - taps[0] + down[1]) // down[1]
@@ -23,7 +25,7 @@ def output_size(
 
 
 def padding_of_gradient(
-    size: tuple[int, int], taps: tuple[int, int], up: tuple[int, int], down: tuple[int, int], padding: tuple[int, ...]
+    size: Sequence[int], taps: tuple[int, int], up: Sequence[int], down: Sequence[int], padding: Sequence[int]
 ) -> tuple[int, int, int, int]:
     """The padding with which the gradient in x is again `upfirdn2d`, of the incoming gradient, with up and down
     exchanged and the filter reversed. size, taps: (height, width) of x and of the filter."""
@@ -43,7 +45,7 @@ def laid_out_as(y: Tensor, x: Tensor) -> Tensor:
     return y.contiguous(memory_format=torch.channels_last if is_channels_last(x) else torch.contiguous_format)
 
 
-def upsampled(x: Tensor, up: tuple[int, int], padding: tuple[int, ...]) -> Tensor:
+def upsampled(x: Tensor, up: tuple[int, ...], padding: tuple[int, ...]) -> Tensor:
     """`x` with up - 1 zeros after each pixel, padded by zeros or, if negative, cropped."""
     n, c, height, width = x.shape
     if up != (1, 1):
@@ -59,8 +61,8 @@ def upsampled(x: Tensor, up: tuple[int, int], padding: tuple[int, ...]) -> Tenso
 def upfirdn2d(
     x: Tensor,
     f: Tensor,
-    up: tuple[int, int] = (1, 1),
-    down: tuple[int, int] = (1, 1),
+    up: tuple[int, ...] = (1, 1),
+    down: tuple[int, ...] = (1, 1),
     padding: tuple[int, ...] = (0, 0, 0, 0),
     flip: bool = False,
     gain: float = 1.0,
@@ -85,8 +87,8 @@ def filter_gradient(
     g: Tensor,
     x: Tensor,
     f: Tensor,
-    up: tuple[int, int],
-    down: tuple[int, int],
+    up: tuple[int, ...],
+    down: tuple[int, ...],
     padding: tuple[int, ...],
     flip: bool,
     gain: float,

@@ -67,19 +67,19 @@ def _run_value_and_gradient(terms: Terms, scale: Tensor | None, factor: float) -
 
 
 def _value(*arguments):
-    *terms, statistics = arguments
-    loss, rows = _run_value(Terms(*terms), statistics)
+    *fields, statistics = arguments
+    loss, rows = _run_value(Terms(*fields), statistics)
     return loss, loss.new_empty(0) if rows is None else rows
 
 
 def _gradient(*arguments):
-    *terms, scale, of_logits, of_partners = arguments
-    return _run_gradient(Terms(*terms), scale, of_logits, of_partners)
+    *fields, scale, of_logits, of_partners = arguments
+    return _run_gradient(Terms(*fields), scale, of_logits, of_partners)
 
 
 def _value_and_gradient(*arguments):
-    *terms, scale, factor = arguments
-    return _run_value_and_gradient(Terms(*terms), scale, factor)
+    *fields, scale, factor = arguments
+    return _run_value_and_gradient(Terms(*fields), scale, factor)
 
 
 def _of_partners(terms: Terms) -> bool:
@@ -95,14 +95,14 @@ def _rows(terms: Terms):
 
 
 def _fake_value(*arguments):
-    *terms, statistics = arguments
-    terms = Terms(*terms)
+    *fields, statistics = arguments
+    terms = Terms(*fields)
     return _out(terms, ()), _rows(terms) if statistics else _out(terms, (0,))
 
 
 def _fake_gradient(*arguments):
-    *terms, _, of_logits, of_partners = arguments
-    logits = Terms(*terms).logits
+    *fields, _, of_logits, of_partners = arguments
+    logits = Terms(*fields).logits
     return [torch.empty_like(x) for _ in range(of_logits + of_partners) for x in logits]
 
 
@@ -165,7 +165,7 @@ class _Value(Function):
         if statistics:
             raise NotImplementedError("statistics: not under torch.func.vmap; ask for the loss alone there")
         terms = Terms.of(layout, _batched(info, in_dims[2:], tensors))
-        loss = 0.0
+        loss: Any = 0.0
         for x, y, m, weight in terms.each():
             values = CRITERIA[terms.criterion].value(x, y)
             values = values if m is None else values * m
@@ -184,18 +184,21 @@ def _gradients(
         return join_sides(found, terms.split)
     if len(tensors) == k and all(needed):
         return _gradient_of(terms, tensors, scale, True, False, differentiable)
-    which, some = range(k), terms
+    which: Sequence[int] = range(k)
+    some = terms
     if not (all(needed[:k]) or terms.partners or terms.split or terms.shift is not None):
         which = [i for i in range(k) if needed[i]]  # only some logits need gradients
         some = Terms(
-            *[tuple(values[i] for i in which) for values in (terms.logits, terms.labels, terms.weights)],
+            tuple([terms.logits[i] for i in which]),
+            tuple([terms.labels[i] for i in which]),
+            tuple([terms.weights[i] for i in which]),
             terms.criterion,
             targets=[terms.targets[i] for i in which] if terms.targets else (),
             masks=[terms.masks[i] for i in which] if terms.masks else (),
         )
         scale = scale[which] if scale.dim() else scale
-    of_shift = terms.shift is not None and needed[-1]
-    of_logits = any(needed[:k]) or of_shift
+    shift = terms.shift if needed[-1] else None
+    of_logits = any(needed[:k]) or shift is not None
     of_partners = any(needed[k : k + len(terms.partners)])
     found = _gradient_of(some, tensors, scale, of_logits, of_partners, differentiable)
     grads: list[Tensor | None] = [None] * len(tensors)
@@ -205,9 +208,9 @@ def _gradients(
     if of_partners:
         for i, grad in enumerate(found[-len(terms.partners) :]):
             grads[k + i] = grad if needed[k + i] else None
-    if of_shift:
+    if shift is not None:
         sums = [-widen(grad).sum() for grad in found[:k]]
-        grads[-1] = torch.stack(sums).to(terms.shift.dtype)
+        grads[-1] = torch.stack(sums).to(shift.dtype)
     return grads
 
 
@@ -217,10 +220,6 @@ class _Part(_Value):
     @staticmethod
     def forward(layout, value, *tensors):
         return value.data  # with its own version counter: writing it in place leaves the others valid for backward
-
-    @staticmethod
-    def backward(ctx, grad):
-        return _Value.backward(ctx, grad, None)
 
 
 def apart(terms: Terms, groups: Sequence[slice]) -> list[Tensor]:
@@ -276,11 +275,10 @@ class _Gradient(Function):
     def backward(ctx, *grads_of_grads):
         scale, *tensors = ctx.saved_tensors
         terms = Terms.of(ctx.layout, tensors)
-        k, of_scale = len(terms.logits), []
-        grads = [None] * len(tensors)
-        of_shift = []
+        k, slopes, of_shift = len(terms.logits), [], []
+        grads: list[Tensor | None] = [None] * len(tensors)
         for i, (x, y, m, weight) in enumerate(terms.each()):
-            upstream = 0.0  # the incoming gradient at that of x, which the partners get negated
+            upstream: Any = 0.0  # the incoming gradient at that of x, which the partners get negated
             if ctx.of_logits:
                 upstream = upstream + widen(grads_of_grads[i])
             if ctx.of_partners:
@@ -289,15 +287,15 @@ class _Gradient(Function):
             if m is not None:
                 upstream = upstream * m
             phi = CRITERIA[terms.criterion]
-            of_scale.append((upstream * phi.slope(x, y)).sum())
+            slopes.append((upstream * phi.slope(x, y)).sum())
             grad = (scale[i] if scale.dim() else scale) * upstream * phi.curvature(x, y)
-            grads[i] = grad.to(terms.logits[i].dtype)
+            grads[i] = rounded = grad.to(terms.logits[i].dtype)
             if terms.partners:
-                grads[k + i] = -grads[i]
+                grads[k + i] = -rounded
             of_shift.append(-grad.sum())
         if terms.shift is not None:
             grads[-1] = torch.stack(of_shift).to(terms.shift.dtype)
-        of_scale = torch.stack(of_scale) if scale.dim() else sum(of_scale)
+        of_scale: Any = torch.stack(slopes) if scale.dim() else sum(slopes)
         return None, None, None, of_scale.to(scale.dtype), *grads
 
     @staticmethod

@@ -141,9 +141,9 @@ class _Gradient(Function):
         h = upstream[0] if ctx.of_x else None
         k = upstream[-1] if ctx.of_b else None
         nothing = (None,) * len(ctx.needs_input_grad)
-        if h is None and k is None:
-            return nothing
         if h is None:
+            if k is None:
+                return nothing
             shape = [1] * len(ctx.shape)
             shape[dim] = -1
             h, k = k.reshape(shape).expand(ctx.shape), None
@@ -166,8 +166,8 @@ class _Gradient(Function):
         else:
             call = torch.ops.fastgan.bias_act_second if needs_operator([h, *saved]) else _second
             found = call(h, k, g, x, b, *settings, *asked)
-        found = [grad if own else None for grad, own in zip(found, asked)]
-        return None, None, None, *found[: 1 + ctx.saved]
+        grads = [grad if own else None for grad, own in zip(found, asked)]
+        return None, None, None, *grads[: 1 + ctx.saved]
 
     @staticmethod
     def vmap(info, in_dims, settings, of_x, of_b, *tensors):

@@ -51,9 +51,10 @@ def backend_for(device: torch.device) -> str:
     if backend not in BACKENDS:
         raise ValueError(f"FASTGAN_BACKEND: got {backend!r}, expected 'triton' or 'torch'")
     if backend == "triton":
-        if triton_kernels() is None:
+        kernels = triton_kernels()
+        if kernels is None:
             raise RuntimeError("FASTGAN_BACKEND: got 'triton', but Triton is not installed")
-        if device.type != "cuda" and not triton_kernels().INTERPRETED:
+        if device.type != "cuda" and not kernels.INTERPRETED:
             raise RuntimeError(
                 f"FASTGAN_BACKEND: got 'triton' for tensors on {device.type}, expected CUDA tensors, "
                 "or TRITON_INTERPRET=1 in the environment of a new process"
@@ -70,7 +71,8 @@ def backend(device: torch.device) -> ModuleType:
     """`fastgan.kernels` or `fastgan.cpu`, which have the same functions."""
     if device.type == "cpu" and forced_backend is None:
         return cpu
-    return triton_kernels() if backend_for(device) == "triton" else cpu
+    kernels = triton_kernels() if backend_for(device) == "triton" else None
+    return kernels or cpu
 
 
 def transforms_active() -> bool:
@@ -108,4 +110,4 @@ def applied(function: type[Function], settings: tuple, tensors: Sequence[Tensor]
     if torch.is_grad_enabled() and any([x.is_inference() for x in tensors]):  # noqa: C419
         tensors = [x.clone() if x.is_inference() else x for x in tensors]
     # What `Function.apply` does if no transform is active, without its 12 us of signature binding.
-    return super(Function, function).apply(*settings, *tensors)
+    return super(Function, function).apply(*settings, *tensors)  # type: ignore[misc]  # missing in torch's stubs

@@ -124,7 +124,8 @@ class _Slopes(Function):
     @staticmethod
     def backward(ctx, g):
         x, f1, f2, fg, *bias = ctx.saved_tensors
-        of_v = _gradient(*ctx.settings, ctx.size, g, x, f1, f2, fg, bias)
+        first, second, gate, activation = ctx.settings
+        of_v = _gradient(first, second, gate, activation, ctx.size, g, x, f1, f2, fg, bias)
         return None, None, None, None, of_v, None, None, None, None, *[None] * len(bias)
 
     @staticmethod
@@ -144,7 +145,13 @@ def _images(info, dims, tensors, of_filters, of_bias, bias):
 
 
 def filtered_lrelu(
-    x: Tensor, fu: Tensor, fd: Tensor, b: Tensor | None, first: tuple, second: tuple, activation: tuple
+    x: Tensor,
+    fu: Tensor,
+    fd: Tensor,
+    b: Tensor | None,
+    first: tuple,
+    second: tuple,
+    activation: tuple[float, float, float | None],
 ) -> Tensor:
     """The arguments and the result of `formulas.filtered_lrelu`, differentiable in x, b and the filters."""
     if fu.requires_grad or fd.requires_grad:

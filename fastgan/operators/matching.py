@@ -10,6 +10,7 @@ one's gradient differentiable. L has no curvature, so that only `scale` gets a g
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -107,9 +108,10 @@ class _Gradient(Function):
     @staticmethod
     def backward(ctx, *grads_of_grads):
         scale, *signs = ctx.saved_tensors
-        k, of_scale = len(signs), 0.0
+        k = len(signs)
+        of_scale: Any = 0.0
         for i, (sign, weight) in enumerate(zip(signs, ctx.weights)):
-            upstream = 0.0
+            upstream: Any = 0.0
             if ctx.of_fakes:
                 upstream = upstream + widen(grads_of_grads[i])
             if ctx.of_reals:
@@ -118,6 +120,6 @@ class _Gradient(Function):
         return None, None, None, None, of_scale.to(scale.dtype), *[None] * k
 
 
-def value(fakes: Sequence[Tensor], reals: Sequence[Tensor], weights: tuple[float, ...]) -> Tensor:
+def value(fakes: Sequence[Tensor], reals: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
     """L, differentiable in the maps."""
     return applied(_Matching, (weights,), (*fakes, *reals))[0]

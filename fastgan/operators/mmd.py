@@ -128,7 +128,8 @@ class _Gradient(Function):
         scale, x, y = ctx.saved_tensors
         v = v if ctx.of_x else torch.zeros_like(x)
         u = u if ctx.of_y else torch.zeros_like(y)
-        along, grad_x, grad_y = second_order(*[widen(t) for t in (x, y, v, u)], MMDSettings(*ctx.settings))
+        settings = MMDSettings(*ctx.settings)
+        along, grad_x, grad_y = second_order(widen(x), widen(y), widen(v), widen(u), settings)
         return None, None, None, along.to(scale.dtype), (scale * grad_x).to(x.dtype), (scale * grad_y).to(y.dtype)
 
     @staticmethod

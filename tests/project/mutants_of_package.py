@@ -116,7 +116,7 @@ PACKAGE = {
         *("torch-cpu and gradcheck", MMD_MACHINERY),
     ),
     "cpu: zero gradient": (
-        *(CPU, "_cross_entropy", "p.mul_(slope) if out is None", "p.zero_() if out is None"),
+        *(CPU, "_cross_entropy", "p.mul_(rate) if out is None", "p.zero_() if out is None"),
         *("torch-cpu and test_generator", ACCURACY),
     ),
     "cpu: wrong sign": (
