@@ -49,7 +49,7 @@ def spoiled(which, number=math.nan):
 
 MADE = {
     "swapped": (lambda: GANTrainer(*pair()[::-1], latent_dim=4), "generator: got a network that accepts the discrim"),
-    "swapped, of one width": (lambda: GANTrainer(*pair(2)[::-1], latent_dim=2), "generator: got a network that takes"),
+    "swapped, of one width": (lambda: GANTrainer(*pair(2)[::-1], latent_dim=2), "generator: got a network that acc"),
     "latent_dim": (lambda: make_pair(latent_dim=5), r"latent_dim: got 5, expected what .* \(4, 5\) gives 'mat1"),
     "latent_dim of mmd": (
         lambda: GANTrainer(pair()[0], None, objective="mmd", latent_dim=3), "latent_dim: got 3, expected"
