@@ -6,7 +6,7 @@ import math
 import os
 import zipfile
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 
 import numpy as np
 
@@ -50,7 +50,7 @@ def read_array(path: Path, memory: float) -> np.ndarray:
         raise ValueError(f"DATA: {path} is damaged or no numpy file ({said(error)})") from error
 
 
-def _read(path: Path, file: BinaryIO, size: int, memory: float) -> np.ndarray:
+def _read(path: Path, file: IO[bytes], size: int, memory: float) -> np.ndarray:
     version = np.lib.format.read_magic(file)
     if version not in ((1, 0), (2, 0)):  # 3.0 is for structured arrays with non-Latin field names
         raise ValueError(f"version {version[0]}.{version[1]} of the format, expected 1.0 or 2.0")

@@ -153,9 +153,12 @@ def _over_white(image):
 def whites(source: str, pictures: Iterable[Picture]) -> dict[str, float]:
     """The value of white for each kind of picture whose file does not say it: the first of `WHITES` that no picture of
     the kind exceeds (by more than `OVERSHOOT`). Raises ValueError, naming a picture, if no value fits."""
-    pictures, white_values = [p for p in pictures if p.kind], {}
-    for kind in dict.fromkeys(p.kind for p in pictures):
-        of_kind = [p for p in pictures if p.kind == kind]
+    by_kind: dict[str, list[Picture]] = {}
+    for picture in pictures:
+        if picture.kind is not None:
+            by_kind.setdefault(picture.kind, []).append(picture)
+    white_values = {}
+    for kind, of_kind in by_kind.items():
         brightest, darkest = max(of_kind, key=lambda p: p.high), min(of_kind, key=lambda p: p.low)
         first = WHITES[kind][0]
         fitting = [white for white in WHITES[kind] if brightest.high <= (1 + OVERSHOOT) * white]

@@ -61,6 +61,7 @@ def load(
     if not source:
         raise ValueError(f"DATA: got '', expected {KINDS}")  # Path("") would be the current folder
     path, request = Path(source), _Request(source, size, stream, device)
+    data: Dataset | Stream
     if source == "digits":
         data = _digits(size or 8)
     elif source in TOYS:
@@ -86,9 +87,10 @@ def load(
     return data
 
 
-def free_memory(device: torch.device | str = "cpu") -> int:
-    """Free bytes of this machine's memory, within a container's limit; for a GPU, the smaller of this and its own."""
-    free = math.inf
+def free_memory(device: torch.device | str = "cpu") -> float:
+    """Free bytes of this machine's memory, within a container's limit; for a GPU, the smaller of this and its own.
+    Infinity if the system does not say."""
+    free: float = math.inf
     with contextlib.suppress(OSError, StopIteration):
         lines = Path("/proc/meminfo").read_text().splitlines()
         free = 1024 * int(next(line for line in lines if line.startswith("MemAvailable")).split()[1])
@@ -113,8 +115,14 @@ def _digits(size: int) -> Dataset:
     # The same split for every seed, so that runs can be compared.
     order = torch.randperm(len(samples), generator=torch.Generator().manual_seed(0))
     held_out, train = order[:DIGITS_HELD_OUT], order[DIGITS_HELD_OUT:]
-    held = {"held_out": samples[held_out], "held_out_labels": labels[held_out], "classes": tuple("0123456789")}
-    return Dataset("digits", samples[train], labels=labels[train], **held)
+    return Dataset(
+        "digits",
+        samples[train],
+        held_out=samples[held_out],
+        labels=labels[train],
+        held_out_labels=labels[held_out],
+        classes=tuple("0123456789"),
+    )
 
 
 def _toy(name: str) -> Dataset:
@@ -124,6 +132,7 @@ def _toy(name: str) -> Dataset:
     indices = torch.randint(len(centres), (TOY_COUNT,), generator=random)
     points = centres[indices] + std * torch.randn(TOY_COUNT, 2, generator=random)
     data = _points(Path(name), points.numpy())
+    assert data.mean is not None and data.scale is not None
     data.modes, data.mode_std = ((centres - data.mean) / data.scale).float(), std / data.scale
     return data
 
@@ -208,9 +217,10 @@ def _read(
         data.notes, data.labels, data.classes = tuple(notes), labels.numbers, labels.classes
         return data
     samples = torch.empty(len(pictures), channels, side, side, dtype=torch.uint8)
-    for i in range(len(pictures)):
-        samples[i] = channels_first(images.in_bytes(pictures[i], whites)[0], channels)
-        pictures[i] = None  # frees it, so that not all images are in memory twice
+    for i in reversed(range(len(samples))):
+        pixels, _ = images.in_bytes(pictures.pop(), whites)  # pop frees it, so that not all are in memory twice
+        assert pixels is not None  # `whites` fits all pictures
+        samples[i] = channels_first(pixels, channels)
     of_kept = None if labels.numbers is None else labels.numbers[kept]
     return Dataset(name, samples, labels=of_kept, classes=labels.classes, skipped=tuple(skipped), notes=tuple(notes))
 

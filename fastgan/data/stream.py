@@ -20,7 +20,7 @@ TRIES = 100  # a stream raises if this many images in a row cannot be read
 RESTARTS = 3  # how often in a run the dead workers of a stream are restarted
 
 
-class Stream:
+class Stream(torch.utils.data.Dataset):
     """Images that worker processes read ahead of training. It replaces a `Dataset` wherever code does not need all
     samples at once.
 
@@ -46,7 +46,7 @@ class Stream:
     def __getitem__(self, index: int) -> tuple[Tensor | None, int, list[str]]:
         """The first image from `index` on that can be read, its label (0 if there are no labels), and the problems with
         the images before it."""
-        problems = []
+        problems: list[str] = []
         for i in range(index, index + TRIES):
             image, problem = self.read(i % self.count)
             if image is not None:

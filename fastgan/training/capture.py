@@ -67,7 +67,7 @@ def state_restored(
 @contextlib.contextmanager
 def _host_random_restored() -> Iterator[None]:
     """Restore the host's random states at the end."""
-    python, numpy, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    python, numpy, cpu = random.getstate(), np.random.get_state(legacy=False), torch.get_rng_state()
     try:
         yield
     finally:
@@ -197,7 +197,7 @@ def host_numbers() -> dict[str, Any]:
     """The states of the host's random generators."""
     return {
         "Python's random": random.getstate(),
-        "NumPy's random": np.random.get_state()[1:3],
+        "NumPy's random": np.random.get_state(legacy=False),
         "torch's generator of the CPU": torch.get_rng_state().numpy(),
     }
 
@@ -211,4 +211,6 @@ def drawn_from(before: dict[str, Any]) -> str:
 def _same(a: Any, b: Any) -> bool:
     if isinstance(a, np.ndarray):
         return np.array_equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(_same(a[key], b[key]) for key in a)
     return all(map(_same, a, b)) if isinstance(a, tuple) else a == b

@@ -181,8 +181,9 @@ def _try_discriminator(discriminator: nn.Module, samples: Tensor, labels: tuple[
         if not logits.requires_grad:
             raise ValueError("discriminator: got logits without a graph, expected ones that depend on its weights")
         (slope,) = torch.autograd.grad(logits[0].sum(), samples, allow_unused=True)
-    mixes_samples = slope is not None and bool((slope[1:] != 0).any())
-    return DiscriminatorTraits(logits.numel() // len(samples), mixes_samples)
+    if slope is None:
+        raise ValueError("discriminator: got logits that do not depend on the samples, expected ones that do")
+    return DiscriminatorTraits(logits.numel() // len(samples), bool((slope[1:] != 0).any()))
 
 
 def check_logits(logits: object, samples: Tensor) -> None:

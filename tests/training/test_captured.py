@@ -277,6 +277,17 @@ def test_random_numbers_of_the_host():
         assert drawn_from(before) == ""
 
 
+@pytest.mark.parametrize("kind", [np.random.MT19937, np.random.PCG64])
+def test_both_normal_numbers_of_a_pair_are_noticed(kind, request):
+    own = np.random.get_bit_generator()
+    request.addfinalizer(lambda: np.random.set_bit_generator(own))
+    np.random.set_bit_generator(kind(0))
+    for _ in range(2):  # NumPy draws two and keeps the second
+        before = host_numbers()
+        np.random.randn()
+        assert drawn_from(before) == "NumPy's random"
+
+
 # ---- on a GPU -------------------------------------------------------------------------------------------------------
 
 

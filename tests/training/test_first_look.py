@@ -34,6 +34,17 @@ class After(nn.Module):
         return self.function(self.network(x))
 
 
+class Bias(nn.Module):
+    """A discriminator that ignores its samples."""
+
+    def __init__(self):
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x):
+        return self.bias.expand(len(x))
+
+
 def train(function=lambda x: x, of_g=lambda x: x, **options):
     """A trainer of networks whose outputs pass through functions."""
     generator, discriminator = pair()
@@ -47,9 +58,10 @@ def spoiled(which, number=math.nan):
     return GANTrainer(*networks, latent_dim=4)
 
 
+IGNORED = "discriminator: got logits that do not depend on the samples, expected ones that do"
 MADE = {
     "swapped": (lambda: GANTrainer(*pair()[::-1], latent_dim=4), "generator: got a network that accepts the discrim"),
-    "swapped, of one width": (lambda: GANTrainer(*pair(2)[::-1], latent_dim=2), "generator: got a network that takes"),
+    "swapped, of one width": (lambda: GANTrainer(*pair(2)[::-1], latent_dim=2), "generator: got a network that acc"),
     "latent_dim": (lambda: make_pair(latent_dim=5), r"latent_dim: got 5, expected what .* \(4, 5\) gives 'mat1"),
     "latent_dim of mmd": (
         lambda: GANTrainer(pair()[0], None, objective="mmd", latent_dim=3), "latent_dim: got 3, expected"
@@ -90,6 +102,10 @@ MADE = {
     "D of integers": (lambda: train(lambda x: x.long()), "discriminator: got torch.int64 logits, expected"),
     "D of a mean": (lambda: train(torch.mean), r"discriminator: got logits of shape \(\) for 4 samples, expected 4"),
     "D of a mean of rows": (lambda: train(lambda x: x.mean(0)), r"discriminator: got logits of shape \(1,\) for 4"),
+    "D of its bias": (lambda: GANTrainer(pair()[0], Bias(), latent_dim=4), IGNORED),
+    "D of its bias, one-stage": (
+        lambda: GANTrainer(pair()[0], Bias(), latent_dim=4, step="one-stage", objective="minimax"), IGNORED
+    ),
     "D without a graph": (lambda: train(lambda x: x.detach()), "discriminator: got logits without a graph"),
     "G of a pair": (lambda: train(of_g=lambda x: (x, x)), "generator: got tuple, expected one floating tensor"),
     "G of integers": (lambda: train(of_g=lambda x: x.long()), "generator: got torch.int64 samples, expected"),
