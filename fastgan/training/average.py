@@ -25,10 +25,10 @@ class Average:
         self.wide: nn.Module | None = None
         for average, source in zip(self.network.parameters(), generator.parameters()):
             self._add(average, source, average.is_floating_point())
-        for (name, average), source in zip(self.network.named_buffers(), generator.buffers()):
+        for (name, buffer), source_buffer in zip(self.network.named_buffers(), generator.buffers()):
             # Statistics of batch normalisation belong to the weights and are averaged too. Other buffers may not be
             # averaged: a mean of spectral normalisation's singular vectors, for example, would not have length 1.
-            self._add(average, source, average.is_floating_point() and name.endswith(STATISTICS))
+            self._add(buffer, source_buffer, buffer.is_floating_point() and name.endswith(STATISTICS))
 
     def _add(self, average: Tensor, source: Tensor, averaged: bool) -> None:
         if averaged and average.dtype in NARROW:

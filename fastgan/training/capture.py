@@ -43,7 +43,7 @@ def state_restored(
     before = [t.detach().clone() for t in tensors]
     drawn = [g.get_state() for g in generators]
     cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
-    scale = scaler.state_dict() if scaler else None
+    scale = scaler.state_dict() if scaler else {}
     try:
         with _host_random_restored():
             yield
@@ -85,9 +85,9 @@ def state_of(optimizer: torch.optim.Optimizer) -> list[Tensor]:
 
 
 @contextlib.contextmanager
-def capturing(graph: torch.cuda.CUDAGraph, pool: tuple, stream: torch.cuda.Stream) -> Iterator[None]:
+def capturing(graph: torch.cuda.CUDAGraph, pool: Any, stream: torch.cuda.Stream) -> Iterator[None]:
     """`torch.cuda.graph` that restores the current stream, the allocator and torch's default generator if the capture
-    fails.
+    fails. pool: of `torch.cuda.graph_pool_handle`, whose type has no public name.
 
     Up to PyTorch 2.11 the end of a failed capture raises before it restores any of them: the capture's stream stays
     current, the allocator refuses the next capture, and the generator raises when it is used.
@@ -105,7 +105,7 @@ def capturing(graph: torch.cuda.CUDAGraph, pool: tuple, stream: torch.cuda.Strea
         raise
 
 
-def _end_allocations(device: torch.device, pool: tuple) -> None:
+def _end_allocations(device: torch.device, pool: Any) -> None:
     """What `torch.cuda.use_mem_pool` does at its end; it has no public name."""
     end, release = (getattr(torch._C, name, None) for name in ("_cuda_endAllocateToPool", "_cuda_releasePool"))
     if end is None or release is None:

@@ -198,7 +198,9 @@ def why_not_capturable(optimizer: torch.optim.Optimizer, schedulers: Sequence[LR
 
 def make_capturable(optimizer: torch.optim.Optimizer) -> Callable[[], None]:
     """Prepare an optimizer for capture. Returns a function that undoes it."""
-    settings = [(group, {k: group[k] for k in ("capturable", "lr") if k in group}) for group in optimizer.param_groups]
+    settings: list[tuple[dict[str, Any], dict[str, Any]]] = [
+        (group, {k: group[k] for k in ("capturable", "lr") if k in group}) for group in optimizer.param_groups
+    ]
     known, moved = set(optimizer.state), []
     for group in optimizer.param_groups:
         if "capturable" in group:

@@ -32,7 +32,7 @@ FORMAT_1_SETTINGS = {
 SINCE_0_2_SETTINGS = {"augment_p": 1.0}
 
 # The entries of every checkpoint and their types. "discriminator" and "optimizer_d" are there only if there is a D.
-CONTENT = {
+CONTENT: dict[str, type | tuple[type, ...]] = {
     "step": int, "settings": dict, "random": Tensor, "torch_random": Tensor, "scaler": dict,
     "cuda_random": (Tensor, type(None)), "generator": dict, "ema": dict, "optimizer_g": dict,
 }  # fmt: skip

@@ -46,7 +46,7 @@ def check_objective(objective: str) -> None:
         find(objective, (MMD,))
 
 
-def _objective(name: str, value: object) -> str:
+def _objective(name: str, value: Any) -> str:
     check_objective(value)
     return value
 
@@ -107,27 +107,27 @@ class TrainerConfig:
     betas_d: tuple[float, float] | None = setting(_betas, None)
     classes: int | None = setting(Whole(2, 2**20), None)
     r1: float | None = setting(not_negative, None, group=LOSS, shown="X",
-                               help="weight of the R1 penalty, 0 for none (digits: {})")
+                               help="weight of the R1 penalty on real data, 0: none (digits: {})")
     r2: float = setting(not_negative, 0.0, group=LOSS, shown="X",
-                        help="weight of the R2 penalty, on generated data (digits: {:g})")
+                        help="weight of the R2 penalty on generated data (digits: {:g})")
     r1_every: int = setting(Whole(1, 2**31), 1, group=LOSS, shown="N",
-                            help="compute the penalties at every N-th step, N times as heavy")
+                            help="compute the penalties every N steps, with N times the weight")
     augment: tuple[str, ...] | None = setting(_policy, None, group=LOSS, shown="POLICY",
-                                              help="change what D sees, for few images: color,translation,cutout,flip")
+                                              help="augment D's inputs, for few images: color,translation,cutout,flip")
     augment_p: float = setting(share, 1.0, group=LOSS, shown="P", help="probability of each change (default: {:g})")
     augment_target: float | None = setting(share, None, group=LOSS, shown="R",
                                            help="adapt P to this mean sign of D's logits of real images, such as 0.6")
     latent_dim: int = setting(Whole(1, 2**20), 64, group=LOSS, shown="N",
-                              help="how many numbers the generator's input z has (digits: {})")
+                              help="size of the generator's input z (digits: {})")
     ema_decay: float = setting(share, 0.999)
     seed: int = setting(Whole(None, None), 0)
     step: str = setting(OneOf(*STEPS), "alternating", group=STEP,
                         help="one-stage: one pass through D serves both (default: no)")
     redraw: bool = setting(flag, True)
     precision: str | None = setting(OneOf(None, *PRECISIONS), None, group=STEP,
-                                    help="of the networks' passes (default: bfloat16 on GPUs that have it)")
+                                    help="dtype of the networks' passes (default: bfloat16 on GPUs that have it)")
     compile: bool = setting(flag, False, group=STEP, help="torch.compile both networks (default: no)")
-    capture: bool | None = setting(flag, None, group=STEP, help="the step in one CUDA graph (default: if possible)")
+    capture: bool | None = setting(flag, None, group=STEP, help="run the step as one CUDA graph (default: if possible)")
     accumulate: int = setting(Whole(1, 2**31), 1, group=STEP, shown="N",
                               help="split each batch into N parts, to save memory")
     concatenate: bool | None = setting(flag, None)
@@ -175,7 +175,7 @@ class TrainerConfig:
     @property
     def penalised(self) -> bool:
         """Whether some steps have a penalty."""
-        return self.r1 > 0 or self.r2 > 0
+        return bool(self.r1) or self.r2 > 0
 
     def of_trainer(self) -> dict[str, Any]:
         """The keyword arguments of `GANTrainer`."""
@@ -206,13 +206,14 @@ class RunConfig(TrainerConfig):
     steps: int = setting(Whole(), shown="N", help="training steps (digits: {:,})")
     batch: int = setting(Whole(1, 2**31), shown="B", help="samples a step, in each process (digits: {})")
     size: int | None = setting(OneOf(*SIZES), None, shown="S", help="side of the images in pixels: 8, 16, ..., 256")
-    seed: int = setting(Whole(0), 0, shown="S", help="of weights, data order and noise (default {})")
+    seed: int = setting(Whole(0), 0, shown="S", help="seed of weights, data order and noise (default {})")
     save_every: int | None = setting(Whole(), None, shown="N", help="steps between checkpoints (default: a twelfth)")
     networks: str | None = setting(OneOf(*NETWORKS), None)
     conditional: bool = setting(flag, False, group=LOSS, help="tell both networks each sample's class (default: no)")
-    generator: str | None = setting(text, None, group=LOSS, shown="MODULE:CLASS", help="your own; runs code")
-    discriminator: str | None = setting(text, None, group=LOSS, shown="MODULE:CLASS", help="likewise")
-    init: str | None = setting(text, None, group=LOSS, shown="RUN", help="begin with the weights of another run")
+    generator: str | None = setting(text, None, group=LOSS, shown="MODULE:CLASS", help="your own generator; runs code")
+    discriminator: str | None = setting(text, None, group=LOSS, shown="MODULE:CLASS",
+                                        help="your own discriminator; runs code")
+    init: str | None = setting(text, None, group=LOSS, shown="RUN", help="start with the weights of another run")
     width: int = setting(Whole(1, 2**16), 64, group=LOSS, shown="N",
                          help="channels of the finest feature map (digits: {})")
     device: str = setting(OneOf("cpu", "cuda"), "cpu", group=STEP, shown="D",
@@ -221,12 +222,12 @@ class RunConfig(TrainerConfig):
                                   help="CPU threads (default: all; 1 for digits and points)")
     processes: int = setting(Whole(1, 2**20), 1)
     flip: bool = setting(flag, False, group=DATA, help="mirror every other image left to right (default: no)")
-    stream: bool | None = setting(flag, None, group=DATA, help="read images as they are drawn (default: if they "
+    stream: bool | None = setting(flag, None, group=DATA, help="read images during training (default: if they "
                                   f"need over {MEMORY_SHARE:.0%}% of free memory)")
     workers: int | None = setting(Whole(0, 256), None, group=DATA, shown="N",
-                                  help="processes that read a stream (default: up to 8)")
+                                  help="processes that read images for --stream (default: up to 8)")
     metrics_every: int | None = setting(Whole(0), None, group=QUALITY, shown="N",
-                                        help="steps between comparisons (default: --save-every; 0: last)")
+                                        help="steps between scores (default: --save-every; 0: only the last step)")
     metrics_samples: int = setting(Whole(16), 2_000, group=QUALITY, shown="N", help="samples compared (default {:,})")
     inception: str | None = setting(text, None, group=QUALITY, shown="FILE",
                                     help="Inception's weights, for FID and KID; a .pt runs code")

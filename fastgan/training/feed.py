@@ -58,8 +58,9 @@ def batches(
     Raises TypeError or ValueError, naming the batch, if a batch is not valid."""
     pair = in_memory(data, classes)
     if pair is not None:
-        like = prepare("data", pair[0][:1])
-        samples, labels = (x if x is None else x.to(like.device) for x in pair)
+        samples, labels = pair
+        device = prepare("data", samples[:1]).device
+        samples, labels = samples.to(device), None if labels is None else labels.to(device)
         while True:
             indices = rows(len(samples))
             yield prepare("data", samples[indices]), labels if labels is None else labels[indices]

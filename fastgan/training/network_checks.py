@@ -43,7 +43,7 @@ class NetworkChecks:
         random = torch.Generator("cpu").manual_seed(0)
         z = torch.randn(4, latent_dim, generator=random, dtype=torch.float32, device="cpu").to(like.device, like.dtype)
         self.labels = () if classes is None else (torch.arange(4, device=like.device) % classes,)
-        self.traits = None
+        self.traits: DiscriminatorTraits | None = None
         try:
             with self._autocast(like.device):
                 self.example = _try_generator(generator, z, self.labels)[:1].clone()
@@ -61,6 +61,9 @@ class NetworkChecks:
             self.accepted.add((self.example.shape[1:], like.dtype))
 
     def gives_probabilities(self) -> bool:
+        """Whether there is a D whose outputs are probabilities."""
+        if self.discriminator is None:
+            return False
         with self._autocast(self.example.device):
             return _gives_probabilities(self.discriminator, self._noise(), self.labels)
 
@@ -70,7 +73,7 @@ class NetworkChecks:
         shape = (4, *self.example.shape[1:])
         return torch.randn(shape, generator=random, dtype=torch.float32, device="cpu").to(self.example)
 
-    def check(self, name: str, samples: Tensor, together: bool) -> None:
+    def check(self, name: str, samples: Tensor, together: bool | None) -> None:
         """Raises TypeError or ValueError unless the networks accept such samples. Reads only shape, dtype and device,
         and runs a copy of D if shape or dtype are new. together: D sees them in one batch with generated samples."""
         checks.samples(name, samples)
@@ -102,8 +105,12 @@ class NetworkChecks:
         return torch.autocast(device.type, self.passes, enabled=self.passes is not None, cache_enabled=False)
 
 
-def choose_single_pass(config: TrainerConfig, traits: DiscriminatorTraits) -> bool:
-    """Whether D sees both sides in one pass. Raises ValueError if a one-stage step would not be exact."""
+def choose_single_pass(config: TrainerConfig, traits: DiscriminatorTraits | None) -> bool:
+    """Whether D sees both sides in one pass; traits: D's. False if there is no D.
+
+    Raises ValueError if a one-stage step would not be exact."""
+    if traits is None:
+        return False
     never = bool(config.r1) != bool(config.r2) and config.r1_every == 1  # every step penalises one side only
     if not config.one_stage:
         if config.concatenate is not None or never:

@@ -8,6 +8,7 @@ import math
 import os
 from collections.abc import Iterator, Sequence
 from numbers import Real
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -115,12 +116,12 @@ def _is_finite(number: object) -> bool:
     return isinstance(number, Real) and math.isfinite(number)
 
 
-def _check_random(path, name: str, device: torch.device, state: object) -> None:
+def _check_random(path, name: str, device: torch.device, state: Any) -> None:
     with _as_value_error(f"{path}: is damaged: {name} is no state of random numbers"):
         torch.Generator(device).set_state(state.cpu())
 
 
-def _check_scaler(path, scaler: torch.amp.GradScaler, state: object, device: torch.device) -> None:
+def _check_scaler(path, scaler: torch.amp.GradScaler, state: Any, device: torch.device) -> None:
     with _as_value_error(f"{path}: is damaged: scaler is no state of a loss scale"):
         torch.amp.GradScaler(device.type).load_state_dict(state)
         if not all(_is_finite(state[key]) and state[key] >= 0 for key in scaler.state_dict()):
