@@ -160,13 +160,7 @@ def test_a_step_without_inputs_and_single_networks():
 )
 def test_bad_arguments(change, error, message):
     loop = Loop()
-    asked = {
-        "step": loop.step,
-        "inputs": batches(1),
-        "networks": loop.networks,
-        "optimizers": loop.optimizers,
-        **change,
-    }
+    asked = {"step": loop.step, "inputs": batches(1), "networks": loop.networks, "optimizers": loop.optimizers} | change
     with pytest.raises(error, match=message):
         fastgan.capture(asked.pop("step"), *asked.pop("inputs"), **asked)
     assert loop.calls == 0
