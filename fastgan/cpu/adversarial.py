@@ -100,6 +100,11 @@ def differentiable_value(terms: Terms) -> Tensor | None:
     for x, y, mask, weight in terms.each():
         n = x.numel()
         dotted = 0 < n <= DOT_UP_TO and criterion != "wasserstein"  # one operator; a mean and its weight are two
+        if dotted and criterion == "least_squares" and mask is None and y.__class__ is float:
+            part = F.mse_loss(x, _filled(y, x.shape, x.dtype))  # a gradient in one operator
+            part = part if weight == 1.0 else part * weight
+            total = part if total is None else total + part
+            continue
         if dotted and x.dim() != 1:
             x, y = x.reshape(-1), y.reshape(-1) if y.__class__ is Tensor else y
         if of_logits and (criterion == "softplus" or math.isfinite(x.detach().sum().item())):
