@@ -19,10 +19,10 @@ ROOMS = ("formulas", "kernels", "cpu", "operators", "losses")  # each imports on
 FILES = ("gradients.py", "checks.py")
 REPLACED = {
     "import numpy as np\n": "",
-    "torch.from_numpy(np.array(rows, ": "torch.tensor(rows, dtype=(",
+    "torch.from_numpy(np.array(found, ": "torch.tensor(found, dtype=(",
     "np.float64 if dtype": "torch.float64 if dtype",
     "else np.float32))": "else torch.float32))",
-    "np.count_nonzero(z.numpy() < 0)": "int((z < 0).sum())",
+    "int(np.count_nonzero(z.numpy() < 0))": "int((z < 0).sum())",
 }
 BUILD = """\
 [general]
