@@ -54,7 +54,7 @@ def _run_pytest(folder, path, test_file, only):
     sys.exit(code)
 
 
-def tested(name, folder):
+def run_its_tests(name, folder):
     mutant = MUTANTS[name]
     plant(folder, mutant)
     return run(folder, mutant.tests, mutant.only)
@@ -69,13 +69,13 @@ def results(request, tmp_path_factory):
         return
     asked = [item.callspec.params["name"] for item in request.session.items if "test_mutant_is_caught" in item.name]
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        yield {name: pool.submit(tested, name, tmp_path_factory.mktemp("mutant")) for name in asked}
+        yield {name: pool.submit(run_its_tests, name, tmp_path_factory.mktemp("mutant")) for name in asked}
         pool.shutdown(cancel_futures=True)
 
 
 @pytest.mark.parametrize("name", MUTANTS)
 def test_mutant_is_caught(results, name, tmp_path):
-    code, output = results[name].result() if results else tested(name, tmp_path)
+    code, output = results[name].result() if results else run_its_tests(name, tmp_path)
     assert code == 1 and "1 failed" in output, output[-3000:]
     assert "ImportError" not in output and "SyntaxError" not in output
 
