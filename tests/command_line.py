@@ -71,3 +71,12 @@ def refused(capsys, *args, code=2):
     assert error.count("\n") == 1, error
     assert "Traceback" not in error
     return error
+
+
+def refused_last(capsys, *args):
+    """Run the command line, which must fail with exit code 1. Return the last line of its errors."""
+    capsys.readouterr()
+    assert main([str(arg) for arg in args]) == 1
+    error = capsys.readouterr().err
+    assert "Traceback" not in error
+    return error.splitlines()[-1]

@@ -17,9 +17,13 @@ def make(seed=0, dropout=0.0, **options):
 
 def state(trainer):
     """Every tensor that training changes."""
-    found = {name: getattr(trainer, name).get_state() for name in ("random", "order")} | {
-        "torch": torch.get_rng_state()
-    }
+    random = {name: getattr(trainer, name).get_state() for name in ("random", "order")}
+    return random | {"torch": torch.get_rng_state()} | state_of_parts(trainer)
+
+
+def state_of_parts(trainer):
+    """The tensors of the networks and optimizers, copied."""
+    found = {}
     for name, part in trainer._parts().items():
         values = part.state_dict()
         if name.startswith("optimizer"):

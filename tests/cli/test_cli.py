@@ -12,7 +12,7 @@ import time
 import numpy as np
 import pytest
 import torch
-from command_line import SMALL, command, points_file, records, refused, same_checkpoint, wait_for
+from command_line import SMALL, command, points_file, records, refused, refused_last, same_checkpoint, wait_for
 
 from fastgan.cli import main
 from fastgan.trainer import read_checkpoint
@@ -297,14 +297,6 @@ def test_a_run_that_diverges_stops(tmp_path, capsys):
     message = refused_last(capsys, "train", points, "--steps", "400", "--lr", "1e30", "--out", "run", *SMALL)
     assert message.startswith("fastgan: training diverged: at step 1, loss_g nan")
     assert message.endswith("; no checkpoint was written yet")
-
-
-def refused_last(capsys, *args):
-    capsys.readouterr()
-    assert main([str(arg) for arg in args]) == 1
-    error = capsys.readouterr().err
-    assert "Traceback" not in error
-    return error.splitlines()[-1]
 
 
 def test_code_of_the_user_that_exits_with_a_message(monkeypatch):

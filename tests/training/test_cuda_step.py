@@ -5,6 +5,7 @@ import warnings
 import pytest
 import torch
 from torch import nn
+from trainers import assert_same, state_of_parts
 
 from fastgan.networks import build
 from fastgan.trainer import GANTrainer, to_numbers
@@ -52,18 +53,7 @@ def data():
 
 
 def state(trainer):
-    found = {"random": trainer.random.get_state(), "cuda": torch.cuda.get_rng_state()}
-    for name, part in trainer._parts().items():
-        values = part.state_dict()
-        if name.startswith("optimizer"):
-            values = {f"{i}.{k}": v for i, one in values["state"].items() for k, v in one.items()}
-        found |= {f"{name}.{k}": v.clone() for k, v in values.items()}
-    return found
-
-
-def assert_same(a, b):
-    assert a.keys() == b.keys()
-    assert not [k for k in a if not torch.equal(a[k], b[k])]
+    return {"random": trainer.random.get_state(), "cuda": torch.cuda.get_rng_state()} | state_of_parts(trainer)
 
 
 @pytest.fixture

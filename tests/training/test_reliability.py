@@ -16,7 +16,7 @@ import time
 import numpy as np
 import pytest
 import torch
-from command_line import command, images_file, points_file, records, refused, same_checkpoint, wait_for
+from command_line import command, images_file, points_file, records, refused, refused_last, same_checkpoint, wait_for
 
 from fastgan.cli import main
 from fastgan.cli.folder import next_free
@@ -208,14 +208,6 @@ def test_after_a_nan_loss_the_last_good_checkpoint_is_named(tmp_path, capsys):
     assert error.startswith("fastgan: training diverged: at step 41, loss_d ")
     assert error.endswith("the last good checkpoint is run/checkpoint.pt of step 40")
     assert (tmp_path / "run" / "checkpoint.pt").read_bytes() == before
-
-
-def refused_last(capsys, *args):
-    capsys.readouterr()
-    assert main([str(arg) for arg in args]) == 1
-    error = capsys.readouterr().err
-    assert "Traceback" not in error
-    return error.splitlines()[-1]
 
 
 def test_weights_with_nan_are_never_saved(tmp_path):
